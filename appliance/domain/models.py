@@ -1,0 +1,53 @@
+"""Models: the files that the box owns, and what providers offer of them."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class ModelFile(Struct, frozen=True):
+    """A GGUF file registered on this box. `path` is absolute; sizes are in bytes."""
+
+    alias: str
+    path: str
+    sha256: str
+    size: int
+    architecture: str
+    parameters: int
+    context_tokens: int
+    quantization: str
+    source: str
+    is_default: bool
+    created_at: float
+
+
+class ModelState(StrEnum):
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class ModelInfo(Struct, frozen=True):
+    """A model as a provider offers it now. `problem` says why it is not ready.
+
+    `context_tokens` is the room of one sequence; `decode_tokens_per_second` is what
+    this machine was last seen to reach with one sequence, None before the first use.
+    """
+
+    name: str
+    provider: str
+    state: ModelState
+    context_tokens: int | None = None
+    max_parallel: int = 1
+    decode_tokens_per_second: float | None = None
+    is_default: bool = False
+    description: str = ""
+    problem: str = ""
+
+
+class ProviderStatus(Struct, frozen=True):
+    name: str
+    available: bool
+    local: bool
+    problem: str = ""

@@ -1,0 +1,237 @@
+"""A task: what was asked, where it stands, what came of it."""
+
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct, field
+
+from appliance.domain.messages import TokenUsage
+
+
+class TaskStatus(StrEnum):
+    """queued → running → completed | failed | cancelled; each dialect maps the names."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self not in (TaskStatus.QUEUED, TaskStatus.RUNNING)
+
+
+class TaskType(StrEnum):
+    CODE_GENERATION = "code_generation"
+    CODE_ANALYSIS = "code_analysis"
+    CODE_REVIEW = "code_review"
+    DOCUMENTATION = "documentation"
+    TESTING = "testing"
+    DEBUGGING = "debugging"
+    REFACTORING = "refactoring"
+    CUSTOM = "custom"
+
+
+class Persona(StrEnum):
+    DEVELOPER = "developer"
+    ARCHITECT = "architect"
+    REVIEWER = "reviewer"
+    SECURITY_ANALYST = "security_analyst"
+    PERFORMANCE_EXPERT = "performance_expert"
+    TESTER = "tester"
+    TECHNICAL_WRITER = "technical_writer"
+    CUSTOM = "custom"
+
+
+class CollapseStrategy(StrEnum):
+    WEIGHTED_AVERAGE = "weighted_average"
+    BEST_SCORE = "best_score"
+    FIRST_SUCCESS = "first_success"
+    CONSENSUS = "consensus"
+    COMBINED = "combined"
+
+
+class Priority(StrEnum):
+    INTERACTIVE = "interactive"
+    NORMAL = "normal"
+    BATCH = "batch"
+
+
+class SourceFile(Struct, frozen=True):
+    """A text file of the caller's or of the answer; `path` is relative, without `..`."""
+
+    path: str
+    content: str
+
+
+class TaskRequest(Struct, frozen=True):
+    """What was asked, in no dialect.
+
+    None means: the box decides. `tests` are files that the caller wants passed;
+    `instructions` is the text of a custom persona. `context` is what the client
+    sent along, shown to the model where it helps. `client_task_id` is the
+    client's idempotency key. `timeout_s` bounds the time from start to end.
+    """
+
+    prompt: str
+    task_type: TaskType = TaskType.CODE_GENERATION
+    persona: Persona | None = None
+    instructions: str = ""
+    files: tuple[SourceFile, ...] = ()
+    tests: tuple[SourceFile, ...] = ()
+    context: dict[str, Any] = field(default_factory=dict[str, Any])
+    provider: str | None = None
+    model: str | None = None
+    branches: int | None = None
+    strategy: CollapseStrategy = CollapseStrategy.WEIGHTED_AVERAGE
+    temperature: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    timeout_s: float | None = None
+    client_task_id: str | None = None
+    priority: Priority = Priority.NORMAL
+
+
+class VerificationLevel(StrEnum):
+    """What an answer was held against, from nothing to the caller's own tests."""
+
+    NONE = "none"
+    SYNTAX = "syntax"
+    GENERATED_TESTS = "generated_tests"
+    EXAMPLES = "examples"
+    CALLER_TESTS = "caller_tests"
+
+
+class Verification(Struct, frozen=True):
+    """What running a candidate showed.
+
+    `score` is passed / (passed + failed), or None where nothing could be checked.
+    `output` is the end of what the run printed. `isolation` is the level reached.
+    """
+
+    level: VerificationLevel = VerificationLevel.NONE
+    passed: int = 0
+    failed: int = 0
+    score: float | None = None
+    summary: str = ""
+    output: str = ""
+    isolation: str | None = None
+    wall_s: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return self.passed > 0 and self.failed == 0
+
+
+class BranchStatus(StrEnum):
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class BranchReport(Struct, frozen=True):
+    """One candidate: how it was drawn and how it fared. `round` 0 is before any repair."""
+
+    index: int
+    round: int
+    seed: int
+    temperature: float
+    status: BranchStatus
+    verification: Verification
+    usage: TokenUsage
+    problem: str = ""
+
+
+class TaskResult(Struct, frozen=True):
+    """The answer. `text` is the model's whole answer; `code` its main code, if any.
+
+    `files` are the files made or changed, `chosen` is the index into `branches` of
+    the candidate that became the answer, `verification` is that candidate's.
+    `generation_s` is the wall time spent generating, for tokens per second.
+    """
+
+    text: str
+    code: str | None
+    explanation: str
+    language: str | None
+    files: tuple[SourceFile, ...]
+    tests: str | None
+    verification: Verification
+    branches: tuple[BranchReport, ...]
+    chosen: int | None
+    provider: str
+    model: str
+    usage: TokenUsage
+    generation_s: float
+    warnings: tuple[str, ...] = ()
+
+
+class TaskFailure(Struct, frozen=True):
+    """Why a task failed, with a code of the error tree."""
+
+    code: str
+    message: str
+    details: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Task(Struct, frozen=True):
+    """A task as stored. `public_id` is "task_…" or what the client chose; times are epoch seconds.
+
+    `attempt` counts how often it was started; `deadline_at` bounds the running attempt.
+    """
+
+    id: int
+    public_id: str
+    user_id: int
+    request: TaskRequest
+    status: TaskStatus
+    attempt: int
+    created_at: float
+    updated_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    deadline_at: float | None = None
+    result: TaskResult | None = None
+    failure: TaskFailure | None = None
+
+
+class EventKind(StrEnum):
+    """Steps of a task, as its journal tells them.
+
+    ACCEPTED {}                     the task is on disk
+    STARTED {attempt}               a worker took it; attempt > 1 after a crash
+    PLANNED {…agents.Plan}          persona, model, branches, seeds, level: fixed for all attempts
+    PROGRESS {message, step, percentage}
+    TEXT {content}                  the answer as it is written (single-candidate tasks)
+    CANDIDATE {…}                   one candidate was generated, with its whole text
+    VERDICT {…}                     one candidate was verified
+    CODE {content}                  the code that was chosen
+    COMPLETED {}, FAILED {code, message, details}, CANCELLED {}   the end; nothing follows
+    """
+
+    ACCEPTED = "accepted"
+    STARTED = "started"
+    PLANNED = "planned"
+    PROGRESS = "progress"
+    TEXT = "text"
+    CANDIDATE = "candidate"
+    VERDICT = "verdict"
+    CODE = "code"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELLED)
+
+
+class TaskEvent(Struct, frozen=True):
+    """One line of a task's journal; `seq` counts from 1 without a gap."""
+
+    task_id: int
+    seq: int
+    at: float
+    kind: EventKind
+    data: dict[str, Any]

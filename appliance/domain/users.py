@@ -1,0 +1,78 @@
+"""Accounts: who may use the box, and with what."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Role(StrEnum):
+    ADMIN = "admin"
+    DEVELOPER = "developer"
+    VIEWER = "viewer"
+    API_USER = "api_user"
+
+
+class Scope(StrEnum):
+    """What a key may do. `ALL` is what a logged-in user of that role may do."""
+
+    ALL = "*"
+    TASKS_READ = "tasks:read"
+    TASKS_WRITE = "tasks:write"
+    KEYS = "keys"
+
+
+class User(Struct, frozen=True):
+    """`public_id` is what clients see ("user_…"); times are epoch seconds."""
+
+    id: int
+    public_id: str
+    username: str
+    email: str
+    name: str
+    role: Role
+    disabled: bool
+    created_at: float
+
+
+class KeyStatus(StrEnum):
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+class ApiKey(Struct, frozen=True):
+    """An API key without its secret. `prefix` is the visible start of the key."""
+
+    id: int
+    public_id: str
+    user_id: int
+    name: str
+    prefix: str
+    scopes: tuple[str, ...]
+    status: KeyStatus
+    created_at: float
+    expires_at: float | None
+    last_used_at: float | None
+    use_count: int
+
+
+class Principal(Struct, frozen=True):
+    """Who makes a request, and with which rights."""
+
+    user: User
+    scopes: frozenset[str]
+    key_id: int | None = None
+    session_id: str | None = None
+
+    def may(self, scope: Scope) -> bool:
+        return Scope.ALL in self.scopes or scope in self.scopes
+
+
+class TokenPair(Struct, frozen=True):
+    """Times are epoch seconds."""
+
+    access_token: str
+    refresh_token: str
+    expires_at: float
+    user: User

@@ -1,0 +1,163 @@
+"""Everything that can go wrong, as one tree of exceptions with stable codes.
+
+    ApplianceError                     INTERNAL_ERROR
+    ├─ InvalidInput                    VALIDATION_ERROR
+    │  ├─ PayloadTooLarge              PAYLOAD_TOO_LARGE
+    │  ├─ ContextLengthExceeded        CONTEXT_LENGTH_EXCEEDED
+    │  └─ UnknownModel                 MODEL_NOT_FOUND
+    ├─ Unauthenticated                 UNAUTHORIZED
+    │  ├─ InvalidCredentials           INVALID_CREDENTIALS
+    │  ├─ InvalidToken                 INVALID_TOKEN
+    │  └─ TokenExpired                 TOKEN_EXPIRED
+    ├─ Forbidden                       FORBIDDEN
+    ├─ NotFound                        RESOURCE_NOT_FOUND
+    ├─ Conflict                        CONFLICT
+    │  └─ TaskNotCancellable           TASK_NOT_CANCELLABLE
+    ├─ RateLimited                     RATE_LIMIT_EXCEEDED
+    ├─ DeadlineExceeded                DEADLINE_EXCEEDED
+    ├─ Unavailable                     SERVICE_UNAVAILABLE
+    │  ├─ QueueFull                    QUEUE_FULL
+    │  ├─ ModelUnavailable             MODEL_UNAVAILABLE
+    │  ├─ ProviderFailed               PROVIDER_ERROR
+    │  └─ SandboxUnavailable           SANDBOX_UNAVAILABLE
+    └─ SetupError                      SETUP_ERROR
+       ├─ ConfigError                  CONFIG_ERROR
+       ├─ StoreError                   STORE_ERROR
+       └─ PluginError                  PLUGIN_ERROR
+
+The message says what was wrong and what to do; it may reach any client, so it
+never holds a secret, a path of the box, a query or a stack. `details` is small,
+JSON-compatible and equally public. Mapping codes to HTTP is the API's business.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ApplianceError(Exception):
+    """Base of the tree. `retry_after` is in seconds, where waiting can help."""
+
+    code = "INTERNAL_ERROR"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        details: Mapping[str, Any] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: dict[str, Any] = dict(details or {})
+        self.retry_after = retry_after
+
+
+class InvalidInput(ApplianceError):
+    """The caller sent something wrong. Use `at` to name the field."""
+
+    code = "VALIDATION_ERROR"
+
+    @classmethod
+    def at(cls, field: str, reason: str) -> "InvalidInput":
+        """An error about one field: `details` is {field, reason}."""
+        return cls(f"{field}: {reason}", details={"field": field, "reason": reason})
+
+
+class PayloadTooLarge(InvalidInput):
+    code = "PAYLOAD_TOO_LARGE"
+
+
+class ContextLengthExceeded(InvalidInput):
+    """A prompt that does not fit. `details`: {prompt_tokens, max_tokens, context_tokens}."""
+
+    code = "CONTEXT_LENGTH_EXCEEDED"
+
+
+class UnknownModel(InvalidInput):
+    code = "MODEL_NOT_FOUND"
+
+
+class Unauthenticated(ApplianceError):
+    code = "UNAUTHORIZED"
+
+
+class InvalidCredentials(Unauthenticated):
+    code = "INVALID_CREDENTIALS"
+
+
+class InvalidToken(Unauthenticated):
+    code = "INVALID_TOKEN"
+
+
+class TokenExpired(Unauthenticated):
+    code = "TOKEN_EXPIRED"
+
+
+class Forbidden(ApplianceError):
+    code = "FORBIDDEN"
+
+
+class NotFound(ApplianceError):
+    code = "RESOURCE_NOT_FOUND"
+
+
+class Conflict(ApplianceError):
+    code = "CONFLICT"
+
+
+class TaskNotCancellable(Conflict):
+    code = "TASK_NOT_CANCELLABLE"
+
+
+class RateLimited(ApplianceError):
+    code = "RATE_LIMIT_EXCEEDED"
+
+
+class DeadlineExceeded(ApplianceError):
+    code = "DEADLINE_EXCEEDED"
+
+
+class Unavailable(ApplianceError):
+    code = "SERVICE_UNAVAILABLE"
+
+
+class QueueFull(Unavailable):
+    """`details`: {queue_length, queue_limit}."""
+
+    code = "QUEUE_FULL"
+
+
+class ModelUnavailable(Unavailable):
+    """No model is configured, or the one asked for is loading or failed to load."""
+
+    code = "MODEL_UNAVAILABLE"
+
+
+class ProviderFailed(Unavailable):
+    """A provider took the request and could not finish it."""
+
+    code = "PROVIDER_ERROR"
+
+
+class SandboxUnavailable(Unavailable):
+    """This machine can't confine untrusted code; the message says what is missing."""
+
+    code = "SANDBOX_UNAVAILABLE"
+
+
+class SetupError(ApplianceError):
+    """The administrator has to change something before the box can work."""
+
+    code = "SETUP_ERROR"
+
+
+class ConfigError(SetupError):
+    code = "CONFIG_ERROR"
+
+
+class StoreError(SetupError):
+    code = "STORE_ERROR"
+
+
+class PluginError(SetupError):
+    code = "PLUGIN_ERROR"

@@ -1,0 +1,52 @@
+"""What a model provider implements."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from appliance.domain.messages import CompletionEvent, CompletionRequest
+from appliance.domain.models import ModelInfo, ProviderStatus
+
+
+class Provider(Protocol):
+    """A source of completions, local or far.
+
+    Every method may be called from one event loop only, any number at a time.
+    """
+
+    @property
+    def name(self) -> str:
+        """The plugin's name, as clients see it: "llama_cpp", "openai"."""
+        ...
+
+    def status(self) -> ProviderStatus:
+        """Whether the provider can serve now; cheap, no I/O."""
+        ...
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """What it offers, with each model's state; does not load anything."""
+        ...
+
+    async def load(self, model: str) -> None:
+        """Make a model ready to serve, and return when it is.
+
+        Raises UnknownModel, or ModelUnavailable with the reason.
+        """
+        ...
+
+    async def count_tokens(self, request: CompletionRequest) -> int:
+        """The exact number of prompt tokens of this request, loading the model if need be."""
+        ...
+
+    def stream(self, request: CompletionRequest) -> AsyncIterator[CompletionEvent]:
+        """Run one completion; loads the model if need be.
+
+        Yields text deltas and tool calls, then one Finished. Closing the iterator
+        (aclose, or cancelling the task that reads it) ends the generation at once.
+        Raises UnknownModel, ContextLengthExceeded (before anything runs),
+        ModelUnavailable, QueueFull or ProviderFailed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End everything that it owns; streams still open fail with ProviderFailed."""
+        ...
