@@ -1,0 +1,3 @@
+"""Monkey Coder: a team's AI coding service on one box."""
+
+__version__ = "0.1.0"

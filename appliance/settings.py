@@ -1,8 +1,9 @@
 """The settings of a box, each with its default; config.load fills them."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct, field, structs
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -117,3 +118,34 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     limits: LimitSettings = LimitSettings()
     plugins: PluginSettings = PluginSettings()
     providers: ProvidersSettings = field(default_factory=ProvidersSettings)
+
+
+class Setting(Struct, frozen=True):
+    """One setting: its dotted name ("server.port"), its type and its default."""
+
+    name: str
+    type: Any
+    default: Any
+
+    @property
+    def secret(self) -> bool:
+        return self.name.endswith("_key")
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return "MONKEY_CODER__" + self.name.upper().replace(".", "__")
+
+
+def known_settings() -> dict[str, Setting]:
+    """Every setting by its dotted name, in the order of this file."""
+    return {setting.name: setting for setting in _leaves(Settings(), "")}
+
+
+def _leaves(section: Struct, prefix: str) -> Iterator[Setting]:
+    for item in structs.fields(section):
+        value = getattr(section, item.name)
+        if isinstance(value, Struct):
+            yield from _leaves(value, f"{prefix}{item.name}.")
+        else:
+            yield Setting(prefix + item.name, item.type, value)

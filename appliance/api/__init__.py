@@ -1,0 +1,1 @@
+"""The HTTP API: shared parts here, one folder per dialect."""

@@ -1,0 +1,73 @@
+"""The command line of `monkey-coder`: one thin module per noun, imported when it is asked for."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from appliance import __version__
+from appliance.errors import ApplianceError
+
+PROGRAM = "monkey-coder"
+# Name and summary, in the order of `--help`; the summaries spare it the imports.
+COMMANDS: dict[str, str] = {
+    "quickstart": "See it work: a local model writes code, the sandbox verifies it.",
+    "serve": "Start the appliance.",
+    "task": "Give a running box a coding task.",
+    "model": "The models of a box: list, add, remove, show.",
+    "user": "The users of a box: list, add, passwd, disable.",
+    "key": "API keys: create, list, revoke.",
+    "config": "Show the settings and where each comes from.",
+    "doctor": "Check what this machine offers, and whether serving would work.",
+    "completion": "Print the completion script of a shell.",
+    "version": "Print the version.",
+}
+_FAILED, _INTERRUPTED = 1, 130
+
+
+class _LazyGroup(click.Group):
+    """Finds the command NAME as `command` of appliance.cli.NAME."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        return importlib.import_module(f"appliance.cli.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", message="%(prog)s %(version)s")
+def root() -> None:
+    """A team's AI coding service on one box: local models, verified answers, no cloud.
+
+    New here? Run: monkey-coder quickstart
+    """
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+    try:
+        status = root.main(args=argv, prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; keep the interpreter's own flush quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_FAILED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(_INTERRUPTED)
+    except ApplianceError as error:
+        click.echo(f"error: {error.message}", err=True)
+        sys.exit(_FAILED)
+    sys.exit(status if isinstance(status, int) else 0)

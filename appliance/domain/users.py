@@ -57,6 +57,18 @@ class ApiKey(Struct, frozen=True):
     use_count: int
 
 
+class KeyStats(Struct, frozen=True):
+    """How many keys a user has, by status, and how much they were used."""
+
+    total: int
+    active: int
+    inactive: int
+    expired: int
+    revoked: int
+    uses: int
+    last_used_at: float | None
+
+
 class Principal(Struct, frozen=True):
     """Who makes a request, and with which rights."""
 

@@ -1,0 +1,1 @@
+"""The Monkey Coder dialect: /api/v1."""

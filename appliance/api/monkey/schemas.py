@@ -1,0 +1,345 @@
+"""What goes over the wire in this dialect. Unknown fields of a request are ignored."""
+
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+Text = Annotated[str, Meta(max_length=1000)]
+Branches = Annotated[int, Meta(ge=1, le=64)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Tokens = Annotated[int, Meta(ge=1, le=1_000_000)]
+Seed = Annotated[int, Meta(ge=0, lt=2**32)]
+
+
+class FileBody(Struct):
+    """A file that the client sends along."""
+
+    content: str
+    path: str | None = None
+    name: str | None = None
+    filename: str | None = None
+
+
+class PersonaConfig(Struct):
+    persona: str | None = None
+    slash_commands: list[str] = field(default_factory=list[str])
+    custom_instructions: str | None = None
+
+
+class BranchConfig(Struct):
+    """How candidates are drawn and chosen; the three `*_config` objects are merged."""
+
+    max_branches: Branches | None = None
+    branches: Branches | None = None
+    quantum_branches: Branches | None = None
+    execution_branches: Branches | None = None
+    num_variations: Branches | None = None
+    n: Branches | None = None
+    agent_count: Branches | None = None
+    collapse_strategy: str | None = None
+    strategy: str | None = None
+    temperature: Temperature | None = None
+    seed: Seed | None = None
+    timeout: Seconds | None = None
+    timeout_s: Seconds | None = None
+    max_tokens: Tokens | None = None
+
+
+class ContextOptions(Struct):
+    """The part of `context` that means something to the box itself."""
+
+    persona: str | None = None
+    temperature: Temperature | None = None
+    max_tokens: Tokens | None = None
+    timeout: Seconds | None = None
+    tests: list[FileBody] | str | None = None
+
+
+class ExecuteBody(Struct):
+    """A coding task, in any of the three shapes that clients send."""
+
+    prompt: str | None = None
+    task: str | None = None
+    query: str | None = None
+    task_id: str | None = None
+    task_type: str | None = None
+    persona: str | None = None
+    persona_config: PersonaConfig | None = None
+    superclause_config: PersonaConfig | None = None
+    context: dict[str, Any] | None = None
+    files: list[FileBody] | None = None
+    tests: list[FileBody] | str | None = None
+    provider: str | None = None
+    model: str | None = None
+    stream: bool = False
+    orchestration_config: BranchConfig | None = None
+    quantum_config: BranchConfig | None = None
+    monkey1_config: BranchConfig | None = None
+    gary8d_config: BranchConfig | None = None
+    temperature: Temperature | None = None
+    max_tokens: Tokens | None = None
+    timeout: Seconds | None = None
+    seed: Seed | None = None
+
+
+class LoginBody(Struct):
+    """`email` or `username`; either may hold the other."""
+
+    password: Text
+    email: Text | None = None
+    username: Text | None = None
+
+
+class RefreshBody(Struct):
+    refresh_token: str | None = None
+
+
+class KeyBody(Struct):
+    """`permissions` are scopes; `expires_days` counts from now, `expires_at` is ISO 8601."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100)] = "API key"
+    permissions: list[str] | None = None
+    scopes: list[str] | None = None
+    expires_days: Annotated[float, Meta(gt=0, le=36_500)] | None = None
+    expires_at: str | None = None
+
+
+class UserAnswer(Struct):
+    """`credits` is 0 and the tier "free": this box does not meter what its users do."""
+
+    id: str
+    email: str
+    username: str
+    name: str
+    role: str
+    roles: list[str]
+    credits: float
+    subscription_tier: str
+
+
+class TokenAnswer(Struct):
+    access_token: str
+    refresh_token: str
+    token_type: str
+    expires_at: str
+    expires_in: int
+    user: UserAnswer
+
+
+class StatusAnswer(Struct):
+    authenticated: bool
+    method: str
+    user: UserAnswer
+    permissions: list[str]
+    session_expires: str | None = None
+
+
+class MessageAnswer(Struct):
+    message: str
+
+
+class KeyAnswer(Struct):
+    """`key` is the secret, shown once, when it is made."""
+
+    key_id: str
+    name: str
+    prefix: str
+    status: str
+    permissions: list[str]
+    created_at: str
+    expires_at: str | None
+    last_used: str | None
+    usage_count: int
+    key: str | UnsetType = UNSET
+
+
+class ArtifactAnswer(Struct):
+    """`filename` is relative, without `..`."""
+
+    name: str
+    filename: str
+    type: str
+    content: str
+
+
+class BranchAnswer(Struct):
+    """One candidate: how it was drawn and how it fared."""
+
+    index: int
+    round: int
+    seed: int
+    temperature: float
+    status: str
+    level: str
+    passed: int
+    failed: int
+    score: float | None
+    summary: str
+    tokens: int
+
+
+class VerificationAnswer(Struct):
+    """What the answer was held against, and what every candidate scored."""
+
+    level: str
+    passed: int
+    failed: int
+    score: float | None
+    summary: str
+    output: str
+    isolation: str | None
+    chosen: int | None
+    branches: list[BranchAnswer]
+
+
+class ResultAnswer(Struct):
+    """`result` is the answer as one string: the code, or the text where there is none."""
+
+    code: str | None
+    explanation: str
+    files_modified: list[str]
+    tests: str | None
+    result: str
+    language: str | None
+    artifacts: list[ArtifactAnswer]
+    confidence_score: float | None
+    warnings: list[str]
+
+
+class UsageAnswer(Struct):
+    """`cost_estimate` is in US dollars; what the box computes itself costs nothing."""
+
+    tokens_used: int
+    tokens_input: int
+    tokens_output: int
+    tokens_cached: int
+    provider_breakdown: dict[str, int]
+    cost_estimate: float
+    execution_time: float | None
+
+
+class MetadataAnswer(Struct):
+    """`quantum_branches` is the number of candidates that were really generated."""
+
+    task_type: str
+    persona: str | None
+    execution_time: float | None
+    provider_used: str | None
+    model: str | None
+    tokens_used: int
+    tokens_per_second: float | None
+    quantum_branches: int
+    attempts: int
+
+
+class ErrorAnswer(Struct):
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+class ExecuteAnswer(Struct):
+    """A task: where it stands, and once it has ended, its result or its error."""
+
+    task_id: str
+    execution_id: str
+    status: str
+    result: ResultAnswer | None
+    error: ErrorAnswer | None
+    metadata: MetadataAnswer
+    usage: UsageAnswer | None
+    verification: VerificationAnswer | None
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    execution_time: float | None
+
+
+class TaskSummary(Struct):
+    """`prompt` is its start only."""
+
+    task_id: str
+    status: str
+    task_type: str
+    persona: str | None
+    prompt: str
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    error: ErrorAnswer | None
+
+
+class TaskListAnswer(Struct):
+    """`next_cursor` asks for the next page; null at the end."""
+
+    tasks: list[TaskSummary]
+    next_cursor: str | None
+
+
+class ProviderAnswer(Struct):
+    name: str
+    type: str
+    status: str
+    available: bool
+    problem: str | None
+    models: list[str]
+
+
+class ProviderListAnswer(Struct):
+    providers: list[ProviderAnswer]
+    count: int
+    status: str
+
+
+class ModelAnswer(Struct):
+    """`context_length` is in tokens; the speed is what this machine was last seen to reach."""
+
+    id: str
+    name: str
+    provider: str
+    status: str
+    default: bool
+    context_length: int | None
+    max_parallel: int
+    tokens_per_second: float | None
+    description: str
+    problem: str | None
+
+
+class ModelListAnswer(Struct):
+    models: dict[str, list[ModelAnswer]]
+    count: int
+    default: str | None
+    provider_filter: str | None
+
+
+class PersonaAnswer(Struct):
+    name: str
+    slash_commands: list[str]
+    default_task_type: str
+
+
+class SandboxAnswer(Struct):
+    available: bool
+    backend: str
+    isolation: str | None
+    layers: list[str]
+    degraded: list[str]
+    languages: dict[str, str]
+    problem: str | None
+    remedy: str | None
+    limits: dict[str, float]
+
+
+class CapabilitiesAnswer(Struct):
+    version: str
+    personas: list[PersonaAnswer]
+    task_types: list[str]
+    collapse_strategies: list[str]
+    verification_levels: list[str]
+    sandbox: SandboxAnswer
+    providers: list[ProviderAnswer]
+    models: list[ModelAnswer]
+    limits: dict[str, float]
+    streaming: dict[str, Any]

@@ -1,0 +1,181 @@
+"""The composition root: builds every part of the box once, in reading order."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from litestar import Litestar
+from msgspec import structs
+
+from appliance import plugins, processes
+from appliance.agents import CodingAgent
+from appliance.api.application import build
+from appliance.domain.tasks import TaskEvent
+from appliance.errors import ApplianceError
+from appliance.events import EventBus, JournalReader
+from appliance.inference.gateway import Gateway
+from appliance.plugins import PluginProblem
+from appliance.sandbox import python_runtime
+from appliance.sandbox.runner import SandboxRunner
+from appliance.scheduler import Scheduler
+from appliance.services.accounts import AccountService
+from appliance.services.catalog import CatalogService
+from appliance.services.container import Services
+from appliance.services.health import HealthService
+from appliance.services.models import ModelRegistry
+from appliance.services.secrets import load_or_create
+from appliance.services.tasks import TaskService
+from appliance.settings import Settings
+from appliance.spi.registry import PluginContext
+from appliance.store import task_events
+from appliance.store.database import Database
+
+log = structlog.get_logger()
+
+_SOCKET_ROOM = 60  # a Unix socket's path holds 107 bytes, its own name included
+
+
+@dataclass(frozen=True)
+class Appliance:
+    """A running box, without its HTTP server."""
+
+    settings: Settings
+    data_dir: Path
+    bus: EventBus
+    gateway: Gateway
+    sandbox: SandboxRunner
+    scheduler: Scheduler
+    services: Services
+    models: ModelRegistry
+    api: Litestar
+    problems: tuple[PluginProblem, ...]
+
+    async def drain(self) -> None:
+        """Take no new task, let running ones end within the grace, end every stream."""
+        await self.scheduler.drain(self.settings.server.shutdown_grace_s)
+        self.bus.close()
+
+
+@asynccontextmanager
+async def running(settings: Settings, data_dir: Path, database: Path) -> AsyncIterator[Appliance]:
+    """Build the box and start its workers; at the end, close all in reverse order.
+
+    Raises SetupError where the administrator has to change something first.
+    """
+    async with AsyncExitStack() as stack:
+        secret = load_or_create(data_dir, settings.auth.jwt_secret_key)
+        store = await Database.open(database)
+        stack.push_async_callback(store.close)
+        bus = EventBus(_journal_of(store))
+        models = ModelRegistry(store, data_dir)
+
+        loaded = plugins.load(settings.plugins)
+        context = PluginContext(
+            data_dir=data_dir,
+            runtime_dir=stack.enter_context(_runtime_dir(data_dir)),
+            settings={},
+            models=models,
+            child_argv=plugins.child_argv,
+            child_env=processes.child_env,
+            host_env=processes.host_env,
+            sandbox_python=lambda: python_runtime.prepare(data_dir),
+        )
+        for_models = structs.replace(context, settings=structs.asdict(settings.models))
+        for_sandbox = structs.replace(context, settings=structs.asdict(settings.sandbox))
+
+        gateway = Gateway(
+            {name: make(for_models) for name, make in loaded.registry.providers.items()},
+            default_model=lambda: _default_model(settings, models),
+        )
+        stack.push_async_callback(gateway.close)
+        sandbox = SandboxRunner(
+            {name: make(for_sandbox) for name, make in loaded.registry.sandboxes.items()},
+            settings.sandbox,
+        )
+        stack.push_async_callback(sandbox.close)
+
+        agent = CodingAgent(gateway, sandbox, settings.agent)
+        scheduler = Scheduler(store, bus, agent.run, settings.scheduler)
+        accounts = AccountService(store, settings.auth, secret)
+        tasks = TaskService(store, bus, scheduler, settings)
+        services = Services(
+            accounts=accounts,
+            tasks=tasks,
+            catalog=CatalogService(gateway, sandbox, settings),
+            health=HealthService(store, gateway, sandbox, scheduler),
+        )
+
+        await accounts.start()
+        stack.push_async_callback(accounts.close)
+        await scheduler.start()
+        stack.push_async_callback(scheduler.drain, 0)
+        # Neither a model's loading nor the first unpacking of Python may delay the first answer.
+        _in_background(stack, "sandbox", sandbox.start())
+        if settings.models.preload:
+            _in_background(stack, "model", _preload(gateway))
+        yield Appliance(
+            settings, data_dir, bus, gateway, sandbox, scheduler, services, models,
+            build(services, settings), loaded.problems,
+        )  # fmt: skip
+
+
+def _journal_of(store: Database) -> JournalReader:
+    async def read(task_id: int, after: int, limit: int) -> Sequence[TaskEvent]:
+        async with store.read() as connection:
+            return await task_events.after(connection, task_id, after, limit)
+
+    return read
+
+
+@contextmanager
+def _runtime_dir(data_dir: Path) -> Iterator[Path]:
+    """An empty folder of our own, with a path short enough for Unix sockets."""
+    folder = data_dir / "run"
+    if len(str(folder)) > _SOCKET_ROOM:
+        with tempfile.TemporaryDirectory(prefix="monkey-coder-") as name:
+            yield Path(name)
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _default_model(settings: Settings, models: ModelRegistry) -> str | None:
+    if settings.models.default:
+        return settings.models.default
+    default = await models.default()
+    return default.alias if default else None
+
+
+async def _preload(gateway: Gateway) -> None:
+    route = await gateway.resolve(None, None)
+    await gateway.load(route)
+    log.info("model ready", model=route.model)
+
+
+def _in_background(stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` beside the start; what it can't do is logged, and seen in /health."""
+
+    async def guarded() -> None:
+        try:
+            await work
+        except ApplianceError as error:
+            log.warning(f"{name} not ready", reason=error.message)
+
+    task = asyncio.ensure_future(guarded())
+
+    async def end() -> None:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    stack.push_async_callback(end)

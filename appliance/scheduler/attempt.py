@@ -1,0 +1,105 @@
+"""One attempt at one task, in an asyncio task of its own that can be stopped from outside."""
+
+import asyncio
+from enum import Enum, auto
+
+import structlog
+
+from appliance.domain.tasks import Task
+from appliance.scheduler import outcome
+from appliance.scheduler.context import TaskContext, TaskHandler
+from appliance.scheduler.outcome import Outcome
+
+STOP_WAIT_S = 5.0
+_log = structlog.get_logger()
+
+
+class Stop(Enum):
+    """Why an attempt has to end early."""
+
+    CANCEL = auto()
+    DEADLINE = auto()
+    DRAIN = auto()
+
+
+class Attempt:
+    """Runs the handler of `context.task` to its end, its deadline, or a `stop`."""
+
+    def __init__(self, context: TaskContext) -> None:
+        self.context = context
+        self._reason: Stop | None = None
+        self._stop_asked = asyncio.Event()
+        self._settled = asyncio.Event()
+
+    @property
+    def task(self) -> Task:
+        return self.context.task
+
+    def stop(self, reason: Stop) -> None:
+        """Ask for an early end. A user's cancellation outweighs a shutdown."""
+        if self._reason in (None, Stop.DRAIN):
+            self._reason = reason
+        self._stop_asked.set()
+
+    async def run(self, handler: TaskHandler) -> Outcome:
+        """How it ended. Never raises but for its own cancellation."""
+        work = asyncio.ensure_future(handler(self.context))
+        asked = asyncio.ensure_future(self._stop_asked.wait())
+        try:
+            await asyncio.wait(
+                {work, asked},
+                timeout=self.context.remaining_s(),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not work.done():
+                await self._end(work)
+        finally:
+            asked.cancel()
+            work.cancel()
+        return self._outcome(work)
+
+    def settled(self) -> None:
+        """Say that the end is written (or left to the next start)."""
+        self._settled.set()
+
+    async def wait_settled(self, timeout_s: float) -> bool:
+        """Whether the end was written within `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._settled.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _end(self, work: "asyncio.Future[object]") -> None:
+        if self._reason is None:
+            self._reason = Stop.DEADLINE
+        work.cancel()
+        await asyncio.wait({work}, timeout=STOP_WAIT_S)
+        if not work.done():
+            _log.error("task handler does not stop", task=self.task.public_id)
+            work.add_done_callback(_look_at)
+
+    def _outcome(self, work: "asyncio.Future[object]") -> Outcome:
+        if work.done() and not work.cancelled() and work.exception() is None:
+            return outcome.completed(work.result())
+        if self._reason is not None:
+            return self._stopped(self._reason)
+        if work.cancelled():
+            return outcome.failed(RuntimeError("the handler cancelled itself"))
+        error = work.exception()
+        return outcome.failed(error or RuntimeError("the handler ended without an answer"))
+
+    def _stopped(self, reason: Stop) -> Outcome:
+        if reason is Stop.CANCEL:
+            return outcome.Cancelled()
+        if reason is Stop.DRAIN:
+            return outcome.Postponed()
+        started, deadline = self.task.started_at or 0.0, self.task.deadline_at or 0.0
+        return outcome.timed_out(round(deadline - started, 3))
+
+
+def _look_at(work: "asyncio.Future[object]") -> None:
+    """Take note of what a late handler raised, so that asyncio does not complain."""
+    if not work.cancelled() and (error := work.exception()):
+        _log.error("task handler broke after its end", exc_info=error)

@@ -1,0 +1,130 @@
+"""Writes to the queue and the journal together, then tells the followers."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from appliance.domain.tasks import EventKind, Task, TaskEvent, TaskFailure, TaskStatus
+from appliance.errors import Conflict
+from appliance.events import EventBus
+from appliance.scheduler import outcome
+from appliance.scheduler.outcome import Outcome
+from appliance.store import task_events, task_queue
+from appliance.store.database import Database, Transaction
+from appliance.store.uninterrupted import uninterrupted
+
+
+class Journal:
+    """Every change of a task that has been accepted. Each call is one transaction.
+
+    None is half done when its caller is cancelled: what is committed is published.
+    """
+
+    def __init__(self, db: Database, bus: EventBus) -> None:
+        self._db = db
+        self._bus = bus
+
+    async def step(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> TaskEvent:
+        """Write a step of the running attempt. Raises Conflict if it has ended."""
+        return await uninterrupted(self._step(task, kind, data))
+
+    async def end(self, task: Task, result: Outcome) -> bool:
+        """Write the end of the running attempt; False if it had ended already."""
+        return await uninterrupted(self._end(task, result))
+
+    async def cancel(self, task: Task) -> bool:
+        """Cancel a task that has the status of `task` and no attempt in this process."""
+        return await uninterrupted(self._cancel(task))
+
+    async def recover(self, max_attempts: int) -> int:
+        """Put back what a dead box left running, unless that happened too often."""
+        return await uninterrupted(self._recover(max_attempts))
+
+    def publish(self, event: TaskEvent) -> None:
+        """Tell those who follow the task of a line that another transaction wrote."""
+        self._bus.publish(event)
+
+    async def _step(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> TaskEvent:
+        async with self._db.write() as tx:
+            event = await task_events.append_step(tx, task, kind, data, time.time())
+        if event is None:
+            raise Conflict("this attempt at the task has ended; nothing may follow its end")
+        self.publish(event)
+        return event
+
+    async def _end(self, task: Task, result: Outcome) -> bool:
+        now = time.time()
+        events: list[TaskEvent] = []
+        async with self._db.write() as tx:
+            changed = await _write_end(tx, task, result, now)
+            kind, data = _line(result)
+            if changed and kind:
+                events.append(await task_events.append(tx, task.id, kind, data, now))
+        self._publish_all(events)
+        return changed
+
+    async def _cancel(self, task: Task) -> bool:
+        now = time.time()
+        events: list[TaskEvent] = []
+        async with self._db.write() as tx:
+            changed = await task_queue.cancel(tx, task.id, task.status, now)
+            if changed:
+                kind = EventKind.CANCELLED
+                events.append(await task_events.append(tx, task.id, kind, {}, now))
+        self._publish_all(events)
+        return changed
+
+    async def _recover(self, max_attempts: int) -> int:
+        now = time.time()
+        events: list[TaskEvent] = []
+        async with self._db.write() as tx:
+            found = await task_queue.left_running(tx)
+            for task in found:
+                if task.interruptions + 1 < max_attempts:
+                    await task_queue.requeue(tx, task.id, task.attempt, now, interrupted=True)
+                    continue
+                failure = _interrupted(task.interruptions + 1)
+                await task_queue.fail(tx, task.id, task.attempt, failure, now)
+                line = _failure_line(failure)
+                events.append(await task_events.append(tx, task.id, EventKind.FAILED, line, now))
+        self._publish_all(events)
+        return len(found)
+
+    def _publish_all(self, events: Sequence[TaskEvent]) -> None:
+        for event in events:
+            self._bus.publish(event)
+
+
+async def _write_end(tx: Transaction, task: Task, result: Outcome, now: float) -> bool:
+    match result:
+        case outcome.Completed(answer):
+            return await task_queue.complete(tx, task, answer, now)
+        case outcome.Failed(failure):
+            return await task_queue.fail(tx, task.id, task.attempt, failure, now)
+        case outcome.Cancelled():
+            return await task_queue.cancel(tx, task.id, TaskStatus.RUNNING, now)
+        case outcome.Postponed():
+            return await task_queue.requeue(tx, task.id, task.attempt, now, interrupted=False)
+
+
+def _line(result: Outcome) -> tuple[EventKind | None, dict[str, Any]]:
+    match result:
+        case outcome.Completed():
+            return EventKind.COMPLETED, {}
+        case outcome.Failed(failure):
+            return EventKind.FAILED, _failure_line(failure)
+        case outcome.Cancelled():
+            return EventKind.CANCELLED, {}
+        case outcome.Postponed():
+            return None, {}
+
+
+def _failure_line(failure: TaskFailure) -> dict[str, Any]:
+    return {"code": failure.code, "message": failure.message, "details": failure.details}
+
+
+def _interrupted(times: int) -> TaskFailure:
+    return outcome.internal(
+        f"the box ended unexpectedly {times} times while it worked on this task; "
+        "the task is not tried again, since it may be the cause"
+    ).failure

@@ -1,0 +1,93 @@
+"""What an account may be called, and what makes a password and a key's name."""
+
+import re
+import unicodedata
+
+from appliance.errors import InvalidInput
+
+# The built-in user of development keys: nobody may register under its names.
+DEV_USERNAME = "dev"
+DEV_EMAIL = "dev@localhost"
+
+PASSWORD_MAX_BYTES = 1024
+_PASSWORD_MIN_CHARACTERS = 8
+_EMAIL_MAX_CHARACTERS = 254
+_NAME_MAX_CHARACTERS = 100
+# ASCII only: two usernames that look alike must be the same.
+_USERNAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,63}")
+_EMAIL = re.compile(r"[^\s@<>()\[\],;:\\\"]+@[^\W_]([\w.-]*[^\W_])?")
+_CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Characters that turn the direction of the text around them can make a name read as another.
+_DIRECTION = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def canonical(identifier: str) -> str:
+    """The one spelling under which a username or an email is stored and looked up."""
+    text = identifier.encode(errors="replace").decode().strip()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+
+
+def valid_username(text: str) -> str:
+    """The canonical username. Raises InvalidInput."""
+    username = canonical(text)
+    if not _USERNAME.fullmatch(username):
+        raise InvalidInput.at(
+            "username",
+            "must be 2 to 64 of the letters a-z, digits, '.', '_' and '-', "
+            "and start with a letter or digit",
+        )
+    if username == DEV_USERNAME:
+        raise InvalidInput.at("username", f"{DEV_USERNAME!r} is kept for development keys")
+    return username
+
+
+def valid_email(text: str) -> str:
+    """The canonical email address. Raises InvalidInput."""
+    email = canonical(text)
+    well_formed = _EMAIL.fullmatch(email) and ".." not in email and _is_plain(email)
+    if not well_formed or len(email) > _EMAIL_MAX_CHARACTERS:
+        raise InvalidInput.at("email", "must be an address like name@example.com")
+    if email == DEV_EMAIL:
+        raise InvalidInput.at("email", f"{DEV_EMAIL!r} is kept for development keys")
+    return email
+
+
+def valid_name(text: str, field: str = "name") -> str:
+    """A name that people read: one line of any script. Raises InvalidInput."""
+    name = text.strip()
+    if not name or len(name) > _NAME_MAX_CHARACTERS:
+        raise InvalidInput.at(field, f"must have 1 to {_NAME_MAX_CHARACTERS} characters")
+    if not _is_plain(name):
+        raise InvalidInput.at(field, "must be one line without control characters")
+    return name
+
+
+def valid_password(password: str) -> str:
+    """The password, unchanged. Raises InvalidInput."""
+    if len(password) < _PASSWORD_MIN_CHARACTERS:
+        raise InvalidInput.at(
+            "password", f"must have at least {_PASSWORD_MIN_CHARACTERS} characters"
+        )
+    if not is_possible_password(password):
+        raise InvalidInput.at(
+            "password", f"must be valid text of at most {PASSWORD_MAX_BYTES} bytes in UTF-8"
+        )
+    return password
+
+
+def is_possible_password(password: str) -> bool:
+    """Whether any account could have this password; says nothing about its strength."""
+    # Characters first: encoding a huge text would cost what the limit is there to save.
+    if len(password) > PASSWORD_MAX_BYTES:
+        return False
+    try:
+        return len(password.encode()) <= PASSWORD_MAX_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_plain(text: str) -> bool:
+    return not any(
+        unicodedata.category(character) in _CONTROL_CATEGORIES or character in _DIRECTION
+        for character in text
+    )

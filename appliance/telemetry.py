@@ -1,0 +1,137 @@
+"""What the box says about itself: structured logs on stderr, Prometheus metrics."""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from appliance.settings import LogSettings
+
+_SECRET_NAME = re.compile(
+    r"(secret|password|passwd|authorization|cookie|credential|api_?key|jwt)", re.I
+)
+_TOKEN_NAME = re.compile(r"(^|_)token$", re.I)
+_MASK = "********"
+
+REGISTRY = CollectorRegistry()
+HTTP_REQUESTS = Counter(
+    "monkey_coder_http_requests",
+    "Requests answered.",
+    ["method", "route", "status"],
+    registry=REGISTRY,
+)
+HTTP_SECONDS = Histogram(
+    "monkey_coder_http_request_duration_seconds",
+    "Time to the end of an answer.",
+    ["method", "route"],
+    registry=REGISTRY,
+)
+TASKS = Counter(
+    "monkey_coder_tasks", "Tasks that reached a final status.", ["status"], registry=REGISTRY
+)
+QUEUE_LENGTH = Gauge("monkey_coder_queue_length", "Tasks that wait.", registry=REGISTRY)
+TASKS_RUNNING = Gauge("monkey_coder_tasks_running", "Tasks that run.", registry=REGISTRY)
+TOKENS = Counter(
+    "monkey_coder_tokens",
+    "Tokens of finished completions.",
+    ["provider", "model", "kind"],
+    registry=REGISTRY,
+)
+SANDBOX_RUNS = Counter(
+    "monkey_coder_sandbox_runs", "Sandbox runs by how they ended.", ["reason"], registry=REGISTRY
+)
+BUILD = Gauge("monkey_coder_build_info", "Always 1.", ["version"], registry=REGISTRY)
+
+
+def configure_logging(settings: LogSettings) -> None:
+    """Send our log, and the standard library's, to stderr in the chosen form."""
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        redact,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_form(settings),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+
+
+def _form(settings: LogSettings) -> list[Any]:
+    if settings.format == "json":
+        return [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(default=str),
+        ]
+    # The plain formatter: the rich one prints local variables, secrets among them.
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+
+
+def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Mask values whose name says that they are secret, at any depth of mappings."""
+    return {name: _masked(name, value) for name, value in event.items()}
+
+
+def _masked(name: str, value: Any) -> Any:
+    if _SECRET_NAME.search(name) or _TOKEN_NAME.search(name):
+        return _MASK
+    if isinstance(value, dict):
+        return {key: _masked(str(key), inner) for key, inner in value.items()}  # pyright: ignore
+    return value
+
+
+def observe_request(method: str, route: str, status: int, seconds: float) -> None:
+    """Count one answered request; `route` is the path template, never the path itself."""
+    HTTP_REQUESTS.labels(method, route, str(status)).inc()
+    HTTP_SECONDS.labels(method, route).observe(seconds)
+
+
+def observe_task(status: str) -> None:
+    """Count a task that reached a final status."""
+    TASKS.labels(status).inc()
+
+
+def observe_queue(queued: int, running: int) -> None:
+    QUEUE_LENGTH.set(queued)
+    TASKS_RUNNING.set(running)
+
+
+def observe_tokens(provider: str, model: str, prompt: int, completion: int) -> None:
+    """Count the tokens of one completion."""
+    TOKENS.labels(provider, model, "prompt").inc(prompt)
+    TOKENS.labels(provider, model, "completion").inc(completion)
+
+
+def observe_sandbox_run(reason: str) -> None:
+    """Count one sandbox run by its EndReason."""
+    SANDBOX_RUNS.labels(reason).inc()
+
+
+def set_build(version: str) -> None:
+    BUILD.labels(version).set(1)
+
+
+def render_metrics() -> bytes:
+    """Everything in Prometheus' text format."""
+    return generate_latest(REGISTRY)

@@ -1,0 +1,121 @@
+"""Builds `dist/monkey-coder`, the one executable, and tries it out.
+
+    uv run packaging/build.py [--cpu all|native] [--smoke-model FILE] [--no-smoke]
+
+`--cpu all` (the release) compiles llama.cpp once for each generation of x86-64
+processors and chooses at run time; `--cpu native` takes the library of the
+project's own environment, which is quick to build and runs on this processor only.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+EXECUTABLE = ROOT / "dist" / "monkey-coder"
+PORTABLE_CMAKE = (
+    "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"
+)
+
+
+def main() -> None:
+    """Build, say what came out, and smoke-test it."""
+    arguments = parse_arguments()
+    environment = BUILD / f"venv-{arguments.cpu}"
+    install(environment, portable=arguments.cpu == "all")
+    pack_sandbox_python(environment)
+    freeze(environment)
+    report()
+    if not arguments.no_smoke:
+        smoke(arguments.smoke_model)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Build dist/monkey-coder.")
+    parser.add_argument("--cpu", choices=("all", "native"), default="all")
+    parser.add_argument("--smoke-model", type=Path, help="GGUF file for the trial run")
+    parser.add_argument("--no-smoke", action="store_true", help="build only")
+    return parser.parse_args()
+
+
+def install(environment: Path, *, portable: bool) -> None:
+    """The locked dependencies in an environment of their own, with the wanted llama.cpp."""
+    BUILD.mkdir(exist_ok=True)
+    options = ["--frozen", "--no-default-groups", "--group", "package", "--no-editable"]
+    if portable:
+        options += ["--no-install-package", "llama-cpp-python", "--inexact"]
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    run("uv", "sync", "--python", version, *options, UV_PROJECT_ENVIRONMENT=str(environment))
+    if portable:
+        install_portable_llama(environment)
+
+
+def install_portable_llama(environment: Path) -> None:
+    """llama.cpp with every CPU variant, built under its own key in uv's cache."""
+    settings = BUILD / "uv-portable.toml"
+    flags = f'llama-cpp-python = {{ CMAKE_ARGS = "{PORTABLE_CMAKE}" }}\n'
+    settings.write_text(f"[extra-build-variables]\n{flags}")
+    locked = run("uv", "export", "--frozen", "--no-hashes", "--no-default-groups", capture=True)
+    wanted = next(line for line in locked.splitlines() if line.startswith("llama-cpp-python=="))
+    requirement = wanted.split(";")[0].strip()
+    target = ("--python", str(environment), "--no-deps")
+    run("uv", "--config-file", str(settings), "pip", "install", *target, requirement)
+
+
+def pack_sandbox_python(environment: Path) -> None:
+    """The sandbox's own interpreter, as one file that the executable carries."""
+    code = (
+        "import sys; from pathlib import Path; from appliance.sandbox.python_runtime import pack;"
+        "pack(Path(sys.argv[1]))"
+    )
+    run(str(environment / "bin" / "python"), "-c", code, str(BUILD / "sandbox-python.tar.xz"))
+
+
+def freeze(environment: Path) -> None:
+    """Run PyInstaller."""
+    folders = ["--distpath", str(ROOT / "dist"), "--workpath", str(BUILD / "pyinstaller")]
+    spec = str(ROOT / "packaging" / "monkey-coder.spec")
+    run(str(environment / "bin" / "pyinstaller"), "--noconfirm", "--log-level=WARN", *folders, spec)
+
+
+def report() -> None:
+    """The executable's size, and the oldest glibc that it runs on."""
+    from glibc import newest_glibc
+
+    size = EXECUTABLE.stat().st_size / 1e6
+    needed = newest_glibc(BUILD / "pyinstaller")
+    print(f"{EXECUTABLE.relative_to(ROOT)}: {size:.1f} MB, needs glibc {needed} or newer")
+
+
+def smoke(model: Path | None) -> None:
+    """Run the executable where nothing of this machine but glibc can be seen."""
+    script = ROOT / "packaging" / "smoke.py"
+    options = ["--model", str(model)] if model else []
+    run(sys.executable, str(script), str(EXECUTABLE), *options)
+
+
+def run(*command: str, capture: bool = False, **environ: str) -> str:
+    """Run a command of the build; its failure ends the build."""
+    shown = " ".join(Path(word).name if word.startswith("/") else word for word in command)
+    print(f"build: {shown}", flush=True)
+    if shutil.which(command[0]) is None:
+        sys.exit(f"build: {command[0]} is not installed")
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | environ,
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE if capture else None,
+    )
+    if done.returncode != 0:
+        sys.exit(f"build: failed with exit status {done.returncode}: {shown}")
+    return done.stdout or ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""What the executable runs."""
+
+from appliance.__main__ import main
+
+main()

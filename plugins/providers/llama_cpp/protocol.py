@@ -1,0 +1,140 @@
+"""What the server and an engine say to each other: msgpack frames over a Unix socket.
+
+A frame is its length (4 bytes, big-endian) and one tagged message. The server speaks
+first with `Configure`; the engine answers `Ready` or `Broken`, once.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from appliance.domain.messages import CompletionRequest, FinishReason, TokenUsage
+
+HEADER_BYTES = 4
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+
+
+class Configure(Struct, frozen=True, tag="configure"):
+    """What to load and how; zeros mean: choose what suits model and machine."""
+
+    path: str
+    context_tokens: int
+    threads: int
+    max_sequences: int
+
+
+class Submit(Struct, frozen=True, tag="submit"):
+    id: int
+    request: CompletionRequest
+
+
+class Count(Struct, frozen=True, tag="count"):
+    id: int
+    request: CompletionRequest
+
+
+class Cancel(Struct, frozen=True, tag="cancel"):
+    id: int
+
+
+class Ready(Struct, frozen=True, tag="ready"):
+    """`cells` is the room of all sequences together, `context_tokens` that of one."""
+
+    context_tokens: int
+    cells: int
+    max_sequences: int
+    threads: int
+    description: str
+
+
+class Broken(Struct, frozen=True, tag="broken"):
+    """The model can't be served; the engine ends."""
+
+    reason: str
+
+
+class Text(Struct, frozen=True, tag="text"):
+    id: int
+    text: str
+
+
+class Done(Struct, frozen=True, tag="done"):
+    """`solo_tokens_per_second`: the last decode speed measured with one sequence alone."""
+
+    id: int
+    reason: FinishReason
+    usage: TokenUsage
+    solo_tokens_per_second: float | None = None
+
+
+class RefusalKind(StrEnum):
+    CONTEXT = "context"
+    INPUT = "input"
+    FAILED = "failed"
+
+
+class Refused(Struct, frozen=True, tag="refused"):
+    id: int
+    kind: RefusalKind
+    message: str
+    details: Mapping[str, Any] = {}
+
+
+class Counted(Struct, frozen=True, tag="counted"):
+    id: int
+    tokens: int
+
+
+class Progress(Struct, frozen=True, tag="progress"):
+    """The decode loop is alive; sent about once a second while it works."""
+
+    running: int
+    waiting: int
+    free_cells: int
+
+
+ToEngine = Configure | Submit | Count | Cancel
+FromEngine = Ready | Broken | Text | Done | Refused | Counted | Progress
+
+_encoder = msgspec.msgpack.Encoder()
+_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+_from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+
+
+class FrameError(Exception):
+    """The other side does not speak this protocol."""
+
+
+def pack(message: ToEngine | FromEngine) -> bytes:
+    """One whole frame. Raises FrameError if it would be larger than a frame may be."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise FrameError(f"a message of {len(body)} bytes is larger than {MAX_FRAME_BYTES}")
+    return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
+def body_length(header: bytes) -> int:
+    """The length that a header announces. Raises FrameError if no frame is that long."""
+    length = int.from_bytes(header, "big")
+    if length > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {length} bytes is larger than {MAX_FRAME_BYTES}")
+    return length
+
+
+def to_engine(body: bytes) -> ToEngine:
+    """Raises FrameError if the body is no message for an engine."""
+    try:
+        return _to_engine.decode(body)
+    except msgspec.DecodeError as error:
+        raise FrameError(f"not a message for an engine: {error}") from error
+
+
+def from_engine(body: bytes) -> FromEngine:
+    """Raises FrameError if the body is no message of an engine."""
+    try:
+        return _from_engine.decode(body)
+    except msgspec.DecodeError as error:
+        raise FrameError(f"not a message of an engine: {error}") from error

@@ -1,0 +1,125 @@
+"""kill -9 in the middle: what was accepted is kept, and finished once."""
+
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.box import Box, running_box
+
+PROMPT = "Write a Python function `double(x)` that returns twice x. double(2) == 4"
+DEADLINE_S = 150
+
+
+@pytest.fixture
+def fragile_box(starter_model: Path, tmp_path: Path) -> Iterator[Box]:
+    with running_box(tmp_path / "data", starter_model) as box:
+        box.make_key()
+        yield box
+
+
+def submit(box: Box, count: int) -> list[str]:
+    """Start tasks without waiting for their end; returns the ids that were accepted."""
+    accepted: list[str] = []
+    with box.client() as client:
+        for _ in range(count):
+            body = {"prompt": PROMPT, "persona_config": {"persona": "developer"}}
+            with client.stream("POST", "/api/v1/execute/stream", json=body) as answer:
+                for line in answer.iter_lines():
+                    if '"start"' in line:
+                        accepted.append(line.split('"task_id":"')[1].split('"')[0])
+                        break
+    return accepted
+
+
+def until_final(box: Box, task_id: str) -> dict[str, Any]:
+    deadline = time.monotonic() + DEADLINE_S
+    with box.client() as client:
+        while True:
+            task = client.get(f"/api/v1/tasks/{task_id}").json()
+            if task["status"] in ("completed", "failed", "cancelled"):
+                return task
+            assert time.monotonic() < deadline, task
+            time.sleep(0.3)
+
+
+def journal(box: Box, kind: str) -> dict[str, int]:
+    """How many events of a kind each task has on disk."""
+    with sqlite3.connect(f"file:{box.data_dir}/monkey-coder.db?mode=ro", uri=True) as database:
+        rows = database.execute(
+            "SELECT t.public_id, sum(e.kind = ?) FROM tasks t JOIN task_events e"
+            " ON e.task_id = t.id GROUP BY t.id",
+            (kind,),
+        ).fetchall()
+    database.close()
+    return dict(rows)
+
+
+def wait_for(box: Box, kind: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not any(journal(box, kind).values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("moment", ["accepted", "planned", "candidate", "verdict"])
+def test_kill_when_a_task_has_reached_a_step_then_it_is_finished_once(
+    moment: str, fragile_box: Box
+) -> None:
+    accepted = submit(fragile_box, 2)
+    wait_for(fragile_box, moment)
+    fragile_box.kill()
+
+    fragile_box.start()
+    ends = [until_final(fragile_box, task_id)["status"] for task_id in accepted]
+    assert ends == ["completed", "completed"]
+    assert journal(fragile_box, "completed") == dict.fromkeys(accepted, 1)
+    assert journal(fragile_box, "planned") == dict.fromkeys(accepted, 1)
+
+
+def test_kill_when_at_random_moments_then_nothing_accepted_is_lost(fragile_box: Box) -> None:
+    chance = random.Random(7)
+    accepted: list[str] = []
+    for _ in range(3):
+        accepted += submit(fragile_box, 2)
+        time.sleep(chance.uniform(0, 2))
+        fragile_box.kill()
+        fragile_box.start()
+    assert [until_final(fragile_box, task_id)["status"] for task_id in accepted] == [
+        "completed"
+    ] * len(accepted)
+    assert set(journal(fragile_box, "completed").values()) == {1}
+    assert integrity(fragile_box) == "ok"
+
+
+def integrity(box: Box) -> str:
+    with sqlite3.connect(f"file:{box.data_dir}/monkey-coder.db?mode=ro", uri=True) as database:
+        found = database.execute("PRAGMA integrity_check").fetchone()[0]
+    database.close()
+    return str(found)
+
+
+def test_stop_when_told_to_then_the_queue_is_kept_and_the_exit_is_clean(fragile_box: Box) -> None:
+    accepted = submit(fragile_box, 6)
+    assert fragile_box.stop() == 0
+    fragile_box.start()
+    assert {until_final(fragile_box, task_id)["status"] for task_id in accepted} == {"completed"}
+
+
+def test_kill_when_the_engine_dies_then_the_box_goes_on(fragile_box: Box) -> None:
+    assert fragile_box.process is not None
+    fragile_box.wait_ready()
+    children = Path(f"/proc/{fragile_box.process.pid}/task/{fragile_box.process.pid}/children")
+    for pid in children.read_text().split():
+        if "llama_cpp" in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(int(pid), 9)
+    with fragile_box.client() as client:
+        answer = client.post("/api/v1/execute", json={"prompt": PROMPT, "persona_config": {}})
+    assert answer.json()["status"] == "completed", answer.text
+    assert httpx.get(f"{fragile_box.url}/health").status_code == 200

@@ -1,0 +1,114 @@
+"""A real box in a process of its own, as an administrator would start it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+PROGRAM = [sys.executable, "-m", "appliance"]
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 40.0
+
+
+def clean_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The test's environment without anything that would configure a box."""
+    kept = {n: v for n, v in os.environ.items() if not n.startswith("MONKEY_CODER")}
+    return kept | {"PYTHONUNBUFFERED": "1"} | dict(extra or {})
+
+
+def command(
+    *words: str | Path, check: bool = True, **options: Any
+) -> "subprocess.CompletedProcess[str]":
+    """Run one command of `monkey-coder` to its end."""
+    return subprocess.run(
+        [*PROGRAM, *map(str, words)],
+        env=clean_env(options.pop("env", None)),
+        capture_output=True,
+        text=True,
+        timeout=options.pop("timeout", 120),
+        check=check,
+        **options,
+    )
+
+
+@dataclass
+class Box:
+    """A server process on a data directory; it can be killed and started again."""
+
+    data_dir: Path
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    program: list[str] = field(default_factory=lambda: list(PROGRAM))
+    process: "subprocess.Popen[bytes] | None" = None
+    url: str = ""
+    key: str = ""
+
+    @property
+    def log(self) -> Path:
+        return self.data_dir.with_name(self.data_dir.name + ".log")
+
+    def start(self) -> "Box":
+        address = self.data_dir / "run" / "server.json"
+        address.unlink(missing_ok=True)
+        words = [*self.program, "serve", "--data-dir", str(self.data_dir), "--port", "0"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(words, env=clean_env(self.env), stdout=log, stderr=log)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not address.exists():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"the box did not start:\n{self.log.read_text()}")
+            time.sleep(0.02)
+        self.url = json.loads(address.read_text())["url"]
+        return self
+
+    def make_key(self) -> str:
+        """A development key, as the documents' quick start gets one."""
+        answer = httpx.post(f"{self.url}/api/v1/auth/keys/dev")
+        assert answer.status_code in (200, 201), answer.text
+        self.key = answer.json()["key"]
+        return self.key
+
+    def client(self, key: str | None = None, **options: Any) -> httpx.Client:
+        """A client that authenticates; closed by the caller."""
+        headers = {"Authorization": f"Bearer {key or self.key or self.make_key()}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=180, **options)
+
+    def wait_ready(self, timeout_s: float = 90) -> None:
+        """Until the store and the default model are ready."""
+        deadline = time.monotonic() + timeout_s
+        while httpx.get(f"{self.url}/health/readiness").status_code != 200:
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """kill -9, and nothing else."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_TIMEOUT_S)
+
+
+@contextmanager
+def running_box(data_dir: Path, model: Path | None = None, **env: str) -> Iterator[Box]:
+    """A started box, with `model` as its default; stopped at the end."""
+    if model is not None:
+        command("model", "add", model, "--in-place", "--alias", "model", "--data-dir", data_dir)
+    box = Box(data_dir, {"MONKEY_CODER__AUTH__DEV_KEYS": "true", **env}).start()
+    try:
+        yield box
+    finally:
+        box.stop()
