@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,8 @@ from msgspec import structs
 from appliance import plugins, processes
 from appliance.agents import CodingAgent
 from appliance.api.application import build
-from appliance.domain.tasks import TaskEvent
 from appliance.errors import ApplianceError
-from appliance.events import EventBus, JournalReader
+from appliance.events import EventBus
 from appliance.inference.gateway import Gateway
 from appliance.plugins import PluginProblem
 from appliance.sandbox import python_runtime
@@ -50,9 +49,9 @@ class Appliance:
     bus: EventBus
     gateway: Gateway
     sandbox: SandboxRunner
+    sandbox_probe: asyncio.Task[None]
     scheduler: Scheduler
     services: Services
-    models: ModelRegistry
     api: Litestar
     problems: tuple[PluginProblem, ...]
 
@@ -63,7 +62,9 @@ class Appliance:
 
 
 @asynccontextmanager
-async def running(settings: Settings, data_dir: Path, database: Path) -> AsyncIterator[Appliance]:
+async def running(
+    settings: Settings, data_dir: Path, database: Path
+) -> AsyncGenerator[Appliance, None]:
     """Build the box and start its workers; at the end, close all in reverse order.
 
     Raises SetupError where the administrator has to change something first.
@@ -72,7 +73,7 @@ async def running(settings: Settings, data_dir: Path, database: Path) -> AsyncIt
         secret = load_or_create(data_dir, settings.auth.jwt_secret_key)
         store = await Database.open(database)
         stack.push_async_callback(store.close)
-        bus = EventBus(_journal_of(store))
+        bus = EventBus(task_events.reader(store))
         models = ModelRegistry(store, data_dir)
 
         loaded = plugins.load(settings.plugins)
@@ -116,25 +117,17 @@ async def running(settings: Settings, data_dir: Path, database: Path) -> AsyncIt
         await scheduler.start()
         stack.push_async_callback(scheduler.drain, 0)
         # Neither a model's loading nor the first unpacking of Python may delay the first answer.
-        _in_background(stack, "sandbox", sandbox.start())
+        sandbox_probe = _in_background(stack, "sandbox", sandbox.start())
         if settings.models.preload:
             _in_background(stack, "model", _preload(gateway))
         yield Appliance(
-            settings, data_dir, bus, gateway, sandbox, scheduler, services, models,
+            settings, data_dir, bus, gateway, sandbox, sandbox_probe, scheduler, services,
             build(services, settings), loaded.problems,
         )  # fmt: skip
 
 
-def _journal_of(store: Database) -> JournalReader:
-    async def read(task_id: int, after: int, limit: int) -> Sequence[TaskEvent]:
-        async with store.read() as connection:
-            return await task_events.after(connection, task_id, after, limit)
-
-    return read
-
-
 @contextmanager
-def _runtime_dir(data_dir: Path) -> Iterator[Path]:
+def _runtime_dir(data_dir: Path) -> Generator[Path, None, None]:
     """An empty folder of our own, with a path short enough for Unix sockets."""
     folder = data_dir / "run"
     if len(str(folder)) > _SOCKET_ROOM:
@@ -162,7 +155,9 @@ async def _preload(gateway: Gateway) -> None:
     log.info("model ready", model=route.model)
 
 
-def _in_background(stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]) -> None:
+def _in_background(
+    stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]
+) -> asyncio.Task[None]:
     """Run `work` beside the start; what it can't do is logged, and seen in /health."""
 
     async def guarded() -> None:
@@ -179,3 +174,4 @@ def _in_background(stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, N
             await task
 
     stack.push_async_callback(end)
+    return task

@@ -6,7 +6,7 @@ follower that is too slow for its small buffer drops the buffer and reads the jo
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 
 from appliance.domain.tasks import TaskEvent
 
@@ -15,10 +15,10 @@ ReadJournal = Callable[[int, int, int], Awaitable[Sequence[TaskEvent]]]
 _BUFFER = 64
 _BATCH = 100
 # An event that another process wrote is never published here: look from time to time.
-_LOOK_S = 10.0
+LOOK_S = 10.0
 
 
-class _Follower:
+class Follower:
     """What was published since a follower last looked; `lagging` when that is not all."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class _Follower:
     async def wait(self) -> None:
         """Until something was published, or for a while."""
         try:
-            async with asyncio.timeout(_LOOK_S):
+            async with asyncio.timeout(LOOK_S):
                 await self.news.wait()
         except TimeoutError:
             self.lagging = True
@@ -48,13 +48,17 @@ class EventBus:
 
     def __init__(self, read: ReadJournal) -> None:
         self._read = read
-        self._followers: dict[int, set[_Follower]] = {}
+        self._followers: dict[int, set[Follower]] = {}
         self._closed = False
 
     def publish(self, event: TaskEvent) -> None:
         """Hand a journalled event to those who follow its task; call it after the commit."""
-        for follower in self._followers.get(event.task_id, ()):
+        for follower in self.followers(event.task_id):
             follower.offer(event)
+
+    def followers(self, task_id: int) -> Collection[Follower]:
+        """Who follows a task now."""
+        return self._followers.get(task_id, ())
 
     def close(self) -> None:
         """End every `follow`, now and later: the box is shutting down."""
@@ -69,7 +73,7 @@ class EventBus:
         An `after` that is not in this journal counts as 0. The task must exist.
         """
         last = await self._known(task_id, after)
-        follower = _Follower()
+        follower = Follower()
         self._followers.setdefault(task_id, set()).add(follower)
         try:
             while last is not None and not self._closed:
@@ -86,7 +90,7 @@ class EventBus:
             return 0
         return None if found[0].kind.final else after
 
-    async def _next(self, follower: _Follower, task_id: int, last: int) -> Sequence[TaskEvent]:
+    async def _next(self, follower: Follower, task_id: int, last: int) -> Sequence[TaskEvent]:
         """What follows `last`, from the buffer if it connects, else from the journal."""
         if not follower.lagging:
             if not follower.events:
@@ -104,7 +108,7 @@ class EventBus:
             follower.lagging = True
         return batch
 
-    def _forget(self, task_id: int, follower: _Follower) -> None:
+    def _forget(self, task_id: int, follower: Follower) -> None:
         followers = self._followers[task_id]
         followers.discard(follower)
         if not followers:

@@ -47,8 +47,10 @@ def trial(executable: Path, model: Path | None, *words: str) -> None:
 
 def empty_root(executable: Path, model: Path | None) -> list[str]:
     """The bwrap command line that makes the root."""
-    words = [str(bwrap_path()), "--unshare-all", "--die-with-parent", "--clearenv"]
-    words += ["--uid", "1000", "--gid", "1000", "--proc", "/proc", "--dev", "/dev"]
+    words = [str(bwrap_path()), "--die-with-parent", "--clearenv", "--unshare-user"]
+    words += ["--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    # The machine's own /proc: the sandbox inside can mount another only where one is whole.
+    words += ["--uid", "1000", "--gid", "1000", "--bind", "/proc", "/proc", "--dev", "/dev"]
     words += ["--tmpfs", "/tmp", "--dir", "/work", "--chdir", "/work"]
     words += ["--ro-bind", str(executable), "/monkey-coder"]
     if model:

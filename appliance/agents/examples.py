@@ -69,6 +69,17 @@ def tested_name(examples: Sequence[Example]) -> str | None:
     return max(names, key=names.count) if names else None
 
 
+def literal_calls(text: str, name: str) -> list[str]:
+    """Calls of that function with literal arguments, in order, on one line each."""
+    found: list[str] = []
+    for match in _CALL.finditer(text):
+        end = _closing(text, match.end() - 1) if match["name"] == name else None
+        call = " ".join(text[match.start() : end].split("\n")) if end else ""
+        if call and _literal_arguments(call) and not call.endswith("()"):
+            found.append(call)
+    return found
+
+
 def _doctests(text: str) -> Iterator[Example]:
     """Statements before a call are its setup; a call without an expected line has none."""
     lines = text.split("\n")
@@ -81,10 +92,12 @@ def _doctests(text: str) -> Iterator[Example]:
             continue
         source, position = _continued(prompt, lines, position)
         expected, position = _shown(prompt["indent"], lines, position)
-        if expected and _is_expression(source):
+        if not _is_expression(source):
+            setup += [source] if python_source.parse(source) is not None else []
+        elif expected:
             yield Example(source, expected, doctest=True, setup=tuple(setup))
-        elif python_source.parse(source) is not None and not _is_call_of_value(source):
-            setup.append(source)
+        elif compared := _equality(source):
+            yield Example(compared[0], compared[1], setup=tuple(setup))
 
 
 def _continued(prompt: re.Match[str], lines: list[str], at: int) -> tuple[str, int]:
@@ -114,9 +127,17 @@ def _is_expression(source: str) -> bool:
     return tree is not None and len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr)
 
 
-def _is_call_of_value(source: str) -> bool:
-    """A call whose value nobody wrote down: running it again for the next would be wrong."""
-    return _is_expression(source)
+def _equality(source: str) -> tuple[str, str] | None:
+    """`f(1) == 2`, where nothing is shown after it, tells the value by itself."""
+    node = ast.parse(source, mode="eval").body
+    if (
+        not isinstance(node, ast.Compare)
+        or len(node.ops) != 1
+        or not isinstance(node.ops[0], ast.Eq)
+    ):
+        return None
+    call, value = ast.unparse(node.left), ast.unparse(node.comparators[0])
+    return (call, value) if isinstance(node.left, ast.Call) and _is_literal(value) else None
 
 
 def _without_doctests(text: str) -> str:
@@ -248,7 +269,9 @@ def _literal_at(text: str, at: int, *, up_to_comma: bool = False) -> str | None:
 
 def _string_at(line: str) -> str | None:
     ends = [i + 1 for i, char in enumerate(line) if i and char == line[0]]
-    return next((line[:end] for end in ends if _is_literal(line[:end])), None)
+    text = next((line[:end] for end in ends if _is_literal(line[:end])), None)
+    # A quote right after the string: it is mistyped, nobody knows what was meant.
+    return text if text and line[len(text) : len(text) + 1] != line[0] else None
 
 
 def _is_literal(source: str) -> bool:

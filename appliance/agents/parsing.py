@@ -14,7 +14,7 @@ _ATTRIBUTE = re.compile(
 )
 _COMMENT = re.compile(r"^\s*(?:#+|//+|--|/\*+|<!--|;+|%)\s*(.*?)\s*(?:\*/|-->)?\s*$")
 _LABEL = re.compile(
-    r"^(?:in|file(?:name|path)?|path|create|update|save (?:this )?as)?\s*:?\s*", re.I
+    r"^(?:(?:in|file(?:name|path)?|path|create|update|save (?:this )?as)\b)?\s*:?\s*", re.I
 )
 _CODE_START = re.compile(
     r"^(?:from [\w.]+ import |import [\w.]+|(?:async )?def \w+\s*\(|class \w+|@\w|#!"
@@ -42,11 +42,21 @@ class Answer(Struct, frozen=True):
 def parse(raw: str, expected: str | None = None) -> Answer:
     """Take an answer apart; `expected` is the language to look for where nothing is fenced."""
     text = _THOUGHTS.sub("", raw.replace("\r\n", "\n").replace("\0", "")).strip("\n")
-    blocks, prose = _fenced(text)
+    blocks, prose = _fenced(_opened(text))
     if not blocks:
         block, prose = _unfenced(text, expected)
         blocks = [block] if block else []
     return Answer(text.strip(), _tidy(prose), tuple(block for block in blocks if block.content))
+
+
+def _opened(text: str) -> str:
+    """The text with a fence before code that has only its closing one."""
+    lines = text.split("\n")
+    fences = [i for i, line in enumerate(lines) if _FENCE.match(line)]
+    if not fences or len(fences) % 2 == 0 or lines[fences[0]].strip() != "```":
+        return text
+    start = next((i for i in range(fences[0]) if _CODE_START.match(lines[i])), None)
+    return text if start is None else "\n".join([*lines[:start], "```", *lines[start:]])
 
 
 def _fenced(text: str) -> tuple[list[Block], list[str]]:

@@ -107,7 +107,7 @@ def spliced(original: str, replacement: str) -> str | None:
     rest = [
         segment(replacement, n) for n in missing if not isinstance(n, ast.Import | ast.ImportFrom)
     ]
-    at = _after_preamble(old)
+    at = after_preamble(old)
     lines[at:at] = imports
     return "\n".join([*lines, *(f"\n\n{text}" for text in rest)]) + "\n"
 
@@ -136,7 +136,7 @@ def _first_line(node: ast.stmt) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
-def _after_preamble(tree: ast.Module) -> int:
+def after_preamble(tree: ast.Module) -> int:
     """Line after the docstring and the __future__ imports: where imports may be added."""
     line = 0
     for node in tree.body:

@@ -1,6 +1,8 @@
 """Who makes a request: found and limited before anything else of it is read."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
@@ -15,7 +17,7 @@ SESSION_COOKIE = "async_coder_session"
 REFRESH_COOKIE = "async_coder_refresh"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
-Connection = ASGIConnection[BaseRouteHandler, Principal, None, object]
+Connection = ASGIConnection[Any, Any, Any, Any]
 
 
 class Credential(NamedTuple):
@@ -25,66 +27,38 @@ class Credential(NamedTuple):
     from_cookie: bool
 
 
+@dataclass(frozen=True)
 class Gate:
-    """The guards of every dialect."""
+    """What the guards work with; the application's state holds it under "gate"."""
 
-    def __init__(
-        self, services: Services, limiter: RateLimiter, allowed_origins: tuple[str, ...]
-    ) -> None:
-        self._services = services
-        self._limiter = limiter
-        self._origins = allowed_origins
+    services: Services
+    limiter: RateLimiter
+    allowed_origins: tuple[str, ...]
 
-    async def authenticated(self, connection: Connection, _: BaseRouteHandler) -> None:
-        """Sets the request's Principal. Raises Unauthenticated, Forbidden or RateLimited."""
-        try:
-            principal = await self._identify(connection)
-        except Unauthenticated:
-            # Guessing credentials is limited like everything else, by address.
-            self._count(connection, self._address(connection))
-            raise
-        connection.scope["user"] = principal
-        self._count(connection, f"user:{principal.user.id}")
 
-    async def public(self, connection: Connection, _: BaseRouteHandler) -> None:
-        """For routes that need no login: limits by address. Raises RateLimited."""
-        self._count(connection, self._address(connection))
-        self.check_origin(connection, REFRESH_COOKIE)
+async def authenticated(connection: Connection, _: BaseRouteHandler) -> None:
+    """Guard: sets the request's Principal. Raises Unauthenticated, Forbidden, RateLimited."""
+    gate = _gate(connection)
+    try:
+        principal = await _identify(connection, gate)
+    except Unauthenticated:
+        # Guessing credentials is limited like everything else, by address.
+        _count(connection, gate, _address(connection))
+        raise
+    connection.scope["user"] = principal
+    _count(connection, gate, f"user:{principal.user.id}")
 
-    async def administrator(self, connection: Connection, handler: BaseRouteHandler) -> None:
-        await self.authenticated(connection, handler)
-        if connection.scope["user"].user.role is not Role.ADMIN:
-            raise Forbidden("only an administrator may see this")
 
-    def check_origin(self, connection: Connection, cookie: str) -> None:
-        """An unsafe request that lives on a cookie must come from a page that may send it."""
-        if connection.scope.get("method") in _SAFE or cookie not in connection.cookies:
-            return
-        origin = connection.headers.get("origin")
-        own = f"{connection.scope['scheme']}://{connection.headers.get('host', '')}"
-        if origin is None or (origin != own and origin not in self._origins):
-            raise Forbidden(
-                "a request that is authenticated by a cookie needs an Origin header of this "
-                "box; programs send Authorization: Bearer instead"
-            )
+async def administrator(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Guard: as `authenticated`, and the user must be an administrator."""
+    await authenticated(connection, handler)
+    if connection.scope["user"].user.role is not Role.ADMIN:
+        raise Forbidden("only an administrator may see this")
 
-    async def _identify(self, connection: Connection) -> Principal:
-        credential = find_credential(connection)
-        if credential is None:
-            raise Unauthenticated(
-                "credentials are missing: send Authorization: Bearer <token or mk- key>, "
-                "or X-API-Key"
-            )
-        if credential.from_cookie:
-            self.check_origin(connection, SESSION_COOKIE)
-        return await self._services.accounts.authenticate(credential.value)
 
-    def _count(self, connection: Connection, caller: str) -> None:
-        context.remember_window(connection.scope, self._limiter.peek(caller))
-        context.remember_window(connection.scope, self._limiter.take(caller))
-
-    def _address(self, connection: Connection) -> str:
-        return address_key(context.client_address(connection.scope))
+def public(connection: Connection, _: BaseRouteHandler) -> None:
+    """Guard of routes that need no login: limits by address. Raises RateLimited."""
+    _count(connection, _gate(connection), _address(connection))
 
 
 def find_credential(connection: Connection) -> Credential | None:
@@ -97,3 +71,40 @@ def find_credential(connection: Connection) -> Credential | None:
     if session := connection.cookies.get(SESSION_COOKIE):
         return Credential(session, from_cookie=True)
     return None
+
+
+def check_origin(connection: Connection, allowed: tuple[str, ...]) -> None:
+    """An unsafe request that lives on a cookie must come from a page that may send it."""
+    if context.method(connection.scope) in _SAFE:
+        return
+    origin = connection.headers.get("origin")
+    own = connection.headers.get("host")
+    if origin is None or (urlsplit(origin).netloc != own and origin not in allowed):
+        raise Forbidden(
+            "a request that is authenticated by a cookie needs an Origin header of this box; "
+            "programs send Authorization: Bearer instead"
+        )
+
+
+async def _identify(connection: Connection, gate: Gate) -> Principal:
+    credential = find_credential(connection)
+    if credential is None:
+        raise Unauthenticated(
+            "credentials are missing: send Authorization: Bearer <token or mk- key>, or X-API-Key"
+        )
+    if credential.from_cookie:
+        check_origin(connection, gate.allowed_origins)
+    return await gate.services.accounts.authenticate(credential.value)
+
+
+def _count(connection: Connection, gate: Gate, caller: str) -> None:
+    context.remember_window(connection.scope, gate.limiter.peek(caller))
+    context.remember_window(connection.scope, gate.limiter.take(caller))
+
+
+def _gate(connection: Connection) -> Gate:
+    return connection.app.state["gate"]
+
+
+def _address(connection: Connection) -> str:
+    return address_key(context.client_address(connection.scope))

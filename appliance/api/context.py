@@ -2,27 +2,27 @@
 
 import re
 import secrets
-from typing import Any
+from typing import Any, cast
 
 from litestar.types import Scope
 
 from appliance.api.limits import Window
+from appliance.domain.users import Principal
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ID = "box_request_id"
 _WINDOW = "box_rate_window"
 
 
-def begin(scope: Scope) -> str:
+def begin(scope: Scope) -> None:
     """Give the request its id: the client's own if that is short and plain."""
     given = header(scope, b"x-request-id") or ""
     chosen = given if _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
     _state(scope)[_ID] = chosen
-    return chosen
 
 
 def request_id(scope: Scope) -> str:
-    return str(_state(scope).get(_ID, ""))
+    return _state(scope)[_ID]
 
 
 def remember_window(scope: Scope, window: Window) -> None:
@@ -34,6 +34,33 @@ def rate_window(scope: Scope) -> Window | None:
     return _state(scope).get(_WINDOW)
 
 
+def principal(scope: Scope) -> Principal | None:
+    """Who makes the request, once the guard has found out."""
+    return _mapping(scope).get("user")
+
+
+def route_options(scope: Scope) -> dict[str, Any]:
+    """The `opt` of the matched route; empty where none matched."""
+    route = _mapping(scope).get("route_handler")
+    return route.opt if route else {}
+
+
+def path_template(scope: Scope) -> str | None:
+    """The matched route's path, with its parameters by name."""
+    return _mapping(scope).get("path_template")
+
+
+def method(scope: Scope) -> str:
+    """The HTTP method; a WebSocket counts as a GET, which it starts as."""
+    return _mapping(scope).get("method", "GET")
+
+
+def client_address(scope: Scope) -> str:
+    """The address of the peer, "" where the server does not know it."""
+    client = _mapping(scope).get("client")
+    return client[0] if client else ""
+
+
 def header(scope: Scope, name: bytes) -> str | None:
     """The first header of that (lower-case) name."""
     for key, value in scope["headers"]:
@@ -42,11 +69,9 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-def client_address(scope: Scope) -> str:
-    """The address of the peer, "" where the server does not know it."""
-    client = scope.get("client")
-    return client[0] if client else ""
-
-
 def _state(scope: Scope) -> dict[str, Any]:
-    return scope.setdefault("state", {})
+    return _mapping(scope).setdefault("state", {})
+
+
+def _mapping(scope: Scope) -> dict[str, Any]:
+    return cast("dict[str, Any]", scope)

@@ -1,10 +1,11 @@
 """From whatever was raised to an answer: one map to statuses, one shape per dialect."""
 
 import re
+import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
 from math import ceil
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from litestar import Request, Response
@@ -15,9 +16,10 @@ from litestar.exceptions import (
     ValidationException,
 )
 
-from appliance.api.context import request_id
+from appliance.api.context import request_id, route_options
 from appliance.api.dialects import Dialects, Problem
-from appliance.errors import ApplianceError
+from appliance.api.times import iso
+from appliance.errors import ApplianceError, InvalidInput
 
 log = structlog.get_logger()
 
@@ -51,7 +53,6 @@ STATUS: dict[str, int] = {
 
 _HIDDEN = "Something went wrong on the box. The administrator finds the reason in its log."
 _MALFORMED_STATUS = "malformed_status"
-_BODY = "data"
 
 ErrorHandler = Callable[[Request[Any, Any, Any], Exception], Response[Any]]
 
@@ -80,21 +81,13 @@ def handler(dialects: Dialects) -> ErrorHandler:
 
 def problem_of(request: Request[Any, Any, Any], error: Exception) -> Problem:
     """What a client may know of an exception: never a path, a query or a stack."""
-    match error:
-        case ApplianceError():
-            return _of_appliance(error)
-        case ValidationException():
-            return _of_validation(error, _malformed_status(request))
-        case MethodNotAllowedException():
-            return _of_method(request, error)
-        case NotFoundException():
-            return _problem("RESOURCE_NOT_FOUND", "There is nothing at this address.")
-        case HTTPException(status_code=413):
-            return _problem("PAYLOAD_TOO_LARGE", "The body is larger than this box accepts.")
-        case HTTPException(status_code=status) if 400 <= status < 500:  # noqa: PLR2004
-            return _problem("VALIDATION_ERROR", "The request could not be read.")
-        case _:
-            return _problem("INTERNAL_ERROR", _HIDDEN)
+    if isinstance(error, ApplianceError):
+        malformed = isinstance(error, InvalidInput) and error.code == InvalidInput.code
+        found = _of_appliance(error)
+        return replace(found, status=_malformed_status(request)) if malformed else found
+    if isinstance(error, HTTPException):
+        return _of_framework(request, error)
+    return _problem("INTERNAL_ERROR", _HIDDEN)
 
 
 def standard_body(request: Request[Any, Any, Any], problem: Problem) -> dict[str, Any]:
@@ -103,7 +96,7 @@ def standard_body(request: Request[Any, Any, Any], problem: Problem) -> dict[str
         "error": {"code": problem.code, "message": problem.message, "details": problem.details},
         "detail": problem.message,
         "message": problem.message,
-        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "timestamp": iso(time.time()),
         "request_id": request_id(request.scope),
     }
 
@@ -133,6 +126,22 @@ def _of_appliance(error: ApplianceError) -> Problem:
     return Problem(status, error.code, error.message, error.details, headers)
 
 
+def _of_framework(request: Request[Any, Any, Any], error: HTTPException) -> Problem:
+    match error:
+        case ValidationException():
+            return _of_validation(error, _malformed_status(request))
+        case MethodNotAllowedException():
+            return _of_method(request, error)
+        case NotFoundException():
+            return _problem("RESOURCE_NOT_FOUND", "There is nothing at this address.")
+        case HTTPException(status_code=413):
+            return _problem("PAYLOAD_TOO_LARGE", "The body is larger than this box accepts.")
+        case _ if error.status_code < 500:  # noqa: PLR2004
+            return _problem("VALIDATION_ERROR", "The request could not be read.")
+        case _:
+            return _problem("INTERNAL_ERROR", _HIDDEN)
+
+
 def _of_method(request: Request[Any, Any, Any], error: MethodNotAllowedException) -> Problem:
     allowed = (error.headers or {}).get("allow", "")
     return Problem(
@@ -145,20 +154,17 @@ def _of_method(request: Request[Any, Any, Any], error: MethodNotAllowedException
 
 
 def _malformed_status(request: Request[Any, Any, Any]) -> int:
-    route = request.scope.get("route_handler")
-    return (route.opt if route else {}).get(_MALFORMED_STATUS, STATUS["VALIDATION_ERROR"])
+    return route_options(request.scope).get(_MALFORMED_STATUS, STATUS["VALIDATION_ERROR"])
 
 
 def _of_validation(error: ValidationException, status: int) -> Problem:
-    found = error.extra if isinstance(error.extra, list) else []
-    problems = [_field_problem(each) for each in found if isinstance(each, dict)]
+    found = cast("list[dict[str, Any]]", error.extra or [])
+    problems = [_field_problem(each) for each in found]
     if not problems:
         return Problem(status, "VALIDATION_ERROR", "The request is not valid.", {})
     first = problems[0]
     details = first if len(problems) == 1 else first | {"errors": problems}
-    return Problem(
-        status, "VALIDATION_ERROR", f"{first['field']}: {first['reason']}", details
-    )
+    return Problem(status, "VALIDATION_ERROR", f"{first['field']}: {first['reason']}", details)
 
 
 def _field_problem(found: dict[str, Any]) -> dict[str, str]:

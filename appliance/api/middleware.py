@@ -6,19 +6,22 @@ import time
 import structlog
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
+from appliance import telemetry
 from appliance.api import context
 from appliance.api.dialects import Dialects, Headers
 from appliance.api.limits import RateLimiter, Window, address_key
 
 _SLASHES = re.compile("/{2,}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_NO_ANSWER = 499  # what proxies log for a client that went away first
 _SECURITY: Headers = [
+    (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"x-xss-protection", b"1; mode=block"),
     (b"referrer-policy", b"no-referrer"),
 ]
 _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
-_NO_STORE = (b"cache-control", b"no-store")
 
 
 class Envelope:
@@ -34,25 +37,29 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        identity = context.begin(scope)
         scope["path"] = path = _SLASHES.sub("/", scope["path"])
+        status = _NO_ANSWER
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                elapsed = time.perf_counter() - started
+                status = message["status"]
                 given = list(message.get("headers", []))
+                elapsed = time.perf_counter() - started
                 message["headers"] = given + self._missing(scope, path, given, elapsed)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=identity):
-            await self._app(scope, receive, send_with_headers)
+        context.begin(scope)
+        with structlog.contextvars.bound_contextvars(request_id=context.request_id(scope)):
+            try:
+                await self._app(scope, receive, send_with_headers)
+            finally:
+                _observe(scope, status, time.perf_counter() - started)
 
-    def _missing(
-        self, scope: HTTPScope, path: str, given: Headers, elapsed: float
-    ) -> Headers:
+    def _missing(self, scope: HTTPScope, path: str, given: Headers, elapsed: float) -> Headers:
         """The common headers, less those that the handler chose itself."""
         chosen = {name.lower() for name, _ in given}
-        common = [(b"x-request-id", context.request_id(scope).encode()), _NO_STORE, *_SECURITY]
+        common = [(b"x-request-id", context.request_id(scope).encode()), *_SECURITY]
         if scope["scheme"] == "https":
             common.append(_HSTS)
         common += self._dialects.of(path).headers(self._window(scope), elapsed)
@@ -61,3 +68,10 @@ class Envelope:
     def _window(self, scope: HTTPScope) -> Window:
         known = context.rate_window(scope)
         return known or self._limiter.peek(address_key(context.client_address(scope)))
+
+
+def _observe(scope: HTTPScope, status: int, seconds: float) -> None:
+    # Only names of our own become labels: a stranger must not be able to add some.
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    route = context.path_template(scope) or "unmatched"
+    telemetry.observe_request(method, route, status, seconds)

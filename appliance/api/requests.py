@@ -7,10 +7,11 @@ import msgspec
 from litestar import Request
 from litestar.datastructures import State
 from litestar.enums import RequestEncodingType
-from litestar.exceptions import InternalServerException, NotAuthorizedException
+from litestar.exceptions import InternalServerException
 
+from appliance.api import context
 from appliance.domain.users import Principal
-from appliance.errors import InvalidInput
+from appliance.errors import InvalidInput, Unauthenticated
 
 _FIELDS = 1000
 
@@ -38,9 +39,9 @@ class ApiRequest(Request[Principal, Any, State]):
 
 def principal_of(request: Request[Any, Any, Any]) -> Principal:
     """Who makes this request; only behind the guard that finds it out."""
-    principal = request.scope.get("user")
-    if not isinstance(principal, Principal):
-        raise NotAuthorizedException
+    principal = context.principal(request.scope)
+    if principal is None:
+        raise Unauthenticated("credentials are missing")
     return principal
 
 

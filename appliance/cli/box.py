@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from msgspec import structs
 
 from appliance import config
 from appliance.config import Loaded
 from appliance.errors import ConfigError, SetupError
-from appliance.settings import Settings
+from appliance.settings import LogSettings, Settings
 
 if TYPE_CHECKING:
     from appliance.store.database import Database
@@ -32,7 +33,9 @@ def box_options(command: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(command)
     def wrapper(*args: Any, config_file: Path | None, data_dir: Path | None, **kwargs: Any) -> T:
-        return command(*args, loaded=load_box(config_file, data_dir), **kwargs)
+        loaded = load_box(config_file, data_dir)
+        quiet_logging(loaded.settings.log)
+        return command(*args, loaded=loaded, **kwargs)
 
     return box_flags(wrapper)
 
@@ -55,6 +58,15 @@ def load_box(
     """The settings of a box; `flags` are further ones by dotted name, None: not given."""
     chosen = {"data.dir": None if data_dir is None else str(data_dir)}
     return config.load(config_file, os.environ, {**chosen, **(flags or {})})
+
+
+def quiet_logging(settings: LogSettings) -> None:
+    """A command tells its result itself; of the log, a person sees what is wrong."""
+    # Imported late, like the database: `version` and `--help` need neither.
+    from appliance import telemetry
+
+    level = "warning" if settings.level == "info" else settings.level
+    telemetry.configure_logging(structs.replace(settings, level=level))
 
 
 def data_dir(settings: Settings) -> Path:

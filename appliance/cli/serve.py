@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from appliance.server import HttpServer, check_free
 from appliance.settings import Settings
 
 _CONNECTIONS_GRACE_S = 5.0
+_PROBE_WAIT_S = 60.0  # the first start from source copies an interpreter
 
 
 @click.command()
@@ -54,7 +55,7 @@ async def serve(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[tuple[Appliance, HttpServer]]:
+async def serving(settings: Settings) -> AsyncGenerator[tuple[Appliance, HttpServer], None]:
     """The box behind its HTTP server; drained and closed at the end."""
     folder = prepare_data_dir(settings)
     if settings.server.port:
@@ -114,14 +115,15 @@ async def _models_line(box: Appliance) -> str:
 
 
 async def _sandbox_line(box: Appliance) -> str:
-    status = await box.sandbox.probed()
+    await asyncio.wait([box.sandbox_probe], timeout=_PROBE_WAIT_S)
+    status = box.sandbox.status
     if status.isolation is None:
         return f"none: {status.problem}; {status.remedy}"
     return f"{status.isolation.level} by {status.name}: {', '.join(status.isolation.layers)}"
 
 
 @contextmanager
-def _address_file(folder: Path, server: HttpServer) -> Iterator[None]:
+def _address_file(folder: Path, server: HttpServer) -> Generator[None, None, None]:
     """Tells the command line where the running box listens."""
     path = folder / "run" / "server.json"
     path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 import structlog
 
-from appliance.domain.tasks import Task
+from appliance.domain.tasks import Task, TaskResult
 from appliance.scheduler import outcome
 from appliance.scheduler.context import TaskContext, TaskHandler
 from appliance.scheduler.outcome import Outcome
@@ -43,8 +43,8 @@ class Attempt:
 
     async def run(self, handler: TaskHandler) -> Outcome:
         """How it ended. Never raises but for its own cancellation."""
-        work = asyncio.ensure_future(handler(self.context))
-        asked = asyncio.ensure_future(self._stop_asked.wait())
+        work = asyncio.create_task(self._call(handler))
+        asked = asyncio.create_task(self._stop_asked.wait())
         try:
             await asyncio.wait(
                 {work, asked},
@@ -71,7 +71,10 @@ class Attempt:
             return False
         return True
 
-    async def _end(self, work: "asyncio.Future[object]") -> None:
+    async def _call(self, handler: TaskHandler) -> TaskResult:
+        return await handler(self.context)
+
+    async def _end(self, work: "asyncio.Task[TaskResult]") -> None:
         if self._reason is None:
             self._reason = Stop.DEADLINE
         work.cancel()
@@ -80,7 +83,7 @@ class Attempt:
             _log.error("task handler does not stop", task=self.task.public_id)
             work.add_done_callback(_look_at)
 
-    def _outcome(self, work: "asyncio.Future[object]") -> Outcome:
+    def _outcome(self, work: "asyncio.Task[TaskResult]") -> Outcome:
         if work.done() and not work.cancelled() and work.exception() is None:
             return outcome.completed(work.result())
         if self._reason is not None:
@@ -99,7 +102,7 @@ class Attempt:
         return outcome.timed_out(round(deadline - started, 3))
 
 
-def _look_at(work: "asyncio.Future[object]") -> None:
+def _look_at(work: "asyncio.Task[TaskResult]") -> None:
     """Take note of what a late handler raised, so that asyncio does not complain."""
     if not work.cancelled() and (error := work.exception()):
         _log.error("task handler broke after its end", exc_info=error)

@@ -6,7 +6,7 @@ import time
 import structlog
 
 from appliance.domain.tasks import EventKind, Task, TaskStatus
-from appliance.errors import NotFound, TaskNotCancellable, Unavailable
+from appliance.errors import ApplianceError, NotFound, TaskNotCancellable, Unavailable
 from appliance.events import EventBus
 from appliance.scheduler.attempt import STOP_WAIT_S, Attempt, Stop
 from appliance.scheduler.context import TaskContext, TaskHandler
@@ -22,7 +22,7 @@ from appliance.store.database import Database
 _LOOK_S = 5.0
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
-_SETTLE_WAIT_S = 10.0
+SETTLE_WAIT_S = 10.0
 _CANCEL_TRIES = 3
 _log = structlog.get_logger()
 
@@ -81,10 +81,13 @@ class Scheduler:
         await self._wait_for_workers(grace_s)
         for attempt in self._attempts.values():
             attempt.stop(Stop.DRAIN)
-        await self._wait_for_workers(STOP_WAIT_S + _SETTLE_WAIT_S)
-        # What could not be written by now is still running in the store: the next start recovers it.
+        await self._wait_for_workers(STOP_WAIT_S + SETTLE_WAIT_S)
+        # What could not be written by now still says running: the next start recovers it.
         self._giving_up.set()
-        await self._wait_for_workers(_SETTLE_WAIT_S)
+        await self._wait_for_workers(SETTLE_WAIT_S)
+        for worker in self._workers:
+            worker.cancel()
+        await self._wait_for_workers(SETTLE_WAIT_S)
 
     async def stats(self) -> QueueStats:
         """How much waits and runs now."""
@@ -98,6 +101,10 @@ class Scheduler:
             oldest_wait_s=max(0.0, time.time() - depth.oldest_at) if depth.oldest_at else None,
             expected_wait_s=self._durations.expected_wait_s(depth.queued, depth.running, workers),
         )
+
+    def next_place_s(self) -> float | None:
+        """Seconds until the queue has a free place, as the last tasks went; None: unknown."""
+        return self._durations.next_place_s(self._settings.workers)
 
     async def _dispatch(self) -> None:
         while not self._draining:
@@ -116,8 +123,8 @@ class Scheduler:
         """Start the task whose turn it is; False if there is none, or no way to claim it."""
         try:
             attempt = await self._claim()
-        except Exception:
-            _log.exception("can't claim a task from the queue; trying again soon")
+        except Exception as error:
+            _log_trouble("can't claim a task from the queue; trying again soon", error)
             return False
         if attempt is None:
             return False
@@ -146,6 +153,7 @@ class Scheduler:
         except BaseException:
             if attempt:
                 del self._attempts[attempt.task.id]
+                attempt.settled()
             raise
         self._journal.publish(history[-1])
         return attempt
@@ -176,8 +184,8 @@ class Scheduler:
     async def _written(self, task: Task, outcome: Outcome) -> bool:
         try:
             changed = await self._journal.end(task, outcome)
-        except Exception:
-            _log.exception("can't write the end of a task; trying again soon")
+        except Exception as error:
+            _log_trouble("can't write the end of a task; trying again soon", error)
             return False
         if changed and not isinstance(outcome, Cancelled | Postponed):
             self._durations.add(time.time() - (task.started_at or time.time()))
@@ -201,6 +209,12 @@ class Scheduler:
     async def _wait_for_workers(self, timeout_s: float) -> None:
         if self._workers:
             await asyncio.wait(set(self._workers), timeout=timeout_s)
+
+
+def _log_trouble(what: str, error: Exception) -> None:
+    """What the store refuses is told in a line; only the unexpected needs its traceback."""
+    known = isinstance(error, ApplianceError)
+    _log.error(what, reason=str(error), exc_info=None if known else error)
 
 
 def _ended(task: Task) -> TaskNotCancellable:

@@ -38,3 +38,7 @@ class Durations:
         if not self._last:
             return None
         return ahead * sum(self._last) / len(self._last) / workers
+
+    def next_place_s(self, workers: int) -> float | None:
+        """How long it takes on average until some worker is free again."""
+        return sum(self._last) / len(self._last) / workers if self._last else None

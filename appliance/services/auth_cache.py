@@ -2,7 +2,8 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from msgspec import Struct
 
@@ -63,6 +64,14 @@ class AuthCache:
         self._entries.move_to_end(key)
         while len(self._entries) > self._capacity:
             self._entries.popitem(last=False)
+
+    @contextmanager
+    def forgetting(self, user_id: int) -> Generator[None, None, None]:
+        """Wraps the transaction that takes rights from a user: however it ends, forget them."""
+        try:
+            yield
+        finally:
+            self.forget(user_id)
 
     def forget(self, user_id: int) -> None:
         """Forget every credential of a user."""

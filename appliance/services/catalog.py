@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from appliance import __version__
 from appliance.domain.execution import BackendStatus, Limits
 from appliance.domain.models import ModelInfo, ProviderStatus
 from appliance.domain.tasks import CollapseStrategy, Persona, TaskType
@@ -45,13 +46,10 @@ class Capabilities(Struct, frozen=True):
 class CatalogService:
     """Answers what exists; changes nothing and loads nothing."""
 
-    def __init__(
-        self, gateway: "Gateway", sandbox: "SandboxRunner", settings: Settings, version: str
-    ) -> None:
+    def __init__(self, gateway: "Gateway", sandbox: "SandboxRunner", settings: Settings) -> None:
         self._gateway = gateway
         self._sandbox = sandbox
         self._settings = settings
-        self._version = version
 
     def providers(self) -> Sequence[ProviderStatus]:
         return self._gateway.providers()
@@ -63,7 +61,7 @@ class CatalogService:
 
     async def capabilities(self) -> Capabilities:
         return Capabilities(
-            version=self._version,
+            version=__version__,
             personas=tuple(Persona),
             task_types=tuple(TaskType),
             strategies=tuple(CollapseStrategy),

@@ -94,17 +94,18 @@ class _Tensor(Struct, frozen=True):
         return -(-self.elements // elements) * size
 
 
-def inspect(path: Path) -> GgufInfo:
+def inspect(path: Path, name: str = "") -> GgufInfo:
     """Check that a file is a whole GGUF model and tell what it holds.
 
+    `name` is what errors call it: the file's own name if not given.
     Raises InvalidInput, with the numbers, for a file that is truncated, of another
     kind or format version, or not a language model by itself.
     """
     try:
         with path.open("rb") as file:
-            return _Header(file, path.name).info()
+            return _Header(file, name or path.name).info()
     except OSError as error:
-        raise InvalidInput(f"{path.name}: cannot be read: {error.strerror}") from None
+        raise InvalidInput(f"{name or path.name}: cannot be read: {error.strerror}") from None
 
 
 class _Header:

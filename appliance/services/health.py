@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import structlog
 from msgspec import Struct
 
+from appliance import __version__
 from appliance.domain.models import ModelInfo, ModelState
 
 if TYPE_CHECKING:
     from appliance.inference.gateway import Gateway
     from appliance.sandbox.runner import SandboxRunner
-    from appliance.services.tasks import TaskService
+    from appliance.scheduler import Scheduler
     from appliance.store.database import Database
 
 log = structlog.get_logger()
@@ -73,21 +74,19 @@ class HealthService:
     def __init__(
         self,
         database: "Database",
-        tasks: "TaskService",
         gateway: "Gateway",
         sandbox: "SandboxRunner",
-        version: str,
+        scheduler: "Scheduler",
     ) -> None:
         self._database = database
-        self._tasks = tasks
         self._gateway = gateway
         self._sandbox = sandbox
-        self._version = version
+        self._scheduler = scheduler
         self._started = time.monotonic()
 
     async def health(self) -> Health:
         return Health(
-            version=self._version,
+            version=__version__,
             at=time.time(),
             uptime_s=time.monotonic() - self._started,
             database=await self._database_part(),
@@ -121,7 +120,7 @@ class HealthService:
     async def _queue_part(self) -> Part:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                await self._tasks.queue()
+                await self._scheduler.stats()
         except Exception:
             log.exception("the queue does not answer")
             return Part(works=False, problem="the queue does not answer; see the log")

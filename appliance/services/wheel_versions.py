@@ -17,7 +17,6 @@ _NO_PRE = 3
 _NEVER = 1 << 62
 
 
-
 def version_key(version: str) -> tuple[Any, ...] | None:
     """Orders versions as PEP 440 does (without local parts); None for what is no version."""
     found = _VERSION.fullmatch(version[: _MAX_LENGTH + 1])

@@ -1,12 +1,12 @@
 """The table `task_events`: the journal of each task, numbered from 1 without a gap."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from appliance.domain.tasks import EventKind, Task, TaskEvent
-from appliance.store.connection import Connection, Transaction
+from appliance.store.database import Connection, Database, Transaction
 from appliance.store.rows import to_json
 
 
@@ -47,14 +47,7 @@ async def append_step(
 
 async def after(connection: Connection, task_id: int, seq: int, limit: int) -> list[TaskEvent]:
     """Up to `limit` lines of the journal that follow `seq`, in order."""
-    return await connection.all(
-        TaskEvent,
-        """
-        SELECT task_id, seq, at, kind, data FROM task_events
-        WHERE task_id = :task_id AND seq > :seq ORDER BY seq LIMIT :limit
-        """,
-        {"task_id": task_id, "seq": seq, "limit": limit},
-    )
+    return await connection.all(TaskEvent, AFTER, {"task_id": task_id, "seq": seq, "limit": limit})
 
 
 async def whole(connection: Connection, task_id: int) -> list[TaskEvent]:
@@ -66,6 +59,22 @@ async def whole(connection: Connection, task_id: int) -> list[TaskEvent]:
     )
 
 
+def reader(db: Database) -> Callable[[int, int, int], Awaitable[list[TaskEvent]]]:
+    """`after` on a connection of its own: what an event bus reads with."""
+
+    async def read(task_id: int, seq: int, limit: int) -> list[TaskEvent]:
+        async with db.read() as connection:
+            return await after(connection, task_id, seq, limit)
+
+    return read
+
+
 def _event(task_id: int, seq: int, now: float, kind: EventKind, text: str) -> TaskEvent:
     # From the text that was stored: a follower sees the same live as from the journal.
     return TaskEvent(task_id, seq, now, kind, msgspec.json.decode(text))
+
+
+AFTER = """
+SELECT task_id, seq, at, kind, data FROM task_events
+WHERE task_id = :task_id AND seq > :seq ORDER BY seq LIMIT :limit
+"""

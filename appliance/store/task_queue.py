@@ -44,7 +44,7 @@ async def claim(tx: Transaction, now: float, ageing_s: float, timeout_s: float) 
     its user last had one of its priority started, so that a long queue of one user's
     does not rise as a whole above the others'. `timeout_s` bounds every attempt.
     """
-    chosen = await tx.one(_Next, _NEXT, {"now": now, "ageing_s": ageing_s})
+    chosen = await tx.one(_Next, NEXT, {"now": now, "ageing_s": ageing_s})
     if chosen is None:
         return None
     allowed = min(chosen.timeout_s or timeout_s, timeout_s)
@@ -125,24 +125,21 @@ async def requeue(
 
 async def left_running(connection: Connection) -> list[InterruptedTask]:
     """The tasks that say running."""
-    return await connection.all(
-        InterruptedTask,
-        "SELECT id, attempt, interruptions FROM tasks WHERE status = 'running' ORDER BY id",
-    )
+    return await connection.all(InterruptedTask, LEFT_RUNNING)
 
 
 async def queue_length(connection: Connection) -> int:
     """How many tasks wait."""
-    return int(await connection.scalar("SELECT COUNT(*) FROM tasks WHERE status = 'queued'"))
+    return int(await connection.scalar(LENGTH))
 
 
 async def depth(connection: Connection) -> QueueDepth:
     """How much waits and runs; costs as much as the queue is long."""
-    found = await connection.one(QueueDepth, _DEPTH)
+    found = await connection.one(QueueDepth, DEPTH)
     return found or QueueDepth(0, 0, None)
 
 
-_NEXT = """
+NEXT = """
 SELECT task.id, task.user_id, task.priority, task.timeout_s
 FROM (
     SELECT user_id, priority, MIN(id) AS id
@@ -169,10 +166,14 @@ ORDER BY
     task.id
 LIMIT 1
 """
-_DEPTH = """
+DEPTH = """
 SELECT
     (SELECT COUNT(*) FROM tasks WHERE status = 'queued') AS queued,
     (SELECT COUNT(*) FROM tasks WHERE status = 'running') AS running,
     (SELECT created_at FROM tasks
      WHERE id = (SELECT MIN(id) FROM tasks WHERE status = 'queued')) AS oldest_at
+"""
+LENGTH = "SELECT COUNT(*) FROM tasks WHERE status = 'queued'"
+LEFT_RUNNING = """
+SELECT id, attempt, interruptions FROM tasks WHERE status = 'running' ORDER BY id
 """

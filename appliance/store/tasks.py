@@ -116,19 +116,19 @@ async def page(
     """The user's tasks below `before_id`, newest first, without the callers' files and tests."""
     return await connection.all(
         Task,
-        _PAGE_OF_STATUS if status else _PAGE,
+        PAGE_OF_STATUS if status else PAGE,
         {"user_id": user_id, "status": status, "before": before_id, "limit": limit},
     )
 
 
-_PAGE = """
+PAGE = """
 SELECT id, public_id, user_id, request, status, attempt, created_at, updated_at,
        started_at, finished_at, deadline_at, result, failure
 FROM tasks
 WHERE user_id = :user_id AND (:before IS NULL OR id < :before)
 ORDER BY id DESC LIMIT :limit
 """
-_PAGE_OF_STATUS = """
+PAGE_OF_STATUS = """
 SELECT id, public_id, user_id, request, status, attempt, created_at, updated_at,
        started_at, finished_at, deadline_at, result, failure
 FROM tasks

@@ -24,7 +24,6 @@ from appliance.domain.tasks import (
 )
 from appliance.errors import InvalidInput
 
-_TASK_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 _TEST_FILE = re.compile(r"(^|/)(test_[^/]*\.py|[^/]*_test\.py)$")
 _TEST_NAME = "test_request.py"
 _CODE_TYPES = frozenset({TaskType.CODE_GENERATION, TaskType.DEBUGGING, TaskType.REFACTORING})
@@ -70,7 +69,7 @@ def task_request(body: ExecuteBody, priority: Priority = Priority.INTERACTIVE) -
         seed=_first(body.seed, branching.seed),
         max_tokens=_first(body.max_tokens, branching.max_tokens, options.max_tokens),
         timeout_s=_first(body.timeout, branching.timeout_s, branching.timeout, options.timeout),
-        client_task_id=_client_task_id(body.task_id),
+        client_task_id=body.task_id or None,
         priority=priority,
     )
 
@@ -141,7 +140,6 @@ def _branches(config: BranchConfig) -> int | None:
         config.num_variations,
         config.n,
         config.max_branches,
-        config.agent_count,
     )
 
 
@@ -157,7 +155,7 @@ def _files_and_tests(
     body: ExecuteBody, options: ContextOptions, task_type: TaskType
 ) -> tuple[tuple[SourceFile, ...], tuple[SourceFile, ...]]:
     files = _source_files("files", body.files or [])
-    tests = _tests("tests", body.tests) + _tests("context.tests", options.tests)
+    tests = _tests("tests", body.tests) or _tests("context.tests", options.tests)
     if task_type not in _CODE_TYPES:
         return files, tests
     found = tuple(each for each in files if _TEST_FILE.search(each.path))
@@ -182,16 +180,6 @@ def _path(field: str, file: FileBody) -> str:
     if not path:
         raise InvalidInput.at(f"{field}.path", "is required (`name` means the same)")
     return path
-
-
-def _client_task_id(given: str | None) -> str | None:
-    if given is None or not given:
-        return None
-    if not _TASK_ID.fullmatch(given):
-        raise InvalidInput.at(
-            "task_id", "use letters, digits and . _ : @ - only, at most 128 of them"
-        )
-    return given
 
 
 def _first(*values: T | None) -> T | None:

@@ -36,7 +36,6 @@ class BranchConfig(Struct):
     execution_branches: Branches | None = None
     num_variations: Branches | None = None
     n: Branches | None = None
-    agent_count: Branches | None = None
     collapse_strategy: str | None = None
     strategy: str | None = None
     temperature: Temperature | None = None
@@ -152,6 +151,18 @@ class KeyAnswer(Struct):
     last_used: str | None
     usage_count: int
     key: str | UnsetType = UNSET
+
+
+class KeyStatsAnswer(Struct):
+    """The caller's own keys."""
+
+    total_keys: int
+    active_keys: int
+    inactive_keys: int
+    expired_keys: int
+    revoked_keys: int
+    total_usage: int
+    last_used: str | None
 
 
 class ArtifactAnswer(Struct):

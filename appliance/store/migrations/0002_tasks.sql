@@ -36,8 +36,8 @@ CREATE INDEX tasks_by_user ON tasks (user_id, id);
 CREATE INDEX tasks_by_user_and_status ON tasks (user_id, status, id);
 
 -- What the scheduler looks at: as large as the queue, whatever else is stored.
-CREATE INDEX tasks_queued ON tasks (user_id, priority, id) WHERE status = 'queued';
-CREATE INDEX tasks_running ON tasks (user_id) WHERE status = 'running';
+CREATE INDEX tasks_queued ON tasks (status, user_id, priority, id) WHERE status = 'queued';
+CREATE INDEX tasks_running ON tasks (status, user_id) WHERE status = 'running';
 
 -- An end is an end, whoever writes.
 CREATE TRIGGER tasks_end_once BEFORE UPDATE OF status ON tasks

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from appliance.domain.messages import FinishReason
 from plugins.providers.llama_cpp.native import Batch, Context, Model, NativeError
-from plugins.providers.llama_cpp.protocol import Done, FromEngine, Refused, RefusalKind, Text
+from plugins.providers.llama_cpp.protocol import Done, FromEngine, RefusalKind, Refused, Text
 from plugins.providers.llama_cpp.room import Plan, Room
 from plugins.providers.llama_cpp.sampling import Sampler
 from plugins.providers.llama_cpp.sequences import Job, Lane, Prefix, Sequence
@@ -19,7 +19,7 @@ _NO_CELL = 1
 _FAILURES_IN_A_ROW = 3
 
 
-class EngineFailed(Exception):
+class EngineError(Exception):
     """llama.cpp keeps failing; only a new process can help."""
 
 
@@ -57,7 +57,7 @@ class Batcher:
         return self._room.free_cells
 
     def step(self) -> None:
-        """Admit, compute, draw. Raises EngineFailed when it has failed several times in a row."""
+        """Admit, compute, draw. Raises EngineError when it has failed several times in a row."""
         self._drop_cancelled()
         self._admit()
         self._attach()
@@ -89,7 +89,7 @@ class Batcher:
 
     def _enter(self, job: Job, plan: Plan, slot: int) -> None:
         try:
-            sampler = Sampler(self._model, job.sampling, job.tokens)
+            sampler = Sampler(self._model, job.request.sampling, job.tokens)
         except NativeError as error:
             self._room.give_back(slot)
             self._send(Refused(job.number, RefusalKind.FAILED, str(error)))
@@ -98,7 +98,15 @@ class Batcher:
         if plan.makes_prefix:
             base = self._room.enter_prefix(job, plan)
             length = len(base.tokens)
-        sequence = Sequence(slot, job, base, length, plan.allowance, sampler, self._stops)
+        sequence = Sequence(
+            slot,
+            job,
+            base,
+            length,
+            allowance=plan.allowance,
+            sampler=sampler,
+            stops=self._stops,
+        )
         self._room.sequences.append(sequence)
 
     def _attach(self) -> None:
@@ -196,7 +204,7 @@ class Batcher:
         self._room.forget_prefixes(self._context.remove)
         self._context.clear()
         if self._failures >= _FAILURES_IN_A_ROW:
-            raise EngineFailed(f"llama.cpp failed to compute {self._failures} times in a row")
+            raise EngineError(f"llama.cpp failed to compute {self._failures} times in a row")
 
     def _rewind(self) -> None:
         """The memory is as it was before the step: so must the positions be."""

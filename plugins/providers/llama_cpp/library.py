@@ -1,4 +1,4 @@
-"""Loads llama.cpp's low-level bindings, and ggml's CPU variants where they are chosen at run time."""
+"""Loads llama.cpp's low-level bindings, and ggml's CPU variants where a build has several."""
 
 import ctypes
 import importlib

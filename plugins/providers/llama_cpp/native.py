@@ -185,6 +185,7 @@ class Batch:
 
     def __init__(self, lib: Any, capacity: int) -> None:
         """Raises NativeError if the memory for it is not there."""
+        self._lib: Any = lib
         self.raw: Any = lib.llama_batch_init(capacity, 0, 1)
         if not (self.raw.token and self.raw.pos and self.raw.seq_id and self.raw.logits):
             raise NativeError("llama.cpp can't get memory for a batch")
@@ -206,3 +207,7 @@ class Batch:
         self.counts[sequence] = self.counts.get(sequence, 0) + 1
         self.size = self.raw.n_tokens = row + 1
         return row
+
+    def free(self) -> None:
+        """Give the memory back; the batch can't be used any more."""
+        self._lib.llama_batch_free(self.raw)

@@ -32,6 +32,8 @@ class Submit(Struct, frozen=True, tag="submit"):
 
 
 class Count(Struct, frozen=True, tag="count"):
+    """Answered with `Done`, whose usage has the prompt's tokens, without computing anything."""
+
     id: int
     request: CompletionRequest
 
@@ -83,11 +85,6 @@ class Refused(Struct, frozen=True, tag="refused"):
     details: Mapping[str, Any] = {}
 
 
-class Counted(Struct, frozen=True, tag="counted"):
-    id: int
-    tokens: int
-
-
 class Progress(Struct, frozen=True, tag="progress"):
     """The decode loop is alive; sent about once a second while it works."""
 
@@ -97,7 +94,7 @@ class Progress(Struct, frozen=True, tag="progress"):
 
 
 ToEngine = Configure | Submit | Count | Cancel
-FromEngine = Ready | Broken | Text | Done | Refused | Counted | Progress
+FromEngine = Ready | Broken | Text | Done | Refused | Progress
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

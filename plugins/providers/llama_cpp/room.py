@@ -33,9 +33,7 @@ class Room:
     Ids below `sequences` are for answers, as many again above them for prefixes.
     """
 
-    def __init__(
-        self, *, cells: int, sequences: int, context_tokens: int, divisible: bool
-    ) -> None:
+    def __init__(self, *, cells: int, sequences: int, context_tokens: int, divisible: bool) -> None:
         self.cells = cells
         self.context_tokens = context_tokens
         self.sequences: list[Sequence] = []

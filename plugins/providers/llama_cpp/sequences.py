@@ -2,28 +2,27 @@
 
 from collections.abc import Sequence as Tokens
 
-from appliance.domain.messages import FinishReason, Sampling, TokenUsage
+from appliance.domain.messages import CompletionRequest, FinishReason, TokenUsage
 from plugins.providers.llama_cpp.sampling import Sampler
 from plugins.providers.llama_cpp.text import TextStream
 
 
 class Job:
-    """A request whose prompt is known to fit. `cancelled` may be set by any thread."""
+    """One request on its way through the engine. `cancelled` may be set by any thread."""
 
-    def __init__(
-        self,
-        number: int,
-        tokens: list[int],
-        sampling: Sampling,
-        max_tokens: int | None,
-        share_key: str,
-    ) -> None:
+    def __init__(self, number: int, request: CompletionRequest) -> None:
         self.number = number
-        self.tokens = tokens
-        self.sampling = sampling
-        self.max_tokens = max_tokens
-        self.share_key = share_key
+        self.request = request
+        self.tokens: list[int] = []
         self.cancelled = False
+
+    @property
+    def max_tokens(self) -> int | None:
+        return self.request.max_tokens
+
+    @property
+    def share_key(self) -> str:
+        return self.request.share_key
 
 
 class Lane:
@@ -93,6 +92,7 @@ class Sequence(Lane):
         job: Job,
         base: Prefix | None,
         base_length: int,
+        *,
         allowance: int,
         sampler: Sampler,
         stops: tuple[str, ...],
@@ -102,7 +102,7 @@ class Sequence(Lane):
         self.allowance = allowance
         self.reserved += allowance
         self.sampler = sampler
-        self.text = TextStream((*job.sampling.stop, *stops))
+        self.text = TextStream((*job.request.sampling.stop, *stops))
         self.cached = 0
         self.generated = 0
         self.finished: FinishReason | None = None

@@ -1,0 +1,88 @@
+"""The coding agent: one task from its request to a verified answer."""
+
+from dataclasses import replace
+
+from msgspec import structs
+
+from appliance.agents import admission, answer, collapse, personas, prompt, rounds, router
+from appliance.agents.confined import Confined, Runner
+from appliance.agents.generation import Writer
+from appliance.agents.journal import Context, Journal
+from appliance.agents.plan import Plan, Shape
+from appliance.agents.router import Budget
+from appliance.agents.text import write_text
+from appliance.agents.work import Opening, Work
+from appliance.domain.models import ModelState
+from appliance.domain.tasks import TaskRequest, TaskResult
+from appliance.errors import DeadlineExceeded
+from appliance.inference import Gateway, Route
+from appliance.settings import AgentSettings
+
+
+class CodingAgent:
+    """Does tasks; any number at a time."""
+
+    def __init__(self, gateway: Gateway, sandbox: Runner, settings: AgentSettings) -> None:
+        self._gateway = gateway
+        self._sandbox = sandbox
+        self._settings = settings
+
+    async def run(self, context: Context) -> TaskResult:
+        """Do the task, going on from what its journal holds of earlier attempts.
+
+        Raises ContextLengthExceeded, UnknownModel, ModelUnavailable, ProviderFailed,
+        SandboxUnavailable and DeadlineExceeded. Cancelling it ends generations and runs.
+        """
+        request = context.task.request
+        journal = Journal(context)
+        way = router.approach(request, self._sandbox.status)
+        route = await self._route(journal, request)
+        persona = personas.for_task(request.persona, request.task_type)
+        opening = Opening(
+            context=context,
+            journal=journal,
+            way=way,
+            route=route,
+            # The stored id: a public one may be a client's, and the same for two users.
+            writer=Writer(self._gateway, route, f"task-{context.task.id}"),
+            messages=prompt.of_request(request, persona, way.shape, way.aim),
+        )
+        plan = journal.plan or await self._plan(opening)
+        work = Work(**vars(opening), plan=plan, confined=Confined(self._sandbox))
+        return await (write_text(work) if plan.shape is Shape.TEXT else _write_code(work))
+
+    async def _route(self, journal: Journal, request: TaskRequest) -> Route:
+        """The model that the plan names, so that all attempts use the same."""
+        if journal.plan is None:
+            return await self._gateway.resolve(request.model, request.provider)
+        return await self._gateway.resolve(journal.plan.model, journal.plan.provider)
+
+    async def _plan(self, opening: Opening) -> Plan:
+        request, route = opening.context.task.request, opening.route
+        if route.info.state is not ModelState.READY:
+            await opening.journal.progress(f"loading the model {route.model}", "load", 0)
+        prompt_tokens = await opening.writer.count_tokens(opening.messages)
+        # Counting has loaded the model: only now are its room and its speed known.
+        info = (await self._gateway.resolve(route.model, route.provider)).info
+        max_tokens = admission.answer_tokens(
+            request, prompt_tokens, info.context_tokens, self._settings.max_output_tokens
+        )
+        budget = Budget(opening.context.remaining_s(), prompt_tokens, max_tokens)
+        plan = router.plan(request, opening.way, info, self._settings, budget)
+        await opening.journal.planned(plan)
+        return plan
+
+
+async def _write_code(work: Work) -> TaskResult:
+    checks = structs.replace(work.way.checks, level=work.plan.level)
+    work = replace(work, way=structs.replace(work.way, checks=checks))
+    outcome = await rounds.run(work)
+    best = collapse.chosen(outcome.candidates, work.plan.strategy, outcome.merged)
+    if best is None:
+        raise DeadlineExceeded(
+            "no candidate was finished before the task's deadline; "
+            "give the task more time, fewer branches or fewer tokens"
+        )
+    if best.solution and best.solution.code:
+        await work.journal.chosen(best.solution.code)
+    return answer.of_candidates(work, outcome.candidates, best)

@@ -1,0 +1,63 @@
+"""The HTTP application, from its parts: shared ones first, then each dialect."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
+
+from appliance import __version__
+from appliance.api import errors, monkey, system
+from appliance.api.auth import Gate
+from appliance.api.dependencies import provided
+from appliance.api.dialects import Dialects
+from appliance.api.limits import RateLimiter
+from appliance.api.middleware import Envelope
+from appliance.api.requests import ApiRequest
+from appliance.services.container import Services
+from appliance.settings import Settings
+
+Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
+
+_EXPOSED_HEADERS = [
+    "X-Request-ID", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
+    "Retry-After", "X-Process-Time", "X-Cache-Status",
+]  # fmt: skip
+
+
+def build(services: Services, settings: Settings, *, lifespan: Sequence[Lifespan] = ()) -> Litestar:
+    """The whole API over `services`."""
+    dialects = Dialects([monkey.DIALECT, system.DIALECT])
+    limiter = RateLimiter(settings.limits)
+    gate = Gate(services, limiter, settings.server.cors_origins)
+
+    api = Litestar(
+        route_handlers=[
+            monkey.router(),
+            system.router(metrics_public=settings.server.metrics_public),
+        ],
+        state=State({"gate": gate}),
+        dependencies=provided(services, settings),
+        exception_handlers={Exception: errors.handler(dialects)},
+        request_class=ApiRequest,
+        request_max_body_size=settings.server.max_body_bytes,
+        cors_config=_cors(settings.server.cors_origins),
+        openapi_config=system.openapi(__version__) if settings.server.docs else None,
+        lifespan=list(lifespan),
+        logging_config=None,
+    )
+    # Around everything, so that an unmatched path is answered like any other.
+    api.asgi_handler = Envelope(api.asgi_handler, dialects, limiter)
+    return api
+
+
+def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
+    if not origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(origins),
+        # A browser may send cookies only to a box that names the pages that it trusts.
+        allow_credentials="*" not in origins,
+        expose_headers=_EXPOSED_HEADERS,
+    )

@@ -1,0 +1,190 @@
+"""From the domain to this dialect's answers: pure functions."""
+
+from collections.abc import Sequence
+
+from appliance.api.monkey.schemas import (
+    ArtifactAnswer,
+    BranchAnswer,
+    ErrorAnswer,
+    ExecuteAnswer,
+    MetadataAnswer,
+    ResultAnswer,
+    TaskListAnswer,
+    TaskSummary,
+    UsageAnswer,
+    VerificationAnswer,
+)
+from appliance.api.times import iso, iso_or_none
+from appliance.domain.tasks import (
+    BranchReport,
+    BranchStatus,
+    SourceFile,
+    Task,
+    TaskFailure,
+    TaskResult,
+    TaskStatus,
+)
+
+STATUS: dict[TaskStatus, str] = {
+    TaskStatus.QUEUED: "pending",
+    TaskStatus.RUNNING: "in_progress",
+    TaskStatus.COMPLETED: "completed",
+    TaskStatus.FAILED: "failed",
+    TaskStatus.CANCELLED: "cancelled",
+}
+CANCELLED_CODE = "TASK_CANCELLED"
+
+_PROMPT_SHOWN = 200
+
+
+def execute_answer(task: Task) -> ExecuteAnswer:
+    """The whole task."""
+    result = task.result
+    seconds = _seconds(task)
+    return ExecuteAnswer(
+        task_id=task.public_id,
+        execution_id=f"exec_{task.public_id.removeprefix('task_')}",
+        status=STATUS[task.status],
+        result=result_answer(result) if result else None,
+        error=_error(task),
+        metadata=_metadata(task, seconds),
+        usage=_usage(result, seconds) if result else None,
+        verification=_verification(result) if result else None,
+        created_at=iso(task.created_at),
+        started_at=iso_or_none(task.started_at),
+        completed_at=iso_or_none(task.finished_at),
+        execution_time=seconds,
+    )
+
+
+def result_answer(result: TaskResult) -> ResultAnswer:
+    """The answer itself, as both kinds of clients read it."""
+    return ResultAnswer(
+        code=result.code,
+        explanation=result.explanation,
+        files_modified=[file.path for file in result.files],
+        tests=result.tests,
+        result=result.text if result.code is None else result.code,
+        language=result.language,
+        artifacts=[_artifact(file) for file in result.files],
+        confidence_score=result.verification.score,
+        warnings=list(result.warnings),
+    )
+
+
+def task_list(tasks: Sequence[Task], next_cursor: str | None) -> TaskListAnswer:
+    return TaskListAnswer([_summary(task) for task in tasks], next_cursor)
+
+
+def status_named(name: str) -> TaskStatus | None:
+    """The status behind this dialect's name for it, or the box's own name."""
+    by_name = {word: status for status, word in STATUS.items()}
+    by_name |= {str(status): status for status in TaskStatus}
+    return by_name.get(name)
+
+
+def failure_answer(failure: TaskFailure) -> ErrorAnswer:
+    return ErrorAnswer(failure.code, failure.message, failure.details)
+
+
+def _error(task: Task) -> ErrorAnswer | None:
+    if task.failure is not None:
+        return failure_answer(task.failure)
+    if task.status is TaskStatus.CANCELLED:
+        return ErrorAnswer(CANCELLED_CODE, "the task was cancelled", {})
+    return None
+
+
+def _summary(task: Task) -> TaskSummary:
+    return TaskSummary(
+        task_id=task.public_id,
+        status=STATUS[task.status],
+        task_type=task.request.task_type,
+        persona=task.request.persona,
+        prompt=task.request.prompt[:_PROMPT_SHOWN],
+        created_at=iso(task.created_at),
+        started_at=iso_or_none(task.started_at),
+        completed_at=iso_or_none(task.finished_at),
+        error=_error(task),
+    )
+
+
+def _metadata(task: Task, seconds: float | None) -> MetadataAnswer:
+    result = task.result
+    return MetadataAnswer(
+        task_type=task.request.task_type,
+        persona=task.request.persona,
+        execution_time=seconds,
+        provider_used=result.provider if result else None,
+        model=result.model if result else None,
+        tokens_used=result.usage.total_tokens if result else 0,
+        tokens_per_second=_speed(result) if result else None,
+        quantum_branches=sum(map(_was_generated, result.branches)) if result else 0,
+        attempts=task.attempt,
+    )
+
+
+def _usage(result: TaskResult, seconds: float | None) -> UsageAnswer:
+    usage = result.usage
+    return UsageAnswer(
+        tokens_used=usage.total_tokens,
+        tokens_input=usage.prompt_tokens,
+        tokens_output=usage.completion_tokens,
+        tokens_cached=usage.cached_tokens,
+        provider_breakdown={result.provider: usage.total_tokens},
+        cost_estimate=0.0,
+        execution_time=seconds,
+    )
+
+
+def _verification(result: TaskResult) -> VerificationAnswer:
+    verification = result.verification
+    return VerificationAnswer(
+        level=verification.level,
+        passed=verification.passed,
+        failed=verification.failed,
+        score=verification.score,
+        summary=verification.summary,
+        output=verification.output,
+        isolation=verification.isolation,
+        chosen=result.chosen,
+        branches=[_branch(branch) for branch in result.branches],
+    )
+
+
+def _branch(branch: BranchReport) -> BranchAnswer:
+    verification = branch.verification
+    return BranchAnswer(
+        index=branch.index,
+        round=branch.round,
+        seed=branch.seed,
+        temperature=branch.temperature,
+        status=branch.status,
+        level=verification.level,
+        passed=verification.passed,
+        failed=verification.failed,
+        score=verification.score,
+        summary=branch.problem or verification.summary,
+        tokens=branch.usage.completion_tokens,
+    )
+
+
+def _artifact(file: SourceFile) -> ArtifactAnswer:
+    name = file.path.rsplit("/", 1)[-1]
+    return ArtifactAnswer(name=name, filename=file.path, type="file", content=file.content)
+
+
+def _was_generated(branch: BranchReport) -> bool:
+    return branch.status is not BranchStatus.CANCELLED and branch.usage.completion_tokens > 0
+
+
+def _seconds(task: Task) -> float | None:
+    if task.started_at is None or task.finished_at is None:
+        return None
+    return round(max(0.0, task.finished_at - task.started_at), 3)
+
+
+def _speed(result: TaskResult) -> float | None:
+    if result.generation_s <= 0:
+        return None
+    return round(result.usage.completion_tokens / result.generation_s, 1)

@@ -1,0 +1,101 @@
+"""Providers, models and capabilities as this dialect shows them: pure functions."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+
+from appliance.api.monkey import personas
+from appliance.api.monkey.schemas import (
+    CapabilitiesAnswer,
+    ModelAnswer,
+    ModelListAnswer,
+    PersonaAnswer,
+    ProviderAnswer,
+    ProviderListAnswer,
+    SandboxAnswer,
+)
+from appliance.domain.execution import BackendStatus, Limits
+from appliance.domain.models import ModelInfo, ProviderStatus
+from appliance.domain.tasks import Persona, VerificationLevel
+from appliance.services.catalog import Capabilities
+
+
+def provider_list(
+    providers: Sequence[ProviderStatus], models: Sequence[ModelInfo]
+) -> ProviderListAnswer:
+    shown = [_provider(each, models) for each in providers]
+    active = any(each.available for each in providers)
+    return ProviderListAnswer(shown, len(shown), "active" if active else "unavailable")
+
+
+def model_list(models: Sequence[ModelInfo], provider: str | None) -> ModelListAnswer:
+    by_provider: dict[str, list[ModelAnswer]] = defaultdict(list)
+    for model in models:
+        by_provider[model.provider].append(_model(model))
+    default = next((model.name for model in models if model.is_default), None)
+    return ModelListAnswer(dict(by_provider), len(models), default, provider)
+
+
+def capabilities_answer(known: Capabilities) -> CapabilitiesAnswer:
+    return CapabilitiesAnswer(
+        version=known.version,
+        personas=[_persona(each) for each in known.personas],
+        task_types=list(known.task_types),
+        collapse_strategies=list(known.strategies),
+        verification_levels=list(VerificationLevel),
+        sandbox=_sandbox(known.sandbox, known.sandbox_limits),
+        providers=[_provider(each, known.models) for each in known.providers],
+        models=[_model(each) for each in known.models],
+        limits=msgspec.to_builtins(known.limits),
+        streaming={"protocol": "sse", "resume": "Last-Event-ID"},
+    )
+
+
+def _provider(status: ProviderStatus, models: Sequence[ModelInfo]) -> ProviderAnswer:
+    return ProviderAnswer(
+        name=status.name,
+        type="local" if status.local else "cloud",
+        status="active" if status.available else "unavailable",
+        available=status.available,
+        problem=status.problem or None,
+        models=[model.name for model in models if model.provider == status.name],
+    )
+
+
+def _model(model: ModelInfo) -> ModelAnswer:
+    return ModelAnswer(
+        id=f"{model.provider}/{model.name}",
+        name=model.name,
+        provider=model.provider,
+        status=model.state,
+        default=model.is_default,
+        context_length=model.context_tokens,
+        max_parallel=model.max_parallel,
+        tokens_per_second=model.decode_tokens_per_second,
+        description=model.description,
+        problem=model.problem or None,
+    )
+
+
+def _persona(persona: Persona) -> PersonaAnswer:
+    return PersonaAnswer(
+        name=persona,
+        slash_commands=list(personas.SLASH_COMMANDS.get(persona, ())),
+        default_task_type=personas.natural_type(persona),
+    )
+
+
+def _sandbox(status: BackendStatus, limits: Limits) -> SandboxAnswer:
+    isolation = status.isolation
+    return SandboxAnswer(
+        available=status.available,
+        backend=status.name,
+        isolation=isolation.level if isolation else None,
+        layers=list(isolation.layers) if isolation else [],
+        degraded=list(isolation.degraded) if isolation else [],
+        languages=status.languages,
+        problem=status.problem or None,
+        remedy=status.remedy or None,
+        limits=msgspec.to_builtins(limits),
+    )

@@ -1,0 +1,103 @@
+"""A task's journal as this dialect's stream: start, progress, code, complete, error."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from appliance.api.monkey.answers import CANCELLED_CODE, execute_answer
+from appliance.api.streaming import Frame, Frames
+from appliance.domain.tasks import EventKind, Task, TaskEvent
+
+# What a candidate's frame leaves out: its whole text stays in the journal.
+_BULKY = frozenset({"text", "content", "files", "prompt", "messages"})
+
+
+async def frames_of(
+    task_id: str, events: AsyncIterator[TaskEvent], ended: Callable[[], Awaitable[Task]]
+) -> Frames:
+    """One frame per event. `ended` fetches the task, for the frame that brings its result."""
+    async for event in events:
+        if event.kind is EventKind.COMPLETED:
+            yield Frame(event.seq, complete(await ended()))
+        else:
+            yield Frame(event.seq, frame_of(task_id, event))
+
+
+def frame_of(task_id: str, event: TaskEvent) -> Mapping[str, Any]:
+    """The frame of any event but COMPLETED."""
+    if event.kind is EventKind.ACCEPTED:
+        return {"type": "start", "task_id": task_id, "data": {"task_id": task_id}}
+    return _FRAMES.get(event.kind, _step)(event.data)
+
+
+def complete(task: Task) -> Mapping[str, Any]:
+    """The last frame of a task that ended well; `data` is what execute answers."""
+    answer = msgspec.to_builtins(execute_answer(task))
+    return {"type": "complete", "result": answer["result"], "data": answer}
+
+
+def _started(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    attempt = int(data.get("attempt", 1))
+    message = "Started" if attempt == 1 else f"Started again (attempt {attempt})"
+    return _progress(message, "started")
+
+
+def _planned(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _progress("Planned the work", "planned") | {"plan": _small(data)}
+
+
+def _step(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    message, step = str(data.get("message", "")), str(data.get("step", ""))
+    return _progress(message, step, data.get("percentage"))
+
+
+def _text(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _progress("Writing the answer", "generating") | {"text": data.get("content", "")}
+
+
+def _candidate(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _progress("Generated a candidate", "candidate") | {"branch": _small(data)}
+
+
+def _verdict(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _progress("Verified a candidate", "verdict") | {"branch": _small(data)}
+
+
+def _code(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"type": "code", "content": data.get("content", "")}
+
+
+def _failed(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _error(str(data.get("code", "INTERNAL_ERROR")), str(data.get("message", "")))
+
+
+def _cancelled(_: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _error(CANCELLED_CODE, "The task was cancelled")
+
+
+def _progress(message: str, step: str, percentage: float | None = None) -> dict[str, Any]:
+    """`percentage` is null where nobody knows it."""
+    progress = {"step": step, "percentage": percentage}
+    return {"type": "progress", "message": message, "progress": progress}
+
+
+def _error(code: str, message: str) -> Mapping[str, Any]:
+    return {"type": "error", "error": {"code": code, "message": message}}
+
+
+def _small(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in _BULKY}
+
+
+_FRAMES: dict[EventKind, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+    EventKind.STARTED: _started,
+    EventKind.PLANNED: _planned,
+    EventKind.PROGRESS: _step,
+    EventKind.TEXT: _text,
+    EventKind.CANDIDATE: _candidate,
+    EventKind.VERDICT: _verdict,
+    EventKind.CODE: _code,
+    EventKind.FAILED: _failed,
+    EventKind.CANCELLED: _cancelled,
+}

@@ -1,0 +1,86 @@
+"""/api/docs: the API's pages, with everything they need served by the box itself."""
+
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+from litestar import Request, Response, Router, get
+from litestar.datastructures import ResponseHeader
+from litestar.enums import MediaType
+from litestar.exceptions import NotFoundException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.params import FromPath
+
+DOCS = "/api/docs"
+_ASSETS = {
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "docs.css": "text/css; charset=utf-8",
+    "docs.js": "text/javascript; charset=utf-8",
+}
+_PAGE = "docs.html"
+# The browser itself refuses anything from elsewhere. The library sets styles by script.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+
+
+class DocsPage(OpenAPIRenderPlugin):
+    """The page for people; it reads the JSON beside it."""
+
+    def __init__(self) -> None:
+        super().__init__(path="/")
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002
+        return _read(_PAGE)
+
+    def receive_router(self, router: Router) -> None:
+        router.register(asset)
+
+
+@get("/static/{name:str}", sync_to_thread=False)
+def asset(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes | None]:
+    """A file of the page; browsers keep it and ask only whether it changed."""
+    if name not in _ASSETS:
+        raise NotFoundException
+    content = _read(name)
+    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if request.headers.get("if-none-match") == tag:
+        return Response(None, status_code=304, headers=headers)
+    return Response(content, media_type=_ASSETS[name], headers=headers)
+
+
+def config(version: str) -> OpenAPIConfig:
+    """The OpenAPI document of this box."""
+    return OpenAPIConfig(
+        title="Monkey Coder",
+        version=version,
+        description="A coding task in, verified code out. Everything runs on this box.",
+        path=DOCS,
+        openapi_router=Router(
+            DOCS,
+            route_handlers=[],
+            include_in_schema=False,
+            response_headers=[ResponseHeader(name="Content-Security-Policy", value=_POLICY)],
+        ),
+        use_handler_docstrings=True,
+        render_plugins=[DocsPage(), JsonRenderPlugin(media_type=MediaType.JSON)],
+        components=Components(
+            security_schemes={
+                "bearer": SecurityScheme(
+                    type="http", scheme="bearer", description="An access token or an mk- key."
+                ),
+                "key": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header"),
+            }
+        ),
+        security=[{"bearer": []}, {"key": []}],
+    )
+
+
+def _read(name: str) -> bytes:
+    return (files("appliance.api.system") / "static" / name).read_bytes()

@@ -1,0 +1,24 @@
+"""Every route of the box itself."""
+
+from litestar import Router
+
+from appliance.api.auth import administrator
+from appliance.api.dialects import Dialect
+from appliance.api.errors import standard_response
+from appliance.api.system.health import alive, health, health_head, readiness
+from appliance.api.system.metrics import metrics
+
+DIALECT = Dialect("", standard_response)
+
+
+def router(*, metrics_public: bool) -> Router:
+    """Health for everybody; metrics for everybody or for administrators."""
+    guards = [] if metrics_public else [administrator]
+    return Router(
+        "/",
+        route_handlers=[
+            health, health_head, alive, readiness,
+            Router("/", route_handlers=[metrics], guards=guards),
+        ],
+        tags=["System"],
+    )  # fmt: skip

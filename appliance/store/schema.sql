@@ -1,0 +1,149 @@
+CREATE TABLE api_keys (
+    id INTEGER PRIMARY KEY,
+    public_id TEXT UNIQUE NOT NULL,
+    user_id INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    parent_id INTEGER REFERENCES api_keys (id) ON DELETE SET NULL,
+    name TEXT NOT NULL,
+    prefix TEXT NOT NULL,
+    key_hash TEXT UNIQUE NOT NULL,
+    scopes TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    expires_at REAL,
+    revoked_at REAL,
+    last_used_at REAL,
+    use_count INTEGER NOT NULL DEFAULT 0
+);
+
+CREATE TABLE models (
+    id INTEGER PRIMARY KEY,
+    alias TEXT NOT NULL UNIQUE,
+    path TEXT NOT NULL,
+    in_place INTEGER NOT NULL CHECK (in_place IN (0, 1)),
+    sha256 TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    architecture TEXT NOT NULL,
+    parameters INTEGER NOT NULL,
+    context_tokens INTEGER NOT NULL,
+    quantization TEXT NOT NULL,
+    source TEXT NOT NULL,
+    is_default INTEGER NOT NULL DEFAULT 0 CHECK (is_default IN (0, 1)),
+    created_at REAL NOT NULL
+);
+
+CREATE TABLE refresh_tokens (
+    id INTEGER PRIMARY KEY,
+    session_id INTEGER NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+    token_hash TEXT UNIQUE NOT NULL,
+    created_at REAL NOT NULL,
+    expires_at REAL NOT NULL,
+    used_at REAL
+);
+
+CREATE TABLE schema_migrations (
+    name TEXT PRIMARY KEY,
+    checksum TEXT NOT NULL,
+    applied_at REAL NOT NULL,
+    program_version TEXT NOT NULL
+);
+
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY,
+    public_id TEXT UNIQUE NOT NULL,
+    user_id INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    created_at REAL NOT NULL,
+    expires_at REAL NOT NULL,
+    revoked_at REAL
+);
+
+CREATE TABLE task_events (
+    task_id INTEGER NOT NULL REFERENCES tasks (id),
+    seq INTEGER NOT NULL CHECK (seq > 0),
+    at REAL NOT NULL,
+    kind TEXT NOT NULL,
+    data TEXT NOT NULL,
+    PRIMARY KEY (task_id, seq)
+) WITHOUT ROWID;
+
+CREATE TABLE task_turns (
+    user_id INTEGER NOT NULL REFERENCES users (id),
+    priority INTEGER NOT NULL,
+    last_at REAL NOT NULL,
+    PRIMARY KEY (user_id, priority)
+) WITHOUT ROWID;
+
+CREATE TABLE tasks (
+    id INTEGER PRIMARY KEY,
+    public_id TEXT NOT NULL,
+    user_id INTEGER NOT NULL REFERENCES users (id),
+    status TEXT NOT NULL DEFAULT 'queued'
+        CHECK (status IN ('queued', 'running', 'completed', 'failed', 'cancelled')),
+    -- 0 interactive, 1 normal, 2 batch
+    priority INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 2),
+    attempt INTEGER NOT NULL DEFAULT 0,
+    -- how often the box died while this task ran
+    interruptions INTEGER NOT NULL DEFAULT 0,
+    -- how long one attempt may take, if the caller said so
+    timeout_s REAL CHECK (timeout_s > 0),
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    started_at REAL,
+    finished_at REAL,
+    deadline_at REAL,
+    request_hash TEXT NOT NULL,
+    -- JSON; the large columns stand last, so that the others are read without them
+    failure TEXT,
+    request TEXT NOT NULL,
+    sources TEXT NOT NULL,
+    result TEXT,
+    CHECK ((status = 'completed') = (result IS NOT NULL)),
+    CHECK ((status = 'failed') = (failure IS NOT NULL)),
+    CHECK ((status IN ('queued', 'running')) = (finished_at IS NULL)),
+    CHECK (status <> 'running' OR (started_at IS NOT NULL AND deadline_at IS NOT NULL))
+);
+
+CREATE TABLE users (
+    id INTEGER PRIMARY KEY,
+    public_id TEXT UNIQUE NOT NULL,
+    username TEXT UNIQUE NOT NULL,
+    email TEXT UNIQUE NOT NULL,
+    name TEXT NOT NULL,
+    password_hash TEXT,
+    role TEXT NOT NULL CHECK (role IN ('admin', 'developer', 'viewer', 'api_user')),
+    disabled INTEGER NOT NULL DEFAULT 0 CHECK (disabled IN (0, 1)),
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL
+);
+
+CREATE INDEX api_keys_of_parent ON api_keys (parent_id);
+
+CREATE INDEX api_keys_of_user ON api_keys (user_id, created_at);
+
+CREATE UNIQUE INDEX models_one_default ON models (is_default) WHERE is_default = 1;
+
+CREATE INDEX refresh_tokens_by_expiry ON refresh_tokens (expires_at);
+
+CREATE INDEX refresh_tokens_of_session ON refresh_tokens (session_id);
+
+CREATE UNIQUE INDEX refresh_tokens_unused ON refresh_tokens (session_id) WHERE used_at IS NULL;
+
+CREATE INDEX sessions_by_expiry ON sessions (expires_at);
+
+CREATE INDEX sessions_of_user ON sessions (user_id, created_at);
+
+CREATE UNIQUE INDEX task_events_one_end ON task_events (task_id)
+WHERE kind IN ('completed', 'failed', 'cancelled');
+
+CREATE UNIQUE INDEX tasks_by_name ON tasks (public_id, user_id);
+
+CREATE INDEX tasks_by_user ON tasks (user_id, id);
+
+CREATE INDEX tasks_by_user_and_status ON tasks (user_id, status, id);
+
+CREATE INDEX tasks_queued ON tasks (status, user_id, priority, id) WHERE status = 'queued';
+
+CREATE INDEX tasks_running ON tasks (status, user_id) WHERE status = 'running';
+
+CREATE TRIGGER tasks_end_once BEFORE UPDATE OF status ON tasks
+WHEN OLD.status IN ('completed', 'failed', 'cancelled') BEGIN
+    SELECT RAISE(ABORT, 'a task that has ended keeps its status');
+END;

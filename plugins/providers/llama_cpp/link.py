@@ -1,0 +1,207 @@
+"""The server's end of the connection to an engine, and the streams that run over it."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from itertools import count
+
+from appliance.domain.messages import (
+    CompletionEvent,
+    CompletionRequest,
+    Finished,
+    TextDelta,
+)
+from appliance.errors import (
+    ApplianceError,
+    ContextLengthExceeded,
+    InvalidInput,
+    PayloadTooLarge,
+    ProviderFailed,
+)
+from plugins.providers.llama_cpp import protocol
+from plugins.providers.llama_cpp.protocol import (
+    Broken,
+    Cancel,
+    Count,
+    Done,
+    FromEngine,
+    Progress,
+    Ready,
+    RefusalKind,
+    Refused,
+    Submit,
+    Text,
+    ToEngine,
+)
+
+
+class LinkError(Exception):
+    """The engine went away while it was needed. `can_retry`: not by our own will."""
+
+    def __init__(self, reason: str, *, can_retry: bool = True) -> None:
+        super().__init__(reason)
+        self.can_retry = can_retry
+
+
+class Answer:
+    """What the engine said about one request and its reader has not taken yet.
+
+    Pieces of text wait as one: however slow the reader, this holds no more than the
+    answer's own text, and nobody else waits for it.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._text: list[str] = []
+        self._finished: Finished | None = None
+        self._error: Exception | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        return self._finished is not None or self._error is not None
+
+    def take(self, message: Text | Done | Refused) -> None:
+        match message:
+            case Text(_, text):
+                self._text.append(text)
+            case Done(_, reason, usage):
+                self._finished = Finished(reason, usage)
+            case Refused():
+                self._error = _refusal(message)
+        self._news.set()
+
+    def fail(self, error: Exception) -> None:
+        if not self.ended:
+            self._error = error
+            self._news.set()
+
+    async def events(self) -> AsyncIterator[CompletionEvent]:
+        """Text as it comes, then the end. Raises what the engine refused with, or LinkError."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._text:
+                text = "".join(self._text)
+                self._text.clear()
+                yield TextDelta(text)
+            # The reader may have been away: what came meanwhile is told first.
+            if self._text:
+                self._news.set()
+            elif self._error is not None:
+                raise self._error
+            elif self._finished is not None:
+                yield self._finished
+                return
+
+
+class Link:
+    """A connection to a ready engine."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._answers: dict[int, Answer] = {}
+        self._numbers = count(1)
+        self.speed: float | None = None
+        self._last_heard = asyncio.get_running_loop().time()
+
+    @classmethod
+    async def over(cls, connection: socket.socket) -> "Link":
+        """A link over an accepted socket."""
+        reader, writer = await asyncio.open_unix_connection(sock=connection)
+        return cls(reader, writer)
+
+    @property
+    def silence_s(self) -> float:
+        """How long the engine has said nothing although something was asked of it."""
+        now = asyncio.get_running_loop().time()
+        return now - self._last_heard if self._answers else 0.0
+
+    async def configure(self, configure: protocol.Configure) -> Ready | Broken:
+        """Tell the engine what to load and wait for its word. Raises LinkError."""
+        self._write(configure)
+        while not isinstance(message := await self._receive(), Ready | Broken):
+            pass
+        return message
+
+    def submit(self, request: CompletionRequest) -> Answer:
+        """Start a completion. Raises PayloadTooLarge or LinkError."""
+        answer = self._open()
+        return self._ask(answer, Submit(answer.number, request))
+
+    def count(self, request: CompletionRequest) -> Answer:
+        """Ask for the prompt's tokens. Raises PayloadTooLarge or LinkError."""
+        answer = self._open()
+        return self._ask(answer, Count(answer.number, request))
+
+    def close_answer(self, answer: Answer) -> None:
+        """Nobody reads it any more: the engine stops writing it."""
+        self._answers.pop(answer.number, None)
+        if not answer.ended:
+            with contextlib.suppress(LinkError):
+                self._write(Cancel(answer.number))
+
+    async def read(self) -> None:
+        """Hand out what the engine says until it goes away. Raises LinkError then."""
+        while True:
+            message = await self._receive()
+            self._last_heard = asyncio.get_running_loop().time()
+            self._deliver(message)
+
+    def fail(self, error: Exception) -> None:
+        """End every open answer with this error and close the connection."""
+        for answer in list(self._answers.values()):
+            answer.fail(error)
+        self._writer.close()
+
+    def _open(self) -> Answer:
+        if not self._answers:
+            self._last_heard = asyncio.get_running_loop().time()
+        answer = Answer(next(self._numbers))
+        self._answers[answer.number] = answer
+        return answer
+
+    def _ask(self, answer: Answer, message: ToEngine) -> Answer:
+        try:
+            self._write(message)
+        except (protocol.FrameError, LinkError) as error:
+            del self._answers[answer.number]
+            if isinstance(error, LinkError):
+                raise
+            raise PayloadTooLarge(f"the prompt is too large: {error}") from error
+        return answer
+
+    def _deliver(self, message: FromEngine) -> None:
+        match message:
+            case Text() | Done() | Refused():
+                if isinstance(message, Done) and message.solo_tokens_per_second:
+                    self.speed = message.solo_tokens_per_second
+                answer = self._answers.get(message.id)
+                if answer is not None:
+                    answer.take(message)
+            case Ready() | Broken() | Progress():
+                pass
+
+    def _write(self, message: ToEngine) -> None:
+        frame = protocol.pack(message)
+        if self._writer.is_closing():
+            raise LinkError("the engine is gone")
+        self._writer.write(frame)
+
+    async def _receive(self) -> FromEngine:
+        try:
+            header = await self._reader.readexactly(protocol.HEADER_BYTES)
+            body = await self._reader.readexactly(protocol.body_length(header))
+            return protocol.from_engine(body)
+        except (asyncio.IncompleteReadError, OSError, protocol.FrameError) as error:
+            raise LinkError("the engine is gone") from error
+
+
+def _refusal(refused: Refused) -> ApplianceError:
+    kinds: dict[RefusalKind, type[ApplianceError]] = {
+        RefusalKind.CONTEXT: ContextLengthExceeded,
+        RefusalKind.INPUT: InvalidInput,
+        RefusalKind.FAILED: ProviderFailed,
+    }
+    return kinds[refused.kind](refused.message, details=refused.details)

@@ -1,0 +1,29 @@
+"""The provider's section of the configuration."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from appliance.errors import ConfigError
+
+
+class Options(Struct, frozen=True):
+    """`[models]` of the configuration; zeros mean: choose what suits model and machine."""
+
+    default: str = ""
+    preload: bool = True
+    context_tokens: int = 0
+    threads: int = 0
+    max_sequences: int = 8
+    queue_limit: int = 64
+    load_timeout_s: float = 120.0
+
+
+def read_options(settings: Mapping[str, Any]) -> Options:
+    """Raises ConfigError for a value of the wrong type."""
+    try:
+        return msgspec.convert(dict(settings), Options)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"models: {error}") from error

@@ -1,0 +1,108 @@
+"""What a sandbox is like, seen from inside, and what that says of its walls."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.domain.execution import Isolation, IsolationLevel
+from appliance.errors import SandboxUnavailable
+
+_NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
+# The stage, the program, and a child of it.
+_MOST_PROCESSES = 3
+_SECCOMP_FILTER = 2
+_MUST_DIFFER = ("user", "pid", "mnt", "net", "ipc", "uts")
+
+FACTS = """
+import json, os, platform, socket
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+def writable(path):
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+    except OSError:
+        return False
+    return True
+print(json.dumps({
+    "python": platform.python_version(),
+    "namespaces": {name: os.readlink("/proc/self/ns/" + name) for name in NAMESPACES},
+    "seccomp": int(status["Seccomp"]),
+    "no_new_privileges": int(status["NoNewPrivs"]),
+    "capabilities": max(int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd")),
+    "processes": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
+    "interfaces": [name for _, name in socket.if_nameindex()],
+    "writable": [path for path in ("/x", "/etc/x", "/usr/x", "/opt/python/x", "/dev/x",
+                                   "/proc/sys/kernel/core_pattern") if writable(path)],
+    "supervisor_hidden": not os.access("/proc/1/mem", os.R_OK),
+}))
+""".replace("NAMESPACES", repr(_NAMESPACES))
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What the program FACTS prints."""
+
+    python: str
+    namespaces: dict[str, str]
+    seccomp: int
+    no_new_privileges: int
+    capabilities: int
+    processes: list[int]
+    interfaces: list[str]
+    writable: list[str]
+    supervisor_hidden: bool
+
+
+def isolation(printed: bytes, backend: str, *, own_user: bool) -> tuple[Isolation, Facts]:
+    """The isolation that these facts prove. Raises SandboxUnavailable if a wall is missing."""
+    try:
+        facts = msgspec.json.decode(printed, type=Facts)
+    except msgspec.DecodeError as error:
+        raise SandboxUnavailable(f"the sandbox's Python does not work: {error}") from error
+    if missing := _missing(facts):
+        raise SandboxUnavailable(f"the sandbox has holes: {', '.join(missing)}")
+    return (
+        Isolation(
+            backend, IsolationLevel.NAMESPACES, _layers(facts, own_user), _degraded(own_user)
+        ),
+        facts,
+    )
+
+
+def _missing(facts: Facts) -> list[str]:
+    checks: dict[str, Any] = {
+        "the host's processes are visible": len(facts.processes) > _MOST_PROCESSES,
+        "no system-call filter": facts.seccomp != _SECCOMP_FILTER,
+        "programs can gain privileges": facts.no_new_privileges != 1,
+        "capabilities are left": facts.capabilities != 0,
+        "the network is reachable": facts.interfaces not in ([], ["lo"]),
+        f"can write to {facts.writable}": bool(facts.writable),
+    }
+    for name in _MUST_DIFFER:
+        checks[f"the host's {name} namespace"] = facts.namespaces[name] == _own(name)
+    return [what for what, wrong in checks.items() if wrong]
+
+
+def _layers(facts: Facts, own_user: bool) -> tuple[str, ...]:
+    apart = [name for name in _NAMESPACES if facts.namespaces[name] != _own(name)]
+    layers = [f"{'mount' if name == 'mnt' else name}_namespace" for name in apart]
+    layers += ["read_only_system", "no_network", "seccomp", "no_capabilities"]
+    layers += ["no_new_privileges", "rlimits", "memory_watch"]
+    if facts.supervisor_hidden:
+        layers.append("hidden_supervisor")
+    if own_user:
+        layers.append("unprivileged_user")
+    return tuple(layers)
+
+
+def _degraded(own_user: bool) -> tuple[str, ...]:
+    lacks = [
+        "no cgroup: the memory of a run as a whole is watched, not enforced by the kernel",
+        "no limit on the number of files beside the size of the workspace",
+    ]
+    if not own_user:
+        lacks.append("runs have the service's own user id on the host")
+    return tuple(lacks)
+
+
+def _own(name: str) -> str:
+    return str(Path("/proc/self/ns", name).readlink())

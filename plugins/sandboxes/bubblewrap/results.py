@@ -1,0 +1,69 @@
+"""A finished run as the result that callers get, or as the error that it is."""
+
+from appliance.domain.execution import EndReason, Isolation, RunResult, RunUsage
+from appliance.errors import ApplianceError, InvalidInput, SandboxUnavailable
+from plugins.sandboxes.bubblewrap import diagnosis, stage
+from plugins.sandboxes.bubblewrap.run import Run
+
+_SIGKILL = 9
+_LAST_SIGNAL = 64
+
+_REASONS = {
+    stage.EXITED: EndReason.EXITED,
+    stage.SIGNALLED: EndReason.SIGNALLED,
+    stage.CPU: EndReason.CPU_TIME,
+    stage.MEMORY: EndReason.MEMORY,
+}
+
+
+def result(run: Run, isolation: Isolation) -> RunResult:
+    """Raises InvalidInput or SandboxUnavailable if the program was never started."""
+    if not run.report.started and run.killed is None:
+        raise _failure(run)
+    reason, number = _end(run)
+    return RunResult(
+        reason=reason,
+        exit_code=number & 0xFF if reason is EndReason.EXITED else None,
+        signal=min(number, _LAST_SIGNAL) if reason is EndReason.SIGNALLED else None,
+        stdout=run.out.value(),
+        stderr=run.err.value(),
+        output_truncated=run.out.truncated or run.err.truncated,
+        usage=_usage(run),
+        isolation=isolation,
+        artifacts=() if run.report.broken else tuple(run.report.artifacts),
+        artifacts_refused=_refused(run),
+    )
+
+
+def _failure(run: Run) -> ApplianceError:
+    if run.report.failure:
+        return InvalidInput.at("files", run.report.failure)
+    problem, remedy = diagnosis.diagnose(run.log.value().decode(errors="replace"))
+    return SandboxUnavailable(f"{problem}: {remedy}", details={"remedy": remedy})
+
+
+def _end(run: Run) -> tuple[EndReason, int]:
+    if run.killed is not None:
+        return run.killed, _SIGKILL
+    if run.report.ended is None:
+        # Somebody outside killed it, most likely the kernel for want of memory.
+        return EndReason.SIGNALLED, _SIGKILL
+    kind, number, _, _ = run.report.ended
+    return _REASONS.get(kind, EndReason.SIGNALLED), number
+
+
+def _usage(run: Run) -> RunUsage:
+    if run.report.ended is not None:
+        _, _, cpu_us, rss_kib = run.report.ended
+        return RunUsage(run.wall_s, cpu_us / 1e6, rss_kib * 1024)
+    whole = run.tree.usage
+    if whole is None:
+        return RunUsage(run.wall_s, 0.0, 0)
+    return RunUsage(run.wall_s, whole.ru_utime + whole.ru_stime, whole.ru_maxrss * 1024)
+
+
+def _refused(run: Run) -> tuple[str, ...]:
+    if run.report.broken:
+        return ("everything: what came out of the sandbox was no list of files",)
+    late = ("the rest: collecting took too long",) if run.late else ()
+    return (*run.report.refused, *late)

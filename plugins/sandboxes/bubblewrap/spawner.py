@@ -1,0 +1,143 @@
+"""Starts bwrap, always from one and the same thread.
+
+The kernel ties a child that dies with its parent to the thread that started it, and
+a mount namespace can belong to one thread: so one thread, alive as long as the
+backend, starts every run.
+"""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from msgspec import Struct
+
+from appliance.domain.execution import Limits
+from appliance.errors import SandboxUnavailable
+from plugins.sandboxes.bubblewrap import command
+from plugins.sandboxes.bubblewrap.identity import Identities, identities
+from plugins.sandboxes.bubblewrap.places import Places, lay_out
+
+_WRITTEN_BY_US = ("args", "job", "stdin")
+_READ_BY_US = ("report", "stdout", "stderr", "log", "info")
+_FOR_THE_STAGE = ("job", "report", "stdin", "stdout", "stderr")
+_FIRST_TO_DIE = "1000"
+
+
+class Child(Struct, frozen=True):
+    """A started bwrap.
+
+    `fds` are our ends of its pipes by name, non-blocking: job and stdin to write;
+    report, stdout, stderr, log (what bwrap itself says) and info to read.
+    `pidfd` becomes readable when it has ended; it is then to be reaped by its pid.
+    """
+
+    process: "subprocess.Popen[bytes]"
+    pidfd: int
+    fds: dict[str, int]
+
+
+class Spawner:
+    """Owns the starting thread."""
+
+    def __init__(self) -> None:
+        self.users = Identities(None)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sandbox-start")
+        self._places: Places | None = None
+
+    async def start(self, python: Path, runtime_dir: Path) -> None:
+        """Lay out what the runs need. Raises SandboxUnavailable."""
+        self.users = identities()
+        private = self.users.own_user
+        loop = asyncio.get_running_loop()
+        self._places = await loop.run_in_executor(
+            self._thread, lambda: lay_out(python, runtime_dir, private=private)
+        )
+
+    def spawn(self, limits: Limits, uid: int | None) -> "asyncio.Future[Child]":
+        """Start a sandbox that waits for its job.
+
+        The future fails with SandboxUnavailable. It must be awaited to its end,
+        since the child is the caller's to reap.
+        """
+        places = self._places
+        if places is None:
+            raise SandboxUnavailable("the sandbox was not started")
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._thread, lambda: _spawn(places, limits, uid))
+
+    def stop(self) -> None:
+        """End the thread, and with it every sandbox that may still be alive."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _spawn(places: Places, limits: Limits, uid: int | None) -> Child:
+    ours: dict[str, int] = {}
+    theirs: dict[str, int] = {}
+    try:
+        _make_pipes(ours, theirs)
+        theirs["filter"] = os.open(places.filter, os.O_RDONLY)
+        process = _start(places, theirs, uid)
+    except OSError as error:
+        _close(ours)
+        raise SandboxUnavailable(f"bwrap could not be started: {error.strerror}") from error
+    finally:
+        _close(theirs)
+    return _instruct(process, places, limits, ours, theirs)
+
+
+def _make_pipes(ours: dict[str, int], theirs: dict[str, int]) -> None:
+    for name in _WRITTEN_BY_US:
+        theirs[name], ours[name] = os.pipe()
+    for name in _READ_BY_US:
+        ours[name], theirs[name] = os.pipe()
+    for fd in ours.values():
+        os.set_blocking(fd, False)
+
+
+def _start(places: Places, fds: dict[str, int], uid: int | None) -> "subprocess.Popen[bytes]":
+    stage = command.supervisor(places, [fds[name] for name in _FOR_THE_STAGE])
+    return subprocess.Popen(
+        [str(places.bwrap), "--args", str(fds["args"]), "--", *stage],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=fds["log"],
+        pass_fds=[fd for name, fd in fds.items() if name != "log"],
+        # An empty environment: bwrap's own can be read inside.
+        env={},
+        cwd="/",
+        # A Ctrl-C at the terminal is the service's business.
+        start_new_session=True,
+        user=uid,
+        group=uid,
+        extra_groups=None if uid is None else [],
+    )
+
+
+def _instruct(
+    process: "subprocess.Popen[bytes]",
+    places: Places,
+    limits: Limits,
+    ours: dict[str, int],
+    theirs: dict[str, int],
+) -> Child:
+    child = Child(process, os.pidfd_open(process.pid), ours)
+    # bwrap reads its options before it makes the sandbox, which so inherits this: when
+    # memory runs out, the kernel picks a run and not the service. Where it may not be
+    # raised, that is one precaution less and no reason to fail.
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{process.pid}/oom_score_adj").write_text(_FIRST_TO_DIE)
+    words = command.options(places, limits, seccomp_fd=theirs["filter"], info_fd=theirs["info"])
+    options = ours.pop("args")
+    # If bwrap is gone already, its end is seen where every end is seen.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(options, b"".join(os.fsencode(word) + b"\0" for word in words))
+    os.close(options)
+    return child
+
+
+def _close(fds: dict[str, int]) -> None:
+    for fd in fds.values():
+        os.close(fd)

@@ -1,0 +1,301 @@
+"""PID 1 of a run, inside the sandbox: files in, the program, artifacts out.
+
+Runs alone (`python -I -S`, nothing of the product beside it) and starts in
+milliseconds, so it imports little. The program is its child, runs under the same
+user id and is hostile. As PID 1 this process can't be signalled from inside, its
+binary is not readable, so its memory and descriptors are closed to the others,
+and the filter refuses ptrace. Even so the outside takes what it says for nothing
+more than bytes: a program that took it over could only lie about itself.
+
+Arguments: the descriptors job, report, stdin, stdout, stderr.
+
+The job is a series of marshalled values: one dict (see `run.py`), then one tuple
+(path, executable, content) per file. The report is a series of frames, each a
+kind (1 byte), a length (4 bytes, big-endian) and that many bytes:
+
+    S  the program starts now
+    X  it ended: kind (0 exit, 1 signal, 2 cpu, 3 memory), number, cpu µs, max rss KiB
+    A  an artifact: executable (1 byte), length of the path (2 bytes), path, content
+    R  an artifact that was refused: what and why
+    F  the run could not be set up: why
+"""
+
+# pathlib alone would double the time to start; marshal reads what the service wrote.
+# ruff: noqa: PTH101, PTH103, PTH120, PTH123, PTH208, S103, S302, S606
+import marshal
+import os
+import resource
+import select
+import stat
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+WORKSPACE = "/workspace"
+
+HEADER = struct.Struct(">cI")
+ENDED = struct.Struct(">BIQQ")
+ARTIFACT = struct.Struct(">BH")
+
+EXITED, SIGNALLED, CPU, MEMORY = range(4)
+
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+
+_TICK_S = 0.05
+_MAX_DEPTH = 32
+_MAX_ENTRIES = 20_000
+_SIGINT = 2
+_SIGKILL = 9
+_SIGPIPE = 13
+_SIGXCPU = 24
+_SIGXFSZ = 25
+
+Frame = Callable[[bytes, bytes], None]
+Walk = Iterator[tuple[str, int, "os.DirEntry[str] | None"]]
+
+
+def main(arguments: list[str]) -> None:
+    job_fd, report_fd, *streams = (int(word) for word in arguments)
+    _signals().signal(_SIGINT, _signals().SIG_IGN)
+    for fd in (job_fd, report_fd):
+        os.set_inheritable(fd, False)
+    report = _reporter(report_fd)
+    with open(job_fd, "rb", buffering=65536) as source:
+        job: dict[str, Any] = marshal.load(source)
+        try:
+            _unpack(source, job["files"])
+        except OSError as error:
+            report(b"F", f"writing the files: {error.strerror}".encode())
+            return
+    report(b"S", b"")
+    child = _start(job, streams)
+    for fd in streams:
+        os.close(fd)
+    report(b"X", ENDED.pack(*_watch(child, job)))
+    if job["patterns"]:
+        _collect(job, report)
+
+
+def _reporter(fd: int) -> Frame:
+    def send(kind: bytes, payload: bytes) -> None:
+        rest = memoryview(HEADER.pack(kind, len(payload)) + payload)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+
+    return send
+
+
+def _unpack(source: Any, count: int) -> None:
+    os.umask(0o022)
+    os.chdir(WORKSPACE)
+    for _ in range(count):
+        path, executable, content = marshal.load(source)
+        folder = os.path.dirname(path)
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        with open(path, "xb") as file:
+            file.write(content)
+        if executable:
+            os.chmod(path, 0o755)
+
+
+# The program
+
+
+def _start(job: dict[str, Any], streams: list[int]) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            _become(job, streams)
+        finally:
+            os._exit(NOT_EXECUTABLE)
+    return child
+
+
+def _become(job: dict[str, Any], streams: list[int]) -> None:
+    os.setsid()
+    for target, fd in enumerate(streams):
+        os.dup2(fd, target)
+    os.closerange(3, max(streams) + 1)
+    for number in (_SIGINT, _SIGPIPE, _SIGXFSZ):  # those that Python treats in its own way
+        _signals().signal(number, _signals().SIG_DFL)
+    for name, soft, hard in job["rlimits"]:
+        resource.setrlimit(name, (soft, hard))
+    program = job["argv"][0]
+    try:
+        os.execvpe(program, job["argv"], job["env"])
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        text = b"sandbox: " + os.fsencode(program) + b": "
+        text += b"command not found" if missing else (error.strerror or "").encode()
+        os.write(2, text + b"\n")
+        os._exit(NOT_FOUND if missing else NOT_EXECUTABLE)
+
+
+def _signals() -> Any:
+    # The module `signal` takes longer to import than all the rest of this stage.
+    return __import__("_signal")
+
+
+def _watch(child: int, job: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Wait for the program, end whatever it left behind, and tell how it ended."""
+    status = over = None
+    handle = os.pidfd_open(child)
+    while status is None:
+        select.select([handle], [], [], _TICK_S)
+        status = _reap(child)
+        if status is None and over is None:
+            over = _over_limit(job)
+            if over is not None:
+                os.kill(-1, _SIGKILL)
+    os.close(handle)
+    _end_the_rest()
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_us = int((usage.ru_utime + usage.ru_stime) * 1e6)
+    return (*_verdict(status, over, cpu_us, job), cpu_us, usage.ru_maxrss)
+
+
+def _reap(child: int) -> int | None:
+    """Collect the dead, orphans too; the wait status of `child` once it is among them."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if pid == 0:
+            return None
+        if pid == child:
+            return status
+
+
+def _end_the_rest() -> None:
+    while True:
+        try:
+            os.kill(-1, _SIGKILL)
+            os.waitpid(-1, 0)
+        except (ProcessLookupError, ChildProcessError):
+            # Zombies count as alive for kill: when nobody is there, nobody is left to wait for.
+            return
+
+
+def _verdict(status: int, over: int | None, cpu_us: int, job: dict[str, Any]) -> tuple[int, int]:
+    if over is not None:
+        return over, 0
+    if os.WIFEXITED(status):
+        return EXITED, os.WEXITSTATUS(status)
+    number = os.WTERMSIG(status)
+    by_kernel = number in (_SIGXCPU, _SIGKILL) and cpu_us >= job["cpu_s"] * 1e6
+    return (CPU, 0) if by_kernel else (SIGNALLED, number)
+
+
+def _over_limit(job: dict[str, Any]) -> int | None:
+    """Whether the run as a whole used more than it may: its CPU time, its memory."""
+    spent = os.times()
+    ticks = (spent.children_user + spent.children_system) * os.sysconf("SC_CLK_TCK")
+    pages = 0
+    processes = [name for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+    for name in processes:
+        fields = _stat(name)
+        ticks += sum(int(field) for field in fields[11:15])
+        pages += int(fields[21]) if fields else 0
+    if ticks >= job["cpu_s"] * os.sysconf("SC_CLK_TCK"):
+        return CPU
+    limit = job["memory_bytes"]
+    if pages * os.sysconf("SC_PAGE_SIZE") > limit and sum(map(_own_memory, processes)) > limit:
+        return MEMORY
+    return None
+
+
+def _stat(pid: str) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third on; [] if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            return file.read().rpartition(b")")[2].split()
+    except OSError:
+        return []
+
+
+def _own_memory(pid: str) -> int:
+    """A process's share of the memory that has no file behind it, in bytes."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            lines = dict(line.split(None, 1) for line in file.readlines()[1:])
+    except (OSError, ValueError):
+        return 0
+    return (
+        sum(int(lines.get(name, b"0").split()[0]) for name in (b"Pss_Anon:", b"Pss_Shmem:")) << 10
+    )
+
+
+# Artifacts: everything is dead by now, so nothing changes under our hands
+
+
+def _collect(job: dict[str, Any], report: Frame) -> None:
+    import re
+
+    wanted = [re.compile(pattern, re.DOTALL).fullmatch for pattern in job["patterns"]]
+    left_files, left_bytes = job["artifact_files"], job["artifact_bytes"]
+    for path, folder, entry in _walk():
+        if entry is None:
+            report(b"R", f"{path}: too deep or too many".encode(errors="replace"))
+            continue
+        if not any(matches(path) for matches in wanted):
+            continue
+        content, reason = _read(folder, entry.name, left_bytes)
+        if left_files == 0:
+            reason = "more files than the limit"
+        if reason:
+            report(b"R", f"{path}: {reason}".encode(errors="replace"))
+            continue
+        left_files, left_bytes = left_files - 1, left_bytes - len(content)
+        mode = entry.stat(follow_symlinks=False).st_mode
+        name = os.fsencode(path)
+        report(b"A", ARTIFACT.pack(bool(mode & 0o100), len(name)) + name + content)
+
+
+def _walk() -> Walk:
+    """All entries but folders below the workspace, by path; None for what is not looked at."""
+    seen = 0
+    todo = [""]
+    while todo:
+        prefix = todo.pop()
+        try:
+            folder = os.open(prefix or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        with os.scandir(folder) as entries:
+            some = [
+                entry for entry, _ in zip(entries, range(_MAX_ENTRIES + 1 - seen), strict=False)
+            ]
+            found = sorted(some, key=lambda entry: entry.name)
+        seen += len(found)
+        for entry in found:
+            path = prefix + entry.name
+            if not entry.is_dir(follow_symlinks=False):
+                yield path, folder, entry
+            elif path.count("/") >= _MAX_DEPTH or seen > _MAX_ENTRIES:
+                yield path, folder, None
+            else:
+                todo.append(path + "/")
+        os.close(folder)
+
+
+def _read(folder: int, name: str, most: int) -> tuple[bytes, str]:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except OSError as error:
+        return b"", error.strerror or "not readable"
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            return b"", "not a plain file"
+        if found.st_size > most:
+            return b"", "larger than the limit"
+        return file.read(most), ""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+    os._exit(0)

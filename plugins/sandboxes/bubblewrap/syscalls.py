@@ -1,0 +1,103 @@
+"""Numbers of the system calls that the filter treats, per architecture.
+
+From the kernel's own tables (arch/x86/entry/syscalls/syscall_64.tbl and
+include/uapi/asm-generic/unistd.h). None: the architecture has no such call.
+"""
+
+# The highest number that both tables hold as of Linux 6.17; later calls are unknown to us.
+HIGHEST = 469
+
+# Calls with rules of their own.
+CLONE = {"x86_64": 56, "aarch64": 220}
+CLONE3 = {"x86_64": 435, "aarch64": 435}
+IOCTL = {"x86_64": 16, "aarch64": 29}
+SOCKET = {"x86_64": 41, "aarch64": 198}
+SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
+PERSONALITY = {"x86_64": 135, "aarch64": 92}
+
+# name: (x86_64, aarch64)
+DENIED: dict[str, tuple[int | None, int | None]] = {
+    # namespaces, mounts, roots
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "move_mount": (429, 429),
+    "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
+    "mount_setattr": (442, 442),
+    "statmount": (457, 457),
+    "listmount": (458, 458),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "open_by_handle_at": (304, 265),
+    "name_to_handle_at": (303, 264),
+    "fanotify_init": (300, 262),
+    # other processes
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "pidfd_getfd": (438, 438),
+    "kcmp": (312, 272),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "mbind": (237, 235),
+    "set_mempolicy": (238, 237),
+    "set_mempolicy_home_node": (450, 450),
+    # parts of the kernel with a long record of holes
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "keyctl": (250, 219),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "lookup_dcookie": (212, 18),
+    "modify_ldt": (154, None),
+    "remap_file_pages": (216, 234),
+    # memory that belongs to no process, and so to no limit
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    # the machine
+    "acct": (163, 89),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "clock_settime": (227, 112),
+    "settimeofday": (164, 170),
+    "delete_module": (176, 106),
+    "finit_module": (313, 273),
+    "init_module": (175, 105),
+    "ioperm": (173, None),
+    "iopl": (172, None),
+    "kexec_file_load": (320, 294),
+    "kexec_load": (246, 104),
+    "nfsservctl": (180, 42),
+    "reboot": (169, 142),
+    "setdomainname": (171, 162),
+    "sethostname": (170, 161),
+    "swapoff": (168, 225),
+    "swapon": (167, 224),
+    "syslog": (103, 116),
+    "sysfs": (139, None),
+    "uselib": (134, None),
+    "ustat": (136, None),
+    "vhangup": (153, 58),
+}
+
+
+def denied(machine: str) -> list[int]:
+    """The numbers of the refused calls on "x86_64" or "aarch64"."""
+    column = {"x86_64": 0, "aarch64": 1}[machine]
+    return [number for row in DENIED.values() if (number := row[column]) is not None]

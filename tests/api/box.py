@@ -1,0 +1,168 @@
+"""The API over a real store, real accounts and a real queue; only the work is scripted."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+from argon2 import PasswordHasher
+from litestar import Litestar
+
+from appliance.api.application import build
+from appliance.domain.execution import (
+    BackendStatus,
+    Isolation,
+    IsolationLevel,
+    Limits,
+)
+from appliance.domain.messages import CompletionEvent, CompletionRequest
+from appliance.domain.models import ModelInfo, ModelState, ProviderStatus
+from appliance.domain.users import Principal, Role
+from appliance.inference.gateway import Gateway
+from appliance.services.accounts import AccountService
+from appliance.services.catalog import CatalogService
+from appliance.services.container import Services
+from appliance.services.health import HealthService
+from appliance.services.passwords import Passwords
+from appliance.settings import AuthSettings, LimitSettings, SchedulerSettings, Settings
+from tests.api.scripts import Script
+from tests.support.task_box import Box, open_box
+
+PASSWORD = "correct horse battery"
+
+
+class OneModel:
+    """A provider that offers one model, in the state that the test sets."""
+
+    def __init__(self) -> None:
+        self.info = ModelInfo(
+            name="starter",
+            provider="llama_cpp",
+            state=ModelState.READY,
+            context_tokens=2048,
+            max_parallel=8,
+            description="a model for tests",
+        )
+        self.available = True
+
+    @property
+    def name(self) -> str:
+        return "llama_cpp"
+
+    def status(self) -> ProviderStatus:
+        problem = "" if self.available else "the library does not load"
+        return ProviderStatus("llama_cpp", available=self.available, local=True, problem=problem)
+
+    async def models(self) -> Sequence[ModelInfo]:
+        return [self.info]
+
+    async def load(self, model: str) -> None:
+        pass
+
+    async def count_tokens(self, request: CompletionRequest) -> int:
+        return len(request.messages)
+
+    async def stream(self, request: CompletionRequest) -> AsyncIterator[CompletionEvent]:
+        raise AssertionError("nothing is generated in these tests")
+        yield
+
+    async def close(self) -> None:
+        pass
+
+
+class StillSandbox:
+    """What a sandbox says of itself; nothing is run in these tests."""
+
+    def __init__(self) -> None:
+        self.status = BackendStatus(
+            "bubblewrap",
+            available=True,
+            isolation=Isolation("bubblewrap", IsolationLevel.NAMESPACES, ("pid", "net")),
+            languages={"python": "3.11.7"},
+        )
+
+    def limits(self) -> Limits:
+        return Limits()
+
+
+@dataclass
+class Api:
+    """The application, the box behind it, and what its users hold."""
+
+    app: Litestar
+    box: Box
+    services: Services
+    script: Script
+    provider: OneModel
+    sandbox: StillSandbox
+    keys: dict[str, str]
+
+    def client(self, user: str | None = "alice", **options: Any) -> httpx.AsyncClient:
+        """A client with that user's key, from this machine; None for one without."""
+        key = options.pop("key", self.keys[user] if user else None)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        address = options.pop("address", "127.0.0.1")
+        transport = httpx.ASGITransport(
+            cast("Any", self.app), client=(address, 1234), raise_app_exceptions=False
+        )
+        url = options.pop("base_url", "http://box.test")
+        return httpx.AsyncClient(transport=transport, base_url=url, headers=headers, **options)
+
+
+def settings_with(**changes: Any) -> Settings:
+    """Settings in which limits are out of the way unless a test asks for them."""
+    chosen: dict[str, Any] = {
+        "limits": LimitSettings(requests_per_minute=100_000, burst=100_000),
+        "auth": AuthSettings(dev_keys=True),
+        "scheduler": SchedulerSettings(workers=2),
+    }
+    return Settings(**(chosen | changes))
+
+
+@asynccontextmanager
+async def open_api(path: Path, settings: Settings) -> AsyncGenerator[Api, None]:
+    """The application on a new store at `path`."""
+    script = Script()
+    async with open_box(path, script, settings) as box:
+        hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+        passwords = Passwords(hasher)
+        accounts = AccountService(box.db, settings.auth, b"s" * 32, passwords=passwords)
+        provider, sandbox = OneModel(), StillSandbox()
+        gateway = Gateway({"llama_cpp": provider}, _starter)
+        runner = cast("Any", sandbox)
+        services = Services(
+            accounts=accounts,
+            tasks=box.service,
+            catalog=CatalogService(gateway, runner, settings),
+            health=HealthService(box.db, gateway, runner, box.scheduler),
+        )
+        keys = {user: await _key(accounts, who) for user, who in _people(box).items()}
+        yield Api(build(services, settings), box, services, script, provider, sandbox, keys)
+        script.release()
+        await accounts.close()
+
+
+async def add_user(api: Api, username: str = "carol", role: Role = Role.DEVELOPER) -> None:
+    """A user who can log in with PASSWORD."""
+    await api.services.accounts.add_user(
+        username=username,
+        email=f"{username}@example.com",
+        name=username.title(),
+        role=role,
+        password=PASSWORD,
+    )
+
+
+async def _starter() -> str | None:
+    return "starter"
+
+
+def _people(box: Box) -> dict[str, Principal]:
+    return {"alice": box.alice, "bob": box.bob, "admin": box.admin, "viewer": box.viewer}
+
+
+async def _key(accounts: AccountService, principal: Principal) -> str:
+    _, secret = await accounts.create_key(principal, "test", [], None)
+    return secret

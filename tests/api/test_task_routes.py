@@ -1,0 +1,115 @@
+"""GET /api/v1/tasks…: one task, the list, cancel, and whose they are."""
+
+import httpx
+import pytest
+
+from tests.api.box import Api
+from tests.support.task_box import until
+
+
+async def test_task_when_ended_then_what_execute_answered(client: httpx.AsyncClient) -> None:
+    answered = (await client.post("/api/v1/execute", json={"prompt": "Do it"})).json()
+    found = await client.get(f"/api/v1/tasks/{answered['task_id']}")
+    assert found.status_code == 200
+    assert found.json() == answered
+
+
+async def test_task_when_waiting_or_running_then_this_dialects_names(
+    api: Api, client: httpx.AsyncClient
+) -> None:
+    api.script.hold()
+    tasks = [await api.box.submit(api.box.alice, f"number {number}") for number in range(3)]
+    await until(lambda: len(api.script.seen) == 2)
+    answers = [(await client.get(f"/api/v1/tasks/{task.public_id}")).json() for task in tasks]
+    assert [each["status"] for each in answers] == ["in_progress", "in_progress", "pending"]
+    waiting = answers[2]
+    assert (waiting["result"], waiting["usage"], waiting["verification"]) == (None, None, None)
+    assert (waiting["started_at"], waiting["completed_at"]) == (None, None)
+    assert waiting["metadata"]["quantum_branches"] == 0
+
+
+@pytest.mark.parametrize("user", ["bob", "viewer"])
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("POST", "/cancel"), ("GET", "/events")])
+async def test_task_when_of_another_user_then_as_if_there_were_none(
+    user: str, method: str, path: str, api: Api, client: httpx.AsyncClient
+) -> None:
+    await client.post("/api/v1/execute", json={"prompt": "Do it", "task_id": "mine"})
+    async with api.client(user) as other:
+        theirs = await other.request(method, f"/api/v1/tasks/mine{path}")
+        none = await other.request(method, f"/api/v1/tasks/none{path}")
+    assert theirs.status_code == none.status_code
+    assert theirs.status_code in (404, 403)
+    assert theirs.json()["error"]["code"] == none.json()["error"]["code"]
+
+
+async def test_task_when_an_administrator_asks_then_found(
+    api: Api, client: httpx.AsyncClient
+) -> None:
+    await client.post("/api/v1/execute", json={"prompt": "Do it", "task_id": "mine"})
+    async with api.client("admin") as admin:
+        assert (await admin.get("/api/v1/tasks/mine")).json()["status"] == "completed"
+
+
+async def test_list_when_paged_then_every_task_once_newest_first(
+    api: Api, client: httpx.AsyncClient
+) -> None:
+    made = [await api.box.submit(api.box.alice, f"number {number}") for number in range(5)]
+    await api.box.submit(api.box.bob, "of another")
+    found: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = (
+            await client.get(
+                "/api/v1/tasks", params={"limit": 2, "cursor": cursor} if cursor else {"limit": 2}
+            )
+        ).json()
+        found += [task["prompt"] for task in page["tasks"]]
+        cursor = page["next_cursor"]
+    assert found == [task.request.prompt for task in reversed(made)]
+
+
+async def test_list_when_filtered_by_status_then_only_those(
+    api: Api, client: httpx.AsyncClient
+) -> None:
+    await client.post("/api/v1/execute", json={"prompt": "Do it", "task_id": "done"})
+    api.script.hold()
+    await api.box.submit(api.box.alice, "running")
+    await until(lambda: len(api.script.seen) == 2)
+    for status, count in {"completed": 1, "in_progress": 1, "running": 1, "failed": 0}.items():
+        page = (await client.get("/api/v1/tasks", params={"status": status})).json()
+        assert len(page["tasks"]) == count, status
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=101", "limit"),
+        ("limit=many", "limit"),
+        ("status=lost", "status"),
+        ("cursor=!!!", "cursor"),
+    ],
+)
+async def test_list_when_the_query_is_wrong_then_the_field(
+    query: str, field: str, client: httpx.AsyncClient
+) -> None:
+    answer = await client.get(f"/api/v1/tasks?{query}")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["details"]["field"] == field
+
+
+async def test_cancel_when_ended_already_then_conflict(client: httpx.AsyncClient) -> None:
+    await client.post("/api/v1/execute", json={"prompt": "Do it", "task_id": "mine"})
+    answer = await client.post("/api/v1/tasks/mine/cancel")
+    assert answer.status_code == 409
+    assert answer.json()["error"]["code"] == "TASK_NOT_CANCELLABLE"
+
+
+async def test_cancel_when_running_then_cancelled_with_the_reason(
+    api: Api, client: httpx.AsyncClient
+) -> None:
+    api.script.hold()
+    task = await api.box.submit(api.box.alice)
+    await until(lambda: bool(api.script.seen))
+    body = (await client.post(f"/api/v1/tasks/{task.public_id}/cancel")).json()
+    assert (body["status"], body["error"]["code"]) == ("cancelled", "TASK_CANCELLED")

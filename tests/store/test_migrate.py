@@ -1,0 +1,151 @@
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import StoreError
+from appliance.store import migrate
+from appliance.store.database import Database
+from appliance.store.migrate import Migration
+
+FIRST = Migration("0001_first", "-- a comment; with a semicolon\nCREATE TABLE a (x);\n")
+SECOND = Migration(
+    "0002_second",
+    """
+    CREATE TABLE b (x);
+    CREATE TRIGGER b_grows AFTER INSERT ON b BEGIN
+        INSERT INTO a VALUES (NEW.x);
+    END;
+    INSERT INTO b VALUES ('one; two');
+    -- the end
+    """,
+)
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    opened = sqlite3.connect(":memory:", isolation_level=None)
+    yield opened
+    opened.close()
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    return {name for (name,) in rows}
+
+
+def test_migrate_when_fresh_then_all_in_order_and_recorded(connection: sqlite3.Connection):
+    assert migrate.migrate(connection, [FIRST, SECOND]) == ["0001_first", "0002_second"]
+    records = connection.execute("SELECT * FROM schema_migrations ORDER BY name").fetchall()
+    assert [(name, checksum) for name, checksum, _, _ in records] == [
+        ("0001_first", FIRST.checksum),
+        ("0002_second", SECOND.checksum),
+    ]
+    assert {version for *_, version in records} == {migrate.program_version()}
+    assert connection.execute("SELECT x FROM a").fetchall() == [("one; two",)]
+
+
+def test_migrate_when_repeated_then_nothing_happens(connection: sqlite3.Connection):
+    migrate.migrate(connection, [FIRST])
+    assert migrate.migrate(connection, [FIRST]) == []
+    assert migrate.migrate(connection, [FIRST, SECOND]) == ["0002_second"]
+
+
+def test_migrate_when_a_statement_fails_then_the_whole_migration_is_undone(
+    connection: sqlite3.Connection,
+):
+    broken = Migration("0002_broken", "CREATE TABLE b (x);\nINSERT INTO nowhere VALUES (1);\n")
+    with pytest.raises(StoreError, match=r"0002_broken failed and was undone: no such table"):
+        migrate.migrate(connection, [FIRST, broken])
+    assert _tables(connection) == {"a", "schema_migrations"}
+    assert not connection.in_transaction
+    assert migrate.migrate(connection, [FIRST, SECOND]) == ["0002_second"]
+
+
+def test_migrate_when_the_last_statement_is_cut_off_then_it_fails(connection: sqlite3.Connection):
+    with pytest.raises(StoreError, match="incomplete input"):
+        migrate.migrate(
+            connection, [Migration("0001_cut", "CREATE TABLE a (x);\nCREATE TABLE b (")]
+        )
+    assert _tables(connection) == set()
+
+
+def test_migrate_when_the_database_is_newer_then_both_versions_are_named(
+    connection: sqlite3.Connection,
+):
+    migrate.migrate(connection, [FIRST, SECOND])
+    connection.execute("UPDATE schema_migrations SET program_version = '9.8.7'")
+    with pytest.raises(StoreError) as caught:
+        migrate.migrate(connection, [FIRST])
+    for part in ("9.8.7", "0002_second", migrate.program_version(), "0001_first"):
+        assert part in caught.value.message
+
+
+def test_migrate_when_an_applied_migration_changed_then_refused(connection: sqlite3.Connection):
+    migrate.migrate(connection, [FIRST])
+    changed = Migration("0001_first", FIRST.sql + "CREATE TABLE c (x);\n")
+    with pytest.raises(StoreError, match="0001_first was applied"):
+        migrate.migrate(connection, [changed])
+    assert "c" not in _tables(connection)
+
+
+def test_schema_sql_is_what_the_migrations_make():
+    dumped = subprocess.run(
+        [sys.executable, "-m", "appliance.store.migrate"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    written = Path(migrate.__file__).with_name("schema.sql").read_text("utf-8")
+    assert dumped.stdout == written, (
+        "refresh it: python -m appliance.store.migrate > appliance/store/schema.sql"
+    )
+
+
+def test_known_migrations_are_numbered_without_a_gap():
+    numbers = [int(migration.name[:4]) for migration in migrate.known_migrations()]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def test_open_when_many_processes_migrate_at_once_then_each_step_ran_once(tmp_path: Path):
+    script = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from appliance.store.database import Database\n"
+        "async def main():\n"
+        "    db = await Database.open(Path(sys.argv[1]), exclusive=False)\n"
+        "    assert await db.integrity_check() == []\n"
+        "    await db.close()\n"
+        "asyncio.run(main())\n"
+    )
+    path = str(tmp_path / "box.db")
+    children = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", script, path) for _ in range(4)
+    ]
+    assert [await child.wait() for child in children] == [0, 0, 0, 0]
+    db = await Database.open(Path(path))
+    async with db.read() as connection:
+        count = await connection.scalar("SELECT COUNT(*) FROM schema_migrations")
+    assert count == len(migrate.known_migrations())
+    await db.close()
+
+
+async def test_open_beside_an_older_running_box_then_the_command_waits_and_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("appliance.store.prepare.BUSY_TIMEOUT_S", 0.1)
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    (folder / "0001_first.sql").write_text(FIRST.sql)
+    running = await Database.open(tmp_path / "box.db", migrations=folder)
+    (folder / "0002_second.sql").write_text(SECOND.sql)
+    with pytest.raises(StoreError, match="in use by another"):
+        await Database.open(tmp_path / "box.db", exclusive=False, migrations=folder)
+    await running.close()
+    beside = await Database.open(tmp_path / "box.db", exclusive=False, migrations=folder)
+    await beside.close()

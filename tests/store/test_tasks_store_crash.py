@@ -1,0 +1,70 @@
+import asyncio
+import random
+import sys
+from pathlib import Path
+
+from msgspec import Struct
+
+from appliance.domain.tasks import TaskStatus
+from appliance.store.database import Connection
+from tests.support.crash_box import work
+from tests.support.task_box import Box, open_box, settings, until
+
+ROUNDS = 6
+
+
+class _Count(Struct):
+    public_id: str
+    status: TaskStatus
+    ends: int
+    lines: int
+    last: int
+
+
+async def _live_and_die(path: Path, prefix: str) -> set[str]:
+    """Run a box, kill it at a random moment; returns what it said it had accepted."""
+    argv = [sys.executable, "-m", "tests.support.crash_box", str(path), prefix]
+    child = await asyncio.create_subprocess_exec(
+        *argv, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    assert child.stderr
+    assert await child.stderr.readline() == b"ready\n"
+    await asyncio.sleep(random.uniform(0.01, 0.4))
+    child.kill()
+    said = await child.stderr.read()
+    await child.wait()
+    # A line cut off by the end was not said.
+    return set(said.decode().split("\n")[:-1])
+
+
+async def _counts(connection: Connection) -> list[_Count]:
+    return await connection.all(
+        _Count,
+        """
+        SELECT public_id, status, COUNT(*) AS lines, MAX(seq) AS last,
+               SUM(kind IN ('completed', 'failed', 'cancelled')) AS ends
+        FROM tasks JOIN task_events ON task_id = id GROUP BY id
+        """,
+    )
+
+
+async def _all_ended(box: Box) -> bool:
+    stats = await box.service.queue()
+    return stats.queued == stats.running == 0
+
+
+async def test_box_when_killed_again_and_again_then_nothing_is_lost_or_ended_twice(tmp_path: Path):
+    path = tmp_path / "box.db"
+    accepted: set[str] = set()
+    for number in range(ROUNDS):
+        accepted |= await _live_and_die(path, f"round{number}")
+    assert accepted
+    async with open_box(path, work, settings(workers=3, max_attempts=1000)) as box:
+        await until(lambda: _all_ended(box), within_s=60)
+        async with box.db.read() as connection:
+            counts = await _counts(connection)
+        assert await box.db.integrity_check() == []
+    assert accepted <= {count.public_id for count in counts}
+    assert {count.status for count in counts} == {TaskStatus.COMPLETED}
+    assert {count.ends for count in counts} == {1}
+    assert all(count.lines == count.last for count in counts)

@@ -1,0 +1,90 @@
+"""An account service on a real database, with cheap password hashes and a clock to turn."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from argon2 import PasswordHasher
+
+from appliance.domain.users import Principal, Role, User
+from appliance.services.accounts import AccountService
+from appliance.services.passwords import Passwords
+from appliance.settings import AuthSettings
+from appliance.store.database import Database
+
+SECRET = b"a secret for tests, 32 bytes or more"
+PASSWORD = "correct horse"
+ADDRESS = "192.0.2.7"
+
+
+class Clock:
+    """Epoch seconds that pass only when told to."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class CountingPasswords(Passwords):
+    """Real argon2id with the least cost; knows how many verifications were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        self.verified: list[str | None] = []
+
+    async def verify(self, password_hash: str | None, password: str) -> bool:
+        self.verified.append(password_hash)
+        return await super().verify(password_hash, password)
+
+
+class Accounts:
+    """The service under test, and what a test needs beside it."""
+
+    def __init__(self, db: Database, settings: AuthSettings) -> None:
+        self.db = db
+        self.clock = Clock()
+        self.passwords = CountingPasswords()
+        self.service = AccountService(
+            db, settings, SECRET, clock=self.clock, passwords=self.passwords
+        )
+
+    async def add(self, username: str, role: Role = Role.DEVELOPER) -> User:
+        return await self.service.add_user(
+            username=username,
+            email=f"{username}@example.com",
+            name=username.title(),
+            role=role,
+            password=PASSWORD,
+        )
+
+    async def logged_in(self, username: str) -> Principal:
+        tokens = await self.service.login(username, PASSWORD, ADDRESS)
+        return await self.service.authenticate(tokens.access_token)
+
+    async def key_of(self, username: str, *scopes: str, expires_at: float | None = None) -> str:
+        """The secret of a new key."""
+        principal = await self.service.users.principal_of(username)
+        _, secret = await self.service.create_key(principal, "test", scopes, expires_at)
+        return secret
+
+    async def scalar(self, sql: str) -> object:
+        async with self.db.read() as connection:
+            return await connection.scalar(sql)
+
+
+@asynccontextmanager
+async def accounts_in(
+    folder: Path, settings: AuthSettings | None = None
+) -> AsyncGenerator[Accounts, None]:
+    db = await Database.open(folder / "box.db")
+    try:
+        accounts = Accounts(db, settings or AuthSettings())
+        yield accounts
+        await accounts.service.close()
+    finally:
+        await db.close()

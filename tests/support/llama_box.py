@@ -1,0 +1,107 @@
+"""A box for the local provider alone: a plugin context without the rest of the appliance."""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from appliance import processes
+from appliance.domain.messages import (
+    CompletionEvent,
+    CompletionRequest,
+    Finished,
+    Message,
+    MessageRole,
+    Sampling,
+    TextDelta,
+)
+from appliance.domain.models import ModelFile
+from appliance.spi.registry import PluginContext
+from plugins.providers.llama_cpp.provider import LlamaCppProvider
+
+GREEDY = Sampling(temperature=0.0)
+
+
+class ListedModels:
+    """The registered models; a test may change the list."""
+
+    def __init__(self, files: dict[str, Path]) -> None:
+        self.files = files
+
+    async def list(self) -> Sequence[ModelFile]:
+        return [_model_file(alias, path) for alias, path in self.files.items()]
+
+
+def provider_for(
+    folder: Path,
+    files: dict[str, Path],
+    *,
+    child_argv: Callable[[str], list[str]] = processes.child_argv,
+    **settings: Any,
+) -> tuple[LlamaCppProvider, ListedModels]:
+    """A provider whose engines run as they do in the product. The caller closes it."""
+    models = ListedModels(files)
+    context = PluginContext(
+        data_dir=folder,
+        runtime_dir=folder / "run",
+        settings=settings,
+        models=models,
+        child_argv=child_argv,
+        host_env=processes.host_env,
+        child_env=processes.child_env,
+        sandbox_python=lambda: folder,
+    )
+    return LlamaCppProvider("llama_cpp", context), models
+
+
+def request(
+    text: str,
+    *,
+    model: str = "tiny",
+    sampling: Sampling = GREEDY,
+    max_tokens: int | None = 8,
+    share_key: str = "",
+) -> CompletionRequest:
+    """One user message."""
+    messages = (Message(MessageRole.USER, text),)
+    return CompletionRequest(model, messages, sampling, max_tokens, share_key)
+
+
+async def complete(provider: LlamaCppProvider, asked: CompletionRequest) -> tuple[str, Finished]:
+    """The whole answer."""
+    events: list[CompletionEvent] = [event async for event in provider.stream(asked)]
+    last = events[-1]
+    assert isinstance(last, Finished)
+    return "".join(event.text for event in events if isinstance(event, TextDelta)), last
+
+
+async def until_gone(pid: int) -> None:
+    """Return when no process has this id. Raises TimeoutError after ten seconds."""
+    async with asyncio.timeout(10):
+        while _exists(pid):
+            await asyncio.sleep(0.02)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _model_file(alias: str, path: Path) -> ModelFile:
+    return ModelFile(
+        alias=alias,
+        path=str(path),
+        sha256="",
+        size=path.stat().st_size if path.exists() else 0,
+        architecture="llama",
+        parameters=0,
+        context_tokens=512,
+        quantization="F32",
+        source="test",
+        is_default=True,
+        created_at=0.0,
+    )

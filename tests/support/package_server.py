@@ -1,0 +1,153 @@
+"""A package index and file server that speaks the real simple API, with the faults that nets have."""
+
+import hashlib
+import io
+import json
+import re
+import threading
+import zipfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+JSON_PAGE = "application/vnd.pypi.simple.v1+json"
+
+
+def wheel(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """A wheel that holds these files."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+class PackageServer:
+    """What it serves, what it was asked for, and how it misbehaves.
+
+    `files` are answered at /files/NAME, packages at /simple/NAME/. `cut_after` breaks
+    the next connections after so many bytes each; `status` answers all with that.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.files: dict[str, bytes] = {}
+        self.packages: dict[str, list[dict[str, Any]]] = {}
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self.cut_after: list[int] = []
+        self.status = 200
+        self.html = False
+        self.etag = '"one"'
+        self.redirect = ""
+
+    def publish(self, filename: str, content: bytes, **changes: Any) -> None:
+        """Put a wheel on the index; `changes` replace what the index says of it."""
+        self.files[filename] = content
+        package = re.sub(r"[-_.]+", "-", filename.split("-")[0]).lower()
+        entry = {
+            "filename": filename,
+            "url": f"../../files/{filename}",
+            "hashes": {"sha256": hashlib.sha256(content).hexdigest()},
+            "size": len(content),
+            "yanked": False,
+        }
+        self.packages.setdefault(package, []).append(entry | changes)
+
+    @property
+    def index(self) -> str:
+        return f"{self.url}/simple"
+
+    def file_url(self, name: str) -> str:
+        return f"{self.url}/files/{name}"
+
+    def asked_for(self, path: str) -> list[dict[str, str]]:
+        """The headers of each request for a path."""
+        return [headers for asked, headers in self.requests if asked.partition("?")[0] == path]
+
+
+@contextmanager
+def package_server() -> Generator[PackageServer]:
+    """A running server on a free loopback port."""
+    http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    http.daemon_threads = True
+    server = PackageServer(f"http://127.0.0.1:{http.server_address[1]}")
+    http.packages = server  # pyright: ignore[reportAttributeAccessIssue]
+    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        http.shutdown()
+        thread.join(5)
+        http.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    @property
+    def _served(self) -> PackageServer:
+        return self.server.packages  # pyright: ignore
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self._served.requests.append((self.path, headers))
+        if self._served.status != 200:
+            self._answer(self._served.status, b"no", {})
+        elif self._served.redirect and path.startswith("/moved/"):
+            self._answer(302, b"", {"Location": self._served.redirect})
+        elif path.startswith("/simple/"):
+            self._page(path.split("/")[2])
+        elif path.startswith("/files/") and path[7:] in self._served.files:
+            self._file(self._served.files[path[7:]], headers)
+        else:
+            self._answer(404, b"not found", {})
+
+    def _page(self, package: str) -> None:
+        entries = self._served.packages.get(package)
+        if entries is None:
+            self._answer(404, b"not found", {})
+        elif self._served.html:
+            links = "".join(_link(entry) for entry in entries)
+            page = f"<!DOCTYPE html><html><body>{links}</body></html>"
+            self._answer(200, page.encode(), {"Content-Type": "text/html; charset=utf-8"})
+        else:
+            page = json.dumps({"meta": {"api-version": "1.0"}, "name": package, "files": entries})
+            self._answer(200, page.encode(), {"Content-Type": JSON_PAGE})
+
+    def _file(self, content: bytes, headers: dict[str, str]) -> None:
+        etag = {"ETag": self._served.etag} if self._served.etag else {}
+        found = re.fullmatch(r"bytes=(\d+)-", headers.get("range", ""))
+        if found is None or headers.get("if-range") != self._served.etag:
+            self._answer(200, content, etag)
+            return
+        start = int(found[1])
+        if start >= len(content):
+            self._answer(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+            return
+        extent = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self._answer(206, content[start:], etag | {"Content-Range": extent})
+
+    def _answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self._served.cut_after and self.path.startswith("/files/"):
+            self.wfile.write(content[: self._served.cut_after.pop(0)])
+            self.close_connection = True
+        else:
+            self.wfile.write(content)
+
+
+def _link(entry: Mapping[str, Any]) -> str:
+    yanked = ' data-yanked="broken"' if entry["yanked"] else ""
+    digest = entry["hashes"].get("sha256")
+    fragment = f"#sha256={digest}" if digest else ""
+    return f'<a href="{entry["url"]}{fragment}"{yanked}>{entry["filename"]}</a><br/>\n'

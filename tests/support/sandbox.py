@@ -1,0 +1,111 @@
+"""Real sandboxes for tests: as the user who runs the tests, and as an ordinary one."""
+
+import asyncio
+import itertools
+import subprocess
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import pytest
+
+from appliance import errors
+from appliance.domain.execution import BackendStatus, Limits, RunRequest, RunResult, SandboxFile
+from tests.support.sandbox_service import frame, read_frame
+
+ROOT = Path(__file__).resolve().parents[2]
+ORDINARY_USER = 64_999
+GENEROUS = Limits(wall_s=60.0, cpu_s=30.0)
+"""For tests that are about something else, on a machine as busy as it may be."""
+
+
+class Backend(Protocol):
+    """What the tests use of a backend."""
+
+    def run(self, request: RunRequest) -> Awaitable[RunResult]: ...
+
+    def probe(self) -> Awaitable[BackendStatus]: ...
+
+    def close(self) -> Awaitable[None]: ...
+
+
+async def run_python(backend: Backend, code: str, **more: Any) -> RunResult:
+    return await backend.run(RunRequest(("python", "-c", code), **{"limits": GENEROUS} | more))
+
+
+def files(**contents: str) -> tuple[SandboxFile, ...]:
+    return tuple(
+        SandboxFile(name.replace("__", "."), text.encode()) for name, text in contents.items()
+    )
+
+
+class OtherUsersBackend:
+    """A backend in a process of the ordinary user; same behaviour, same errors."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._reading = asyncio.create_task(self._read())
+
+    async def run(self, request: RunRequest) -> RunResult:
+        return msgspec.convert(await self._ask("run", request), RunResult)
+
+    async def probe(self) -> BackendStatus:
+        return msgspec.convert(await self._ask("probe", None), BackendStatus)
+
+    async def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        assert await asyncio.wait_for(self._process.wait(), 30) == 0
+        await self._reading
+
+    async def _ask(self, what: str, payload: Any) -> Any:
+        number = next(self._numbers)
+        future = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._send([number, what, payload])
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._send([next(self._numbers), "cancel", number])
+            with pytest.raises(asyncio.CancelledError):
+                await future
+            raise
+
+    def _send(self, question: list[Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(frame(question))
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        while (answer := await read_frame(self._process.stdout)) is not None:
+            number, what, payload = answer
+            if what == "error":
+                self._waiting.pop(number).set_exception(_error(*payload))
+            else:
+                self._waiting.pop(number).set_result(payload)
+
+
+def _error(name: str, message: str) -> BaseException:
+    kind = asyncio.CancelledError if name == "CancelledError" else getattr(errors, name)
+    return kind(message)
+
+
+async def start_as_ordinary_user(home: Path) -> OtherUsersBackend:
+    process = await asyncio.create_subprocess_exec(
+        str(home / "python" / "bin" / "python3"),
+        "-m",
+        "tests.support.sandbox_service",
+        str(home / "python"),
+        str(home / "run"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        limit=1 << 26,
+        cwd=home,
+        env={"PYTHONPATH": str(home / "code"), "PATH": "/usr/bin:/bin"},
+        user=ORDINARY_USER,
+        group=ORDINARY_USER,
+        extra_groups=[],
+    )
+    return OtherUsersBackend(process)

@@ -1,0 +1,90 @@
+"""A sandbox backend in a process of its own, so that it can run as another user.
+
+Frames on stdin and stdout: a length (4 bytes, big-endian) and a msgpack array
+[id, what, payload]. Asked: run (a RunRequest), cancel (an id), probe. Answered:
+result, status, or error ([class of the error, message]); one answer per question.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.domain.execution import RunRequest
+from appliance.errors import ApplianceError
+from appliance.spi.registry import PluginContext
+from plugins.sandboxes.bubblewrap.backend import Bubblewrap
+
+
+class NoModels:
+    async def list(self) -> list[Any]:
+        return []
+
+
+def plugin_context(python: Path, runtime_dir: Path) -> PluginContext:
+    return PluginContext(
+        data_dir=python.parent,
+        runtime_dir=runtime_dir,
+        settings={},
+        models=NoModels(),
+        child_argv=lambda module: [sys.executable, module],
+        host_env=dict,
+        child_env=dict,
+        sandbox_python=lambda: python,
+    )
+
+
+async def read_frame(reader: asyncio.StreamReader) -> Any:
+    """The next frame; None at the end."""
+    try:
+        size = int.from_bytes(await reader.readexactly(4), "big")
+        return msgspec.msgpack.decode(await reader.readexactly(size))
+    except asyncio.IncompleteReadError:
+        return None
+
+
+def frame(value: Any) -> bytes:
+    data = msgspec.msgpack.encode(value)
+    return len(data).to_bytes(4, "big") + data
+
+
+class Service:
+    def __init__(self, backend: Bubblewrap) -> None:
+        self._backend = backend
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    async def serve(self, reader: asyncio.StreamReader) -> None:
+        while (question := await read_frame(reader)) is not None:
+            number, what, payload = question
+            if what == "cancel":
+                self._tasks[payload].cancel()
+            else:
+                self._tasks[number] = asyncio.create_task(self._answer(number, what, payload))
+        await self._backend.close()
+
+    async def _answer(self, number: int, what: str, payload: Any) -> None:
+        try:
+            if what == "probe":
+                answer: list[Any] = [number, "status", await self._backend.probe()]
+            else:
+                request = msgspec.convert(payload, RunRequest)
+                answer = [number, "result", await self._backend.run(request)]
+        except ApplianceError as error:
+            answer = [number, "error", [type(error).__name__, error.message]]
+        except asyncio.CancelledError:
+            answer = [number, "error", ["CancelledError", ""]]
+        sys.stdout.buffer.write(frame(answer))
+        sys.stdout.buffer.flush()
+
+
+async def main() -> None:
+    reader = asyncio.StreamReader(limit=1 << 30)
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
+    await Service(Bubblewrap(plugin_context(Path(sys.argv[1]), Path(sys.argv[2])))).serve(reader)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

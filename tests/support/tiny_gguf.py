@@ -1,0 +1,138 @@
+"""Writes a tiny random model as a GGUF file: the format for real, the weights for nothing.
+
+Architecture `llama`, a vocabulary of bytes and a few words, two layers: it loads and
+decodes in milliseconds and says nonsense. Its end tokens are never the likeliest, so
+that the length of an answer is the caller's choice.
+"""
+
+import random
+import struct
+from pathlib import Path
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_EMBEDDING, _FEED_FORWARD, _LAYERS, _HEADS = 64, 96, 2, 2
+_ALIGNMENT = 32
+_UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _INT32 = 4, 6, 7, 8, 9, 5
+_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
+_SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+_SILENT = range(len(_SPECIAL))
+
+
+def write_tiny_gguf(
+    path: Path,
+    *,
+    context_tokens: int = 512,
+    template: str | None = CHAT_TEMPLATE,
+    architecture: str = "llama",
+) -> Path:
+    """Write the model; returns its path. The same arguments give the same bytes."""
+    tokens, types = _vocabulary()
+    tensors = _tensors(len(tokens))
+    metadata = _metadata(tokens, types, context_tokens, template, architecture)
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(metadata)) + b"".join(metadata)
+    infos, data = b"", b""
+    for name, (shape, values) in tensors.items():
+        infos += _string(name) + struct.pack("<I", len(shape))
+        infos += struct.pack(f"<{len(shape)}Q", *shape) + struct.pack("<IQ", 0, len(data))
+        data += _padded(struct.pack(f"<{len(values)}f", *values))
+    path.write_bytes(_padded(head + infos) + data)
+    return path
+
+
+def _vocabulary() -> tuple[list[str], list[int]]:
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = [*_SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *letters]
+    kinds = [_UNKNOWN, *[_CONTROL] * (len(_SPECIAL) - 1), *[_BYTE] * 256]
+    return tokens, kinds + [_NORMAL] * (len(tokens) - len(kinds))
+
+
+def _metadata(
+    tokens: list[str], types: list[int], context: int, template: str | None, architecture: str
+) -> list[bytes]:
+    entries = [
+        _entry("general.architecture", _STRING, _string(architecture)),
+        _entry("general.name", _STRING, _string("tiny")),
+        *(
+            _entry(f"{architecture}.{key}", _UINT32, struct.pack("<I", value))
+            for key, value in {
+                "context_length": context,
+                "embedding_length": _EMBEDDING,
+                "block_count": _LAYERS,
+                "feed_forward_length": _FEED_FORWARD,
+                "attention.head_count": _HEADS,
+                "attention.head_count_kv": _HEADS,
+                "rope.dimension_count": _EMBEDDING // _HEADS,
+            }.items()
+        ),
+        _entry(
+            f"{architecture}.attention.layer_norm_rms_epsilon", _FLOAT32, struct.pack("<f", 1e-5)
+        ),
+        _entry("tokenizer.ggml.model", _STRING, _string("llama")),
+        _entry("tokenizer.ggml.tokens", _ARRAY, _array(_STRING, [_string(t) for t in tokens])),
+        _entry(
+            "tokenizer.ggml.scores",
+            _ARRAY,
+            _array(_FLOAT32, [struct.pack("<f", -float(at)) for at in range(len(tokens))]),
+        ),
+        _entry(
+            "tokenizer.ggml.token_type",
+            _ARRAY,
+            _array(_INT32, [struct.pack("<i", kind) for kind in types]),
+        ),
+        *(
+            _entry(f"tokenizer.ggml.{which}_token_id", _UINT32, struct.pack("<I", token))
+            for which, token in {"unknown": 0, "bos": 1, "eos": 4}.items()
+        ),
+        _entry("tokenizer.ggml.add_bos_token", _BOOL, b"\x01"),
+        _entry("tokenizer.ggml.add_space_prefix", _BOOL, b"\x00"),
+    ]
+    if template is not None:
+        entries.append(_entry("tokenizer.chat_template", _STRING, _string(template)))
+    return entries
+
+
+def _tensors(vocabulary: int) -> dict[str, tuple[tuple[int, ...], list[float]]]:
+    drawn = random.Random(7)
+
+    def matrix(columns: int, rows: int) -> tuple[tuple[int, ...], list[float]]:
+        scale = columns**-0.5
+        return (columns, rows), [drawn.gauss(0, scale) for _ in range(columns * rows)]
+
+    ones = ((_EMBEDDING,), [1.0] * _EMBEDDING)
+    tensors = {"token_embd.weight": matrix(_EMBEDDING, vocabulary), "output_norm.weight": ones}
+    for layer in range(_LAYERS):
+        tensors |= {
+            f"blk.{layer}.attn_norm.weight": ones,
+            f"blk.{layer}.attn_q.weight": matrix(_EMBEDDING, _EMBEDDING),
+            f"blk.{layer}.attn_k.weight": matrix(_EMBEDDING, _EMBEDDING),
+            f"blk.{layer}.attn_v.weight": matrix(_EMBEDDING, _EMBEDDING),
+            f"blk.{layer}.attn_output.weight": matrix(_EMBEDDING, _EMBEDDING),
+            f"blk.{layer}.ffn_norm.weight": ones,
+            f"blk.{layer}.ffn_gate.weight": matrix(_EMBEDDING, _FEED_FORWARD),
+            f"blk.{layer}.ffn_up.weight": matrix(_EMBEDDING, _FEED_FORWARD),
+            f"blk.{layer}.ffn_down.weight": matrix(_FEED_FORWARD, _EMBEDDING),
+        }
+    shape, values = matrix(_EMBEDDING, vocabulary)
+    values[: len(_SILENT) * _EMBEDDING] = [0.0] * (len(_SILENT) * _EMBEDDING)
+    return tensors | {"output.weight": (shape, [4 * value for value in values])}
+
+
+def _entry(key: str, kind: int, value: bytes) -> bytes:
+    return _string(key) + struct.pack("<I", kind) + value
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def _array(kind: int, items: list[bytes]) -> bytes:
+    return struct.pack("<IQ", kind, len(items)) + b"".join(items)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + b"\0" * (-len(data) % _ALIGNMENT)
