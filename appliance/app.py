@@ -49,7 +49,7 @@ class Appliance:
     bus: EventBus
     gateway: Gateway
     sandbox: SandboxRunner
-    sandbox_probe: asyncio.Task[None]
+    begun: asyncio.Task[None]
     scheduler: Scheduler
     services: Services
     api: Litestar
@@ -114,14 +114,13 @@ async def running(
 
         await accounts.start()
         stack.push_async_callback(accounts.close)
-        await scheduler.start()
         stack.push_async_callback(scheduler.drain, 0)
         # Neither a model's loading nor the first unpacking of Python may delay the first answer.
-        sandbox_probe = _in_background(stack, "sandbox", sandbox.start())
+        begun = _in_background(stack, "scheduler", _begin(sandbox, scheduler))
         if settings.models.preload:
             _in_background(stack, "model", _preload(gateway))
         yield Appliance(
-            settings, data_dir, bus, gateway, sandbox, sandbox_probe, scheduler, services,
+            settings, data_dir, bus, gateway, sandbox, begun, scheduler, services,
             build(services, settings), loaded.problems,
         )  # fmt: skip
 
@@ -147,6 +146,12 @@ async def _default_model(settings: Settings, models: ModelRegistry) -> str | Non
         return settings.models.default
     default = await models.default()
     return default.alias if default else None
+
+
+async def _begin(sandbox: SandboxRunner, scheduler: Scheduler) -> None:
+    """Start on the queue once it is known whether code can be run."""
+    await sandbox.start()
+    await scheduler.start()
 
 
 async def _preload(gateway: Gateway) -> None:

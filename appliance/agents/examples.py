@@ -28,7 +28,7 @@ _OPERATOR = re.compile(
     re.IGNORECASE,
 )
 _GIVEN = re.compile(
-    r"^[ \t*•-]*(?:for|given|if|when|with|input\s*:?)\s+", re.IGNORECASE | re.MULTILINE
+    r"^[ \t*•\"'-]*(?:for|given|if|when|with|input\s*:?)\s+", re.IGNORECASE | re.MULTILINE
 )
 _ASSIGNMENT = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*=(?!=)\s*")
 _RESULT = re.compile(

@@ -108,6 +108,8 @@ def address_key(address: str) -> str:
         parsed = ip_address(address)
     except ValueError:
         return f"address:{address}"
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
+        parsed = parsed.ipv4_mapped
     if isinstance(parsed, IPv6Address):
         network = int(parsed) >> (128 - _IPV6_NETWORK_BITS)
         return f"network:{network:x}"

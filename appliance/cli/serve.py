@@ -115,7 +115,7 @@ async def _models_line(box: Appliance) -> str:
 
 
 async def _sandbox_line(box: Appliance) -> str:
-    await asyncio.wait([box.sandbox_probe], timeout=_PROBE_WAIT_S)
+    await asyncio.wait([box.begun], timeout=_PROBE_WAIT_S)
     status = box.sandbox.status
     if status.isolation is None:
         return f"none: {status.problem}; {status.remedy}"

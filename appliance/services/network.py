@@ -6,7 +6,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
-from appliance.errors import SetupError
+from appliance.errors import InvalidInput, SetupError
 from appliance.services.pip_config import PipConfig
 
 
@@ -34,10 +34,25 @@ def _trust(context: ssl.SSLContext, cert: Path) -> None:
 
 def without_secrets(url: str) -> str:
     """An address as it may be printed: no credentials, no query."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that is none"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def network_reason(error: httpx.HTTPError) -> str:
+def check_address(url: str) -> None:
+    """Raise InvalidInput unless this is a whole http or https address."""
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise InvalidInput(f"{without_secrets(url)!r} is not an address: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise InvalidInput(
+            f"{without_secrets(url)!r}: only http:// and https:// addresses can be fetched"
+        )
+
+
+def network_reason(error: Exception) -> str:
     """What a network error says, or its kind where it says nothing."""
     return str(error) or type(error).__name__

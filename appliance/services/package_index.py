@@ -71,7 +71,7 @@ async def find_wheels(
     for page, place in pages:
         try:
             found += [wheel async for wheel in _wheels(client, config, page, package)]
-        except (httpx.HTTPError, Unavailable) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, Unavailable) as error:
             reason = error.message if isinstance(error, Unavailable) else network_reason(error)
             problems.append(f"{without_secrets(place)}: {reason}")
     fitting = _fitting(found, version)

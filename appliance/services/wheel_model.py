@@ -13,8 +13,8 @@ _MAX_ENTRIES = 100_000
 _MAX_RATIO = 50
 
 
-def find_gguf(wheel: Path) -> zipfile.ZipInfo | None:
-    """The one GGUF file in a wheel, None if there is none.
+def find_gguf(wheel: Path, name: str) -> zipfile.ZipInfo | None:
+    """The one GGUF file in a wheel, None if there is none. `name` is what errors call it.
 
     Raises InvalidInput for a broken or suspicious archive, or if it holds several.
     """
@@ -22,15 +22,15 @@ def find_gguf(wheel: Path) -> zipfile.ZipInfo | None:
         with zipfile.ZipFile(wheel) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
-        raise InvalidInput(f"{wheel.name} is not a wheel: {error}") from None
+        raise InvalidInput(f"{name} is not a wheel: {error}") from None
     found = [entry for entry in entries if entry.filename.lower().endswith(".gguf")]
     if len(entries) > _MAX_ENTRIES:
-        raise InvalidInput(f"{wheel.name} holds {len(entries)} files; that is no wheel of a model")
+        raise InvalidInput(f"{name} holds {len(entries)} files; that is no wheel of a model")
     if len(found) > 1:
-        names = ", ".join(sorted(gguf_name(entry) for entry in found)[:10])
-        raise InvalidInput(f"{wheel.name} holds several models ({names}); add one from its file")
+        models = ", ".join(sorted(gguf_name(entry) for entry in found)[:10])
+        raise InvalidInput(f"{name} holds several models ({models}); add one from its file")
     if found and found[0].file_size > _MAX_RATIO * max(found[0].compress_size, 1):
-        raise InvalidInput(f"{wheel.name}: {gguf_name(found[0])} is packed like a zip bomb")
+        raise InvalidInput(f"{name}: {gguf_name(found[0])} is packed like a zip bomb")
     return found[0] if found else None
 
 
@@ -42,14 +42,12 @@ def gguf_name(entry: zipfile.ZipInfo) -> str:
 def extract(wheel: Path, entry: zipfile.ZipInfo, target: Path, digest: Digest) -> Iterator[int]:
     """Write one entry of a wheel to `target`, step by step: yields the bytes written so far.
 
-    Raises InvalidInput if it is damaged or longer than it says.
+    Raises InvalidInput if it is damaged.
     """
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(entry) as source:
-            for done in copy(source, target, digest):
-                if done > entry.file_size:
-                    raise InvalidInput(f"{wheel.name} is damaged: the model is too long")
-                yield done
+            # It can't grow beyond the size that was checked: zipfile stops reading there.
+            yield from copy(source, target, digest)
     # zlib's error has no common base with zipfile's own; a password is a RuntimeError.
     except (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error) as error:
-        raise InvalidInput(f"{wheel.name} is damaged: {error}") from None
+        raise InvalidInput(f"{gguf_name(entry)} is damaged in its wheel: {error}") from None

@@ -8,7 +8,6 @@ dumped schema after a migration was added.
 """
 
 import hashlib
-import importlib.metadata
 import importlib.resources
 import re
 import sqlite3
@@ -19,6 +18,7 @@ from importlib.resources.abc import Traversable
 
 from msgspec import Struct
 
+from appliance import __version__
 from appliance.errors import StoreError
 
 _NAME = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
@@ -49,11 +49,6 @@ class _Record(Struct, frozen=True):
     program_version: str
 
 
-def program_version() -> str:
-    """The version of this program, as installed."""
-    return importlib.metadata.version("monkey-coder")
-
-
 def known_migrations(folder: Traversable | None = None) -> list[Migration]:
     """The migrations of this program (or of `folder`), in the order to apply them."""
     place = folder or importlib.resources.files("appliance.store").joinpath("migrations")
@@ -77,7 +72,7 @@ def pending(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> 
         if record and record.checksum != migration.checksum:
             raise StoreError(
                 f"the migration {migration.name} was applied by version {record.program_version} "
-                f"in another form than version {program_version()} knows it; "
+                f"in another form than version {__version__} knows it; "
                 "reinstall the program that made this database, or restore a backup"
             )
     return [migration for migration in migrations if migration.name not in records]
@@ -133,7 +128,7 @@ def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
             "name": migration.name,
             "checksum": migration.checksum,
             "applied_at": time.time(),
-            "program_version": program_version(),
+            "program_version": __version__,
         },
     )
 
@@ -180,7 +175,7 @@ def _refuse_newer(records: dict[str, _Record], migrations: Sequence[Migration]) 
         newest = unknown[-1]
         raise StoreError(
             f"this database was made by version {newest.program_version} "
-            f"(schema {newest.name}) and is newer than this program, version {program_version()} "
+            f"(schema {newest.name}) and is newer than this program, version {__version__} "
             f"(schema {max(known, default='none')}); "
             f"install version {newest.program_version} or later, or restore a backup"
         )

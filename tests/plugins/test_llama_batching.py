@@ -23,7 +23,7 @@ from plugins.providers.llama_cpp.sequences import Job
 from tests.support.tiny_gguf import write_tiny_gguf
 
 CELLS, SEQUENCES, CHUNK = 1024, 4, 32
-TOLERANCE = 0.05
+TOLERANCE = 0.5
 _log = ErrorLog()
 Logits = dict[int, list[list[float]]]
 
@@ -247,9 +247,30 @@ def test_decode_when_it_keeps_failing_then_engine_gives_up(
             bench.run([_job(at, _prompt(10))])
 
 
-def test_context_when_memory_is_not_there_then_says_what_to_lower(model: Model):
+def test_logits_when_prompt_is_another_then_differ_by_more_than_the_tolerance(bench: _Bench):
+    one, other = (bench.run([_job(1, _prompt(40, start=at))])[1][0] for at in (0, 1))
+    assert max(abs(a - b) for a, b in zip(one, other, strict=True)) > 2 * TOLERANCE
+
+
+def test_context_when_memory_is_not_there_then_says_what_to_lower(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(model.lib, "llama_init_from_model", lambda *_: None)
     with pytest.raises(NativeError, match=r"models\.context_tokens"):
-        Context(model, cells=2**31 - 256, sequences=2, batch_tokens=64, threads=1)
+        Context(model, cells=256, sequences=2, batch_tokens=64, threads=1)
+
+
+def test_sampler_when_llama_makes_none_then_job_is_refused_and_its_place_free(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(model.lib, "llama_sampler_init_greedy", lambda: None)
+    made = _Bench(model)
+    greedy = CompletionRequest("tiny", (), Sampling(temperature=0), max_tokens=4)
+    job = Job(1, greedy)
+    job.tokens = _prompt(4)
+    made.run([job])
+    assert [type(message) for message in made.sent] == [Refused]
+    assert made.batcher.idle
 
 
 def test_sampler_when_made_then_freed_twice_without_harm(model: Model):

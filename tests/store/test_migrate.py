@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance import __version__
 from appliance.errors import StoreError
 from appliance.store import migrate
 from appliance.store.database import Database
@@ -45,7 +46,7 @@ def test_migrate_when_fresh_then_all_in_order_and_recorded(connection: sqlite3.C
         ("0001_first", FIRST.checksum),
         ("0002_second", SECOND.checksum),
     ]
-    assert {version for *_, version in records} == {migrate.program_version()}
+    assert {version for *_, version in records} == {__version__}
     assert connection.execute("SELECT x FROM a").fetchall() == [("one; two",)]
 
 
@@ -81,7 +82,7 @@ def test_migrate_when_the_database_is_newer_then_both_versions_are_named(
     connection.execute("UPDATE schema_migrations SET program_version = '9.8.7'")
     with pytest.raises(StoreError) as caught:
         migrate.migrate(connection, [FIRST])
-    for part in ("9.8.7", "0002_second", migrate.program_version(), "0001_first"):
+    for part in ("9.8.7", "0002_second", __version__, "0001_first"):
         assert part in caught.value.message
 
 

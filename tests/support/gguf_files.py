@@ -1,5 +1,6 @@
 """Writes small GGUF files, whole or hostile, as the format's specification says."""
 
+import random
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,7 +58,8 @@ def gguf(metadata: Mapping[str, Any] = METADATA, elements: int = 64) -> bytes:
     pairs = b"".join(pair(key, value) for key, value in metadata.items())
     head = header(1, len(metadata)) + pairs + tensor("w", [elements], F32, 0)
     padding = b"\0" * (-len(head) % ALIGNMENT)
-    return head + padding + b"\1\2\3\4" * elements
+    # Like real weights, these bytes hardly compress.
+    return head + padding + random.Random(elements).randbytes(4 * elements)
 
 
 def write_gguf(path: Path, **changes: Any) -> Path:

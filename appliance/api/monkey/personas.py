@@ -75,9 +75,9 @@ _NATURAL_TYPE: dict[Persona, TaskType] = {
 def split_command(prompt: str) -> tuple[Persona | None, str]:
     """The persona that a slash command at the start chooses, and the prompt without it."""
     text = prompt.strip()
-    word, _, rest = text.partition(" ") if " " in text.split("\n", 1)[0] else text.partition("\n")
-    persona = _BY_COMMAND.get(word.strip().lower())
-    return (persona, rest.strip()) if persona else (None, text)
+    word = text.split(maxsplit=1)[0] if text else ""
+    persona = _BY_COMMAND.get(word.lower())
+    return (persona, text[len(word) :].strip()) if persona else (None, text)
 
 
 def persona_named(field: str, name: str) -> Persona:

@@ -22,6 +22,7 @@ kind (1 byte), a length (4 bytes, big-endian) and that many bytes:
 
 # pathlib alone would double the time to start; marshal reads what the service wrote.
 # ruff: noqa: PTH101, PTH103, PTH120, PTH123, PTH208, S103, S302, S606
+import errno
 import marshal
 import os
 import resource
@@ -286,7 +287,8 @@ def _read(folder: int, name: str, most: int) -> tuple[bytes, str]:
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError as error:
-        return b"", error.strerror or "not readable"
+        is_link = error.errno == errno.ELOOP
+        return b"", "not a plain file" if is_link else error.strerror or "not readable"
     with open(fd, "rb") as file:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
