@@ -3,7 +3,7 @@
 import sys
 from multiprocessing import freeze_support
 
-from appliance.processes import CHILD_COMMAND
+from appliance.processes import CHILD_COMMAND, die_with_parent, frozen
 
 _CHILD_ARGS = 3
 
@@ -11,6 +11,9 @@ _CHILD_ARGS = 3
 def main() -> None:
     """Run a child process's module, or the command line."""
     freeze_support()
+    if frozen():
+        # The executable's first process only unpacks and waits: killing it must end this one.
+        die_with_parent()
     if len(sys.argv) >= _CHILD_ARGS and sys.argv[1] == CHILD_COMMAND:
         from appliance.plugins import run_child
 

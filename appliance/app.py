@@ -109,7 +109,9 @@ async def running(
             accounts=accounts,
             tasks=tasks,
             catalog=CatalogService(gateway, sandbox, settings),
-            health=HealthService(store, gateway, sandbox, scheduler),
+            health=HealthService(
+                store, gateway, sandbox, scheduler, preload=settings.models.preload
+            ),
         )
 
         await accounts.start()

@@ -4,7 +4,7 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -12,9 +12,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from appliance.settings import LogSettings
 
 _SECRET_NAME = re.compile(
-    r"(secret|password|passwd|authorization|cookie|credential|api_?key|jwt)", re.I
+    r"(secret|password|passwd|authorization|cookie|credential|api[-_]?key|jwt)", re.I
 )
 _TOKEN_NAME = re.compile(r"(^|_)token$", re.I)
+_API_KEY = re.compile(r"\bmk-[A-Za-z0-9_-]{8,}")
 _MASK = "********"
 
 REGISTRY = CollectorRegistry()
@@ -89,15 +90,18 @@ def _form(settings: LogSettings) -> list[Any]:
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Mask values whose name says that they are secret, at any depth of mappings."""
+    """Mask values whose name says that they are secret, in any mapping, and API keys anywhere."""
     return {name: _masked(name, value) for name, value in event.items()}
 
 
 def _masked(name: str, value: Any) -> Any:
     if _SECRET_NAME.search(name) or _TOKEN_NAME.search(name):
         return _MASK
+    if isinstance(value, str):
+        return _API_KEY.sub("mk-" + _MASK, value)
     if isinstance(value, dict):
-        return {key: _masked(str(key), inner) for key, inner in value.items()}  # pyright: ignore
+        inner = cast("dict[Any, Any]", value)
+        return {key: _masked(str(key), each) for key, each in inner.items()}
     return value
 
 

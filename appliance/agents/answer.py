@@ -14,6 +14,7 @@ from appliance.domain.messages import FinishReason, TokenUsage
 from appliance.domain.tasks import (
     BranchReport,
     BranchStatus,
+    SourceFile,
     TaskResult,
     Verification,
     VerificationLevel,
@@ -46,7 +47,7 @@ def of_candidates(work: Work, candidates: Sequence[Candidate], best: Candidate) 
 
 
 def of_text(plan: Plan, generated: Generated, parsed: Answer, way: Approach) -> TaskResult:
-    """A text as the answer; code that it shows is passed on, but nothing was verified."""
+    """A text as the answer; code and files that it shows are passed on, nothing was verified."""
     shown = next(iter(parsed.blocks), None)
     verification = Verification(summary="text is not verified")
     report = BranchReport(
@@ -63,7 +64,7 @@ def of_text(plan: Plan, generated: Generated, parsed: Answer, way: Approach) -> 
         code=shown.content if shown else None,
         explanation=parsed.text,
         language=shown.language if shown else None,
-        files=(),
+        files=tuple(SourceFile(b.path, b.content) for b in parsed.blocks if b.path),
         tests=None,
         verification=verification,
         branches=(report,),

@@ -7,20 +7,23 @@ from appliance.agents import parsing, solution
 from appliance.agents.candidate import Candidate, unfinished
 from appliance.agents.journal import Generated
 from appliance.agents.plan import Draw, draw
-from appliance.agents.verification import Verdict, Verifier
+from appliance.agents.verification import Verifier
 from appliance.agents.work import Work
 from appliance.domain.messages import Message
 from appliance.domain.tasks import BranchStatus, CollapseStrategy
 from appliance.errors import ApplianceError, ContextLengthExceeded, Unavailable
 
-_STOPPED = "stopped: another candidate had passed"
+_STOPPED = "stopped: another candidate had passed, or the time was over"
 _TOO_LATE = "stopped: no time was left to finish it"
+# Of the time left: then the candidates verified so far have to do.
+_LAST_MOMENT = 0.95
 
 
 class Branches:
     """Runs rounds of candidates for one plan."""
 
     def __init__(self, work: Work, verifier: Verifier) -> None:
+        self._context = work.context
         self._plan = work.plan
         self._aim = work.way.aim
         self._writer = work.writer
@@ -65,16 +68,27 @@ class Branches:
     async def _until_enough(self, running: Sequence[asyncio.Task[Candidate]]) -> list[Candidate]:
         """Those that ended; the others are cancelled, and have ended when this returns."""
         done: list[Candidate] = []
+        pending = set(running)
+        ends = self._context.remaining_s() * _LAST_MOMENT
+        deadline = asyncio.get_running_loop().time() + ends
         try:
-            for next_ended in asyncio.as_completed(running):
-                done.append(await next_ended)
-                if self._plan.strategy is CollapseStrategy.FIRST_SUCCESS and done[-1].ok:
+            while pending and not self._enough(done):
+                left = deadline - asyncio.get_running_loop().time()
+                ended, pending = await asyncio.wait(
+                    pending, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED
+                )
+                if not ended:
                     break
+                done += [task.result() for task in ended]
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
         return done
+
+    def _enough(self, done: Sequence[Candidate]) -> bool:
+        first_wins = self._plan.strategy is CollapseStrategy.FIRST_SUCCESS
+        return first_wins and any(candidate.ok for candidate in done)
 
     async def _branch(
         self,
@@ -104,17 +118,7 @@ class Branches:
         verdict = self._journal.verdicts.get((drawn.round, drawn.branch))
         if verdict is None:
             verdict = await self._verifier.verify(built)
-            await self._tell(drawn, verdict)
+            # Comparing the candidates gives the verdicts later; this one is on the syntax alone.
+            if not self._compares:
+                await self._journal.verdict(drawn, verdict)
         return Candidate(drawn, BranchStatus.COMPLETED, generated, built, verdict)
-
-    async def _tell(self, drawn: Draw, verdict: Verdict) -> None:
-        # Comparing the candidates gives the verdicts later; this one is on the syntax alone.
-        if not self._compares:
-            await self._journal.verdict(drawn, verdict)
-        name = f"candidate {drawn.branch + 1} of {self._plan.branches}"
-        percentage = 10 + 70 * len(self._journal.candidates) // (
-            self._plan.branches * (drawn.round + 1)
-        )
-        await self._journal.progress(
-            f"{name}: {verdict.verification.summary}", "verify", min(80, percentage)
-        )

@@ -1,10 +1,10 @@
 """Whether what a call answered is what an example says."""
 
-import ast
 import math
 from collections.abc import Sequence
 from typing import Any, cast
 
+from appliance.agents import python_source
 from appliance.agents.confined import Answered
 from appliance.agents.examples import Example
 
@@ -22,8 +22,8 @@ def same_value(one: str, other: str) -> bool:
     """Whether two texts of values mean the same value."""
     if one.strip() == other.strip():
         return True
-    first, second = _value(one), _value(other)
-    return first is not _NOTHING and second is not _NOTHING and _equal(first, second)
+    first, second = python_source.literal(one.strip()), python_source.literal(other.strip())
+    return first is not None and second is not None and _equal(first[0], second[0])
 
 
 def _shows(expected: str, answered: Answered) -> bool:
@@ -41,16 +41,6 @@ def _shows(expected: str, answered: Answered) -> bool:
 
 def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip().splitlines()]
-
-
-_NOTHING = object()
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text.strip())
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
-        return _NOTHING
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -93,12 +93,12 @@ class Confined:
     ) -> tuple[CallsReport, Ran]:
         """Import the module `main` and evaluate each (setup, call) in it."""
         limits = self._runner.limits()
-        each = min(3.0, max(0.2, limits.wall_s * 0.7 / max(1, len(calls))))
+        each = min(3.0, max(0.2, 1.5 * _step_seconds(limits) / max(1, len(calls))))
         job = {
             "main": main,
             "calls": [(list(setup), call) for setup, call in calls],
             "seconds": round(each, 2),
-            "load_seconds": round(limits.wall_s * 0.5, 2),
+            "load_seconds": _step_seconds(limits),
             "kept": _VALUE_KEPT,
         }
         return await self._report(CallsReport, harness.CALLS, files, job, limits)
@@ -106,7 +106,7 @@ class Confined:
     async def tests(self, files: Files, tests: Sequence[str]) -> tuple[TestsReport, Ran]:
         """Run these test files with pytest."""
         limits = self._runner.limits()
-        job = {"tests": list(tests), "seconds": round(limits.wall_s * 0.5, 2)}
+        job = {"tests": list(tests), "seconds": _step_seconds(limits)}
         return await self._report(TestsReport, harness.TESTS, files, job, limits)
 
     async def syntax(
@@ -171,6 +171,11 @@ class Confined:
             result = await self._runner.run(request)
             text = _artifact(result, report)
         return _read(kind, text or b"", nonce), _ran(result)
+
+
+def _step_seconds(limits: Limits) -> float:
+    """How long one step may hang, so that time is left for the others before the run is ended."""
+    return round(0.4 * min(limits.wall_s, limits.cpu_s), 2)
 
 
 def _artifact(result: RunResult, path: str) -> bytes | None:

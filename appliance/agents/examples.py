@@ -10,14 +10,16 @@ may mean what it does not say.
 import ast
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from msgspec import Struct
 
-from appliance.agents import python_source
+from appliance.agents import literals, python_source
 from appliance.agents.stubs import Stub
 
 MOST = 50
-_LONGEST_VALUE = 2000
+_MOST_CALLS = 500
+_LONGEST_TEXT = 100_000
 _DOCTEST = re.compile(r"^(?P<indent>[ \t]*)>>> ?(?P<source>.*)$")
 _CALL = re.compile(r"(?<![\w.])(?P<name>[A-Za-z_]\w*)\(")
 _OPERATOR = re.compile(
@@ -36,7 +38,6 @@ _RESULT = re.compile(
     r"(?:(?:should|must|will|would)\s+(?:be|return)|is|returns?|[:=]|->|=>)\s*",
     re.IGNORECASE,
 )
-_WORDS = {"true": "True", "false": "False", "null": "None", "none": "None", "nil": "None"}
 _NOT_TESTED = {"print", "len", "assert", "str", "int", "list", "range", "sorted", "set", "tuple"}
 
 
@@ -55,7 +56,7 @@ class Example(Struct, frozen=True):
 
 def find(prompt: str, stub: Stub | None = None) -> list[Example]:
     """All examples of the prompt, without repetition, at most MOST."""
-    text = prompt.replace("\r\n", "\n")
+    text = prompt[:_LONGEST_TEXT].replace("\r\n", "\n")
     found = [*_doctests(text), *_calls(_without_doctests(text), stub)]
     if stub is not None:
         found += _bindings(text, stub)
@@ -72,10 +73,10 @@ def tested_name(examples: Sequence[Example]) -> str | None:
 def literal_calls(text: str, name: str) -> list[str]:
     """Calls of that function with literal arguments, in order, on one line each."""
     found: list[str] = []
-    for match in _CALL.finditer(text):
-        end = _closing(text, match.end() - 1) if match["name"] == name else None
+    for match in islice(_CALL.finditer(text), _MOST_CALLS):
+        end = literals.closing(text, match.end() - 1) if match["name"] == name else None
         call = " ".join(text[match.start() : end].split("\n")) if end else ""
-        if call and _literal_arguments(call) and not call.endswith("()"):
+        if call and literals.all_arguments(call) and not call.endswith("()"):
             found.append(call)
     return found
 
@@ -129,7 +130,7 @@ def _is_expression(source: str) -> bool:
 
 def _equality(source: str) -> tuple[str, str] | None:
     """`f(1) == 2`, where nothing is shown after it, tells the value by itself."""
-    node = ast.parse(source, mode="eval").body
+    node = python_source.expression(source)
     if (
         not isinstance(node, ast.Compare)
         or len(node.ops) != 1
@@ -137,7 +138,7 @@ def _equality(source: str) -> tuple[str, str] | None:
     ):
         return None
     call, value = ast.unparse(node.left), ast.unparse(node.comparators[0])
-    return (call, value) if isinstance(node.left, ast.Call) and _is_literal(value) else None
+    return (call, value) if isinstance(node.left, ast.Call) and literals.is_one(value) else None
 
 
 def _without_doctests(text: str) -> str:
@@ -145,21 +146,21 @@ def _without_doctests(text: str) -> str:
 
 
 def _calls(text: str, stub: Stub | None) -> Iterator[Example]:
-    for match in _CALL.finditer(text):
+    for match in islice(_CALL.finditer(text), _MOST_CALLS):
         name = match["name"]
         if name in _NOT_TESTED or (stub is not None and name != stub.name):
             continue
-        end = _closing(text, match.end() - 1)
-        if end is None or not _literal_arguments(text[match.start() : end]):
+        end = literals.closing(text, match.end() - 1)
+        if end is None or not literals.all_arguments(text[match.start() : end]):
             continue
         operator = _OPERATOR.match(text, end)
-        value = _literal_at(text, operator.end()) if operator else None
+        value = literals.at(text, operator.end()) if operator else None
         if value is not None:
             yield Example(" ".join(text[match.start() : end].split("\n")), value)
 
 
 def _bindings(text: str, stub: Stub) -> Iterator[Example]:
-    for given in _GIVEN.finditer(text):
+    for given in islice(_GIVEN.finditer(text), _MOST_CALLS):
         values, end = _assignments(text, given.end())
         arguments = _in_order(values, stub.parameters)
         if arguments is None and given[0].strip().lower().startswith("input"):
@@ -167,7 +168,7 @@ def _bindings(text: str, stub: Stub) -> Iterator[Example]:
         if arguments is None:
             continue
         result = _RESULT.search(text, end, end + 120)
-        value = _literal_at(text, result.end()) if result else None
+        value = literals.at(text, result.end()) if result else None
         if value is not None:
             yield Example(f"{stub.name}({', '.join(arguments)})", value)
 
@@ -175,7 +176,7 @@ def _bindings(text: str, stub: Stub) -> Iterator[Example]:
 def _assignments(text: str, at: int) -> tuple[dict[str, str], int]:
     values: dict[str, str] = {}
     while assignment := _ASSIGNMENT.match(text, at):
-        literal = _literal_at(text, assignment.end(), up_to_comma=True)
+        literal = literals.at(text, assignment.end(), up_to_comma=True)
         if literal is None:
             break
         values[assignment["name"]] = literal
@@ -200,83 +201,10 @@ def _bare_arguments(text: str, at: int, count: int) -> tuple[list[str] | None, i
     """`Input: [1, 2], 3`: as many literals on the line as there are parameters."""
     end = text.find("\n", at)
     line = text[at : end if end >= 0 else len(text)].strip()
-    try:
-        node = ast.parse(line, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    node = python_source.expression(line)
+    if node is None:
         return None, at
     parts = node.elts if count > 1 and isinstance(node, ast.Tuple) else [node]
-    if len(parts) != count or not all(_is_literal(ast.unparse(part)) for part in parts):
+    if len(parts) != count or not all(literals.is_one(ast.unparse(part)) for part in parts):
         return None, at
     return [ast.unparse(part) for part in parts], at + len(line)
-
-
-def _closing(text: str, opening: int) -> int | None:
-    """Where the parenthesis that opens there closes, quotes respected; one past it."""
-    depth, quote, position = 0, "", opening
-    stop = min(len(text), opening + _LONGEST_VALUE)
-    while position < stop:
-        char = text[position]
-        if quote:
-            if char == "\\":
-                position += 1
-            elif char == quote:
-                quote = ""
-        elif char in "\"'":
-            quote = char
-        elif char in "([{":
-            depth += 1
-        elif char in ")]}":
-            depth -= 1
-            if depth == 0:
-                return position + 1
-        position += 1
-    return None
-
-
-def _literal_arguments(call: str) -> bool:
-    try:
-        node = ast.parse(" ".join(call.split("\n")), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    if not isinstance(node, ast.Call):
-        return False
-    values = [*node.args, *(keyword.value for keyword in node.keywords)]
-    return all(_is_literal(ast.unparse(value)) for value in values)
-
-
-def _literal_at(text: str, at: int, *, up_to_comma: bool = False) -> str | None:
-    """The longest literal that starts there and ends on the same line.
-
-    A value may be followed by a comma, a full stop, a comment or more words; with
-    `up_to_comma` the first complete value is taken, not a tuple without parentheses.
-    """
-    end = text.find("\n", at)
-    line = text[at : end if end >= 0 else len(text)][:_LONGEST_VALUE]
-    if line.startswith(("[", "(", "{")):
-        closing = _closing(line, 0)
-        whole = line[:closing] if closing else ""
-        return whole if _is_literal(whole) else None
-    if line.startswith(("'", '"')):
-        return _string_at(line)
-    word = re.match(r"-?[\w.+-]*\w", line)
-    found = _WORDS.get(word[0].lower(), word[0]) if word else ""
-    follows = line[word.end() :].lstrip() if word else ""
-    # `f(1) == 2 * 3` or `f(1) is 2x` is no literal.
-    computed = follows[:1] in {"*", "+", "/", "%", "(", "[", "<", "^"}
-    tuple_ = follows.startswith(",") and not up_to_comma and re.match(r",\s*[\d'\"\[(-]", follows)
-    return found if _is_literal(found) and not computed and not tuple_ else None
-
-
-def _string_at(line: str) -> str | None:
-    ends = [i + 1 for i, char in enumerate(line) if i and char == line[0]]
-    text = next((line[:end] for end in ends if _is_literal(line[:end])), None)
-    # A quote right after the string: it is mistyped, nobody knows what was meant.
-    return text if text and line[len(text) : len(text) + 1] != line[0] else None
-
-
-def _is_literal(source: str) -> bool:
-    try:
-        ast.literal_eval(source)
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
-        return False
-    return True

@@ -73,6 +73,7 @@ _WORDS = (
     (r"css", "css"),
     (r"in c|c (?:function|program)", "c"),
 )
+_SAID_BY_THEN = 10_000
 _CONTEXT_KEYS = ("language", "programming_language", "framework", "project_type")
 
 
@@ -126,9 +127,10 @@ def _of_words(text: str) -> str | None:
     tree = python_source.parse(text)
     if tree is not None and python_source.definitions(tree):
         return PYTHON
+    beginning = text[:_SAID_BY_THEN]
     found: list[tuple[int, int, str]] = []
     for rank, (words, language) in enumerate(_WORDS):
-        match = re.search(rf"(?<![\w.#+])(?:{words})(?![\w+#])", text, re.IGNORECASE)
+        match = re.search(rf"(?<![\w.#+])(?:{words})(?![\w+#])", beginning, re.IGNORECASE)
         if match:
             found.append((match.start(), rank, language))
     return min(found)[2] if found else None

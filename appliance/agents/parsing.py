@@ -16,6 +16,7 @@ _COMMENT = re.compile(r"^\s*(?:#+|//+|--|/\*+|<!--|;+|%)\s*(.*?)\s*(?:\*/|-->)?\
 _LABEL = re.compile(
     r"^(?:(?:in|file(?:name|path)?|path|create|update|save (?:this )?as)\b)?\s*:?\s*", re.I
 )
+_LABEL_LENGTH = 300
 _CODE_START = re.compile(
     r"^(?:from [\w.]+ import |import [\w.]+|(?:async )?def \w+\s*\(|class \w+|@\w|#!"
     r"|(?:export |async )*function\b|(?:const|let|var) \w+ ?=)"
@@ -129,6 +130,7 @@ def _dedented(body: list[str]) -> str:
 
 def _of_info(info: str) -> tuple[str | None, str | None]:
     """Language and file name out of what follows the opening fence."""
+    info = info[:_LABEL_LENGTH]
     named = _ATTRIBUTE.search(info)
     path = safe_path(named[1]) if named else None
     words = [word for word in re.split(r"[\s{}:,]+", info) if word]
@@ -141,13 +143,13 @@ def _of_info(info: str) -> tuple[str | None, str | None]:
 def _of_preceding(prose: list[str]) -> str | None:
     """A file name that stands alone on the last line before the block."""
     line = next((line for line in reversed(prose[-2:]) if line.strip()), "")
-    bare = line.strip().strip("#*_>- \t").rstrip(":").strip("*_ ")
+    bare = line[:_LABEL_LENGTH].strip().strip("#*_>- \t").rstrip(":").strip("*_ ")
     return _lone_path(re.sub(r"^\d+[.)]\s*", "", bare))
 
 
 def _of_first_line(content: str) -> str | None:
     """A file name in a comment on the first line of the code."""
-    comment = _COMMENT.match(content.split("\n", 1)[0])
+    comment = _COMMENT.match(content.split("\n", 1)[0][:_LABEL_LENGTH])
     return _lone_path(comment[1]) if comment else None
 
 

@@ -22,5 +22,7 @@ def safe_path(text: str) -> str | None:
 
 def looks_like_file(text: str) -> bool:
     """Whether one word reads as a file's name: `app.py`, `src/index.html`, `Dockerfile`."""
+    if len(text) > _LONGEST:
+        return False
     last = text.replace("\\", "/").rsplit("/", 1)[-1]
     return last in _BARE_NAMES or bool(_NAME.fullmatch(text))

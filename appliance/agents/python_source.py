@@ -5,13 +5,20 @@ import copy
 import hashlib
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
+_LONGEST = 500_000
+_MOST_CUTS = 100
+
+
 def parse(source: str) -> ast.Module | None:
-    """The syntax tree, or None where the text is no Python (or too deep to read)."""
+    """The syntax tree, or None where the text is no Python (or too long or deep to read)."""
+    if len(source) > _LONGEST:
+        return None
     try:
         with warnings.catch_warnings():
             # A bad escape in a model's string is not a warning about this program.
@@ -21,15 +28,50 @@ def parse(source: str) -> ast.Module | None:
         return None
 
 
+def expression(source: str) -> ast.expr | None:
+    """The tree of one expression, or None where the text is none."""
+    tree = parse(f"({source}\n)")
+    node = tree.body[0] if tree and len(tree.body) == 1 else None
+    return node.value if isinstance(node, ast.Expr) else None
+
+
+def literal(source: str) -> tuple[Any] | None:
+    """The value of a literal, in a tuple of one; None where the text is no literal."""
+    node = expression(source)
+    try:
+        return (ast.literal_eval(node),) if node is not None else None
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
 def longest_valid_start(source: str) -> str:
     """The source cut after the last line with which it still parses; "" if none."""
     lines = source.splitlines()
-    while lines and parse("\n".join(lines)) is None:
-        lines.pop()
+    for _ in range(_MOST_CUTS):
+        broken = _broken_at(lines)
+        if broken is None:
+            return "\n".join(lines)
+        lines = lines[: max(0, min(broken, len(lines)) - 1)]
         # The statement that the cut broke has to go as a whole.
         while lines and lines[-1].rstrip().endswith((":", ",", "(", "[", "{", "\\")):
             lines.pop()
-    return "\n".join(lines)
+    return ""
+
+
+def _broken_at(lines: list[str]) -> int | None:
+    """The line, from 1, that can't be read; None if all can."""
+    source = "\n".join(lines)
+    if parse(source) is not None:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(source)
+    except SyntaxError as error:
+        return error.lineno or 1
+    except (ValueError, RecursionError, MemoryError):
+        return 1
+    return 1
 
 
 def functions(tree: ast.Module) -> dict[str, Function]:

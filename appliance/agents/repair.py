@@ -14,8 +14,7 @@ _FEEDBACK_CHARACTERS = (2000, 500, 0)
 def worth_it(work: Work, candidates: Sequence[Candidate]) -> bool:
     """Something was held against something, nothing passed, and time is left for as much again."""
     written = [c.generated for c in candidates if c.generated is not None]
-    nothing_to_go_by = work.compares or work.plan.level is VerificationLevel.NONE
-    if not written or nothing_to_go_by or any(c.ok for c in candidates):
+    if not written or not _says_what_to_do(work, candidates) or any(c.ok for c in candidates):
         return False
     if work.generation_seconds() < max(g.seconds for g in written):
         work.warnings.append("no time was left to repair the failures")
@@ -35,3 +34,11 @@ async def messages(work: Work, candidates: Sequence[Candidate]) -> tuple[list[Me
             return told, max_tokens
     work.warnings.append("the model has no room for its answer and what was wrong with it")
     return None
+
+
+def _says_what_to_do(work: Work, candidates: Sequence[Candidate]) -> bool:
+    """Candidates that only disagree with each other teach nothing; a syntax error does."""
+    if work.compares:
+        levels = [c.verdict.verification.level for c in candidates if c.verdict]
+        return VerificationLevel.GENERATED_TESTS not in levels
+    return work.plan.level is not VerificationLevel.NONE

@@ -49,7 +49,8 @@ async def _repaired(
     if told is None:
         return []
     await work.journal.progress(f"nothing passed: repair round {round_}", "repair", 80)
-    return await _further(work, branches, round_, *told)
+    made = await _further(work, branches, round_, *told)
+    return await compared(work, made) if work.compares else made
 
 
 async def _merged(

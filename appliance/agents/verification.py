@@ -22,7 +22,7 @@ _ENDS = {
         ("node",),
         'import("fs").then((fs) => fs.writeFileSync("{mark}", "{nonce}"));',
     ),
-    languages.SHELL: (("sh",), "printf %s {nonce} > {mark}"),
+    languages.SHELL: (("sh",), "status=$?; printf %s {nonce} > {mark}; exit $status"),
 }
 
 

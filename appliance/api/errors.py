@@ -19,6 +19,7 @@ from litestar.exceptions import (
 from appliance.api.context import request_id, route_options
 from appliance.api.dialects import Dialects, Problem
 from appliance.api.times import iso
+from appliance.api.validation import located
 from appliance.errors import ApplianceError, InvalidInput
 
 log = structlog.get_logger()
@@ -137,7 +138,8 @@ def _of_framework(request: Request[Any, Any, Any], error: HTTPException) -> Prob
         case HTTPException(status_code=413):
             return _problem("PAYLOAD_TOO_LARGE", "The body is larger than this box accepts.")
         case _ if error.status_code < 500:  # noqa: PLR2004
-            return _problem("VALIDATION_ERROR", "The request could not be read.")
+            unreadable = _problem("VALIDATION_ERROR", "The request could not be read.")
+            return replace(unreadable, status=_malformed_status(request))
         case _:
             return _problem("INTERNAL_ERROR", _HIDDEN)
 
@@ -168,5 +170,6 @@ def _of_validation(error: ValidationException, status: int) -> Problem:
 
 
 def _field_problem(found: dict[str, Any]) -> dict[str, str]:
-    field = re.sub(r"^\$?\.?(data\b\.?)?", "", str(found.get("key", ""))).replace(".[", "[")
-    return {"field": field or "body", "reason": str(found.get("message", "is not valid"))}
+    key = re.sub(r"^(data\b)?\.?", "", str(found.get("key", ""))).replace(".[", "[")
+    field, reason = located(key, str(found.get("message", "is not valid")))
+    return {"field": field, "reason": reason}

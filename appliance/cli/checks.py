@@ -154,26 +154,19 @@ def _own_box_runs(settings: Settings) -> bool:
     return url.endswith(f":{settings.server.port}")
 
 
-def sandbox(settings: Settings, status: BackendStatus) -> Iterator[Finding]:
+def sandbox(status: BackendStatus) -> Iterator[Finding]:
     if not status.available or status.isolation is None:
         yield Finding("sandbox", Grade.FAIL, status.problem, status.remedy)
         return
     isolation = status.isolation
     languages = ", ".join(f"{name} {version}" for name, version in status.languages.items())
     said = f"{isolation.level} by {status.name}: {', '.join(isolation.layers)}; runs {languages}"
-    required = settings.sandbox.require
     if isolation.degraded:
         missing = ", ".join(isolation.degraded)
-        yield Finding("sandbox", Grade.WARN, f"{said}; not here: {missing}", status.remedy)
+        remedy = status.remedy or "none needed: runs are confined without it, if less tightly"
+        yield Finding("sandbox", Grade.WARN, f"{said}; not here: {missing}", remedy)
     else:
         yield Finding("sandbox", Grade.OK, said)
-    if required and required != isolation.level:
-        yield Finding(
-            "sandbox",
-            Grade.FAIL,
-            f"[sandbox] require asks for {required}, this machine reaches {isolation.level}",
-            "install what that level needs, or ask for less",
-        )
 
 
 def models(settings: Settings, found: list[ModelFile]) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
@@ -41,10 +41,11 @@ class _ServerFile(Struct):
 def find_url(given: str | None, settings: Settings, environ: Mapping[str, str]) -> str:
     """The box's address: the flag, the variable, or that of the box that runs here."""
     url = given or environ.get(URL_VARIABLE) or _running_here(settings)
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidInput(f"{url!r} is no address of a box; write http://HOST:PORT")
-    return url.rstrip("/")
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return url.rstrip("/")
+    raise InvalidInput(f"{url!r} is no address of a box; write http://HOST:PORT")
 
 
 def find_key(key_file: Path | None, environ: Mapping[str, str]) -> str:
@@ -89,13 +90,19 @@ class BoxClient:
 
     def __init__(self, url: str, key: str) -> None:
         self._url = url
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            headers={"Authorization": f"Bearer {key}"},
-            timeout=_TIMEOUT,
-            # A proxy of the environment is for the outside, not for this machine.
-            trust_env=urlsplit(url).hostname not in _LOOPBACK,
-        )
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=url,
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=_TIMEOUT,
+                # A proxy of the environment is for the outside, not for this machine.
+                trust_env=urlsplit(url).hostname not in _LOOPBACK,
+            )
+        except (ValueError, ImportError, httpx.InvalidURL):
+            raise SetupError(
+                f"{url} is no address that can be used, or HTTP_PROXY, HTTPS_PROXY or ALL_PROXY "
+                "is none: write http://HOST:PORT"
+            ) from None
 
     async def close(self) -> None:
         await self._http.aclose()

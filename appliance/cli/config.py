@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from appliance.cli.box import box_options
+from appliance.cli.box import box_options, data_dir
 from appliance.config import Loaded, shown
 from appliance.settings import Setting, known_settings
 
@@ -29,7 +29,8 @@ def show(loaded: Loaded, origin: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_as_json(loaded), indent=2))
         return
-    click.echo(f"# configuration file: {loaded.file or 'none'}")
+    click.echo(f"# configuration file: {toml(str(loaded.file)) if loaded.file else 'none'}")
+    click.echo(f"# data directory: {toml(str(data_dir(loaded.settings)))}")
     section = ""
     for setting, value in _values(loaded):
         table, _, key = setting.name.rpartition(".")

@@ -89,7 +89,7 @@ def run(prompt: str, loaded: Loaded, **options: Any) -> None:
 
 
 def _prompt(given: str) -> str:
-    text = sys.stdin.read() if given == "-" else given
+    text = _read(Path("/dev/stdin")) if given == "-" else given
     if not text.strip():
         raise click.UsageError("the prompt is empty")
     return text
@@ -117,21 +117,24 @@ def _body(prompt: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _file(path: Path) -> dict[str, str]:
     """A file under its path from here, or under its bare name if it lies elsewhere."""
+    here, absolute = Path.cwd(), path.absolute()
+    inside = absolute.is_relative_to(here) and ".." not in absolute.parts
+    name = absolute.relative_to(here) if inside else Path(path.name)
+    return {"path": name.as_posix(), "content": _read(path)}
+
+
+def _read(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE + 1)
         text = content.decode()
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InvalidInput(f"{path}: only text in UTF-8 can be sent") from None
     if len(content) > _MAX_FILE:
-        raise InvalidInput(f"{path}: {len(content)} bytes; at most {_MAX_FILE} can be sent")
-    here, absolute = Path.cwd(), path.resolve()
-    inside = absolute.is_relative_to(here)
-    return {
-        "path": (absolute.relative_to(here) if inside else Path(path.name)).as_posix(),
-        "content": text,
-    }
+        raise InvalidInput(f"{path}: more than the {_MAX_FILE} bytes that can be sent")
+    return text
 
 
 async def _run(

@@ -22,7 +22,7 @@ class _Entry(Struct, frozen=True):
 
 
 class AuthCache:
-    """Principals by credential. The keys are ids or hashes, never the credential."""
+    """Principals by credential. The keys are hashes, never the credential."""
 
     def __init__(
         self,

@@ -1,7 +1,6 @@
 """What this box can do: providers, models, and what stands behind them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -9,11 +8,9 @@ from appliance import __version__
 from appliance.domain.execution import BackendStatus, Limits
 from appliance.domain.models import ModelInfo, ProviderStatus
 from appliance.domain.tasks import CollapseStrategy, Persona, TaskType
+from appliance.inference.gateway import Gateway
+from appliance.sandbox.runner import SandboxRunner
 from appliance.settings import Settings
-
-if TYPE_CHECKING:
-    from appliance.inference.gateway import Gateway
-    from appliance.sandbox.runner import SandboxRunner
 
 
 class RequestLimits(Struct, frozen=True):
@@ -46,7 +43,7 @@ class Capabilities(Struct, frozen=True):
 class CatalogService:
     """Answers what exists; changes nothing and loads nothing."""
 
-    def __init__(self, gateway: "Gateway", sandbox: "SandboxRunner", settings: Settings) -> None:
+    def __init__(self, gateway: Gateway, sandbox: SandboxRunner, settings: Settings) -> None:
         self._gateway = gateway
         self._sandbox = sandbox
         self._settings = settings

@@ -1,15 +1,11 @@
 """The use cases that every dialect calls."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from appliance.services.accounts import AccountService
-    from appliance.services.catalog import CatalogService
-    from appliance.services.health import HealthService
-    from appliance.services.tasks import TaskService
+from appliance.services.accounts import AccountService
+from appliance.services.catalog import CatalogService
+from appliance.services.health import HealthService
+from appliance.services.tasks import TaskService
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,16 @@
 import asyncio
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 import structlog
 from msgspec import Struct
 
 from appliance import __version__
 from appliance.domain.models import ModelInfo, ModelState
-
-if TYPE_CHECKING:
-    from appliance.inference.gateway import Gateway
-    from appliance.sandbox.runner import SandboxRunner
-    from appliance.scheduler import Scheduler
-    from appliance.store.database import Database
+from appliance.inference.gateway import Gateway
+from appliance.sandbox.runner import SandboxRunner
+from appliance.scheduler import Scheduler
+from appliance.store.database import Database
 
 log = structlog.get_logger()
 
@@ -69,19 +66,27 @@ class Readiness(Struct, frozen=True):
 
 
 class HealthService:
-    """Looks at the real parts at each call; no answer is remembered."""
+    """Looks at the real parts at each call; no answer is remembered.
+
+    With `preload` the default model is loaded at the start, so that readiness waits for it.
+    """
 
     def __init__(
         self,
-        database: "Database",
-        gateway: "Gateway",
-        sandbox: "SandboxRunner",
-        scheduler: "Scheduler",
+        database: Database,
+        gateway: Gateway,
+        sandbox: SandboxRunner,
+        scheduler: Scheduler,
+        *,
+        preload: bool = True,
     ) -> None:
         self._database = database
         self._gateway = gateway
         self._sandbox = sandbox
         self._scheduler = scheduler
+        self._awaited = {ModelState.LOADING, ModelState.FAILED}
+        if preload:
+            self._awaited.add(ModelState.UNLOADED)
         self._started = time.monotonic()
 
     async def health(self) -> Health:
@@ -103,7 +108,7 @@ class HealthService:
         if not database.works:
             waiting["database"] = database.problem
         model = await self._default_model()
-        if model is not None and model.state is not ModelState.READY:
+        if model is not None and model.state in self._awaited:
             waiting["model"] = model.problem or f"{model.name} is {model.state}"
         return Readiness(ready=not waiting, waiting_for=waiting)
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from appliance.errors import InvalidInput, SetupError, Unavailable
-from appliance.services.network import network_reason, without_secrets
+from appliance.services.network import check_redirects, network_reason, without_secrets
 
 Progress = Callable[[str, int, int | None], None]
 """Called with (what is being done, bytes done, bytes in all if known)."""
@@ -72,6 +72,7 @@ class _Part:
         start = self._file.read(len(self._magic))
         self._file.seek(0, os.SEEK_END)
         if start != self._magic and (whole or not self._magic.startswith(start)):
+            self.start_over("")
             raise InvalidInput(f"what comes is not the file: it starts with {start!r}")
 
 
@@ -111,9 +112,10 @@ async def fetch(
     except httpx.InvalidURL as error:
         raise InvalidInput(f"{without_secrets(url)}: {error}") from None
     except InvalidInput as error:
-        discard(target)
         raise InvalidInput(f"{without_secrets(url)}: {error.message}") from None
     finally:
+        if not part.size:
+            discard(target)
         part.close()
 
 
@@ -159,16 +161,15 @@ def _headers(part: _Part) -> dict[str, str]:
 
 
 def _check_answer(answer: httpx.Response, part: _Part) -> None:
-    if any(hop.url.scheme == "https" for hop in answer.history) and answer.url.scheme != "https":
-        raise InvalidInput("it redirects from https to plain http")
-    status = HTTPStatus(answer.status_code)
-    if status is HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+    check_redirects(answer)
+    status, said = answer.status_code, f"{answer.status_code} {answer.reason_phrase}"
+    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         part.start_over("")
         raise _InterruptedError("the part that was there does not fit the file")
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status is HTTPStatus.TOO_MANY_REQUESTS:
-        raise _InterruptedError(f"the server answered {status.value} {status.phrase}")
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
+        raise _InterruptedError(f"the server answered {said}")
     if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-        raise InvalidInput(f"the server answered {status.value} {status.phrase}")
+        raise InvalidInput(f"the server answered {said}")
 
 
 def _take_up(answer: httpx.Response, part: _Part) -> int | None:

@@ -163,10 +163,8 @@ class ModelRegistry:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
             yield
-        except BlockingIOError:
-            raise Conflict("another model is being added to this box; wait for it") from None
         finally:
             os.close(descriptor)
 
@@ -185,6 +183,13 @@ class ModelRegistry:
         if not values.pop("in_place"):
             values["path"] = str((self._folder / row.path).absolute())
         return ModelFile(**values)
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Conflict("another model is being added to this box; wait for it") from None
 
 
 def check_alias(alias: str) -> None:

@@ -16,12 +16,19 @@ def open_client(config: PipConfig) -> httpx.AsyncClient:
     context.load_default_certs()
     if config.cert:
         _trust(context, Path(config.cert).expanduser())
-    return httpx.AsyncClient(
-        verify=context,
-        proxy=config.proxy or None,
-        follow_redirects=True,
-        timeout=httpx.Timeout(60.0, connect=20.0),
-    )
+    try:
+        return httpx.AsyncClient(
+            verify=context,
+            proxy=config.proxy or None,
+            follow_redirects=True,
+            timeout=httpx.Timeout(60.0, connect=20.0),
+        )
+    except (ValueError, ImportError, httpx.InvalidURL):
+        # Not the error's own words: a proxy's address may hold a password.
+        raise SetupError(
+            "the proxy of pip's configuration, HTTP_PROXY, HTTPS_PROXY or ALL_PROXY "
+            "is none that can be used; write http://HOST:PORT"
+        ) from None
 
 
 def _trust(context: ssl.SSLContext, cert: Path) -> None:
@@ -51,6 +58,13 @@ def check_address(url: str) -> None:
         raise InvalidInput(
             f"{without_secrets(url)!r}: only http:// and https:// addresses can be fetched"
         )
+
+
+def check_redirects(answer: httpx.Response) -> None:
+    """Raise InvalidInput if the way to an answer led from https down to plain http."""
+    schemes = [hop.url.scheme for hop in (*answer.history, answer)]
+    if "https" in schemes and "http" in schemes[schemes.index("https") :]:
+        raise InvalidInput("it redirects from https to plain http")
 
 
 def network_reason(error: Exception) -> str:

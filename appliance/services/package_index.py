@@ -16,8 +16,8 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from appliance.errors import InvalidInput, Unavailable
-from appliance.services.network import network_reason, without_secrets
+from appliance.errors import ApplianceError, InvalidInput, Unavailable
+from appliance.services.network import check_redirects, network_reason, without_secrets
 from appliance.services.pip_config import PipConfig
 from appliance.services.wheel_versions import is_pre_release, version_key
 
@@ -71,8 +71,8 @@ async def find_wheels(
     for page, place in pages:
         try:
             found += [wheel async for wheel in _wheels(client, config, page, package)]
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, Unavailable) as error:
-            reason = error.message if isinstance(error, Unavailable) else network_reason(error)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, ApplianceError) as error:
+            reason = error.message if isinstance(error, ApplianceError) else network_reason(error)
             problems.append(f"{without_secrets(place)}: {reason}")
     fitting = _fitting(found, version)
     if fitting:
@@ -151,6 +151,7 @@ async def _remote_files(
     if page.startswith("http://") and host not in (*_LOOPBACK, *config.trusted_hosts):
         raise Unavailable("plain http; use https, or name the host in pip's trusted-host")
     async with client.stream("GET", page, headers={"Accept": _ACCEPT}) as answer:
+        check_redirects(answer)
         if answer.status_code == HTTPStatus.NOT_FOUND:
             return []
         if answer.is_error:

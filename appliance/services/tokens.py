@@ -88,18 +88,23 @@ def visible_prefix(key: str) -> str:
     return key[:_VISIBLE_CHARACTERS]
 
 
+def fingerprint(credential: str) -> str:
+    """The SHA-256 under which a credential of any form is known, as hexadecimal text."""
+    return hashlib.sha256(credential.encode(errors="surrogatepass")).hexdigest()
+
+
 def key_hash(key: str) -> str:
     """What is stored of an API key. Raises InvalidToken if it can't be one."""
     if not _KEY.fullmatch(key):
         raise InvalidToken("this API key is not valid")
-    return _digest(key)
+    return fingerprint(key)
 
 
 def refresh_hash(token: str) -> str:
     """What is stored of a refresh token. Raises InvalidToken if it can't be one."""
     if not _REFRESH.fullmatch(token):
         raise InvalidToken("this is not a refresh token; send the one that the login returned")
-    return _digest(token)
+    return fingerprint(token)
 
 
 class AccessTokens:
@@ -147,10 +152,6 @@ class AccessTokens:
         # A header of nothing but brackets is too deep for the JSON parser.
         except (jwt.PyJWTError, msgspec.ValidationError, RecursionError):
             raise InvalidToken("this access token is not valid; log in again") from None
-
-
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _random_text(length: int) -> str:

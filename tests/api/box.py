@@ -130,7 +130,7 @@ async def open_api(path: Path, settings: Settings) -> AsyncGenerator[Api, None]:
         passwords = Passwords(hasher)
         accounts = AccountService(box.db, settings.auth, b"s" * 32, passwords=passwords)
         provider, sandbox = OneModel(), StillSandbox()
-        gateway = Gateway({"llama_cpp": provider}, _starter)
+        gateway = Gateway({"llama_cpp": provider}, starter)
         runner = cast("Any", sandbox)
         services = Services(
             accounts=accounts,
@@ -155,7 +155,7 @@ async def add_user(api: Api, username: str = "carol", role: Role = Role.DEVELOPE
     )
 
 
-async def _starter() -> str | None:
+async def starter() -> str | None:
     return "starter"
 
 

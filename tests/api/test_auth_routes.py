@@ -69,6 +69,9 @@ async def test_login_when_right_then_tokens_and_the_user(
         {"content": b"{", "headers": {"Content-Type": "application/json"}},
         {"content": b""},
         {"data": {"email": "carol@example.com"}},
+        {"content": b"junk", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+        {"content": b"junk", "headers": {"Content-Type": "multipart/form-data"}},
+        {"files": {"email": ("a.txt", b"carol"), "password": (None, PASSWORD)}},
     ],
 )
 async def test_login_when_malformed_then_422(
@@ -78,6 +81,11 @@ async def test_login_when_malformed_then_422(
     assert answer.status_code == 422, answer.text
     assert answer.json()["error"]["code"] == "VALIDATION_ERROR"
     assert PASSWORD not in answer.text
+
+
+async def test_login_when_a_field_is_missing_then_it_is_named(anyone: httpx.AsyncClient) -> None:
+    answer = await anyone.post("/api/v1/auth/login", json={"email": "carol"})
+    assert answer.json()["error"]["details"] == {"field": "password", "reason": "is required"}
 
 
 @pytest.mark.parametrize(

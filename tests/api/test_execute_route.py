@@ -13,24 +13,32 @@ from appliance.errors import (
     ProviderFailed,
     UnknownModel,
 )
-from tests.api.box import Api
+from appliance.settings import SchedulerSettings, Settings
+from tests.api.box import Api, settings_with
+from tests.support.task_box import until
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return settings_with()
+
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "002": {
+    "task": {
         "task": "Implement a REST API endpoint",
         "persona": "developer",
         "stream": False,
         "files": [{"path": "app.py", "content": "# code"}],
         "context": {"project_type": "flask"},
     },
-    "001": {
+    "persona_config": {
         "task_id": "unique-task-id",
         "task_type": "code_generation",
         "prompt": "Create a Python function",
         "context": {"user_id": "api-user", "session_id": "s", "environment": "api"},
         "persona_config": {"persona": "developer"},
     },
-    "000": {
+    "context.persona": {
         "task_type": "implement",
         "prompt": "Create a React component",
         "files": [],
@@ -144,6 +152,23 @@ async def test_execute_when_a_viewer_asks_then_forbidden(api: Api) -> None:
         answer = await viewer.post("/api/v1/execute", json={"prompt": "x"})
     assert answer.status_code == 403
     assert answer.json()["error"]["code"] == "FORBIDDEN"
+
+
+@pytest.mark.parametrize(
+    "settings", [settings_with(scheduler=SchedulerSettings(workers=1, queue_limit=1))]
+)
+async def test_execute_when_the_queue_is_full_then_503_with_its_length(
+    api: Api, client: httpx.AsyncClient
+) -> None:
+    api.script.hold()
+    await api.box.submit(api.box.alice, "running")
+    await until(lambda: bool(api.script.seen))
+    await api.box.submit(api.box.alice, "waiting")
+    answer = await client.post("/api/v1/execute", json={"prompt": "one too many"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (503, "QUEUE_FULL")
+    assert error["details"] == {"queue_length": 1, "queue_limit": 1}
+    assert int(answer.headers["retry-after"]) >= 1
 
 
 async def test_execute_when_the_wait_is_over_then_504_with_the_task(

@@ -44,7 +44,7 @@ WRONG: dict[str, tuple[dict[str, Any] | bytes, int, str, str]] = {
         {"prompt": "x", "files": [{"path": "a.py"}]},
         400,
         "VALIDATION_ERROR",
-        "files[0]",
+        "files[0].content",
     ),
     "a file of a wrong type": (
         {"prompt": "x", "files": [{"path": "a", "content": ""}, {"path": 1, "content": ""}]},

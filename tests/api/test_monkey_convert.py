@@ -38,7 +38,7 @@ def expected(prompt: str = "x", **fields: Any) -> TaskRequest:
 
 REQUESTS: dict[str, tuple[dict[str, Any], TaskRequest]] = {
     "the least": ({"prompt": " x \n"}, expected()),
-    "002": (
+    "task": (
         {
             "task": "Implement an endpoint",
             "persona": "developer",
@@ -55,7 +55,7 @@ REQUESTS: dict[str, tuple[dict[str, Any], TaskRequest]] = {
             context={"project_type": "flask", "requirements": ["security"]},
         ),
     ),
-    "001": (
+    "persona_config": (
         {
             "task_id": "unique-task-id",
             "task_type": "code_analysis",
@@ -72,7 +72,7 @@ REQUESTS: dict[str, tuple[dict[str, Any], TaskRequest]] = {
             files=(SourceFile("app.py", ""),),
         ),
     ),
-    "000": (
+    "context.persona": (
         {
             "task_type": "implement",
             "prompt": "A component",
@@ -221,7 +221,7 @@ def test_commands_when_listed_then_every_named_persona_has_short_and_long_ones()
         ({"prompt": "x", "context": {"persona": "king"}}, "context.persona"),
         ({"prompt": "x", "context": {"persona": 3}}, "context.persona"),
         ({"prompt": "x", "context": {"tests": 3}}, "context.tests"),
-        ({"prompt": "x", "context": {"tests": [{"name": "a"}]}}, "context.tests[0]"),
+        ({"prompt": "x", "context": {"tests": [{"name": "a"}]}}, "context.tests[0].content"),
         ({"prompt": "x", "context": {"timeout": 0}}, "context.timeout"),
         ({"prompt": "x", "task_type": "juggle"}, "task_type"),
         ({"prompt": "x", "quantum_config": {"strategy": "guess"}}, "strategy"),

@@ -142,6 +142,25 @@ async def test_events_when_the_last_id_is_none_then_400(
     assert answer.json()["error"]["details"]["field"] == "Last-Event-ID"
 
 
+@pytest.mark.parametrize("after", [2**62, 2**63 - 1])
+async def test_events_when_after_what_never_was_then_all_is_sent(
+    after: int, client: httpx.AsyncClient
+) -> None:
+    whole = (await client.post("/api/v1/execute/stream", json=TASK | {"task_id": "mine"})).text
+    answer = await client.get(f"/api/v1/tasks/mine/events?after={after}")
+    assert answer.text == whole
+
+
+@pytest.mark.parametrize("after", ["-1", str(2**63), "x", "1.5"])
+async def test_events_when_after_is_no_place_then_400(
+    after: str, client: httpx.AsyncClient
+) -> None:
+    await client.post("/api/v1/execute", json=TASK | {"task_id": "mine"})
+    answer = await client.get(f"/api/v1/tasks/mine/events?after={after}")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["details"]["field"] == "after"
+
+
 async def test_events_when_another_users_task_then_404(api: Api, client: httpx.AsyncClient) -> None:
     await client.post("/api/v1/execute", json=TASK | {"task_id": "mine"})
     async with api.client("bob") as bob:

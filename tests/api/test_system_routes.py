@@ -1,6 +1,6 @@
 """Health, readiness, metrics, and what the box says that it can do."""
 
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -8,7 +8,9 @@ import pytest
 
 from appliance.domain.execution import BackendStatus
 from appliance.domain.models import ModelState
-from tests.api.box import Api
+from appliance.inference.gateway import Gateway
+from appliance.services.health import HealthService
+from tests.api.box import Api, starter
 
 
 async def test_health_when_all_works_then_what_three_products_ask_for(api: Api) -> None:
@@ -87,6 +89,15 @@ async def test_readiness_when_a_default_model_is_set_then_only_once_it_is_loaded
     ready = state is ModelState.READY
     assert (answer.status_code, answer.json()["ready"]) == ((200, True) if ready else (503, False))
     assert ("model" in answer.json()["waiting_for"]) is not ready
+
+
+async def test_readiness_when_models_are_loaded_on_demand_then_not_waited_for(api: Api) -> None:
+    api.provider.info = msgspec.structs.replace(api.provider.info, state=ModelState.UNLOADED)
+    gateway = Gateway({"llama_cpp": api.provider}, starter)
+    service = HealthService(
+        api.box.db, gateway, cast("Any", api.sandbox), api.box.scheduler, preload=False
+    )
+    assert (await service.readiness()).ready is True
 
 
 async def test_readiness_when_no_model_is_configured_then_ready(

@@ -3,12 +3,17 @@
 import asyncio
 import contextlib
 import time
-from pathlib import Path
 
 import pytest
 
 from appliance.domain.execution import MIB, EndReason, Limits, RunRequest, SandboxFile
-from tests.support.sandbox import GENEROUS, Backend, run_python
+from tests.support.sandbox import (
+    GENEROUS,
+    Backend,
+    orphaned_sandboxes,
+    run_python,
+    seen_on_the_host,
+)
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -21,18 +26,6 @@ while True:
     except OSError:
         pass
 """
-
-
-def seen_on_the_host(mark: str) -> list[str]:
-    """Processes with this word in their command line, ourselves left out."""
-    found: list[str] = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                line = (folder / "cmdline").read_bytes().decode(errors="replace")
-                if mark in line:
-                    found.append(line)
-    return found
 
 
 async def test_sleeping_too_long_ends_by_wall_time(backend: Backend):
@@ -235,6 +228,7 @@ async def test_run_cancelled_at_any_moment_leaves_nothing(backend: Backend):
             await task
 
     assert not seen_on_the_host(mark)
+    assert not orphaned_sandboxes()
     assert (await run_python(backend, "print(2)")).stdout == b"2\n"
 
 

@@ -6,8 +6,7 @@ that the comparison is of numbers with a tolerance, not of draws that a last bit
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -15,7 +14,7 @@ from appliance.domain.messages import CompletionRequest, Sampling
 from plugins.providers.llama_cpp import batching
 from plugins.providers.llama_cpp.batching import Batcher, EngineError
 from plugins.providers.llama_cpp.library import load
-from plugins.providers.llama_cpp.native import Context, Model, NativeError
+from plugins.providers.llama_cpp.native import Batch, Context, Model, NativeError
 from plugins.providers.llama_cpp.nativelog import ErrorLog
 from plugins.providers.llama_cpp.protocol import Done, FromEngine, Refused, Text
 from plugins.providers.llama_cpp.room import Room
@@ -39,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 class _Scripted:
     """Draws token (seed + 7 * step), whatever the logits say, and notes them."""
 
-    seen: Logits = {}
+    seen: ClassVar[Logits] = {}
 
     def __init__(self, model: Model, sampling: Sampling, prompt: Sequence[int]) -> None:
         self._lib, self._size = model.lib, model.vocabulary_size
@@ -241,10 +240,9 @@ def test_decode_when_it_fails_then_running_fail_and_later_jobs_work(
 def test_decode_when_it_keeps_failing_then_engine_gives_up(
     bench: _Bench, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(bench.context, "decode", lambda _batch: -3)
+    _refuse(monkeypatch, bench.context, code=-3, at_call=None)
     with pytest.raises(EngineError, match="in a row"):
-        for at in range(5):
-            bench.run([_job(at, _prompt(10))])
+        _run_one_by_one(bench, 3)
 
 
 def test_logits_when_prompt_is_another_then_differ_by_more_than_the_tolerance(bench: _Bench):
@@ -255,7 +253,7 @@ def test_logits_when_prompt_is_another_then_differ_by_more_than_the_tolerance(be
 def test_context_when_memory_is_not_there_then_says_what_to_lower(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(model.lib, "llama_init_from_model", lambda *_: None)
+    monkeypatch.setattr(model.lib, "llama_init_from_model", _nothing)
     with pytest.raises(NativeError, match=r"models\.context_tokens"):
         Context(model, cells=256, sequences=2, batch_tokens=64, threads=1)
 
@@ -263,7 +261,7 @@ def test_context_when_memory_is_not_there_then_says_what_to_lower(
 def test_sampler_when_llama_makes_none_then_job_is_refused_and_its_place_free(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(model.lib, "llama_sampler_init_greedy", lambda: None)
+    monkeypatch.setattr(model.lib, "llama_sampler_init_greedy", _nothing)
     made = _Bench(model)
     greedy = CompletionRequest("tiny", (), Sampling(temperature=0), max_tokens=4)
     job = Job(1, greedy)
@@ -285,9 +283,22 @@ def test_tokenize_when_text_has_no_token_then_empty(model: Model):
     assert ctypes.sizeof(ctypes.c_int32) == 4
 
 
-def _refuse(monkeypatch: pytest.MonkeyPatch, context: Context, *, code: int, at_call: int) -> None:
-    """Let one decode fail without being run."""
+def _run_one_by_one(bench: _Bench, count: int) -> None:
+    for at in range(count):
+        bench.run([_job(at, _prompt(10))])
+
+
+def _nothing(*_: Any) -> None:
+    """What llama.cpp returns when it can't."""
+
+
+def _refuse(
+    monkeypatch: pytest.MonkeyPatch, context: Context, *, code: int, at_call: int | None
+) -> None:
+    """Let one decode, or each, fail without being run."""
     calls, real = iter(range(1, 1_000_000)), context.decode
-    monkeypatch.setattr(
-        context, "decode", lambda batch: code if next(calls) == at_call else real(batch)
-    )
+
+    def decode(batch: Batch) -> int:
+        return code if at_call in {None, next(calls)} else real(batch)
+
+    monkeypatch.setattr(context, "decode", decode)

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from appliance.domain.messages import Finished, TextDelta
 from appliance.domain.models import ModelState
 from appliance.errors import ModelUnavailable, ProviderFailed
+from plugins.providers.llama_cpp import supervisor
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
 from tests.support.llama_box import (
     ListedModels,
@@ -24,6 +24,7 @@ from tests.support.llama_box import (
 from tests.support.tiny_gguf import write_tiny_gguf
 
 CONTEXT = 32768
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -94,6 +95,22 @@ async def test_engine_when_killed_again_and_again_then_backs_off_with_the_reason
     assert (info.state, info.problem != "") == (ModelState.FAILED, True)
 
 
+async def test_engine_when_it_hangs_then_ended_and_request_is_tried_again(
+    box: tuple[LlamaCppProvider, ListedModels], monkeypatch: pytest.MonkeyPatch
+):
+    provider, _ = box
+    await provider.load("tiny")
+    first = _pid(provider)
+    monkeypatch.setattr(supervisor, "_STALL_S", 0.5)
+    monkeypatch.setattr(supervisor, "_STALL_CHECK_S", 0.1)
+    os.kill(first, signal.SIGSTOP)
+    answer = asyncio.create_task(complete(provider, request("x")))
+    await until_gone(first)
+    monkeypatch.undo()
+    await answer
+    assert _pid(provider) != first
+
+
 async def test_close_when_stream_is_open_then_it_fails_and_no_child_is_left(
     box: tuple[LlamaCppProvider, ListedModels],
 ):
@@ -109,19 +126,24 @@ async def test_close_when_stream_is_open_then_it_fails_and_no_child_is_left(
 
 
 async def test_close_when_engine_still_loads_then_no_child_is_left(tmp_path: Path):
-    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    written = tmp_path / "pid"
+    code = (
+        "import os, pathlib, time\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'new').write_text(str(os.getpid()))\n"
+        f"os.rename({str(tmp_path / 'new')!r}, {str(written)!r})\n"
+        "time.sleep(600)\n"
+    )
+    sleeper = [sys.executable, "-c", code]
     provider, _ = provider_for(
         tmp_path, {"tiny": tmp_path / "any.gguf"}, child_argv=lambda _: sleeper
     )
     loading = asyncio.create_task(complete(provider, request("x")))
-    while (pid := provider.engine_pid("tiny")) is None and not loading.done():
+    while not written.exists():
         await asyncio.sleep(0.02)
-        if (tmp_path / "run").exists():
-            break
     await provider.close()
-    with pytest.raises(ModelUnavailable):
+    with pytest.raises((ModelUnavailable, ProviderFailed)):
         await loading
-    assert pid is None or await until_gone(pid) is None
+    await until_gone(int(written.read_text()))
 
 
 @pytest.mark.parametrize("kept", [0, 3, 100, 5_000, 200_000])
@@ -163,7 +185,7 @@ async def test_models_when_alias_is_removed_then_its_engine_ends_after_its_last_
     box: tuple[LlamaCppProvider, ListedModels],
 ):
     provider, models = box
-    stream = provider.stream(request("x", max_tokens=2000))
+    stream = provider.stream(request("x", max_tokens=500))
     await anext(stream)
     pid = _pid(provider)
     models.files.clear()
@@ -223,8 +245,8 @@ async def test_engine_when_server_has_open_files_then_it_inherits_none(
     with secret.open("w") as open_file:
         os.set_inheritable(open_file.fileno(), True)
         await provider.load("tiny")
-        folder = Path(f"/proc/{_pid(provider)}/fd")
-        targets = [os.readlink(entry) for entry in folder.iterdir()]
+        targets = _open_files(_pid(provider))
+    assert targets
     assert str(secret) not in targets
 
 
@@ -241,10 +263,17 @@ async def test_engine_when_server_is_killed_then_it_dies_too(tmp_path: Path):
         "    await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
-    argv = [sys.executable, "-c", code, str(tmp_path), str(path)]
-    root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=root) as server:
-        assert server.stdout is not None
-        pid = int(await asyncio.to_thread(server.stdout.readline))
-        server.kill()
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code, str(tmp_path), str(path)),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=_ROOT,
+    )
+    assert server.stdout is not None
+    pid = int(await server.stdout.readline())
+    server.kill()
+    await server.wait()
     await until_gone(pid)
+
+
+def _open_files(pid: int) -> list[str]:
+    return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]

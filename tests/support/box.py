@@ -17,6 +17,11 @@ import httpx
 PROGRAM = [sys.executable, "-m", "appliance"]
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
+GENEROUS = {
+    "MONKEY_CODER__AUTH__DEV_KEYS": "true",
+    "MONKEY_CODER__LIMITS__REQUESTS_PER_MINUTE": "100000",
+    "MONKEY_CODER__LIMITS__BURST": "10000",
+}
 
 
 def clean_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -107,7 +112,7 @@ def running_box(data_dir: Path, model: Path | None = None, **env: str) -> Iterat
     """A started box, with `model` as its default; stopped at the end."""
     if model is not None:
         command("model", "add", model, "--in-place", "--alias", "model", "--data-dir", data_dir)
-    box = Box(data_dir, {"MONKEY_CODER__AUTH__DEV_KEYS": "true", **env}).start()
+    box = Box(data_dir, {**GENEROUS, **env}).start()
     try:
         yield box
     finally:

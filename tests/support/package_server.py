@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 
 JSON_PAGE = "application/vnd.pypi.simple.v1+json"
 
@@ -69,10 +69,8 @@ class PackageServer:
 @contextmanager
 def package_server() -> Generator[PackageServer]:
     """A running server on a free loopback port."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    http.daemon_threads = True
-    server = PackageServer(f"http://127.0.0.1:{http.server_address[1]}")
-    http.packages = server  # pyright: ignore[reportAttributeAccessIssue]
+    http = _Server(("127.0.0.1", 0), _Handler)
+    server = http.packages
     thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -83,12 +81,23 @@ def package_server() -> Generator[PackageServer]:
         http.server_close()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is part of what is tested here."""
+
+    def server_activate(self) -> None:
+        super().server_activate()
+        self.packages = PackageServer(f"http://127.0.0.1:{self.server_address[1]}")
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     @property
     def _served(self) -> PackageServer:
-        return self.server.packages  # pyright: ignore
+        return cast("_Server", self.server).packages
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

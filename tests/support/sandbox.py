@@ -1,8 +1,10 @@
 """Real sandboxes for tests: as the user who runs the tests, and as an ordinary one."""
 
 import asyncio
+import contextlib
 import itertools
 import subprocess
+import sys
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +14,7 @@ import pytest
 
 from appliance import errors
 from appliance.domain.execution import BackendStatus, Limits, RunRequest, RunResult, SandboxFile
+from plugins.sandboxes.bubblewrap import binary
 from tests.support.sandbox_service import frame, read_frame
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +31,28 @@ class Backend(Protocol):
     def probe(self) -> Awaitable[BackendStatus]: ...
 
     def close(self) -> Awaitable[None]: ...
+
+
+def seen_on_the_host(mark: str) -> list[str]:
+    """Command lines of processes with this word in it."""
+    lines: list[str] = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                lines.append((folder / "cmdline").read_bytes().decode(errors="replace"))
+    return [line for line in lines if mark in line]
+
+
+def orphaned_sandboxes() -> list[str]:
+    """Process ids of sandboxes whose service is gone."""
+    found: list[str] = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = (folder / "stat").read_bytes().rpartition(b")")[2].split()[1]
+                if parent == b"1" and b"sandbox/stage.pyc" in (folder / "cmdline").read_bytes():
+                    found.append(folder.name)
+    return found
 
 
 async def run_python(backend: Backend, code: str, **more: Any) -> RunResult:
@@ -61,6 +86,14 @@ class OtherUsersBackend:
         assert await asyncio.wait_for(self._process.wait(), 30) == 0
         await self._reading
 
+    async def kill(self) -> None:
+        """As `kill -9` would."""
+        self._process.kill()
+        await self._process.wait()
+        await self._reading
+        for future in self._waiting.values():
+            future.cancel()
+
     async def _ask(self, what: str, payload: Any) -> Any:
         number = next(self._numbers)
         future = self._waiting[number] = asyncio.get_running_loop().create_future()
@@ -92,20 +125,34 @@ def _error(name: str, message: str) -> BaseException:
     return kind(message)
 
 
+def without_user_namespaces() -> tuple[str, ...]:
+    """A command that runs another one where no user namespace can be made."""
+    options = ("--unshare-user", "--disable-userns", "--dev-bind", "/", "/")
+    return (str(binary.locate().program), *options, "--")
+
+
 async def start_as_ordinary_user(home: Path) -> OtherUsersBackend:
+    return await start_service(home / "python", home / "run", home / "code", ORDINARY_USER)
+
+
+async def start_service(
+    python: Path, runtime_dir: Path, code: Path, user: int | None, inside: tuple[str, ...] = ()
+) -> OtherUsersBackend:
+    """A backend in a process of `user` (None: our own), started by the command `inside`."""
     process = await asyncio.create_subprocess_exec(
-        str(home / "python" / "bin" / "python3"),
+        *inside,
+        sys.executable if user is None else str(python / "bin" / "python3"),
         "-m",
         "tests.support.sandbox_service",
-        str(home / "python"),
-        str(home / "run"),
+        str(python),
+        str(runtime_dir),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         limit=1 << 26,
-        cwd=home,
-        env={"PYTHONPATH": str(home / "code"), "PATH": "/usr/bin:/bin"},
-        user=ORDINARY_USER,
-        group=ORDINARY_USER,
-        extra_groups=[],
+        cwd=code,
+        env={"PYTHONPATH": str(code), "PATH": "/usr/bin:/bin"},
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
     )
     return OtherUsersBackend(process)

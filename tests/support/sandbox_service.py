@@ -62,6 +62,7 @@ class Service:
                 self._tasks[payload].cancel()
             else:
                 self._tasks[number] = asyncio.create_task(self._answer(number, what, payload))
+                await asyncio.sleep(0)  # it begins before it may be cancelled
         await self._backend.close()
 
     async def _answer(self, number: int, what: str, payload: Any) -> None:

@@ -76,7 +76,7 @@ async def test_run_when_branches_run_then_they_differ_in_seed_and_the_first_is_g
 
 
 async def test_run_when_the_same_seed_is_asked_for_then_the_draws_are_the_same() -> None:
-    draws: list[list[object]] = []
+    draws: list[list[str]] = []
     for _ in range(2):
         provider = ScriptedProvider(in_turn(GOOD))
         await run_agent(provider, MemoryContext(asked(seed=5)))
@@ -313,7 +313,8 @@ async def test_run_when_a_file_is_debugged_then_the_tests_run_over_the_merged_wo
     files = (
         SourceFile(
             "calc.py",
-            "from util import plus\n\ndef add(a, b):\n    return a - b\n\ndef two():\n    return 2\n",
+            "from util import plus\n\n"
+            "def add(a, b):\n    return a - b\n\ndef two():\n    return 2\n",
         ),
         SourceFile("util.py", "def plus(a, b):\n    return a + b\n"),
         *TESTS,
@@ -359,7 +360,8 @@ async def test_run_when_a_comparison_was_interrupted_then_it_ends_the_same() -> 
 
     whole = MemoryContext(asked("Write a Python function add", seed=3))
     expected = await run_agent(ScriptedProvider(script), whole)
-    for step in range(1, len(whole.events) + 1):
+    judged = [e.seq for e in whole.events if e.kind is EventKind.VERDICT]
+    for step in range(judged[0] - 1, judged[-1] + 1):
         first = MemoryContext(asked("Write a Python function add", seed=3), dies_at=step)
         with pytest.raises(KilledError):
             await run_agent(ScriptedProvider(script), first)

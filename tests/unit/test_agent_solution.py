@@ -7,7 +7,16 @@ from appliance.agents.paths import safe_path
 from appliance.agents.solution import Aim, Solution
 from appliance.domain.tasks import SourceFile
 
-STUB = 'import math\n\nLIMIT = 3\n\ndef helper(x):\n    return x\n\ndef area(r: float) -> float:\n    """ Area of a circle """\n'
+STUB = '''import math
+
+LIMIT = 3
+
+def helper(x):
+    return x
+
+def area(r: float) -> float:
+    """ Area of a circle """
+'''
 
 
 def build(text: str, aim: Aim) -> Solution:
@@ -56,7 +65,7 @@ def test_find_stub_when_nothing_is_only_declared_then_there_is_none(prompt: str)
         "    return math.pi * r ** 2",
         "```python\n    return math.pi * r ** 2\n```",
         "```python\nreturn math.pi * r ** 2\n```",
-        "```python\nimport math\ndef area(r):\n    return math.pi * r * r\n\nassert area(1) == 3\n```",
+        "```python\nimport math\ndef area(r):\n  return math.pi * r ** 2\nassert area(1) == 3\n```",
         "```python\ndef area(r):\n    return math.pi * r * r\n\nprint(area(2))\nx = area(3)\n```",
         "```python\ndef area(r):\n    return math.pi * r * r\n\nprint('unfinished",
     ],
@@ -135,7 +144,8 @@ def test_build_when_a_file_is_unchanged_then_it_is_not_in_the_answer() -> None:
 
 
 def test_build_when_tests_come_with_the_code_then_they_are_told_apart() -> None:
-    text = "```python\ndef f(): return 1\n```\n```python\nimport pytest\ndef test_f():\n    assert f() == 1\n```"
+    test = "import pytest\ndef test_f():\n    assert f() == 1\n"
+    text = f"```python\ndef f(): return 1\n```\n```python\n{test}```"
     made = build(text, Aim("python"))
     assert defines(made.code, "f")
     assert made.tests is not None
@@ -148,7 +158,8 @@ def test_build_when_there_is_no_code_then_there_is_only_text() -> None:
 
 
 def test_build_when_later_blocks_define_more_then_they_belong_to_the_file() -> None:
-    text = "```python\ndef a(): pass\n```\nand\n```python\ndef b(): pass\n```\nuse\n```python\na()\n```"
+    blocks = ("def a(): pass", "def b(): pass", "a()")
+    text = "\nand\n".join(f"```python\n{code}\n```" for code in blocks)
     made = build(text, Aim("python"))
     assert defines(made.code, "a", "b")
     assert "a()\n" not in (made.code or "").replace("def a()", "")

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from appliance.errors import Conflict, InvalidInput, UnknownModel
+from appliance.errors import Conflict, InvalidInput, SetupError, UnknownModel
 from appliance.services.models import STARTER, ModelRegistry, default_alias
 from appliance.store.database import Database
 from tests.support.gguf_files import gguf, write_gguf
@@ -260,9 +261,11 @@ async def test_add_when_another_is_under_way_then_says_so(
 async def test_add_when_the_disk_is_full_then_says_how_much_is_needed(
     registry: ModelRegistry, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = type("usage", (), {"free": 1000})
-    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(Exception, match="not enough disk"):
+    def full_disk(_: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=1000)
+
+    monkeypatch.setattr("shutil.disk_usage", full_disk)
+    with pytest.raises(SetupError, match="not enough disk"):
         await registry.add(str(tiny))
     assert kept(tmp_path) == []
 

@@ -154,9 +154,11 @@ async def test_add_when_cancelled_while_downloading_then_nothing_is_registered(
     registry: ModelRegistry, server: PackageServer, tmp_path: Path
 ) -> None:
     server.files["a.gguf"] = MODEL
-    adding = asyncio.ensure_future(
-        registry.add(server.file_url("a.gguf"), progress=lambda *_: adding.cancel() and None)
-    )
+
+    def progress(_step: str, _done: int, _total: int | None) -> None:
+        adding.cancel()
+
+    adding = asyncio.ensure_future(registry.add(server.file_url("a.gguf"), progress=progress))
     with pytest.raises(asyncio.CancelledError):
         await adding
     assert await registry.list() == []
@@ -202,6 +204,33 @@ async def test_add_when_the_server_redirects_in_circles_then_ends(
 ) -> None:
     server.redirect = f"{server.url}/moved/x.gguf"
     assert "redirect" in await refused(registry, f"{server.url}/moved/x.gguf")
+
+
+async def test_add_when_the_address_is_refused_later_then_the_part_is_kept(
+    registry: ModelRegistry, server: PackageServer, tmp_path: Path
+) -> None:
+    server.files["a.gguf"] = MODEL
+    server.cut_after = [1000] * 4
+    await refused(registry, server.file_url("a.gguf"))
+    server.status = 403
+    await refused(registry, server.file_url("a.gguf"))
+    assert any("part-" in name for name in kept(tmp_path))
+
+
+async def test_add_when_the_proxy_is_none_then_says_so_without_its_password(
+    database: Database, tmp_path: Path
+) -> None:
+    registry = with_environment(database, tmp_path, PIP_PROXY="gopher://me:hush@proxy:1")
+    said = await refused(registry, "pypi:tiny-model")
+    assert "proxy" in said
+    assert "hush" not in said
+
+
+async def test_add_when_the_certificate_file_is_missing_then_says_which(
+    database: Database, tmp_path: Path
+) -> None:
+    registry = with_environment(database, tmp_path, PIP_CERT=str(tmp_path / "none.pem"))
+    assert "none.pem" in await refused(registry, "pypi:tiny-model")
 
 
 async def test_add_when_nobody_listens_then_says_where(database: Database, tmp_path: Path) -> None:

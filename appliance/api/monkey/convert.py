@@ -14,6 +14,7 @@ from appliance.api.monkey.schemas import (
     FileBody,
     PersonaConfig,
 )
+from appliance.api.validation import located
 from appliance.domain.tasks import (
     CollapseStrategy,
     Persona,
@@ -87,8 +88,8 @@ def _context_options(context: dict[str, Any]) -> ContextOptions:
     try:
         return msgspec.convert(context, ContextOptions, strict=False)
     except msgspec.ValidationError as error:
-        reason, _, place = str(error).partition(" - at `$")
-        raise InvalidInput.at(f"context{place.rstrip('`')}", reason) from None
+        place = str(error).partition(" - at `$")[2].rstrip("`")
+        raise InvalidInput.at(*located(f"context{place}", str(error))) from None
 
 
 def _persona_configs(body: ExecuteBody) -> Iterable[tuple[str, PersonaConfig]]:

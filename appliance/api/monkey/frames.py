@@ -10,7 +10,7 @@ from appliance.api.streaming import Frame, Frames
 from appliance.domain.tasks import EventKind, Task, TaskEvent
 
 # What a candidate's frame leaves out: its whole text stays in the journal.
-_BULKY = frozenset({"text", "content", "files", "prompt", "messages"})
+_BULKY = frozenset({"text", "content", "files", "prompt", "messages", "behaviour"})
 
 
 async def frames_of(

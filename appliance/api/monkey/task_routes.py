@@ -55,7 +55,7 @@ async def task_events(
     request: AnyRequest,
     services: ServicesDependency,
     task_id: FromPath[str],
-    after: Annotated[int | None, QueryParameter(ge=0)] = None,
+    after: Annotated[int | None, QueryParameter(ge=0, le=2**63 - 1)] = None,
 ) -> Response[Any]:
     """A task's steps as a stream: all so far, then as they happen.
 

@@ -104,7 +104,7 @@ def full_answer(now: Health) -> FullHealthAnswer:
 
 
 def _components(now: Health) -> dict[str, str]:
-    """002's four names for what they stand for here."""
+    """The documented names, for what they stand for here."""
     return {
         "orchestrator": _active(now.queue),
         "quantum_executor": _active(now.sandbox),

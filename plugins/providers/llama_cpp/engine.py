@@ -111,9 +111,8 @@ class Engine:
             send=self._send,
         )
         self._last_beat = 0.0
-        outbox.put(
-            Ready(context_tokens, context.cells, sequences, threads, model.description.strip())
-        )
+        said = ", ".join(filter(None, [model.description.strip(), prompts.note]))
+        outbox.put(Ready(context_tokens, context.cells, sequences, threads, said))
 
     def run(self) -> None:
         """Serve until the process ends. Raises EngineError or OSError."""

@@ -3,23 +3,12 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
 from itertools import count
 
-from appliance.domain.messages import (
-    CompletionEvent,
-    CompletionRequest,
-    Finished,
-    TextDelta,
-)
-from appliance.errors import (
-    ApplianceError,
-    ContextLengthExceeded,
-    InvalidInput,
-    PayloadTooLarge,
-    ProviderFailed,
-)
+from appliance.domain.messages import CompletionRequest
+from appliance.errors import PayloadTooLarge
 from plugins.providers.llama_cpp import protocol
+from plugins.providers.llama_cpp.answer import Answer, LinkError
 from plugins.providers.llama_cpp.protocol import (
     Broken,
     Cancel,
@@ -28,72 +17,11 @@ from plugins.providers.llama_cpp.protocol import (
     FromEngine,
     Progress,
     Ready,
-    RefusalKind,
     Refused,
     Submit,
     Text,
     ToEngine,
 )
-
-
-class LinkError(Exception):
-    """The engine went away while it was needed. `can_retry`: not by our own will."""
-
-    def __init__(self, reason: str, *, can_retry: bool = True) -> None:
-        super().__init__(reason)
-        self.can_retry = can_retry
-
-
-class Answer:
-    """What the engine said about one request and its reader has not taken yet.
-
-    Pieces of text wait as one: however slow the reader, this holds no more than the
-    answer's own text, and nobody else waits for it.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self._text: list[str] = []
-        self._finished: Finished | None = None
-        self._error: Exception | None = None
-        self._news = asyncio.Event()
-
-    @property
-    def ended(self) -> bool:
-        return self._finished is not None or self._error is not None
-
-    def take(self, message: Text | Done | Refused) -> None:
-        match message:
-            case Text(_, text):
-                self._text.append(text)
-            case Done(_, reason, usage):
-                self._finished = Finished(reason, usage)
-            case Refused():
-                self._error = _refusal(message)
-        self._news.set()
-
-    def fail(self, error: Exception) -> None:
-        if not self.ended:
-            self._error = error
-            self._news.set()
-
-    async def events(self) -> AsyncIterator[CompletionEvent]:
-        """Text as it comes, then the end. Raises what the engine refused with, or LinkError."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            if self._text:
-                text = "".join(self._text)
-                self._text.clear()
-                yield TextDelta(text)
-            # The reader may have been away: what came meanwhile is told first.
-            if self._text:
-                self._news.set()
-            elif self._error is not None:
-                raise self._error
-            elif self._finished is not None:
-                yield self._finished
-                return
 
 
 class Link:
@@ -196,12 +124,3 @@ class Link:
             return protocol.from_engine(body)
         except (asyncio.IncompleteReadError, OSError, protocol.FrameError) as error:
             raise LinkError("the engine is gone") from error
-
-
-def _refusal(refused: Refused) -> ApplianceError:
-    kinds: dict[RefusalKind, type[ApplianceError]] = {
-        RefusalKind.CONTEXT: ContextLengthExceeded,
-        RefusalKind.INPUT: InvalidInput,
-        RefusalKind.FAILED: ProviderFailed,
-    }
-    return kinds[refused.kind](refused.message, details=refused.details)

@@ -17,7 +17,7 @@ class PromptMaker:
         self._template = ChatTemplate(
             model.chat_template, bos=model.special_text("bos"), eos=model.special_text("eos")
         )
-        self.stops = self._template.stops
+        self.stops, self.note = self._template.stops, self._template.note
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
         """The exact tokens that the model will read. Raises TemplateError or NativeError."""

@@ -15,7 +15,8 @@ from appliance.domain.models import ModelFile, ModelInfo, ModelState, ProviderSt
 from appliance.errors import ModelUnavailable, ProviderFailed, UnknownModel
 from appliance.spi.registry import PluginContext
 from plugins.providers.llama_cpp.admission import Admission
-from plugins.providers.llama_cpp.link import Answer, Link, LinkError
+from plugins.providers.llama_cpp.answer import Answer, LinkError
+from plugins.providers.llama_cpp.link import Link
 from plugins.providers.llama_cpp.options import read_options
 from plugins.providers.llama_cpp.requests import checked
 from plugins.providers.llama_cpp.supervisor import Phase, Supervisor

@@ -1,20 +1,22 @@
 """Keeps one model's engine: starts it when needed, notices its end, and says why."""
 
 import asyncio
-import logging
 from enum import Enum, auto
+
+import structlog
 
 from appliance.domain.models import ModelFile
 from appliance.errors import ModelUnavailable
 from appliance.spi.registry import PluginContext
 from plugins.providers.llama_cpp.advice import without_folders
+from plugins.providers.llama_cpp.answer import LinkError
 from plugins.providers.llama_cpp.backoff import Backoff
 from plugins.providers.llama_cpp.child import Child, ChildError, spawn
-from plugins.providers.llama_cpp.link import Link, LinkError
+from plugins.providers.llama_cpp.link import Link
 from plugins.providers.llama_cpp.options import Options
 from plugins.providers.llama_cpp.protocol import Configure, Ready
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger()
 _STALL_S = 180.0
 _STALL_CHECK_S = 5.0
 
@@ -151,17 +153,18 @@ class Supervisor:
         if child is not None:
             await child.kill()
         self._child = self._wire = self.ready = None
-        self._backoff.ended(was_ready=was_ready)
+        if lost.can_retry:
+            self._backoff.ended(was_ready=was_ready)
         self.phase, self.problem = Phase.FAILED, str(lost)
         self._settled.set()
-        _log.info("the engine of %s ended: %s", self.file.alias, lost)
+        _log.info("engine ended", model=self.file.alias, reason=self.problem)
         if wire is not None:
             wire.fail(lost)
 
     def _unavailable(self) -> ModelUnavailable:
         wait = self._backoff.remaining_s
         return ModelUnavailable(
-            f"the model {self.file.alias!r} can't be served: {self.problem}",
+            f"the model {self.file.alias!r} can't be served: {self.problem or 'it was unloaded'}",
             details={"model": self.file.alias},
             retry_after=wait or None,
         )

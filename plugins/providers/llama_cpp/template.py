@@ -29,15 +29,18 @@ class TemplateError(Exception):
 class ChatTemplate:
     """Turns messages into the text that the model was trained to continue.
 
-    `stops` are the strings that end an answer beside the model's own end tokens.
+    `stops` are the strings that end an answer beside the model's own end tokens;
+    `note` says where the model's template could not be used.
     """
 
     def __init__(self, source: str | None, *, bos: str, eos: str) -> None:
         self.stops: tuple[str, ...] = ()
+        self.note = ""
         self._names = {"bos_token": bos, "eos_token": eos}
         compiled = _compile(source) if source else None
         if compiled is None:
             compiled, self.stops = _environment().from_string(_CHATML), (_CHATML_STOP,)
+            self.note = f"{'unreadable' if source else 'no'} chat template, ChatML is used"
         self._template = compiled
 
     def render(self, messages: Sequence[Message]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from appliance.errors import SandboxUnavailable
 from plugins.sandboxes.bubblewrap.spawner import Child
 
-_KILL_S = 2.0
+_KILL_S = 10.0
 _DEATH_S = 10.0
 
 
@@ -25,6 +25,7 @@ class Tree:
     def __init__(self, child: Child, at_exit: Callable[[], None]) -> None:
         self.exited = False
         self.usage: resource.struct_rusage | None = None
+        self._doomed = False
         self._child = child
         self._at_exit = at_exit
         self._ended = asyncio.Event()
@@ -34,25 +35,30 @@ class Tree:
         self._loop.add_reader(child.pidfd, self._reap)
 
     def meet_init(self, info: bytes) -> None:
-        """Take hold of PID 1 by what bwrap said of it; without it, bwrap is all there is."""
+        """Take hold of PID 1 by what bwrap said of it, be it to kill it at once."""
         try:
             pid = int(json.loads(info)["child-pid"])
             init = os.pidfd_open(pid)
         except (ValueError, KeyError, OSError):
-            return
+            return  # there is none: bwrap failed, and ends by itself
         # The number may have become somebody else's if both are gone already.
         if self.exited or _parent(pid) != self._child.process.pid:
             os.close(init)
             return
         self._init = init
         self._loop.add_reader(init, self._see_init_end, init)
+        if self._doomed:
+            _kill(init)
 
     def kill(self) -> None:
-        """Begin to end it. PID 1 first, so that bwrap can still tell what was used."""
+        """Begin to end it, by PID 1: bwrap then ends too, and tells what was used.
+
+        A PID 1 not met yet is killed when it is. To kill bwrap instead would leave a
+        child that waits for a word from it, and would wait for ever.
+        """
+        self._doomed = True
         if self._init is not None:
             _kill(self._init)
-        elif not self.exited:
-            _kill(self._child.pidfd)
 
     async def end(self) -> None:
         """Kill it and return when everything is dead and reaped.
@@ -62,7 +68,7 @@ class Tree:
         self.kill()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ended.wait(), _KILL_S)
-        if not self.exited:
+        if not self.exited:  # it never came so far as to have a PID 1
             _kill(self._child.pidfd)
         try:
             await asyncio.wait_for(self._ended.wait(), _DEATH_S)

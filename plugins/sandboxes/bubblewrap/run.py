@@ -42,7 +42,7 @@ class Run:
         self._info = CappedOutput(_LOG_BYTES)
         self._inputs = {name: child.fds[name] for name in ("job", "stdin")}
         self._writers: list[PipeWriter] = []
-        self._info_reader = PipeReader(child.fds["info"], self._info.add, self._note)
+        self._info_reader = PipeReader(child.fds["info"], self._info.add, self._meet)
         self._readers = [
             self._info_reader,
             PipeReader(child.fds["report"], self._take_report, self._note),
@@ -83,7 +83,6 @@ class Run:
 
     async def _set_up(self, job: Iterable[bytes]) -> None:
         met = await self._until(lambda: self._info_reader.ended, _SET_UP_S)
-        self.tree.meet_init(self._info.value())
         self._feed("job", job)
         self._feed("stdin", [self._request.stdin])
         begun = met and await self._until(lambda: self.report.started, _SET_UP_S)
@@ -115,6 +114,10 @@ class Run:
 
     def _feed(self, name: str, pieces: Iterable[bytes]) -> None:
         self._writers.append(PipeWriter(self._inputs.pop(name), pieces))
+
+    def _meet(self) -> None:
+        self.tree.meet_init(self._info.value())
+        self._note()
 
     def _note(self) -> None:
         self._moved.set()

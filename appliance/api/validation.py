@@ -1,0 +1,14 @@
+"""What msgspec says is wrong, as a field's name and a reason."""
+
+import re
+
+_MISSING = re.compile(r"Object missing required field `(.+?)`")
+
+
+def located(place: str, message: str) -> tuple[str, str]:
+    """(field, reason) of a mistake at `place` ("" for the whole), e.g. ("files[0].path", …)."""
+    reason = message.partition(" - at `")[0]
+    missing = _MISSING.fullmatch(reason)
+    if missing is None:
+        return place or "body", reason
+    return f"{place}.{missing[1]}".lstrip("."), "is required"
