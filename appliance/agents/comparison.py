@@ -27,10 +27,15 @@ async def compared(work: Work, candidates: list[Candidate]) -> list[Candidate]:
     calls = await _calls(work, name, finished) if name else ()
     if calls:
         candidates = await agreement.judge(candidates, calls, work.way.aim, work.confined)
+    await tell_verdicts(work, candidates)
+    return candidates
+
+
+async def tell_verdicts(work: Work, candidates: Sequence[Candidate]) -> None:
+    """Journal the verdicts that are not there yet."""
     for candidate in candidates:
         if candidate.verdict and candidate.key not in work.journal.verdicts:
             await work.journal.verdict(candidate.draw, candidate.verdict)
-    return candidates
 
 
 async def _calls(work: Work, name: str, candidates: Sequence[Candidate]) -> tuple[str, ...]:

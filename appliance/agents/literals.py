@@ -74,4 +74,4 @@ def _string_at(line: str) -> str | None:
 
 def is_one(source: str) -> bool:
     """Whether the text is one literal value."""
-    return bool(source.strip()) and python_source.literal(source) is not None
+    return python_source.literal(source) is not None

@@ -30,7 +30,7 @@ def parse(source: str) -> ast.Module | None:
 
 def expression(source: str) -> ast.expr | None:
     """The tree of one expression, or None where the text is none."""
-    tree = parse(f"({source}\n)")
+    tree = parse(f"({source}\n)") if source.strip() else None
     node = tree.body[0] if tree and len(tree.body) == 1 else None
     return node.value if isinstance(node, ast.Expr) else None
 

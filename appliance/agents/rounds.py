@@ -8,7 +8,7 @@ from msgspec import Struct, structs
 from appliance.agents import agreement, merge, repair
 from appliance.agents.branches import Branches
 from appliance.agents.candidate import Candidate
-from appliance.agents.comparison import compared
+from appliance.agents.comparison import compared, tell_verdicts
 from appliance.agents.verification import Verifier
 from appliance.agents.work import Work
 from appliance.domain.messages import Message
@@ -67,6 +67,7 @@ async def _merged(
         calls, aim = work.journal.inputs.calls, work.way.aim
         judged = await agreement.judge([*candidates, *made], calls, aim, work.confined)
         made = judged[len(candidates) :]
+        await tell_verdicts(work, made)
     return made[0] if made and made[0].solution else None
 
 

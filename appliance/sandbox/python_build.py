@@ -133,7 +133,7 @@ def run_python(tree: Path, arguments: Iterable[str]) -> str:
     env = {name: value for name, value in host_env().items() if name == "PATH"}
     try:
         done = subprocess.run(
-            argv, env=env, cwd=tree, capture_output=True, text=True,
+            argv, env=env, cwd="/", capture_output=True, text=True,
             timeout=_COMPILE_S, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -32,14 +32,16 @@ def prepare(data_dir: Path) -> Path:
     Safe while other processes do the same. Takes seconds the first time, and the
     time of a few file look-ups afterwards. Raises SetupError.
     """
-    home = data_dir / "sandbox-python"
-    home.mkdir(mode=0o755, parents=True, exist_ok=True)
+    home = data_dir.absolute() / "sandbox-python"
     archive = resource_dir() / ARCHIVE if frozen() else None
     target = home / (_packed_key(archive) if archive else python_build.key())
-    if not target.is_dir():
-        with _locked(home / ".lock"):
-            if not target.is_dir():
-                _make(home, target, archive)
+    try:
+        if not target.is_dir():
+            _make_alone(home, target, archive)
+    except OSError as error:
+        raise SetupError(
+            f"the sandbox's Python can't be written below the data directory: {error}"
+        ) from error
     return target
 
 
@@ -58,6 +60,13 @@ def check(tree: Path) -> None:
     python_build.run_python(tree, ["-I", "-c", _CHECK])
 
 
+def _make_alone(home: Path, target: Path, archive: Path | None) -> None:
+    home.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with _locked(home / ".lock"):
+        if not target.is_dir():
+            _make(home, target, archive)
+
+
 def _make(home: Path, target: Path, archive: Path | None) -> None:
     for left in home.glob(f"{_UNFINISHED}*"):  # by a process that was killed
         shutil.rmtree(left)
@@ -72,8 +81,6 @@ def _make(home: Path, target: Path, archive: Path | None) -> None:
         _hide_supervisor(tree)
         tree.chmod(0o755)
         tree.rename(target)
-    except OSError as error:
-        raise SetupError(f"the sandbox's Python could not be written: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -257,7 +257,8 @@ async def test_key_when_asked_for_wrongly_then_the_field(
 
 
 async def test_dev_key_when_from_this_machine_then_it_works(anyone: httpx.AsyncClient) -> None:
-    made = (await anyone.post("/api/v1/auth/keys/dev")).json()
+    here = {"Host": "127.0.0.1:8000", "Origin": "http://localhost:3000"}
+    made = (await anyone.post("/api/v1/auth/keys/dev", headers=here)).json()
     assert made["key"].startswith("mk-")
     assert (made["status"], made["permissions"]) == ("active", ["*"])
     status = await anyone.get("/api/v1/auth/status", headers=bearer(made["key"]))
@@ -269,6 +270,24 @@ async def test_dev_key_when_from_elsewhere_then_403_with_how_to_get_a_key(api: A
         answer = await far.post("/api/v1/auth/keys/dev")
     assert answer.status_code == 403
     assert "key create" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "rebound.example.com"},
+        {"Origin": "https://page.example.com"},
+        {"Origin": "null"},
+        {"X-Forwarded-For": "192.0.2.7"},
+        {"Forwarded": "for=192.0.2.7"},
+        {"Host": "[broken"},
+    ],
+)
+async def test_dev_key_when_relayed_by_a_page_or_a_proxy_then_403(
+    headers: dict[str, str], anyone: httpx.AsyncClient
+) -> None:
+    answer = await anyone.post("/api/v1/auth/keys/dev", headers=headers)
+    assert answer.status_code == 403
 
 
 @pytest.fixture

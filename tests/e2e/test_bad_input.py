@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.box import Box, command, running_box
 
-GOOD = {"prompt": "Say hello", "task_type": "documentation", "persona_config": {}}
+GOOD: dict[str, Any] = {"prompt": "Say hello", "task_type": "documentation", "persona_config": {}}
 MANY_FILES = [{"path": f"f{number}.py", "content": ""} for number in range(10_000)]
 
 WRONG: dict[str, tuple[dict[str, Any] | bytes, int, str]] = {

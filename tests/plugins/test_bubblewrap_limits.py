@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 
 import pytest
 
@@ -10,6 +9,7 @@ from appliance.domain.execution import MIB, EndReason, Limits, RunRequest, Sandb
 from tests.support.sandbox import (
     GENEROUS,
     Backend,
+    open_descriptors,
     orphaned_sandboxes,
     run_python,
     seen_on_the_host,
@@ -201,7 +201,7 @@ print('gone')
     assert not seen_on_the_host(mark)
 
 
-async def test_cancelled_run_is_dead_within_a_second(backend: Backend):
+async def test_cancelled_run_is_dead_when_the_call_is_over(backend: Backend):
     mark = "cancelled-4713"
     code = f"import os, time\nos.fork(); os.fork(); time.sleep(600)  # {mark}"
     task = asyncio.create_task(run_python(backend, code))
@@ -209,12 +209,10 @@ async def test_cancelled_run_is_dead_within_a_second(backend: Backend):
         await asyncio.sleep(0.02)
 
     task.cancel()
-    cancelled_at = time.monotonic()
     with pytest.raises(asyncio.CancelledError):
         await task
 
     assert not seen_on_the_host(mark)
-    assert time.monotonic() - cancelled_at < 1
 
 
 async def test_run_cancelled_at_any_moment_leaves_nothing(backend: Backend):
@@ -249,8 +247,10 @@ except OSError: print('closed')
     assert result.stdout == b"closed\n"
 
 
-async def test_service_goes_on_after_all_of_this(backend: Backend):
-    results = await asyncio.gather(*(run_python(backend, f"print({i})") for i in range(6)))
+async def test_service_goes_on_after_all_of_this_and_leaks_no_descriptor(backend: Backend):
+    before = open_descriptors()
+    results = await asyncio.gather(*(run_python(backend, f"print({i})") for i in range(20)))
 
-    assert [int(result.stdout) for result in results] == list(range(6))
+    assert [int(result.stdout) for result in results] == list(range(20))
     assert (await backend.run(RunRequest(("sh", "-c", ":"), limits=GENEROUS))).ok
+    assert open_descriptors() == before

@@ -170,7 +170,10 @@ def test_identity_of_an_ordinary_service_is_its_own():
 
 
 def test_rlimits_never_go_beyond_those_of_the_service(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resource.getrlimit", lambda _: (10, 100))
+    def low(which: int) -> tuple[int, int]:
+        return (10, 100)
+
+    monkeypatch.setattr("resource.getrlimit", low)
 
     assert all(soft <= hard <= 100 for _, soft, hard in rlimits.rlimits(Limits(), own_user=True))
 

@@ -17,6 +17,7 @@ import pytest
 from appliance.domain.execution import EndReason, RunRequest
 from tests.support.sandbox import (
     GENEROUS,
+    ORDINARY_USER,
     ROOT,
     Backend,
     OtherUsersBackend,
@@ -278,13 +279,17 @@ async def test_death_of_the_service_ends_its_sandboxes(
     await asyncio.wait([running])
 
 
+@pytest.mark.parametrize("user", ["user of the tests", "ordinary user"])
 async def test_machine_without_user_namespaces_is_told_with_a_remedy(
-    sandbox_python: Path, tmp_path: Path
+    user: str, sandbox_python: Path, request: pytest.FixtureRequest, tmp_path: Path
 ):
     """Tried inside a sandbox of ours that forbids making another one."""
-    service = await start_service(
-        sandbox_python, tmp_path, ROOT, None, inside=without_user_namespaces()
-    )
+    if user == "ordinary user":
+        home = request.getfixturevalue("ordinary_home")
+        where = (home / "python", home / "run", home / "code", ORDINARY_USER)
+    else:
+        where = (sandbox_python, tmp_path, ROOT, None)
+    service = await start_service(*where, inside=without_user_namespaces())
     status = await service.probe()
     await service.close()
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,7 +108,7 @@ class Box:
 
 
 @contextmanager
-def running_box(data_dir: Path, model: Path | None = None, **env: str) -> Iterator[Box]:
+def running_box(data_dir: Path, model: Path | None = None, **env: str) -> Generator[Box, None, None]:
     """A started box, with `model` as its default; stopped at the end."""
     if model is not None:
         command("model", "add", model, "--in-place", "--alias", "model", "--data-dir", data_dir)

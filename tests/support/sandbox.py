@@ -43,6 +43,10 @@ def seen_on_the_host(mark: str) -> list[str]:
     return [line for line in lines if mark in line]
 
 
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def orphaned_sandboxes() -> list[str]:
     """Process ids of sandboxes whose service is gone."""
     found: list[str] = []
@@ -56,7 +60,8 @@ def orphaned_sandboxes() -> list[str]:
 
 
 async def run_python(backend: Backend, code: str, **more: Any) -> RunResult:
-    return await backend.run(RunRequest(("python", "-c", code), **{"limits": GENEROUS} | more))
+    more.setdefault("limits", GENEROUS)
+    return await backend.run(RunRequest(("python", "-c", code), **more))
 
 
 def files(**contents: str) -> tuple[SandboxFile, ...]:

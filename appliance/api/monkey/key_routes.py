@@ -5,8 +5,8 @@ from typing import Any
 from litestar import Request, delete, get, post
 from litestar.params import FromPath, JSONBody
 
-from appliance.api import context
 from appliance.api.dependencies import ServicesDependency
+from appliance.api.local import direct_address
 from appliance.api.monkey import accounts
 from appliance.api.monkey.schemas import KeyAnswer, KeyBody, KeyStatsAnswer
 from appliance.api.openapi import ANYBODY, OptionalBody
@@ -53,5 +53,5 @@ async def revoke_key(
 @post("/dev", status_code=200, security=ANYBODY)
 async def create_dev_key(request: AnyRequest, services: ServicesDependency) -> KeyAnswer:
     """Make a short-lived key without a login; from this machine only, where it is allowed."""
-    address = context.client_address(request.scope)
+    address = direct_address(request.scope)
     return accounts.key_answer(*await services.accounts.create_dev_key(address))

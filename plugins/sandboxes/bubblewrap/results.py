@@ -1,7 +1,7 @@
 """A finished run as the result that callers get, or as the error that it is."""
 
 from appliance.domain.execution import EndReason, Isolation, RunResult, RunUsage
-from appliance.errors import ApplianceError, InvalidInput, SandboxUnavailable
+from appliance.errors import ApplianceError, InvalidInput
 from plugins.sandboxes.bubblewrap import diagnosis, stage
 from plugins.sandboxes.bubblewrap.run import Run
 
@@ -38,8 +38,8 @@ def result(run: Run, isolation: Isolation) -> RunResult:
 def _failure(run: Run) -> ApplianceError:
     if run.report.failure:
         return InvalidInput.at("files", run.report.failure)
-    problem, remedy = diagnosis.diagnose(run.log.value().decode(errors="replace"))
-    return SandboxUnavailable(f"{problem}: {remedy}", details={"remedy": remedy})
+    log = run.log.value().decode(errors="replace")
+    return diagnosis.unavailable(*diagnosis.diagnose(log))
 
 
 def _end(run: Run) -> tuple[EndReason, int]:

@@ -17,6 +17,7 @@ from msgspec import Struct
 from appliance.domain.execution import Limits
 from appliance.errors import SandboxUnavailable
 from plugins.sandboxes.bubblewrap import command
+from plugins.sandboxes.bubblewrap.diagnosis import unavailable
 from plugins.sandboxes.bubblewrap.identity import Identities, identities
 from plugins.sandboxes.bubblewrap.places import Places, lay_out
 
@@ -52,9 +53,15 @@ class Spawner:
         self.users = identities()
         private = self.users.own_user
         loop = asyncio.get_running_loop()
-        self._places = await loop.run_in_executor(
-            self._thread, lambda: lay_out(python, runtime_dir, private=private)
-        )
+        try:
+            self._places = await loop.run_in_executor(
+                self._thread, lambda: lay_out(python, runtime_dir, private=private)
+            )
+        except OSError as error:
+            raise unavailable(
+                f"the service's runtime folder can't be used ({error.strerror})",
+                "see that it exists, belongs to the service's user and has room",
+            ) from error
 
     def spawn(self, limits: Limits, uid: int | None) -> "asyncio.Future[Child]":
         """Start a sandbox that waits for its job.
@@ -80,12 +87,16 @@ def _spawn(places: Places, limits: Limits, uid: int | None) -> Child:
         _make_pipes(ours, theirs)
         theirs["filter"] = os.open(places.filter, os.O_RDONLY)
         process = _start(places, theirs, uid)
+        return _instruct(process, places, limits, ours, theirs)
     except OSError as error:
         _close(ours)
-        raise SandboxUnavailable(f"bwrap could not be started: {error.strerror}") from error
+        raise unavailable(
+            f"bwrap could not be started ({error.strerror})",
+            "see that the service's runtime folder may hold programs (no noexec mount), and "
+            "that the limits on processes and open files leave room",
+        ) from error
     finally:
         _close(theirs)
-    return _instruct(process, places, limits, ours, theirs)
 
 
 def _make_pipes(ours: dict[str, int], theirs: dict[str, int]) -> None:
@@ -123,7 +134,12 @@ def _instruct(
     ours: dict[str, int],
     theirs: dict[str, int],
 ) -> Child:
-    child = Child(process, os.pidfd_open(process.pid), ours)
+    try:
+        child = Child(process, os.pidfd_open(process.pid), ours)
+    except OSError:
+        process.kill()
+        process.wait()
+        raise
     # bwrap reads its options before it makes the sandbox, which so inherits this: when
     # memory runs out, the kernel picks a run and not the service. Where it may not be
     # raised, that is one precaution less and no reason to fail.

@@ -240,7 +240,7 @@ def _collect(job: dict[str, Any], report: Frame) -> None:
     left_files, left_bytes = job["artifact_files"], job["artifact_bytes"]
     for path, folder, entry in _walk():
         if entry is None:
-            report(b"R", f"{path}: too deep or too many".encode(errors="replace"))
+            report(b"R", f"{path}: not looked at".encode(errors="replace"))
             continue
         if not any(matches(path) for matches in wanted):
             continue
@@ -265,6 +265,7 @@ def _walk() -> Walk:
         try:
             folder = os.open(prefix or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
+            yield prefix, -1, None
             continue
         with os.scandir(folder) as entries:
             some = [
