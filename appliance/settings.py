@@ -46,7 +46,7 @@ class SchedulerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     workers: Positive = 4
     queue_limit: Positive = 200
     task_timeout_s: Seconds = 600.0
-    max_attempts: Positive = 3
+    max_attempts: Positive = 5
     ageing_s: Seconds = 30.0
 
 

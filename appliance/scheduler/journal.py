@@ -37,7 +37,7 @@ class Journal:
         return await uninterrupted(self._cancel(task))
 
     async def recover(self, max_attempts: int) -> int:
-        """Put back what a dead box left running, unless that happened too often."""
+        """Put back what a dead box left running, unless it got no further too often."""
         return await uninterrupted(self._recover(max_attempts))
 
     def publish(self, event: TaskEvent) -> None:
@@ -80,10 +80,11 @@ class Journal:
         async with self._db.write() as tx:
             found = await task_queue.left_running(tx)
             for task in found:
-                if task.interruptions + 1 < max_attempts:
-                    await task_queue.requeue(tx, task.id, task.attempt, now, interrupted=True)
+                times = 0 if task.progressed else task.interruptions + 1
+                if times < max_attempts:
+                    await task_queue.requeue(tx, task.id, task.attempt, now, interruptions=times)
                     continue
-                failure = _interrupted(task.interruptions + 1)
+                failure = _interrupted(times)
                 await task_queue.fail(tx, task.id, task.attempt, failure, now)
                 line = _failure_line(failure)
                 events.append(await task_events.append(tx, task.id, EventKind.FAILED, line, now))
@@ -104,7 +105,7 @@ async def _write_end(tx: Transaction, task: Task, result: Outcome, now: float) -
         case outcome.Cancelled():
             return await task_queue.cancel(tx, task.id, TaskStatus.RUNNING, now)
         case outcome.Postponed():
-            return await task_queue.requeue(tx, task.id, task.attempt, now, interrupted=False)
+            return await task_queue.requeue(tx, task.id, task.attempt, now)
 
 
 def _line(result: Outcome) -> tuple[EventKind | None, dict[str, Any]]:
@@ -125,6 +126,6 @@ def _failure_line(failure: TaskFailure) -> dict[str, Any]:
 
 def _interrupted(times: int) -> TaskFailure:
     return outcome.internal(
-        f"the box ended unexpectedly {times} times while it worked on this task; "
+        f"the box ended unexpectedly {times} times in a row before this task got a step further; "
         "the task is not tried again, since it may be the cause"
     ).failure

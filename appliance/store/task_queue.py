@@ -21,11 +21,16 @@ class QueueDepth(Struct, frozen=True):
 
 
 class InterruptedTask(Struct, frozen=True):
-    """A task that says running; `interruptions` is how often a dying box left it so before."""
+    """A task that says running.
+
+    `interruptions` is how often in a row a dying box left it so before; `progressed`
+    says that the attempt now interrupted had done a step that the next one need not do.
+    """
 
     id: int
     attempt: int
     interruptions: int
+    progressed: bool
 
 
 class _Next(Struct, frozen=True):
@@ -108,17 +113,17 @@ async def cancel(tx: Transaction, task_id: int, status: TaskStatus, now: float) 
 
 
 async def requeue(
-    tx: Transaction, task_id: int, attempt: int, now: float, *, interrupted: bool
+    tx: Transaction, task_id: int, attempt: int, now: float, *, interruptions: int = 0
 ) -> bool:
-    """running → queued, with its old place. `interrupted`: the box died while it ran."""
+    """running → queued, with its old place. `interruptions`: how often in a row the box died."""
     changed = await tx.execute(
         """
         UPDATE tasks
         SET status = 'queued', started_at = NULL, deadline_at = NULL, updated_at = :now,
-            interruptions = interruptions + :interrupted
+            interruptions = :interruptions
         WHERE id = :id AND status = 'running' AND attempt = :attempt
         """,
-        {"id": task_id, "attempt": attempt, "now": now, "interrupted": int(interrupted)},
+        {"id": task_id, "attempt": attempt, "now": now, "interruptions": interruptions},
     )
     return changed == 1
 
@@ -175,5 +180,14 @@ SELECT
 """
 LENGTH = "SELECT COUNT(*) FROM tasks WHERE status = 'queued'"
 LEFT_RUNNING = """
-SELECT id, attempt, interruptions FROM tasks WHERE status = 'running' ORDER BY id
+SELECT id, attempt, interruptions,
+    EXISTS (
+        SELECT 1 FROM task_events AS step
+        WHERE step.task_id = tasks.id AND step.kind NOT IN ('accepted', 'started', 'progress')
+        AND step.seq > (
+            SELECT MAX(seq) FROM task_events AS begin
+            WHERE begin.task_id = tasks.id AND begin.kind = 'started'
+        )
+    ) AS progressed
+FROM tasks WHERE status = 'running' ORDER BY id
 """

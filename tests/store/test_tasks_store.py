@@ -181,7 +181,7 @@ async def test_ends_when_two_race_then_only_the_first_counts(box: Box):
         assert not await task_queue.fail(tx, task.id, 1, failure, NOW)
         assert not await task_queue.cancel(tx, task.id, TaskStatus.RUNNING, NOW)
         assert not await task_queue.cancel(tx, task.id, TaskStatus.QUEUED, NOW)
-        assert not await task_queue.requeue(tx, task.id, 1, NOW, interrupted=True)
+        assert not await task_queue.requeue(tx, task.id, 1, NOW, interruptions=1)
         stored = await tasks.get(tx, task.id)
     assert stored
     assert (stored.status, stored.result, stored.finished_at) == (
@@ -196,7 +196,7 @@ async def test_ends_when_the_attempt_is_an_old_one_then_nothing_changes(box: Box
     old = await _claim(box)
     assert old
     async with box.db.write() as tx:
-        assert await task_queue.requeue(tx, old.id, 1, NOW, interrupted=True)
+        assert await task_queue.requeue(tx, old.id, 1, NOW, interruptions=1)
     new = await _claim(box)
     assert new
     assert new.attempt == 2

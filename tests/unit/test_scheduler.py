@@ -320,10 +320,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("appliance.scheduler.scheduler.SETTLE_WAIT_S", 0.05)
 
 
-async def _start_and_abandon(path: Path, **scheduler: int) -> None:
-    """A box that dies while its task runs, as far as the store can tell."""
+async def _start_and_abandon(
+    path: Path, step: EventKind = EventKind.PROGRESS, **scheduler: int
+) -> None:
+    """A box that dies while its task runs and has done a step, as far as the store can tell."""
     work = Work()
-    async with open_box(path, work, settings(**scheduler)) as box:
+
+    async def handler(context: TaskContext) -> TaskResult:
+        await context.emit(step, {})
+        return await work(context)
+
+    async with open_box(path, handler, settings(**scheduler)) as box:
         await until(lambda: bool(work.started))
         async with box.db.write() as tx:
             await tx.execute(
@@ -346,7 +353,12 @@ async def test_start_when_a_task_was_interrupted_then_it_goes_on_with_its_histor
     async with open_box(path, handler) as box:
         ended = await box.final(task)
     assert (ended.status, ended.attempt) == (TaskStatus.COMPLETED, 2)
-    assert seen == [EventKind.ACCEPTED, EventKind.STARTED, EventKind.STARTED]
+    assert seen == [
+        EventKind.ACCEPTED,
+        EventKind.STARTED,
+        EventKind.PROGRESS,
+        EventKind.STARTED,
+    ]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -363,6 +375,17 @@ async def test_start_when_a_task_was_interrupted_too_often_then_it_fails_with_th
         assert (ended.failure.code, ended.attempt) == ("INTERNAL_ERROR", 2)
         assert "ended unexpectedly 2 times" in ended.failure.message
         assert (await box.kinds(task))[-1] is EventKind.FAILED
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_start_when_each_interrupted_attempt_got_a_step_further_then_it_goes_on(path: Path):
+    async with open_box(path, start=False) as box:
+        task = await box.submit(box.alice)
+    for _ in range(3):
+        await _start_and_abandon(path, step=EventKind.CANDIDATE, max_attempts=2)
+    async with open_box(path, with_settings=settings(max_attempts=2)) as box:
+        ended = await box.final(task)
+    assert (ended.status, ended.attempt) == (TaskStatus.COMPLETED, 4)
 
 
 async def test_end_when_the_disk_is_full_for_a_while_then_the_answer_is_not_lost(path: Path):
