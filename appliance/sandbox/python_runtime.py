@@ -68,8 +68,9 @@ def _make_alone(home: Path, target: Path, archive: Path | None) -> None:
 
 
 def _make(home: Path, target: Path, archive: Path | None) -> None:
-    for left in home.glob(f"{_UNFINISHED}*"):  # by a process that was killed
-        shutil.rmtree(left)
+    # Left by a process that was killed; what a child of it still writes to goes another time.
+    for left in home.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=home))
     try:
         tree = scratch / "tree"
