@@ -108,7 +108,9 @@ class Box:
 
 
 @contextmanager
-def running_box(data_dir: Path, model: Path | None = None, **env: str) -> Generator[Box, None, None]:
+def running_box(
+    data_dir: Path, model: Path | None = None, **env: str
+) -> Generator[Box, None, None]:
     """A started box, with `model` as its default; stopped at the end."""
     if model is not None:
         command("model", "add", model, "--in-place", "--alias", "model", "--data-dir", data_dir)
