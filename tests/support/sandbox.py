@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-import pytest
 
 from appliance import errors
 from appliance.domain.execution import BackendStatus, Limits, RunRequest, RunResult, SandboxFile
@@ -107,7 +106,8 @@ class OtherUsersBackend:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             self._send([next(self._numbers), "cancel", number])
-            with pytest.raises(asyncio.CancelledError):
+            # It may have ended before the word came.
+            with contextlib.suppress(asyncio.CancelledError):
                 await future
             raise
 

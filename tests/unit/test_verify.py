@@ -149,7 +149,7 @@ async def test_verify_when_one_test_never_ends_then_the_others_count(runner: San
 async def test_verify_when_a_candidate_forks_without_end_then_it_is_stopped(
     runner: SandboxRunner,
 ) -> None:
-    code = "import os, time\nwhile True:\n    try: os.fork()\n    except OSError: time.sleep(1)\n"
+    code = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n"
     verdict = (await judged(runner, way(runner, "add", TEST), code)).verification
     assert verdict.passed == 0
 
