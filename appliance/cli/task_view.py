@@ -43,8 +43,10 @@ def summary(answer: Frame) -> list[str]:
 
 
 def verified(answer: Frame) -> bool:
-    """Whether the answer was run against something and passed all of it."""
+    """Whether the answer was run against something and passed all of it; syntax is not enough."""
     verification = _mapping(answer, "verification")
+    if verification.get("level") in (None, "none", "syntax"):
+        return False
     return bool(verification.get("passed")) and not verification.get("failed")
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
@@ -15,12 +16,14 @@ from appliance.domain.models import ModelFile
 from appliance.errors import Conflict, InvalidInput, UnknownModel
 from appliance.services import gguf
 from appliance.services.gguf import GgufInfo
-from appliance.services.model_fetch import Progress, file_name
-from appliance.services.model_sources import ModelSources, Staged, is_address
-from appliance.services.network import check_address
 from appliance.store import models as table
 from appliance.store.database import Connection, Database
 from appliance.store.models import StoredModel
+
+if TYPE_CHECKING:
+    # What fetches brings an HTTP client along, which a serving box need not load.
+    from appliance.services.model_fetch import Progress
+    from appliance.services.model_sources import Staged
 
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -79,7 +82,7 @@ class ModelRegistry:
         source: str,
         alias: str | None = None,
         default: bool = False,
-        progress: Progress = no_progress,
+        progress: "Progress" = no_progress,
         *,
         in_place: bool = False,
         sha256: str = "",
@@ -91,6 +94,8 @@ class ModelRegistry:
         left but a partial download, which the next call takes up. Raises InvalidInput
         for what is not a usable model, Conflict if the alias is taken.
         """
+        from appliance.services.model_sources import ModelSources, is_address
+
         sha256 = _checked_sha256(sha256)
         if in_place and (source.startswith("pypi:") or is_address(source)):
             raise InvalidInput("only a file on this machine can be registered in place")
@@ -135,7 +140,7 @@ class ModelRegistry:
                 raise _taken(alias)
 
     async def _register(
-        self, staged: Staged, alias: str, default: bool, info: GgufInfo, in_place: bool
+        self, staged: "Staged", alias: str, default: bool, info: GgufInfo, in_place: bool
     ) -> ModelFile:
         check_alias(alias)
         row = _row(staged, alias, info, in_place)
@@ -209,6 +214,10 @@ def default_alias(name: str) -> str:
 
 def _alias_of_address(source: str) -> str | None:
     """The alias that a source will get, where that is known before it is fetched."""
+    from appliance.services.model_fetch import file_name
+    from appliance.services.model_sources import is_address
+    from appliance.services.network import check_address
+
     if source.startswith("pypi:"):
         return None
     if is_address(source):
@@ -223,7 +232,7 @@ def _checked_sha256(sha256: str) -> str:
     return sha256.lower()
 
 
-def _inspect(staged: Staged, sha256: str) -> GgufInfo:
+def _inspect(staged: "Staged", sha256: str) -> GgufInfo:
     if sha256 and staged.sha256 != sha256:
         raise InvalidInput(
             f"{staged.name} is not the file expected: SHA-256 {staged.sha256}, expected {sha256}"
@@ -231,7 +240,7 @@ def _inspect(staged: Staged, sha256: str) -> GgufInfo:
     return gguf.inspect(staged.path, staged.name)
 
 
-def _row(staged: Staged, alias: str, info: GgufInfo, in_place: bool) -> StoredModel:
+def _row(staged: "Staged", alias: str, info: GgufInfo, in_place: bool) -> StoredModel:
     return StoredModel(
         alias=alias,
         path=str(staged.path) if in_place else f"{alias}.gguf",
