@@ -131,13 +131,14 @@ def test_run_when_the_task_fails_then_says_why_with_status_1(
 @pytest.mark.parametrize(
     ("verification", "status"),
     [
-        ({"passed": 2, "failed": 0}, 0),
-        ({"passed": 2, "failed": 1}, 3),
-        ({"passed": 0, "failed": 0}, 3),
+        ({"level": "examples", "passed": 2, "failed": 0}, 0),
+        ({"level": "examples", "passed": 2, "failed": 1}, 3),
+        ({"level": "none", "passed": 0, "failed": 0}, 3),
+        ({"level": "syntax", "passed": 1, "failed": 0}, 3),
     ],
 )
 def test_run_when_it_must_be_verified_then_the_status_says_whether(
-    task: Command, box: ScriptedBox, verification: dict[str, int], status: int
+    task: Command, box: ScriptedBox, verification: dict[str, Any], status: int
 ) -> None:
     box.parts = [[START, complete(None, **verification)]]
     assert task("x", "--verified").status == status
