@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from msgspec import UNSET
 
-from appliance.api.monkey.schemas import (
+from appliance.api.monkey.account_schemas import (
     KeyAnswer,
     KeyBody,
     KeyStatsAnswer,

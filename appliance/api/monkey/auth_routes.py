@@ -12,7 +12,7 @@ from appliance.api.auth import REFRESH_COOKIE, SESSION_COOKIE, check_origin
 from appliance.api.dependencies import ServicesDependency, SettingsDependency
 from appliance.api.errors import malformed_answers
 from appliance.api.monkey import accounts
-from appliance.api.monkey.schemas import (
+from appliance.api.monkey.account_schemas import (
     LoginBody,
     MessageAnswer,
     RefreshBody,

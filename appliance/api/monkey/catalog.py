@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from appliance.api.monkey import personas
-from appliance.api.monkey.schemas import (
+from appliance.api.monkey.catalog_schemas import (
     CapabilitiesAnswer,
     ModelAnswer,
     ModelListAnswer,

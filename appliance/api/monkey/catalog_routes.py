@@ -5,7 +5,11 @@ from litestar.params import FromQuery
 
 from appliance.api.dependencies import ServicesDependency
 from appliance.api.monkey import catalog
-from appliance.api.monkey.schemas import CapabilitiesAnswer, ModelListAnswer, ProviderListAnswer
+from appliance.api.monkey.catalog_schemas import (
+    CapabilitiesAnswer,
+    ModelListAnswer,
+    ProviderListAnswer,
+)
 
 
 @get("/providers")

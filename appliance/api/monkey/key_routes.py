@@ -8,7 +8,7 @@ from litestar.params import FromPath, JSONBody
 from appliance.api.dependencies import ServicesDependency
 from appliance.api.local import direct_address
 from appliance.api.monkey import accounts
-from appliance.api.monkey.schemas import KeyAnswer, KeyBody, KeyStatsAnswer
+from appliance.api.monkey.account_schemas import KeyAnswer, KeyBody, KeyStatsAnswer
 from appliance.api.openapi import ANYBODY, OptionalBody
 from appliance.api.requests import principal_of
 

@@ -1,8 +1,8 @@
-"""What goes over the wire in this dialect. Unknown fields of a request are ignored."""
+"""Tasks as they go over the wire in this dialect. Unknown fields of a request are ignored."""
 
 from typing import Annotated, Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import Meta, Struct, field
 
 Text = Annotated[str, Meta(max_length=1000)]
 Branches = Annotated[int, Meta(ge=1, le=64)]
@@ -80,89 +80,6 @@ class ExecuteBody(Struct):
     max_tokens: Tokens | None = None
     timeout: Seconds | None = None
     seed: Seed | None = None
-
-
-class LoginBody(Struct):
-    """`email` or `username`; either may hold the other."""
-
-    password: Text
-    email: Text | None = None
-    username: Text | None = None
-
-
-class RefreshBody(Struct):
-    refresh_token: str | None = None
-
-
-class KeyBody(Struct):
-    """`permissions` are scopes; `expires_days` counts from now, `expires_at` is ISO 8601."""
-
-    name: Annotated[str, Meta(min_length=1, max_length=100)] = "API key"
-    permissions: list[str] | None = None
-    scopes: list[str] | None = None
-    expires_days: Annotated[float, Meta(gt=0, le=36_500)] | None = None
-    expires_at: str | None = None
-
-
-class UserAnswer(Struct):
-    """`credits` is 0 and the tier "free": this box does not meter what its users do."""
-
-    id: str
-    email: str
-    username: str
-    name: str
-    role: str
-    roles: list[str]
-    credits: float
-    subscription_tier: str
-
-
-class TokenAnswer(Struct):
-    access_token: str
-    refresh_token: str
-    token_type: str
-    expires_at: str
-    expires_in: int
-    user: UserAnswer
-
-
-class StatusAnswer(Struct):
-    authenticated: bool
-    method: str
-    user: UserAnswer
-    permissions: list[str]
-    session_expires: str | None = None
-
-
-class MessageAnswer(Struct):
-    message: str
-
-
-class KeyAnswer(Struct):
-    """`key` is the secret, shown once, when it is made."""
-
-    key_id: str
-    name: str
-    prefix: str
-    status: str
-    permissions: list[str]
-    created_at: str
-    expires_at: str | None
-    last_used: str | None
-    usage_count: int
-    key: str | UnsetType = UNSET
-
-
-class KeyStatsAnswer(Struct):
-    """The caller's own keys."""
-
-    total_keys: int
-    active_keys: int
-    inactive_keys: int
-    expired_keys: int
-    revoked_keys: int
-    total_usage: int
-    last_used: str | None
 
 
 class ArtifactAnswer(Struct):
@@ -286,71 +203,3 @@ class TaskListAnswer(Struct):
 
     tasks: list[TaskSummary]
     next_cursor: str | None
-
-
-class ProviderAnswer(Struct):
-    name: str
-    type: str
-    status: str
-    available: bool
-    problem: str | None
-    models: list[str]
-
-
-class ProviderListAnswer(Struct):
-    providers: list[ProviderAnswer]
-    count: int
-    status: str
-
-
-class ModelAnswer(Struct):
-    """`context_length` is in tokens; the speed is what this machine was last seen to reach."""
-
-    id: str
-    name: str
-    provider: str
-    status: str
-    default: bool
-    context_length: int | None
-    max_parallel: int
-    tokens_per_second: float | None
-    description: str
-    problem: str | None
-
-
-class ModelListAnswer(Struct):
-    models: dict[str, list[ModelAnswer]]
-    count: int
-    default: str | None
-    provider_filter: str | None
-
-
-class PersonaAnswer(Struct):
-    name: str
-    slash_commands: list[str]
-    default_task_type: str
-
-
-class SandboxAnswer(Struct):
-    available: bool
-    backend: str
-    isolation: str | None
-    layers: list[str]
-    degraded: list[str]
-    languages: dict[str, str]
-    problem: str | None
-    remedy: str | None
-    limits: dict[str, float]
-
-
-class CapabilitiesAnswer(Struct):
-    version: str
-    personas: list[PersonaAnswer]
-    task_types: list[str]
-    collapse_strategies: list[str]
-    verification_levels: list[str]
-    sandbox: SandboxAnswer
-    providers: list[ProviderAnswer]
-    models: list[ModelAnswer]
-    limits: dict[str, float]
-    streaming: dict[str, Any]

@@ -1,0 +1,90 @@
+"""Logins, users and keys as they go over the wire in this dialect."""
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from appliance.api.monkey.schemas import Text
+
+
+class LoginBody(Struct):
+    """`email` or `username`; either may hold the other."""
+
+    password: Text
+    email: Text | None = None
+    username: Text | None = None
+
+
+class RefreshBody(Struct):
+    refresh_token: str | None = None
+
+
+class KeyBody(Struct):
+    """`permissions` are scopes; `expires_days` counts from now, `expires_at` is ISO 8601."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100)] = "API key"
+    permissions: list[str] | None = None
+    scopes: list[str] | None = None
+    expires_days: Annotated[float, Meta(gt=0, le=36_500)] | None = None
+    expires_at: str | None = None
+
+
+class UserAnswer(Struct):
+    """`credits` is 0 and the tier "free": this box does not meter what its users do."""
+
+    id: str
+    email: str
+    username: str
+    name: str
+    role: str
+    roles: list[str]
+    credits: float
+    subscription_tier: str
+
+
+class TokenAnswer(Struct):
+    access_token: str
+    refresh_token: str
+    token_type: str
+    expires_at: str
+    expires_in: int
+    user: UserAnswer
+
+
+class StatusAnswer(Struct):
+    authenticated: bool
+    method: str
+    user: UserAnswer
+    permissions: list[str]
+    session_expires: str | None = None
+
+
+class MessageAnswer(Struct):
+    message: str
+
+
+class KeyAnswer(Struct):
+    """`key` is the secret, shown once, when it is made."""
+
+    key_id: str
+    name: str
+    prefix: str
+    status: str
+    permissions: list[str]
+    created_at: str
+    expires_at: str | None
+    last_used: str | None
+    usage_count: int
+    key: str | UnsetType = UNSET
+
+
+class KeyStatsAnswer(Struct):
+    """The caller's own keys."""
+
+    total_keys: int
+    active_keys: int
+    inactive_keys: int
+    expired_keys: int
+    revoked_keys: int
+    total_usage: int
+    last_used: str | None
