@@ -49,7 +49,8 @@ async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT, then drain. Raises SetupError if it can't start."""
     stop = stop_signal()
     async with serving(settings) as (box, server):
-        click.echo("\n".join(await start_lines(box, server)))
+        async for line in start_lines(box, server):
+            click.echo(line)
         await stop.wait()
         click.echo("Stopping: running tasks may end, waiting ones stay queued.")
 
@@ -86,24 +87,19 @@ def stop_signal() -> asyncio.Event:
     return stop
 
 
-async def start_lines(box: Appliance, server: HttpServer) -> list[str]:
-    """What an administrator wants to know at the start, one line each."""
+async def start_lines(box: Appliance, server: HttpServer) -> AsyncGenerator[str, None]:
+    """What an administrator wants to know at the start, each line as soon as it is known."""
+    yield f"Monkey Coder {__version__} serves at {server.url}"
     docs = f"{server.url}/api/docs" if box.settings.server.docs else "off ([server] docs)"
-    lines = [
-        f"Monkey Coder {__version__} serves at {server.url}",
-        f"  docs     {docs}",
-        f"  data     {box.data_dir}",
-        f"  models   {await _models_line(box)}",
-        f"  sandbox  {await _sandbox_line(box)}",
-    ]
-    lines += [f"  plugin   {problem.name} is broken: {problem.reason}" for problem in box.problems]
+    yield f"  docs     {docs}"
+    yield f"  data     {box.data_dir}"
+    yield f"  models   {await _models_line(box)}"
+    yield f"  sandbox  {await _sandbox_line(box)}"
+    for problem in box.problems:
+        yield f"  plugin   {problem.name} is broken: {problem.reason}"
     if not await box.services.accounts.has_admin():
-        lines += [
-            "",
-            "There is no administrator yet. Make the first one with:",
-            f"  monkey-coder user add NAME --email ADDRESS --role admin --data-dir {box.data_dir}",
-        ]
-    return lines
+        yield "\nThere is no administrator yet. Make the first one with:"
+        yield f"  monkey-coder user add NAME --role admin --data-dir {box.data_dir}"
 
 
 async def _models_line(box: Appliance) -> str:
