@@ -108,7 +108,9 @@ async def running(
         services = Services(
             accounts=accounts,
             tasks=tasks,
-            catalog=CatalogService(gateway, sandbox, settings),
+            catalog=CatalogService(
+                gateway, sandbox, settings, [problem.name for problem in loaded.problems]
+            ),
             health=HealthService(
                 store, gateway, sandbox, scheduler, preload=settings.models.preload
             ),

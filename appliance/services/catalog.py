@@ -12,6 +12,8 @@ from appliance.inference.gateway import Gateway
 from appliance.sandbox.runner import SandboxRunner
 from appliance.settings import Settings
 
+_BROKEN = "the plugin could not be loaded; `monkey-coder doctor` says why"
+
 
 class RequestLimits(Struct, frozen=True):
     """What one request may hold and how often one may come."""
@@ -41,15 +43,25 @@ class Capabilities(Struct, frozen=True):
 
 
 class CatalogService:
-    """Answers what exists; changes nothing and loads nothing."""
+    """Answers what exists; changes nothing and loads nothing.
 
-    def __init__(self, gateway: Gateway, sandbox: SandboxRunner, settings: Settings) -> None:
+    `broken` names the plugins that could not be loaded: they are shown, not hidden.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        sandbox: SandboxRunner,
+        settings: Settings,
+        broken: Sequence[str] = (),
+    ) -> None:
         self._gateway = gateway
+        self._broken = tuple(ProviderStatus(name, False, True, _BROKEN) for name in broken)
         self._sandbox = sandbox
         self._settings = settings
 
     def providers(self) -> Sequence[ProviderStatus]:
-        return self._gateway.providers()
+        return [*self._gateway.providers(), *self._broken]
 
     async def models(self, provider: str | None = None) -> Sequence[ModelInfo]:
         """Every model on offer, or those of one provider."""

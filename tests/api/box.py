@@ -135,7 +135,7 @@ async def open_api(path: Path, settings: Settings) -> AsyncGenerator[Api, None]:
         services = Services(
             accounts=accounts,
             tasks=box.service,
-            catalog=CatalogService(gateway, runner, settings),
+            catalog=CatalogService(gateway, runner, settings, ["cracked"]),
             health=HealthService(box.db, gateway, runner, box.scheduler),
         )
         keys = {user: await _key(accounts, who) for user, who in _people(box).items()}

@@ -137,9 +137,17 @@ async def test_providers_when_listed_then_their_real_state(
                 "available": True,
                 "problem": None,
                 "models": ["starter"],
-            }
+            },
+            {
+                "name": "cracked",
+                "type": "local",
+                "status": "unavailable",
+                "available": False,
+                "problem": "the plugin could not be loaded; `monkey-coder doctor` says why",
+                "models": [],
+            },
         ],
-        "count": 1,
+        "count": 2,
         "status": "active",
     }
     api.provider.available = False
