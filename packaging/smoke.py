@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     executable = arguments.executable.resolve()
     trial(executable, None, "version")
-    trial(executable, None, "doctor", "--data-dir", "/work/data")
+    trial(executable, None, "doctor", "--data-dir", "/box/data")
     if arguments.model:
         words = ("quickstart", "--once", "--model", "/model.gguf")
         trial(executable, arguments.model.resolve(), *words)
@@ -52,7 +52,7 @@ def empty_root(executable: Path, model: Path | None) -> list[str]:
     words += ["--unshare-net", "--unshare-ipc", "--unshare-uts"]
     # The machine's own /proc: the sandbox inside can mount another only where one is whole.
     words += ["--uid", "1000", "--gid", "1000", "--bind", "/proc", "/proc", "--dev", "/dev"]
-    words += ["--tmpfs", "/tmp", "--dir", "/work", "--chdir", "/work"]
+    words += ["--tmpfs", "/tmp", "--dir", "/box", "--chdir", "/box"]
     words += ["--ro-bind", str(executable), "/monkey-coder"]
     if model:
         words += ["--ro-bind", str(model), "/model.gguf"]
