@@ -43,6 +43,7 @@ def of_candidates(work: Work, candidates: Sequence[Candidate], best: Candidate) 
         usage=sum((report.usage for report in reports), beside),
         generation_s=_generation_s(candidates),
         warnings=(*work.way.warnings, *work.warnings, *_about(plan, verification, best.generated)),
+        persona=plan.persona,
     )
 
 
@@ -74,6 +75,7 @@ def of_text(plan: Plan, generated: Generated, parsed: Answer, way: Approach) -> 
         usage=generated.usage,
         generation_s=generated.seconds,
         warnings=(*way.warnings, *_cut_off(plan, generated)),
+        persona=plan.persona,
     )
 
 

@@ -148,7 +148,8 @@ class TaskResult(Struct, frozen=True):
 
     `files` are the files made or changed, `chosen` is the index into `branches` of
     the candidate that became the answer, `verification` is that candidate's.
-    `generation_s` is the wall time spent generating, for tokens per second.
+    `generation_s` is the wall time spent generating, for tokens per second; `persona`
+    is the one that answered, whether the caller or the box chose it.
     """
 
     text: str
@@ -165,6 +166,7 @@ class TaskResult(Struct, frozen=True):
     usage: TokenUsage
     generation_s: float
     warnings: tuple[str, ...] = ()
+    persona: Persona | None = None
 
 
 class TaskFailure(Struct, frozen=True):

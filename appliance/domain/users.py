@@ -70,12 +70,13 @@ class KeyStats(Struct, frozen=True):
 
 
 class Principal(Struct, frozen=True):
-    """Who makes a request, and with which rights."""
+    """Who makes a request, with which rights, and until when (epoch seconds; None: no end)."""
 
     user: User
     scopes: frozenset[str]
     key_id: int | None = None
     session_id: str | None = None
+    expires_at: float | None = None
 
     def may(self, scope: Scope) -> bool:
         return Scope.ALL in self.scopes or scope in self.scopes

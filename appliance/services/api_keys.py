@@ -128,7 +128,7 @@ class ApiKeys:
             raise InvalidToken("this API key is not valid")
         new_keys.require_active(row.status(now))
         scopes = rights.key_scopes(user.role, row.scopes)
-        principal = Principal(user=user, scopes=scopes, key_id=row.id)
+        principal = Principal(user=user, scopes=scopes, key_id=row.id, expires_at=row.expires_at)
         ends_at = math.inf if row.expires_at is None else row.expires_at
         self._cache.put(digest, principal, ends_at, generation)
         return principal

@@ -161,8 +161,11 @@ class Sessions:
         if session.expires_at <= now:
             raise TokenExpired(_ENDED)
         scopes = rights.role_scopes(user.role)
-        principal = Principal(user=user, scopes=scopes, session_id=session.public_id)
-        self._cache.put(digest, principal, min(claims.exp, session.expires_at), generation)
+        ends_at = min(claims.exp, session.expires_at)
+        principal = Principal(
+            user=user, scopes=scopes, session_id=session.public_id, expires_at=ends_at
+        )
+        self._cache.put(digest, principal, ends_at, generation)
         return principal
 
     def _pair(self, user: User, session_id: str, refresh_token: str, now: float) -> TokenPair:

@@ -263,6 +263,7 @@ async def test_dev_key_when_from_this_machine_then_it_works(anyone: httpx.AsyncC
     assert (made["status"], made["permissions"]) == ("active", ["*"])
     status = await anyone.get("/api/v1/auth/status", headers=bearer(made["key"]))
     assert status.json()["user"]["username"] == "dev"
+    assert status.json()["session_expires"].endswith("Z")
 
 
 async def test_dev_key_when_from_elsewhere_then_403_with_how_to_get_a_key(api: Api) -> None:

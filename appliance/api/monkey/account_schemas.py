@@ -56,7 +56,7 @@ class StatusAnswer(Struct):
     method: str
     user: UserAnswer
     permissions: list[str]
-    session_expires: str | None = None
+    session_expires: str | None
 
 
 class MessageAnswer(Struct):

@@ -50,6 +50,7 @@ def status_answer(principal: Principal) -> StatusAnswer:
         method="session" if principal.key_id is None else "api_key",
         user=user_answer(principal.user),
         permissions=sorted(principal.scopes),
+        session_expires=iso_or_none(principal.expires_at),
     )
 
 

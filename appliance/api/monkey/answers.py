@@ -113,7 +113,7 @@ def _metadata(task: Task, seconds: float | None) -> MetadataAnswer:
     result = task.result
     return MetadataAnswer(
         task_type=task.request.task_type,
-        persona=task.request.persona,
+        persona=(result.persona if result else None) or task.request.persona,
         execution_time=seconds,
         provider_used=result.provider if result else None,
         model=result.model if result else None,
