@@ -13,7 +13,7 @@ import structlog
 from litestar import Litestar
 from msgspec import structs
 
-from appliance import plugins, processes
+from appliance import __version__, plugins, processes, telemetry
 from appliance.agents import CodingAgent
 from appliance.api.application import build
 from appliance.errors import ApplianceError
@@ -69,6 +69,7 @@ async def running(
 
     Raises SetupError where the administrator has to change something first.
     """
+    telemetry.set_build(__version__)
     async with AsyncExitStack() as stack:
         secret = load_or_create(data_dir, settings.auth.jwt_secret_key)
         store = await Database.open(database)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from appliance import telemetry
 from appliance.agents.journal import Generated
 from appliance.agents.plan import Draw
 from appliance.domain.messages import (
@@ -54,6 +55,12 @@ class Writer:
             await batch.flush()
         if finished is None:
             raise ProviderFailed(f"{self._route.provider} ended the answer without saying why")
+        telemetry.observe_tokens(
+            self._route.provider,
+            self._route.model,
+            finished.usage.prompt_tokens,
+            finished.usage.completion_tokens,
+        )
         return Generated(
             branch=drawn.branch,
             round=drawn.round,

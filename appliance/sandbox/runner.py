@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from appliance import telemetry
 from appliance.domain.execution import (
     MIB,
     BackendStatus,
@@ -82,7 +83,9 @@ class SandboxRunner:
             reason = ". ".join(filter(None, (self._status.problem, self._status.remedy)))
             raise SandboxUnavailable(f"code can't be run on this machine: {reason}")
         async with self._slots:
-            return await self._backend.run(request)
+            result = await self._backend.run(request)
+        telemetry.observe_sandbox_run(result.reason)
+        return result
 
     async def close(self) -> None:
         """End every run and let go of the backends."""

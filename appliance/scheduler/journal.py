@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from appliance import telemetry
 from appliance.domain.tasks import EventKind, Task, TaskEvent, TaskFailure, TaskStatus
 from appliance.errors import Conflict
 from appliance.events import EventBus
@@ -93,6 +94,8 @@ class Journal:
 
     def _publish_all(self, events: Sequence[TaskEvent]) -> None:
         for event in events:
+            if event.kind.final:
+                telemetry.observe_task(event.kind)
             self._bus.publish(event)
 
 

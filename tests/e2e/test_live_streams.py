@@ -39,6 +39,14 @@ def test_stream_when_a_task_is_sent_then_each_step_and_the_end(
     assert sent[-1]["type"] == "complete", sent[-1]
     assert {"progress", "code"} <= {frame["type"] for frame in sent}
     assert "is_even" in sent[-1]["result"]["code"]
+    metrics = client.get("/metrics").text
+    for counted in (
+        'tasks_total{status="completed"}',
+        'runs_total{reason="exited"}',
+        "build_info{",
+    ):
+        assert counted in metrics
+    assert 'kind="completion"' in metrics
 
 
 def test_stream_when_resumed_then_every_event_comes_once(client: httpx.Client) -> None:
