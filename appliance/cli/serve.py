@@ -123,7 +123,10 @@ def _address_file(folder: Path, server: HttpServer) -> Generator[None, None, Non
     """Tells the command line where the running box listens."""
     path = folder / "run" / "server.json"
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    path.write_bytes(msgspec.json.encode({"url": server.url, "pid": os.getpid()}))
+    # Whole or not there: who waits for it reads it at once.
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_bytes(msgspec.json.encode({"url": server.url, "pid": os.getpid()}))
+    fresh.replace(path)
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """Runs untrusted code through the backend that this machine offers."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -20,6 +20,7 @@ from appliance.spi.sandbox import SandboxBackend
 
 _KIB = 1024
 _PROBE_S = 180.0
+_LAST_PAUSE_S = 600.0
 # From the weakest wall to the strongest.
 _LEVELS = (IsolationLevel.NAMESPACES, IsolationLevel.GVISOR, IsolationLevel.MICROVM)
 
@@ -33,12 +34,19 @@ class SandboxRunner:
     with SandboxUnavailable and the reason.
     """
 
-    def __init__(self, backends: Mapping[str, SandboxBackend], settings: SandboxSettings) -> None:
+    def __init__(
+        self,
+        backends: Mapping[str, SandboxBackend],
+        settings: SandboxSettings,
+        first_pause_s: float = 15.0,
+    ) -> None:
+        self._first_pause_s = first_pause_s
         self._backends = dict(backends)
         self._settings = settings
         self._backend: SandboxBackend | None = None
         self._status = BackendStatus("none", False, problem="the sandbox was not started")
         self._slots = asyncio.Semaphore(settings.parallel_runs)
+        self._retrying: asyncio.Task[None] | None = None
 
     @property
     def status(self) -> BackendStatus:
@@ -46,7 +54,11 @@ class SandboxRunner:
         return self._status
 
     async def start(self) -> None:
-        """Probe the backends and choose one. Never raises: the outcome is in `status`."""
+        """Probe the backends and choose one. Never raises: the outcome is in `status`.
+
+        Where none is good enough they are probed again from time to time: what was in
+        the way may have been a busy machine or something that an administrator repairs.
+        """
         wanted = self._settings.backend
         if wanted != "auto" and wanted not in self._backends:
             known = ", ".join(sorted(self._backends)) or "none"
@@ -56,9 +68,9 @@ class SandboxRunner:
             )
             return
         names = sorted(self._backends) if wanted == "auto" else [wanted]
-        probed = [await self._probe(name) for name in names]
-        self._status = self._choose(probed)
-        self._backend = self._backends[self._status.name] if self._status.available else None
+        await self._look(names)
+        if self._backend is None and names:
+            self._retrying = asyncio.create_task(self._look_again(names))
 
     def limits(self) -> Limits:
         """What the settings allow one run."""
@@ -89,10 +101,25 @@ class SandboxRunner:
 
     async def close(self) -> None:
         """End every run and let go of the backends."""
+        if self._retrying is not None:
+            self._retrying.cancel()
+            await asyncio.wait({self._retrying})
         self._backend = None
         self._status = _none("the sandbox is shut down", "")
         for backend in self._backends.values():
             await backend.close()
+
+    async def _look(self, names: Sequence[str]) -> None:
+        probed = [await self._probe(name) for name in names]
+        self._status = self._choose(probed)
+        self._backend = self._backends[self._status.name] if self._status.available else None
+
+    async def _look_again(self, names: Sequence[str]) -> None:
+        pause = self._first_pause_s
+        while self._backend is None:
+            await asyncio.sleep(pause)
+            await self._look(names)
+            pause = min(2 * pause, _LAST_PAUSE_S)
 
     async def _probe(self, name: str) -> BackendStatus:
         try:

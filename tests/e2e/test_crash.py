@@ -49,6 +49,14 @@ def until_final(box: Box, task_id: str) -> dict[str, Any]:
             time.sleep(0.3)
 
 
+def assert_completed(box: Box, task_ids: list[str]) -> None:
+    ends = [until_final(box, task_id) for task_id in task_ids]
+    assert [end["status"] for end in ends] == ["completed"] * len(ends), (
+        [end.get("error") for end in ends],
+        box.log.read_text()[-20_000:],
+    )
+
+
 def journal(box: Box, kind: str) -> dict[str, int]:
     """How many events of a kind each task has on disk."""
     with sqlite3.connect(f"file:{box.data_dir}/monkey-coder.db?mode=ro", uri=True) as database:
@@ -77,8 +85,7 @@ def test_kill_when_a_task_has_reached_a_step_then_it_is_finished_once(
     fragile_box.kill()
 
     fragile_box.start()
-    ends = [until_final(fragile_box, task_id)["status"] for task_id in accepted]
-    assert ends == ["completed", "completed"]
+    assert_completed(fragile_box, accepted)
     assert journal(fragile_box, "completed") == dict.fromkeys(accepted, 1)
     assert journal(fragile_box, "planned") == dict.fromkeys(accepted, 1)
 
@@ -91,9 +98,7 @@ def test_kill_when_at_random_moments_then_nothing_accepted_is_lost(fragile_box: 
         time.sleep(chance.uniform(0, 2))
         fragile_box.kill()
         fragile_box.start()
-    assert [until_final(fragile_box, task_id)["status"] for task_id in accepted] == [
-        "completed"
-    ] * len(accepted)
+    assert_completed(fragile_box, accepted)
     assert set(journal(fragile_box, "completed").values()) == {1}
     assert integrity(fragile_box) == "ok"
 
@@ -109,7 +114,7 @@ def test_stop_when_told_to_then_the_queue_is_kept_and_the_exit_is_clean(fragile_
     accepted = submit(fragile_box, 6)
     assert fragile_box.stop() == 0
     fragile_box.start()
-    assert {until_final(fragile_box, task_id)["status"] for task_id in accepted} == {"completed"}
+    assert_completed(fragile_box, accepted)
 
 
 def test_kill_when_the_engine_dies_then_the_box_goes_on(fragile_box: Box) -> None:

@@ -1,7 +1,11 @@
 """The parts that stand between a hostile program and the service, each alone."""
 
+import asyncio
+import os
 import re
 import stat
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,9 @@ from appliance.errors import SandboxUnavailable
 from plugins.sandboxes.bubblewrap import binary, diagnosis, identity, paths, rlimits, stage
 from plugins.sandboxes.bubblewrap.output import CappedOutput
 from plugins.sandboxes.bubblewrap.report import Report
+from plugins.sandboxes.bubblewrap.spawner import Spawner
+
+pytest_plugins = ["tests.support.sandbox_fixtures"]
 
 
 def frame(kind: bytes, payload: bytes) -> bytes:
@@ -208,3 +215,35 @@ def test_diagnosis_prefers_what_the_machine_is_set_to(
         "AppArmor (bwrap: setting up uid map: Permission denied)",
         "do this",
     )
+
+
+def test_start_beside_threads_that_start_programs_works_each_time(
+    sandbox_python: Path, tmp_path: Path
+):
+    over = threading.Event()
+
+    def start_programs() -> None:
+        while not over.is_set():
+            subprocess.run(["/bin/true"], check=True, start_new_session=True)
+
+    others = [threading.Thread(target=start_programs) for _ in range(2)]
+    for other in others:
+        other.start()
+    try:
+        for number in range(15):
+            asyncio.run(start_and_end(sandbox_python, tmp_path / str(number)))
+    finally:
+        over.set()
+        for other in others:
+            other.join()
+
+
+async def start_and_end(python: Path, runtime_dir: Path) -> None:
+    spawner = Spawner()
+    await spawner.start(python, runtime_dir)
+    child = await spawner.spawn(Limits(), spawner.users.take())
+    child.process.kill()
+    child.process.wait()
+    for fd in (child.pidfd, *child.fds.values()):
+        os.close(fd)
+    spawner.stop()

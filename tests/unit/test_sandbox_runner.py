@@ -28,10 +28,10 @@ class Backend:
         self.running = self.most_running = 0
         self.closed = False
         isolation = Isolation(name, level, ()) if level else None
-        self._status = BackendStatus(name, level is not None, isolation, problem=problem)
+        self.status = BackendStatus(name, level is not None, isolation, problem=problem)
 
     async def probe(self) -> BackendStatus:
-        return self._status
+        return self.status
 
     async def run(self, request: RunRequest) -> RunResult:
         self.running += 1
@@ -73,6 +73,22 @@ async def test_strongest_backend_that_works_is_chosen():
 
     assert runner.status.name == "b"
     assert (await runner.run(REQUEST)).isolation.backend == "b"
+
+
+async def test_backend_that_works_later_is_found_without_a_restart():
+    backend = Backend("a", None, "busy")
+    runner = SandboxRunner({"a": backend}, SandboxSettings(), first_pause_s=0.01)
+    await runner.start()
+    with pytest.raises(SandboxUnavailable, match="busy"):
+        await runner.run(REQUEST)
+
+    backend.status = Backend("a", IsolationLevel.NAMESPACES).status
+    async with asyncio.timeout(10):
+        while not runner.status.available:
+            await asyncio.sleep(0.01)
+
+    assert (await runner.run(REQUEST)).ok
+    await runner.close()
 
 
 async def test_named_backend_is_taken_though_a_stronger_one_works():

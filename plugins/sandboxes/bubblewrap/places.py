@@ -20,6 +20,7 @@ from types import CodeType
 from msgspec import Struct
 
 from plugins.sandboxes.bubblewrap import binary, seccomp
+from plugins.sandboxes.bubblewrap.busy import unless_busy
 from plugins.sandboxes.bubblewrap.diagnosis import unavailable
 
 _CLONE_NEWNS = 0x00020000
@@ -68,7 +69,8 @@ def lay_out(python: Path, runtime_dir: Path, *, private: bool) -> Places:
         supervisor=_supervisor(python),
     )
     if private:
-        _mount("none", base, flags=_MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+        read_only = _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV
+        unless_busy(lambda: _mount("none", base, flags=read_only))
     return places
 
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 from appliance.domain.execution import Limits
 from appliance.errors import SandboxUnavailable
 from plugins.sandboxes.bubblewrap import command
+from plugins.sandboxes.bubblewrap.busy import unless_busy
 from plugins.sandboxes.bubblewrap.diagnosis import unavailable
 from plugins.sandboxes.bubblewrap.identity import Identities, identities
 from plugins.sandboxes.bubblewrap.places import Places, lay_out
@@ -86,7 +87,7 @@ def _spawn(places: Places, limits: Limits, uid: int | None) -> Child:
     try:
         _make_pipes(ours, theirs)
         theirs["filter"] = os.open(places.filter, os.O_RDONLY)
-        process = _start(places, theirs, uid)
+        process = unless_busy(lambda: _start(places, theirs, uid))
         return _instruct(process, places, limits, ours, theirs)
     except OSError as error:
         _close(ours)
