@@ -45,8 +45,7 @@ class CodingAgent:
             journal=journal,
             way=way,
             route=route,
-            # The stored id: a public one may be a client's, and the same for two users.
-            writer=Writer(self._gateway, route, f"task-{context.task.id}"),
+            writer=Writer(self._gateway, route, f"user:{context.task.user_id}"),
             messages=prompt.of_request(request, persona, way.shape, way.aim),
         )
         plan = journal.plan or await self._plan(opening)

@@ -25,10 +25,10 @@ Say = Callable[[str], Awaitable[None]]
 class Writer:
     """Asks one model on behalf of one task; its candidates share their computed prefix."""
 
-    def __init__(self, gateway: Gateway, route: Route, share_key: str) -> None:
+    def __init__(self, gateway: Gateway, route: Route, owner: str) -> None:
         self._gateway = gateway
         self._route = route
-        self._share_key = share_key
+        self._owner = owner
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         return await self._gateway.count_tokens(self._route, messages)
@@ -41,7 +41,7 @@ class Writer:
         Cancelling it ends the generation. Raises what spi.Provider.stream raises.
         """
         sampling = Sampling(temperature=drawn.temperature, seed=drawn.seed)
-        stream = self._gateway.stream(self._route, messages, sampling, max_tokens, self._share_key)
+        stream = self._gateway.stream(self._route, messages, sampling, max_tokens, self._owner)
         started = asyncio.get_running_loop().time()
         text, finished = "", None
         async with _closing(stream):

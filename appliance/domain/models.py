@@ -33,6 +33,8 @@ class ModelInfo(Struct, frozen=True):
 
     `context_tokens` is the room of one sequence; `decode_tokens_per_second` is what
     this machine was last seen to reach with one sequence, None before the first use.
+    `embeds` says that it makes vectors instead of text, `fills_in` that it can fill a
+    gap between a prompt and a suffix.
     """
 
     name: str
@@ -44,6 +46,10 @@ class ModelInfo(Struct, frozen=True):
     is_default: bool = False
     description: str = ""
     problem: str = ""
+    prefill_tokens_per_second: float | None = None
+    memory_bytes: int | None = None
+    embeds: bool = False
+    fills_in: bool = False
 
 
 class ProviderStatus(Struct, frozen=True):

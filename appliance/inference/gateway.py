@@ -89,7 +89,7 @@ class Gateway:
         messages: Sequence[Message],
         sampling: Sampling,
         max_tokens: int | None,
-        share_key: str = "",
+        owner: str = "",
     ) -> AsyncIterator[CompletionEvent]:
         """One completion; see spi.Provider.stream for the events and errors."""
         request = CompletionRequest(
@@ -97,7 +97,7 @@ class Gateway:
             messages=tuple(messages),
             sampling=sampling,
             max_tokens=max_tokens,
-            share_key=share_key,
+            owner=owner,
         )
         return self._provider(route).stream(request)
 

@@ -3,7 +3,12 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from appliance.domain.messages import CompletionEvent, CompletionRequest
+from appliance.domain.messages import (
+    CompletionEvent,
+    CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
+)
 from appliance.domain.models import ModelInfo, ProviderStatus
 
 
@@ -44,6 +49,13 @@ class Provider(Protocol):
         (aclose, or cancelling the task that reads it) ends the generation at once.
         Raises UnknownModel, ContextLengthExceeded (before anything runs),
         ModelUnavailable, QueueFull or ProviderFailed.
+        """
+        ...
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Vectors for texts; loads the model if need be.
+
+        Raises InvalidInput for a model that makes none, and what `stream` raises.
         """
         ...
 

@@ -17,9 +17,15 @@ from appliance.domain.execution import (
     IsolationLevel,
     Limits,
 )
-from appliance.domain.messages import CompletionEvent, CompletionRequest
+from appliance.domain.messages import (
+    CompletionEvent,
+    CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
+)
 from appliance.domain.models import ModelInfo, ModelState, ProviderStatus
 from appliance.domain.users import Principal, Role
+from appliance.errors import InvalidInput
 from appliance.inference.gateway import Gateway
 from appliance.services.accounts import AccountService
 from appliance.services.catalog import CatalogService
@@ -67,6 +73,9 @@ class OneModel:
     async def stream(self, request: CompletionRequest) -> AsyncIterator[CompletionEvent]:
         raise AssertionError("nothing is generated in these tests")
         yield
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        raise InvalidInput.at("model", "makes no embeddings")
 
     async def close(self) -> None:
         pass

@@ -112,7 +112,7 @@ class _Bench:
 
 
 def _job(seed: int, prompt: Sequence[int], *, tokens: int = 12, key: str = "") -> Job:
-    request = CompletionRequest("tiny", (), Sampling(seed=seed), max_tokens=tokens, share_key=key)
+    request = CompletionRequest("tiny", (), Sampling(seed=seed), max_tokens=tokens, owner=key)
     job = Job(seed, request)
     job.tokens = list(prompt)
     return job

@@ -94,7 +94,7 @@ async def test_stream_when_seed_is_none_then_answers_differ(provider: LlamaCppPr
 async def test_stream_when_key_is_shared_then_prompt_is_computed_once(
     provider: LlamaCppProvider,
 ):
-    asked = request("a long prompt " * 50, share_key="candidates")
+    asked = request("a long prompt " * 50, owner="candidates")
     answers = await asyncio.gather(*(complete(provider, asked) for _ in range(8)))
     prompt = answers[0][1].usage.prompt_tokens
     cached = sorted(finished.usage.cached_tokens for _, finished in answers)
@@ -105,7 +105,7 @@ async def test_stream_when_prompts_begin_alike_then_beginning_is_shared(
     provider: LlamaCppProvider,
 ):
     common = "the same beginning " * 20
-    asked = [request(common + end, share_key="plans") for end in ("one", "two", "two")]
+    asked = [request(common + end, owner="plans") for end in ("one", "two", "two")]
     answers = [await complete(provider, each) for each in asked]
     cached = [finished.usage.cached_tokens for _, finished in answers]
     assert cached[0] == 0
@@ -115,9 +115,7 @@ async def test_stream_when_prompts_begin_alike_then_beginning_is_shared(
 async def test_stream_when_sixteen_candidates_meet_eight_places_then_all_finish(
     provider: LlamaCppProvider,
 ):
-    asked = [
-        request("pick one", sampling=Sampling(seed=seed), share_key="many") for seed in range(16)
-    ]
+    asked = [request("pick one", sampling=Sampling(seed=seed), owner="many") for seed in range(16)]
     answers = await asyncio.gather(*(complete(provider, each) for each in asked))
     assert all(finished.usage.completion_tokens == 8 for _, finished in answers)
     assert sum(finished.usage.cached_tokens == 0 for _, finished in answers) == 1

@@ -27,8 +27,8 @@ class _Floor:
     def enter(
         self, tokens: list[int], *, max_tokens: int | None = 10, key: str = ""
     ) -> Sequence | None:
-        job = Job(1, CompletionRequest("m", (Message(MessageRole.USER, ""),), share_key=key))
-        job.request = CompletionRequest("m", (), max_tokens=max_tokens, share_key=key)
+        job = Job(1, CompletionRequest("m", (Message(MessageRole.USER, ""),), owner=key))
+        job.request = CompletionRequest("m", (), max_tokens=max_tokens, owner=key)
         job.tokens = tokens
         placed = self.room.place(job, self.forgotten.append)
         if placed is None:

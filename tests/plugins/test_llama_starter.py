@@ -47,10 +47,10 @@ async def provider(
     await made.close()
 
 
-def _ask(seed: int, *, share_key: str = "", max_tokens: int = 16) -> CompletionRequest:
+def _ask(seed: int, *, owner: str = "", max_tokens: int = 16) -> CompletionRequest:
     sampling = Sampling(temperature=0.6, seed=seed)
     return request(
-        _QUESTION, model="starter", sampling=sampling, max_tokens=max_tokens, share_key=share_key
+        _QUESTION, model="starter", sampling=sampling, max_tokens=max_tokens, owner=owner
     )
 
 
@@ -75,13 +75,13 @@ async def test_starter_when_eight_candidates_then_prefix_is_shared_and_seeds_cou
     provider: LlamaCppProvider,
 ):
     answers = await asyncio.gather(
-        *(complete(provider, _ask(seed, share_key="task")) for seed in range(8))
+        *(complete(provider, _ask(seed, owner="task")) for seed in range(8))
     )
     prompt = answers[0][1].usage.prompt_tokens
     cached = sorted(finished.usage.cached_tokens for _, finished in answers)
     assert cached == [0, *[prompt - 1] * 7]
     assert len({text for text, _ in answers}) > 1
-    alone = [await complete(provider, _ask(seed, share_key="task")) for seed in (2, 5)]
+    alone = [await complete(provider, _ask(seed, owner="task")) for seed in (2, 5)]
     assert [text for text, _ in alone] == [answers[2][0], answers[5][0]]
 
 
@@ -109,10 +109,8 @@ async def test_starter_when_answer_is_done_then_stops_by_itself(provider: LlamaC
 async def test_starter_when_candidate_is_cancelled_then_the_others_finish(
     provider: LlamaCppProvider,
 ):
-    others = [
-        asyncio.create_task(complete(provider, _ask(seed, share_key="c"))) for seed in range(3)
-    ]
-    async with aclosing(provider.stream(_ask(9, share_key="c", max_tokens=1000))) as doomed:
+    others = [asyncio.create_task(complete(provider, _ask(seed, owner="c"))) for seed in range(3)]
+    async with aclosing(provider.stream(_ask(9, owner="c", max_tokens=1000))) as doomed:
         await anext(doomed)
     answers = await asyncio.gather(*others)
     assert all(finished.usage.completion_tokens for _, finished in answers)

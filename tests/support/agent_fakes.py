@@ -24,6 +24,8 @@ from appliance.domain.execution import (
 from appliance.domain.messages import (
     CompletionEvent,
     CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
     Finished,
     FinishReason,
     MessageRole,
@@ -39,7 +41,7 @@ from appliance.domain.tasks import (
     TaskResult,
     TaskStatus,
 )
-from appliance.errors import ApplianceError, SandboxUnavailable
+from appliance.errors import ApplianceError, InvalidInput, SandboxUnavailable
 from appliance.inference import Gateway
 from appliance.settings import AgentSettings
 
@@ -113,6 +115,9 @@ class ScriptedProvider:
             yield Finished(FinishReason.STOP, used)
         finally:
             self.ended += 1
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        raise InvalidInput.at("model", "makes no embeddings")
 
     async def close(self) -> None:
         return None

@@ -61,11 +61,11 @@ def request(
     model: str = "tiny",
     sampling: Sampling = GREEDY,
     max_tokens: int | None = 8,
-    share_key: str = "",
+    owner: str = "",
 ) -> CompletionRequest:
     """One user message."""
     messages = (Message(MessageRole.USER, text),)
-    return CompletionRequest(model, messages, sampling, max_tokens, share_key)
+    return CompletionRequest(model, messages, sampling, max_tokens, owner)
 
 
 async def complete(provider: LlamaCppProvider, asked: CompletionRequest) -> tuple[str, Finished]:

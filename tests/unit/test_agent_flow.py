@@ -71,7 +71,7 @@ async def test_run_when_branches_run_then_they_differ_in_seed_and_the_first_is_g
     await run_agent(provider, MemoryContext(asked(temperature=0.7, seed=5)))
     assert sorted(r.sampling.temperature for r in provider.requests) == [0.0, 0.7, 0.7]
     assert len({r.sampling.seed for r in provider.requests}) == 3
-    assert {r.share_key for r in provider.requests} == {"task-7"}
+    assert {r.owner for r in provider.requests} == {"user:1"}
     assert len({r.messages for r in provider.requests}) == 1
 
 

@@ -88,5 +88,5 @@ async def test_stream_when_asked_then_the_provider_gets_its_own_name_for_the_mod
     events = [e async for e in gateway.stream(route, messages, Sampling(seed=3), 5, "one")]
     assert [type(event).__name__ for event in events] == ["TextDelta", "Finished"]
     asked = cloud.requests[0]
-    assert (asked.model, asked.max_tokens, asked.share_key) == ("gpt", 5, "one")
+    assert (asked.model, asked.max_tokens, asked.owner) == ("gpt", 5, "one")
     assert local.requests == []

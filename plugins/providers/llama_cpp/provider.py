@@ -8,11 +8,13 @@ from importlib.util import find_spec
 from appliance.domain.messages import (
     CompletionEvent,
     CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
     Finished,
     TextDelta,
 )
 from appliance.domain.models import ModelFile, ModelInfo, ModelState, ProviderStatus
-from appliance.errors import ModelUnavailable, ProviderFailed, UnknownModel
+from appliance.errors import InvalidInput, ModelUnavailable, ProviderFailed, UnknownModel
 from appliance.spi.registry import PluginContext
 from plugins.providers.llama_cpp.admission import Admission
 from plugins.providers.llama_cpp.answer import Answer, LinkError
@@ -110,6 +112,11 @@ class LlamaCppProvider:
                 except LinkError as error:
                     if delivered or attempt == _RETRIES or not error.can_retry:
                         raise _failed(request.model, error) from error
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Vectors for texts. Raises InvalidInput for a model that writes text."""
+        await self._engine(request.model)
+        raise InvalidInput.at("model", f"{request.model!r} writes text; it makes no embeddings")
 
     async def close(self) -> None:
         """End every engine; open streams fail with ProviderFailed."""

@@ -21,7 +21,7 @@ def checked(request: CompletionRequest) -> CompletionRequest:
         raise InvalidInput.at("max_tokens", "must be at least 1")
     _check(request.sampling)
     _encodable("messages", *(message.content for message in request.messages))
-    _encodable("share_key", request.share_key)
+    _encodable("owner", request.owner)
     if request.sampling.seed is not None:
         return request
     drawn = msgspec.structs.replace(request.sampling, seed=secrets.randbits(_SEED_BITS))

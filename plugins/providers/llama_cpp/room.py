@@ -75,7 +75,7 @@ class Room:
     def enter_prefix(self, job: Job, plan: Plan) -> Prefix:
         """Make the plan's new prefix; `forget`ten when its last user is gone and room is needed."""
         tokens = job.tokens[:-1]
-        prefix = Prefix(self._holders.pop(), tokens, job.share_key, plan.base, plan.base_length)
+        prefix = Prefix(self._holders.pop(), tokens, job.owner, plan.base, plan.base_length)
         self.prefixes.append(prefix)
         self.touch(prefix)
         return prefix
@@ -121,7 +121,7 @@ class Room:
         allowance = open_end if job.max_tokens is None else job.max_tokens
         base, common = self._nearest(job)
         covered = common == prompt - 1
-        sharing = bool(job.share_key) and prompt > SHORTEST_SHARED
+        sharing = bool(job.owner) and prompt > SHORTEST_SHARED
         return Plan(
             base=base,
             base_length=common,
@@ -134,7 +134,7 @@ class Room:
         """The prefix of the job's share key with the longest usable common beginning."""
         best: tuple[Prefix | None, int] = (None, 0)
         for prefix in self.prefixes:
-            if not job.share_key or prefix.key != job.share_key:
+            if not job.owner or prefix.key != job.owner:
                 continue
             common = common_length(prefix.tokens, job.tokens[:-1])
             usable = self._divisible or common == len(prefix.tokens)

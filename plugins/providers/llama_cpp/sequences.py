@@ -21,8 +21,8 @@ class Job:
         return self.request.max_tokens
 
     @property
-    def share_key(self) -> str:
-        return self.request.share_key
+    def owner(self) -> str:
+        return self.request.owner
 
 
 class Lane:
