@@ -12,8 +12,6 @@ is idle. Prints a table and, last, one line of JSON.
 import argparse
 import asyncio
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +25,7 @@ import httpx
 
 from appliance.domain.messages import CompletionRequest, Message, MessageRole, Sampling
 from plugins.providers.llama_cpp.machine import usable_cpus
+from tests.bench.peers import peer_python
 from tests.support.llama_box import complete, provider_for
 
 CLIENTS = (1, 4, 8)
@@ -115,7 +114,7 @@ async def _ours(model: Path, threads: int) -> AsyncGenerator[Ask, None]:
 @asynccontextmanager
 async def _peer(model: Path, threads: int) -> AsyncGenerator[tuple[Ask, str], None]:
     params = {"n_parallel": max(CLIENTS), "n_ctx": CONTEXT, "port": 0, "kv_unified": True}
-    python = await asyncio.to_thread(_peer_python)
+    python = await asyncio.to_thread(peer_python, "xllamacpp", "xllamacpp")
     server = await asyncio.create_subprocess_exec(
         *(str(python), "-c", _PEER, json.dumps(params), str(model), str(threads)),
         stdin=asyncio.subprocess.PIPE,
@@ -155,19 +154,6 @@ def _over_http(client: httpx.AsyncClient) -> Ask:
         return int(json.loads(lines[-1].removeprefix("data: "))["usage"]["completion_tokens"])
 
     return ask
-
-
-def _peer_python() -> Path:
-    """The peer's own interpreter, with the peer installed."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    folder = cache / "monkey-coder-bench" / "xllamacpp"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        subprocess.run(["uv", "venv", "-q", "--python", version, str(folder)], check=True)
-    install = ["uv", "pip", "install", "-q", "--python", str(python), "xllamacpp"]
-    subprocess.run(install, check=True, timeout=600)
-    return python
 
 
 if __name__ == "__main__":
