@@ -3,7 +3,8 @@
 The file is the one that was named (`--config` or MONKEY_CODER_CONFIG), else
 `config.toml` in the data directory, else /etc/monkey-coder/config.toml; one file only.
 The environment says `MONKEY_CODER__SECTION__KEY`, or one of PLAIN_NAMES; with `__FILE`
-appended, the variable names a file that holds the value.
+appended, the variable names a file that holds the value. An entry of a table is named
+there as the file names it, else in lower case.
 """
 
 import difflib
@@ -19,7 +20,15 @@ import msgspec
 from msgspec import Struct
 
 from appliance.errors import ConfigError
-from appliance.settings import Setting, Settings, known_settings
+from appliance.settings import (
+    Setting,
+    Settings,
+    Table,
+    known_settings,
+    known_tables,
+    parts,
+    values,
+)
 
 FILE_SUFFIX = "__FILE"
 CONFIG_VARIABLE = "MONKEY_CODER_CONFIG"
@@ -36,10 +45,14 @@ PLAIN_NAMES: dict[str, str] = {
     "GOOGLE_API_KEY": "providers.google.api_key",
 }
 _KNOWN = known_settings()
+_TABLES = known_tables()
 _SECTIONS = {
-    name.rsplit(".", depth)[0] for name in _KNOWN for depth in range(1, name.count(".") + 1)
+    name.rsplit(".", depth)[0]
+    for name in (*_KNOWN, *_TABLES)
+    for depth in range(1, name.count(".") + 1)
 }
 _VARIABLES = {setting.variable: name for name, setting in _KNOWN.items()}
+_ENTRY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
 _MAX_FILE_BYTES = 1024 * 1024
 _WORDS_FOR_BOOL = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _KEY_PART = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
@@ -61,6 +74,9 @@ class _Given(Struct, frozen=True):
     origin: str
 
 
+_Named = tuple[str, _Given]
+
+
 def load(
     config_file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]
 ) -> Loaded:
@@ -69,15 +85,19 @@ def load(
     Raises ConfigError that names the place (file and line, or variable) of an unknown
     key, a wrong type or an unreadable file, and the nearest name that is known.
     """
-    given = _from_environment(environ) | _from_flags(overrides)
+    flags = _from_flags(overrides)
+    given = _from_environment(environ, {}) | flags
     file = _find_file(config_file, environ, given)
     if file is not None:
-        given = _from_file(file) | given
+        in_file = _from_file(file)
+        given = in_file | _from_environment(environ, in_file) | flags
     tree: dict[str, Any] = {}
     for name, item in given.items():
-        _put(tree, name.split("."), item.value)
-    origins = {name: given[name].origin if name in given else "default" for name in _KNOWN}
-    return Loaded(msgspec.convert(tree, Settings), origins, file)
+        _put(tree, parts(name), item.value)
+    settings = msgspec.convert(tree, Settings)
+    names = [setting.name for setting, _ in values(settings)]
+    origins = {name: given[name].origin if name in given else "default" for name in names}
+    return Loaded(settings, origins, file)
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
@@ -116,7 +136,9 @@ def _from_flags(overrides: Mapping[str, Any]) -> dict[str, _Given]:
     return {name: _accept(name, value, "command line") for name, value in chosen.items()}
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
+def _from_environment(
+    environ: Mapping[str, str], in_file: Mapping[str, _Given]
+) -> dict[str, _Given]:
     # The plain names come first: our own, more specific ones override them.
     plain = {name: environ.get(name, "") for base in PLAIN_NAMES for name in _both(base)}
     own = {n: v for n, v in environ.items() if n.startswith("MONKEY_CODER") and "__" in n}
@@ -125,12 +147,27 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
         base = variable.removesuffix(FILE_SUFFIX)
         if base != variable and environ.get(base):
             raise ConfigError(f"{base} and {variable} are both set; unset one of them")
-        name = PLAIN_NAMES.get(base) or _VARIABLES.get(base)
+        name = PLAIN_NAMES.get(base) or _VARIABLES.get(base) or _of_entry(base, in_file)
         if name is None:
             raise ConfigError(f"{variable}: no such setting{_nearest(base, _VARIABLES)}")
         value = text if base == variable else _value_in_file(variable, text)
         found[name] = _accept(name, _typed(name, value), f"environment {variable}", strict=False)
     return found
+
+
+def _of_entry(variable: str, in_file: Iterable[str]) -> str | None:
+    """The setting of a table's entry that a variable names."""
+    for table in _TABLES.values():
+        start = Setting(f"{table.prefix}.", Any, None).variable + "__"
+        named = variable.removeprefix(start).rpartition("__")[0].lower()
+        if not variable.startswith(start) or not _ENTRY_NAME.fullmatch(named):
+            continue
+        there = [parts(name)[-2] for name in in_file if name.startswith(f"{table.prefix}.")]
+        for entry in (*there, named):
+            for setting in table.settings(entry).values():
+                if setting.variable == variable:
+                    return setting.name
+    return None
 
 
 def _both(variable: str) -> tuple[str, str]:
@@ -146,7 +183,7 @@ def _value_in_file(variable: str, path: str) -> str:
 
 def _typed(name: str, text: str) -> Any:
     """The text of a variable, split or spelled as the type of the setting wants it."""
-    kind = _KNOWN[name].type
+    kind = _type(name)
     if get_origin(kind) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if kind is bool:
@@ -164,25 +201,49 @@ def _from_file(file: Path) -> dict[str, _Given]:
     return dict(_flatten(tree, "", lambda name: _place(file, lines, name)))
 
 
-def _flatten(
-    tree: Mapping[str, Any], prefix: str, place: Callable[[str], str]
-) -> Iterator[tuple[str, _Given]]:
+def _flatten(tree: Mapping[str, Any], prefix: str, place: Callable[[str], str]) -> Iterator[_Named]:
     for key, value in tree.items():
         name = prefix + key
         if name in _SECTIONS:
             if not isinstance(value, dict):
                 raise ConfigError(f"{place(name)}: {name} is a section; write it as [{name}]")
             yield from _flatten(cast("dict[str, Any]", value), name + ".", place)
+        elif name in _TABLES:
+            yield from _entries(_TABLES[name], value, place)
         elif name in _KNOWN:
             yield name, _accept(name, value, place(name))
         else:
-            nearest = _nearest(name, [*_KNOWN, *_SECTIONS])
+            nearest = _nearest(name, [*_KNOWN, *_SECTIONS, *_TABLES])
             raise ConfigError(f"{place(name)}: no setting {name!r}{nearest}")
+
+
+def _entries(table: Table, value: Any, place: Callable[[str], str]) -> Iterator[_Named]:
+    """What the sections [prefix.NAME] say."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"{place(table.prefix)}: write it as [{table.prefix}.NAME]")
+    for name, entry in cast("dict[str, Any]", value).items():
+        section = f"{table.prefix}.{name}"
+        if not _ENTRY_NAME.fullmatch(name):
+            raise ConfigError(
+                f"{place(section)}: {name!r} can't be a name in [{table.prefix}]; "
+                "take letters, digits and . _ : / -"
+            )
+        if not isinstance(entry, dict) or not entry:
+            raise ConfigError(f"{place(section)}: [{section}] holds no setting")
+        known = {setting.name: setting for setting in table.settings(name).values()}
+        for key, item in cast("dict[str, Any]", entry).items():
+            setting = table.settings(name).get(key)
+            if setting is None:
+                nearest = _nearest(f"{section}.{key}", known)
+                raise ConfigError(
+                    f"{place(f'{section}.{key}')}: no setting '{section}.{key}'{nearest}"
+                )
+            yield setting.name, _accept(setting.name, item, place(setting.name))
 
 
 def _accept(name: str, value: Any, place: str, *, strict: bool = True) -> _Given:
     """A value in the type of its setting. The error never holds a secret's value."""
-    kind = _KNOWN[name].type if name in _KNOWN else None
+    kind = _type(name)
     if kind is None:
         raise ConfigError(f"{place}: no setting {name!r}{_nearest(name, _KNOWN)}")
     try:
@@ -194,6 +255,16 @@ def _accept(name: str, value: Any, place: str, *, strict: bool = True) -> _Given
     if isinstance(typed, str) and "\0" in typed:
         raise ConfigError(f"{place}: {name}: holds a zero byte")
     return _Given(typed, place)
+
+
+def _type(name: str) -> Any:
+    """The type of a setting; None where there is no such setting."""
+    if name in _KNOWN:
+        return _KNOWN[name].type
+    words = parts(name)
+    table = _TABLES.get(".".join(words[:-2]))
+    setting = table.settings(words[-2]).get(words[-1]) if table else None
+    return setting.type if setting else None
 
 
 def _reason(kind: Any, error: msgspec.ValidationError) -> str:
@@ -231,7 +302,8 @@ def _line_numbers(text: str) -> dict[str, int]:
     for number, line in enumerate(text.splitlines(), 1):
         if header := _TOML_HEADER.match(line):
             section = _dotted(header[1]) + "."
-            found.setdefault(section[:-1], number)
+            for end in (match.start() for match in re.finditer(r"\.", section)):
+                found.setdefault(section[:end], number)
         elif key := _TOML_KEY.match(line):
             found.setdefault(section + _dotted(key[1]), number)
     return found
@@ -243,6 +315,7 @@ def _dotted(path: str) -> str:
 
 def _place(file: Path, lines: Mapping[str, int], name: str) -> str:
     """file:line of a key, or of the nearest table around it."""
+    name = name.replace('"', "")
     while name and name not in lines:
         name = name.rpartition(".")[0]
     return f"{file}:{lines[name]}" if name else str(file)

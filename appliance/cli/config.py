@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from functools import reduce
 from typing import Any
 
 import click
 
 from appliance.cli.box import box_options, data_dir
 from appliance.config import Loaded, shown
-from appliance.settings import Setting, known_settings
+from appliance.settings import Setting, values
 
 
 @click.group()
@@ -55,6 +54,5 @@ def _as_json(loaded: Loaded) -> dict[str, Any]:
 
 def _values(loaded: Loaded) -> Iterator[tuple[Setting, Any]]:
     """Each setting with the value in force, masked where it is a secret."""
-    for setting in known_settings().values():
-        value: Any = reduce(getattr, setting.name.split("."), loaded.settings)
+    for setting, value in values(loaded.settings):
         yield setting, shown(setting, value)
