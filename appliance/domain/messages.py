@@ -191,10 +191,14 @@ class TextDelta(Struct, frozen=True, tag="text"):
 
 
 class Finished(Struct, frozen=True, tag="finished"):
-    """The last event of every stream that ended well."""
+    """The last event of every stream that ended well.
+
+    `stop` is the stop string that ended it, "" where none did or it is not known.
+    """
 
     reason: FinishReason
     usage: TokenUsage
+    stop: str = ""
 
 
 CompletionEvent = TextDelta | ToolCall | Finished

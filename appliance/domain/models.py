@@ -6,7 +6,11 @@ from msgspec import Struct
 
 
 class ModelFile(Struct, frozen=True):
-    """A GGUF file registered on this box. `path` is absolute; sizes are in bytes."""
+    """A GGUF file registered on this box. `path` is absolute; sizes are in bytes.
+
+    `kv_bytes_per_token` is what a token takes in a 16-bit cache, 0 if unknown. `embeds`
+    and `fills_in` as in ModelInfo.
+    """
 
     alias: str
     path: str
@@ -19,6 +23,27 @@ class ModelFile(Struct, frozen=True):
     source: str
     is_default: bool
     created_at: float
+    kv_bytes_per_token: int = 0
+    embeds: bool = False
+    fills_in: bool = False
+
+
+class ModelProbe(Struct, frozen=True):
+    """What was measured when a model was loaded on this machine, and chosen by it.
+
+    It holds for one `key` only, which its provider makes out of all that it depends on.
+    `chunk` is how many prompt tokens one step computes. The speeds are those of one
+    sequence alone, None where the model writes no text.
+    """
+
+    key: str
+    threads: int
+    chunk: int
+    prefill_tokens_per_second: float | None
+    decode_tokens_per_second: float | None
+    memory_bytes: int
+    load_seconds: float
+    measured_at: float
 
 
 class ModelState(StrEnum):
@@ -34,7 +59,8 @@ class ModelInfo(Struct, frozen=True):
     `context_tokens` is the room of one sequence; `decode_tokens_per_second` is what
     this machine was last seen to reach with one sequence, None before the first use.
     `embeds` says that it makes vectors instead of text, `fills_in` that it can fill a
-    gap between a prompt and a suffix.
+    gap between a prompt and a suffix. `layers` confine the process that holds a loaded
+    model, `degraded` says what of them this machine could not give.
     """
 
     name: str
@@ -50,6 +76,8 @@ class ModelInfo(Struct, frozen=True):
     memory_bytes: int | None = None
     embeds: bool = False
     fills_in: bool = False
+    layers: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()
 
 
 class ProviderStatus(Struct, frozen=True):

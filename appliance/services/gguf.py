@@ -14,6 +14,14 @@ from typing import Any, BinaryIO, cast
 from msgspec import Struct
 
 from appliance.errors import InvalidInput
+from appliance.services.gguf_tables import (
+    ENCODERS,
+    FILE_TYPES,
+    GAP_MARKS,
+    GAP_TEXTS,
+    LONGEST_MARK,
+    TENSOR_TYPES,
+)
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -42,31 +50,14 @@ _SCALARS = {
     11: "q",
     12: "d",
 }
-# ggml type: (name, elements per block, bytes per block)
-_TENSOR_TYPES = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36),
-    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2),
-    26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
-}  # fmt: skip
-_FILE_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
-    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
-    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
-    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
-    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0",
-    38: "MXFP4_MOE", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
-}  # fmt: skip
 
 
 class GgufInfo(Struct, frozen=True):
-    """What the header says; `kv_bytes_per_token` is of a 16-bit cache, 0 if unknown."""
+    """What the header says; `kv_bytes_per_token` is of a 16-bit cache, 0 if unknown.
+
+    `embeds`: it makes vectors of texts; `fills_in`: its vocabulary has the marks for
+    the text before and after a gap.
+    """
 
     architecture: str
     name: str
@@ -76,6 +67,8 @@ class GgufInfo(Struct, frozen=True):
     size: int
     kv_bytes_per_token: int
     chat_template: bool
+    embeds: bool = False
+    fills_in: bool = False
 
 
 class _Tensor(Struct, frozen=True):
@@ -90,7 +83,7 @@ class _Tensor(Struct, frozen=True):
 
     @property
     def bytes(self) -> int:
-        _, elements, size = _TENSOR_TYPES[self.type]
+        _, elements, size = TENSOR_TYPES[self.type]
         return -(-self.elements // elements) * size
 
 
@@ -117,6 +110,7 @@ class _Header:
         self._size = os.fstat(file.fileno()).st_size
         self._at = 0
         self._room = _MAX_KEPT
+        self._marks: set[bytes] = set()
 
     def info(self) -> GgufInfo:
         tensor_count, pair_count = self._start()
@@ -165,8 +159,18 @@ class _Header:
             raise self._bad(f"an array of {count} texts (at most {_MAX_TEXTS})")
         self._need(count * _MIN_STRING)
         for _ in range(count):
-            self._skip(self._number("Q"))
+            self._listed_text()
         return []
+
+    def _listed_text(self) -> None:
+        """One text of a list: only the marks of a gap are of interest."""
+        length = self._number("Q")
+        if length > LONGEST_MARK:
+            self._skip(length)
+            return
+        text = self._take(length)
+        if text in GAP_MARKS:
+            self._marks.add(text)
 
     def _numbers(self, code: str, count: int, size: int) -> list[int]:
         """A short array of numbers, such as one per layer; a long one is skipped."""
@@ -182,7 +186,7 @@ class _Header:
             raise self._bad(f"tensor {name[:64]!r} has {count} dimensions")
         dimensions = tuple(self._number("Q") for _ in range(count))
         tensor = _Tensor(name, dimensions, self._number("I"), self._number("Q"))
-        if tensor.type not in _TENSOR_TYPES:
+        if tensor.type not in TENSOR_TYPES:
             raise self._bad(f"tensor {name[:64]!r} has type {tensor.type}, unknown to this version")
         return tensor
 
@@ -190,6 +194,8 @@ class _Header:
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or not 0 < alignment <= _MAX_ALIGNMENT:
             raise self._bad(f"an alignment of {alignment!r}")
+        if alignment & (alignment - 1):
+            raise self._bad(f"an alignment of {alignment}, which is no power of two")
         start = -(-self._at // alignment) * alignment
         needed = max(start + tensor.offset + tensor.bytes for tensor in tensors)
         if needed > self._size:
@@ -197,6 +203,20 @@ class _Header:
                 f"truncated: its tensors need {needed} bytes, "
                 f"the file has {self._size}; get it again"
             )
+        self._check_places(tensors, alignment)
+
+    def _check_places(self, tensors: list[_Tensor], alignment: int) -> None:
+        """Every tensor at an aligned place of its own."""
+        end = 0
+        for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.bytes)):
+            if tensor.offset % alignment:
+                raise self._bad(
+                    f"tensor {tensor.name[:64]!r} lies at {tensor.offset}, "
+                    f"which is no multiple of {alignment}"
+                )
+            if tensor.offset < end:
+                raise self._bad(f"tensor {tensor.name[:64]!r} overlaps the one before it")
+            end = tensor.offset + tensor.bytes
 
     def _summary(self, metadata: dict[str, Any], tensors: list[_Tensor]) -> GgufInfo:
         architecture = metadata.get("general.architecture")
@@ -218,6 +238,8 @@ class _Header:
             size=self._size,
             kv_bytes_per_token=_kv_bytes_per_token(metadata, architecture),
             chat_template=isinstance(metadata.get("tokenizer.chat_template"), str),
+            embeds=_embeds(metadata, architecture),
+            fills_in=_fills_in(metadata, self._marks),
         )
 
     def _kept_text(self) -> str:
@@ -269,13 +291,28 @@ class _Header:
 
 def _quantization(file_type: Any, tensors: list[_Tensor]) -> str:
     """The name of the file type, else of the type that most of the weights have."""
-    if isinstance(file_type, int) and file_type in _FILE_TYPES:
-        return _FILE_TYPES[file_type]
+    if isinstance(file_type, int) and file_type in FILE_TYPES:
+        return FILE_TYPES[file_type]
     elements = Counter[int]()
     for tensor in tensors:
         elements[tensor.type] += tensor.elements
     most, _ = elements.most_common(1)[0]
-    return _TENSOR_TYPES[most][0]
+    return TENSOR_TYPES[most][0]
+
+
+def _embeds(metadata: dict[str, Any], architecture: str) -> bool:
+    """Encoders, and other models whose last layer is pooled to one vector."""
+    pooling = metadata.get(f"{architecture}.pooling_type", 0)
+    return architecture in ENCODERS or (isinstance(pooling, int) and pooling > 0)
+
+
+def _fills_in(metadata: dict[str, Any], marks: set[bytes]) -> bool:
+    """The marks are named by their numbers, or known by their texts."""
+    named = all(
+        any(f"tokenizer.ggml.{name}_token_id" in metadata for name in names)
+        for names in (("fim_pre", "prefix"), ("fim_suf", "suffix"), ("fim_mid", "middle"))
+    )
+    return named or all(any(mark in marks for mark in each) for each in GAP_TEXTS)
 
 
 def _kv_bytes_per_token(metadata: dict[str, Any], architecture: str) -> int:

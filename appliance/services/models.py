@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from appliance.domain.models import ModelFile
-from appliance.errors import Conflict, InvalidInput, UnknownModel
-from appliance.services import gguf
+from appliance.domain.models import ModelFile, ModelProbe
+from appliance.errors import Conflict, InvalidInput, ModelUnavailable, UnknownModel
+from appliance.services import gguf, model_check
 from appliance.services.gguf import GgufInfo
+from appliance.store import model_probes
 from appliance.store import models as table
 from appliance.store.database import Connection, Database
 from appliance.store.models import StoredModel
@@ -132,6 +133,34 @@ class ModelRegistry:
             await table.set_default(tx, alias)
         return structs.replace(self._model(row), is_default=True)
 
+    async def check(self, alias: str) -> ModelFile:
+        """Hold a model's file against its record and its format.
+
+        Its content is only hashed if its size or time is not that of the last check.
+        Raises UnknownModel, or ModelUnavailable with what is wrong with the file.
+        """
+        async with self._db.read() as connection:
+            row = await self._row(connection, alias)
+        path = self._folder / row.path
+        try:
+            checked = await model_check.check(path, row)
+        except InvalidInput as error:
+            raise ModelUnavailable(error.message, details={"model": alias}) from error
+        if checked != row:
+            async with self._db.write() as tx:
+                await table.set_checked(tx, checked)
+        return self._model(checked)
+
+    async def probe(self, alias: str) -> ModelProbe | None:
+        """What loading the model on this machine measured, None if it was never loaded."""
+        async with self._db.read() as connection:
+            return await model_probes.get(connection, alias)
+
+    async def keep_probe(self, alias: str, probe: ModelProbe) -> None:
+        """Keep it in place of the last one; a model that is gone is no error."""
+        async with self._db.write() as tx:
+            await model_probes.keep(tx, alias, probe)
+
     async def _check_free(self, alias: str) -> None:
         """Before anything large is fetched; the table itself decides in the end."""
         check_alias(alias)
@@ -185,6 +214,7 @@ class ModelRegistry:
 
     def _model(self, row: StoredModel) -> ModelFile:
         values = structs.asdict(row)
+        del values["checked_mtime_ns"]
         if not values.pop("in_place"):
             values["path"] = str((self._folder / row.path).absolute())
         return ModelFile(**values)
@@ -254,6 +284,10 @@ def _row(staged: "Staged", alias: str, info: GgufInfo, in_place: bool) -> Stored
         source=staged.source,
         is_default=False,
         created_at=time.time(),
+        kv_bytes_per_token=info.kv_bytes_per_token,
+        embeds=info.embeds,
+        fills_in=info.fills_in,
+        checked_mtime_ns=staged.path.stat().st_mtime_ns,
     )
 
 

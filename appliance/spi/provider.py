@@ -39,7 +39,11 @@ class Provider(Protocol):
         ...
 
     async def count_tokens(self, request: CompletionRequest) -> int:
-        """The exact number of prompt tokens of this request, loading the model if need be."""
+        """The exact number of prompt tokens of this request, loading the model if need be.
+
+        A far provider counts in its own way. Where its API has no way to ask, this is an
+        upper bound, never less than the true count.
+        """
         ...
 
     def stream(self, request: CompletionRequest) -> AsyncIterator[CompletionEvent]:

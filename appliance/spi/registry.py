@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from appliance.domain.models import ModelFile
-from appliance.errors import PluginError
+from appliance.domain.models import ModelFile, ModelProbe
+from appliance.errors import PluginError, UnknownModel
 from appliance.spi.provider import Provider
 from appliance.spi.sandbox import SandboxBackend
 
@@ -16,6 +16,37 @@ class ModelSource(Protocol):
     """The models registered on this box, read anew at each call."""
 
     async def list(self) -> Sequence[ModelFile]: ...
+
+    async def check(self, alias: str) -> ModelFile:
+        """Hold the file against its record and its format; do so before each load.
+
+        Raises UnknownModel, or ModelUnavailable with what is wrong with the file.
+        """
+        ...
+
+    async def probe(self, alias: str) -> ModelProbe | None:
+        """What was kept of this model, whatever its key."""
+        ...
+
+    async def keep_probe(self, alias: str, probe: ModelProbe) -> None:
+        """Keep it in place of the last one; a model that is gone is no error."""
+        ...
+
+
+class NoModels:
+    """The source of models for plugins that need none; implements ModelSource."""
+
+    async def list(self) -> Sequence[ModelFile]:
+        return ()
+
+    async def check(self, alias: str) -> ModelFile:
+        raise UnknownModel(f"there is no model {alias!r} here")
+
+    async def probe(self, alias: str) -> ModelProbe | None:
+        raise UnknownModel(f"there is no model {alias!r} here")
+
+    async def keep_probe(self, alias: str, probe: ModelProbe) -> None:
+        """There is no model to keep it with."""
 
 
 class PluginContext(Struct, frozen=True):
@@ -28,6 +59,7 @@ class PluginContext(Struct, frozen=True):
     from source and from the executable alike; more words may be appended.
     `child_env()` is that process's environment, `host_env()` the one for programs of the host.
     `sandbox_python()` is the folder of the sandbox's own Python (`bin/python3` in it).
+    `name` is what a provider is called here, where that is not the plugin's own name.
     """
 
     data_dir: Path
@@ -38,6 +70,7 @@ class PluginContext(Struct, frozen=True):
     host_env: Callable[[], dict[str, str]]
     child_env: Callable[[], dict[str, str]]
     sandbox_python: Callable[[], Path]
+    name: str = ""
 
 
 ProviderFactory = Callable[[PluginContext], Provider]

@@ -17,7 +17,8 @@ from plugins.providers.llama_cpp.library import load
 from plugins.providers.llama_cpp.native import Batch, Context, Model, NativeError
 from plugins.providers.llama_cpp.nativelog import ErrorLog
 from plugins.providers.llama_cpp.protocol import Done, FromEngine, Refused, Text
-from plugins.providers.llama_cpp.room import Room
+from plugins.providers.llama_cpp.room import SLOTS_PER_SEQUENCE, Room
+from plugins.providers.llama_cpp.sampling import Drawn
 from plugins.providers.llama_cpp.sequences import Job
 from tests.support.tiny_gguf import write_tiny_gguf
 
@@ -40,17 +41,19 @@ class _Scripted:
 
     seen: ClassVar[Logits] = {}
 
-    def __init__(self, model: Model, sampling: Sampling, prompt: Sequence[int]) -> None:
+    def __init__(
+        self, model: Model, sampling: Sampling, prompt: Sequence[int], grammar: str = ""
+    ) -> None:
         self._lib, self._size = model.lib, model.vocabulary_size
         self._seed = sampling.seed or 0
         self.seen[self._seed] = []
 
-    def sample(self, context: Context, row: int) -> int:
+    def draw(self, context: Context, row: int) -> Drawn:
         logits: Any = self._lib.llama_get_logits_ith(context.handle, row)
         assert logits
         noted = self.seen[self._seed]
         noted.append(logits[: self._size])
-        return 20 + (self._seed + 7 * len(noted)) % 200
+        return Drawn(20 + (self._seed + 7 * len(noted)) % 200)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -72,10 +75,20 @@ class _Bench:
 
     def fresh(self) -> Batcher:
         self.context = Context(
-            self._model, cells=CELLS, sequences=2 * SEQUENCES, batch_tokens=64, threads=1
+            self._model,
+            cells=CELLS,
+            slots=SLOTS_PER_SEQUENCE * SEQUENCES,
+            batch_tokens=64,
+            threads=1,
         )
         self.room = Room(
-            cells=self.context.cells, sequences=SEQUENCES, context_tokens=CELLS, divisible=True
+            self.context,
+            cells=self.context.cells,
+            sequences=SEQUENCES,
+            slots=self.context.slots,
+            context_tokens=CELLS,
+            divisible=True,
+            shiftable=True,
         )
         self.batcher = Batcher(
             self._model,
@@ -255,7 +268,7 @@ def test_context_when_memory_is_not_there_then_says_what_to_lower(
 ):
     monkeypatch.setattr(model.lib, "llama_init_from_model", _nothing)
     with pytest.raises(NativeError, match=r"models\.context_tokens"):
-        Context(model, cells=256, sequences=2, batch_tokens=64, threads=1)
+        Context(model, cells=256, slots=6, batch_tokens=64, threads=1)
 
 
 def test_sampler_when_llama_makes_none_then_job_is_refused_and_its_place_free(

@@ -41,6 +41,11 @@ def _pid(provider: LlamaCppProvider) -> int:
     return pid
 
 
+async def _noticed(provider: LlamaCppProvider) -> None:
+    while (await provider.models())[0].state is ModelState.READY:
+        await asyncio.sleep(0.01)
+
+
 async def _fails(provider: LlamaCppProvider) -> ModelUnavailable:
     with pytest.raises(ModelUnavailable) as caught:
         await complete(provider, request("x"))
@@ -87,6 +92,7 @@ async def test_engine_when_killed_again_and_again_then_backs_off_with_the_reason
         pid = _pid(provider)
         os.kill(pid, signal.SIGKILL)
         await until_gone(pid)
+        await _noticed(provider)
     error = await _fails(provider)
     assert error.retry_after is not None
     assert "SIGKILL" in error.message

@@ -17,7 +17,14 @@ from plugins.providers.llama_cpp.intake import receive
 from plugins.providers.llama_cpp.options import Options, read_options
 from plugins.providers.llama_cpp.outbox import Outbox
 from plugins.providers.llama_cpp.sampling import native_seed
-from plugins.providers.llama_cpp.sizing import choose_room, prefill_chunk
+from plugins.providers.llama_cpp.sizing import (
+    choose_room,
+    embedding_context,
+    measured_chunk,
+    needed_bytes,
+    packed,
+    prefill_chunk,
+)
 
 _GIB = 2**30
 
@@ -77,6 +84,79 @@ def test_machine_when_cgroup_limits_then_limits_count(
     (tmp_path / "memory.current").write_text("400000\n")
     assert machine.usable_cpus() == 1
     assert machine.available_bytes() == 600_000
+
+
+def _cgroups(root: Path, monkeypatch: pytest.MonkeyPatch, own: str) -> None:
+    monkeypatch.setattr(machine, "_CGROUP", root)
+    monkeypatch.setattr(machine, "_OWN_GROUPS", root / "own")
+    (root / "own").write_text(own)
+
+
+def _write(folder: Path, **files: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{value}\n")
+
+
+def test_machine_when_nested_groups_limit_then_the_tightest_counts_and_cache_is_no_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _cgroups(tmp_path, monkeypatch, "0::/a/b\n")
+    stat = "anon 5\ninactive_file 300\nactive_file 100\nfile 999"
+    _write(tmp_path / "a", memory__max=1000, memory__current=900, memory__stat=stat)
+    _write(tmp_path / "a/b", memory__max="max", memory__current=50, cpu__max="100000 100000")
+    assert machine.available_bytes() == 1000 - 900 + 300 + 100
+    assert machine.usable_cpus() == 1
+
+
+def test_machine_when_groups_are_of_version_1_then_limits_count_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _cgroups(tmp_path, monkeypatch, "4:memory:/x/y\n3:cpu,cpuacct:/x\n0::/\n")
+    group = tmp_path / "memory/x"
+    _write(group, memory__limit_in_bytes=5000, memory__usage_in_bytes=4000)
+    _write(group, memory__stat="total_inactive_file 500\ntotal_active_file 20\ninactive_file 7")
+    _write(tmp_path / "cpu/x", cpu__cfs_quota_us=100000, cpu__cfs_period_us=100000)
+    assert machine.available_bytes() == 5000 - 4000 + 520
+    assert machine.usable_cpus() == 1
+
+
+def test_machine_when_process_is_known_then_its_memory_is_told_and_nothing_of_a_gone_one():
+    found = machine.resident(os.getpid())
+    assert found.own > 0
+    assert found.all == found.own + found.files
+    assert machine.resident(2**22 + 1) == machine.Resident()
+
+
+def test_needed_when_estimated_then_file_cells_and_program_count_and_room_shrinks():
+    facts = {"file": 10**9, "cell_bytes": 100_000, "trained": 8192, "asked": 0, "sequences": 8}
+    wanted = needed_bytes(**facts, free_bytes=64 * _GIB)
+    least = needed_bytes(**facts, free_bytes=0)
+    assert wanted - least == 100_000 * (8192 - 512)
+    assert least > 10**9 + 100_000 * 512
+
+
+@pytest.mark.parametrize(
+    ("estimate", "speed", "chunk"),
+    [(256, 400.0, 256), (256, 100.0, 32), (16, 1000.0, 256), (64, 0.0, 16)],
+)
+def test_chunk_when_measured_then_changed_only_if_clearly_wrong(
+    estimate: int, speed: float, chunk: int
+):
+    assert measured_chunk(estimate, speed) == chunk
+
+
+def test_packed_when_texts_are_grouped_then_none_is_lost_and_each_group_fits():
+    texts = [[1] * size for size in (5, 5, 1, 10, 10, 2)]
+    groups = list(packed(texts, tokens=10, together=2))
+    assert [text for group in groups for text in group] == texts
+    assert all(len(group) <= 2 and sum(map(len, group)) <= 10 for group in groups)
+
+
+def test_embedding_context_when_memory_is_short_then_shorter_but_taken_as_asked():
+    facts = {"trained": 8192, "heads": 16, "free_bytes": 1 * _GIB}
+    assert embedding_context(asked=0, **facts) == 2048
+    assert embedding_context(asked=4096, **facts) == 4096
 
 
 def test_backoff_when_engine_ends_in_a_row_then_waits_longer_until_it_worked():

@@ -16,7 +16,9 @@ from appliance.domain.messages import (
     Sampling,
     TextDelta,
 )
-from appliance.domain.models import ModelFile
+from appliance.domain.models import ModelFile, ModelProbe
+from appliance.errors import InvalidInput
+from appliance.services import gguf
 from appliance.spi.registry import PluginContext
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
 
@@ -28,9 +30,19 @@ class ListedModels:
 
     def __init__(self, files: dict[str, Path]) -> None:
         self.files = files
+        self.probes: dict[str, ModelProbe] = {}
 
     async def list(self) -> Sequence[ModelFile]:
         return [_model_file(alias, path) for alias, path in self.files.items()]
+
+    async def check(self, alias: str) -> ModelFile:
+        return _model_file(alias, self.files[alias])
+
+    async def probe(self, alias: str) -> ModelProbe | None:
+        return self.probes.get(alias)
+
+    async def keep_probe(self, alias: str, probe: ModelProbe) -> None:
+        self.probes[alias] = probe
 
 
 def provider_for(
@@ -92,6 +104,11 @@ def _exists(pid: int) -> bool:
 
 
 def _model_file(alias: str, path: Path) -> ModelFile:
+    """As the registry would know it, where the header can be read."""
+    try:
+        info = gguf.inspect(path)
+    except InvalidInput:
+        info = None
     return ModelFile(
         alias=alias,
         path=str(path),
@@ -104,4 +121,7 @@ def _model_file(alias: str, path: Path) -> ModelFile:
         source="test",
         is_default=True,
         created_at=0.0,
+        kv_bytes_per_token=info.kv_bytes_per_token if info else 0,
+        embeds=info.embeds if info else False,
+        fills_in=info.fills_in if info else False,
     )

@@ -20,6 +20,7 @@ _UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _INT32 = 4, 6, 7, 8, 9, 5
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 _SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 _SILENT = range(len(_SPECIAL))
+FILL_IN_TOKENS = {"pre": 6, "suf": 7, "mid": 8}
 
 
 def write_tiny_gguf(
@@ -28,11 +29,16 @@ def write_tiny_gguf(
     context_tokens: int = 512,
     template: str | None = CHAT_TEMPLATE,
     architecture: str = "llama",
+    fill_in: bool = False,
 ) -> Path:
-    """Write the model; returns its path. The same arguments give the same bytes."""
+    """Write the model; returns its path. The same arguments give the same bytes.
+
+    With `fill_in` three of its tokens serve as marks of prefix, suffix and middle.
+    """
     tokens, types = _vocabulary()
     tensors = _tensors(len(tokens))
     metadata = _metadata(tokens, types, context_tokens, template, architecture)
+    metadata += _fill_in_marks() if fill_in else []
     head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(metadata)) + b"".join(metadata)
     infos, data = b"", b""
     for name, (shape, values) in tensors.items():
@@ -93,6 +99,13 @@ def _metadata(
     if template is not None:
         entries.append(_entry("tokenizer.chat_template", _STRING, _string(template)))
     return entries
+
+
+def _fill_in_marks() -> list[bytes]:
+    return [
+        _entry(f"tokenizer.ggml.fim_{part}_token_id", _UINT32, struct.pack("<I", token))
+        for part, token in FILL_IN_TOKENS.items()
+    ]
 
 
 def _tensors(vocabulary: int) -> dict[str, tuple[tuple[int, ...], list[float]]]:

@@ -1,5 +1,6 @@
 """`model`: list, add, remove, show, default."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from appliance.cli.progress import ProgressLine, size
+from appliance.domain.models import ModelProbe
+from appliance.services.models import ModelRegistry
+from appliance.store.database import Database
 from tests.support.command_line import Command, Ended, command_line
 from tests.support.gguf_files import gguf, write_gguf
 from tests.support.package_server import package_server
@@ -59,6 +63,28 @@ def test_show_when_asked_for_json_then_has_every_field(model: Command, tiny: str
     added = json.loads(model("add", tiny, "--json").out)
     assert json.loads(model("show", "tiny", "--json").out) == added
     assert added["is_default"] is True
+
+
+def test_show_when_it_was_loaded_then_tells_what_was_measured(
+    model: Command, tiny: str, tmp_path: Path
+) -> None:
+    model("add", tiny)
+    assert "when it is first loaded" in model("show", "tiny").out
+    probe = ModelProbe("key", 4, 128, 900.04, 45.5, 123_000_000, 1.5, 1.7e9)
+    asyncio.run(_keep(tmp_path / "box", probe))
+    lines = dict(line.split(maxsplit=1) for line in model("show", "tiny").out.splitlines())
+    assert lines["prefill"] == "900.0 tokens/s"
+    assert lines["decode"] == "45.5 tokens/s"
+    assert (lines["memory"], lines["threads"]) == ("123 MB", "4")
+    assert lines["chunk"].startswith("128 ")
+    told = json.loads(model("show", "tiny", "--json").out)["probe"]
+    assert told["load_seconds"] == 1.5
+
+
+async def _keep(box: Path, probe: ModelProbe) -> None:
+    database = await Database.open(box / "monkey-coder.db")
+    await ModelRegistry(database, box).keep_probe("tiny", probe)
+    await database.close()
 
 
 def test_remove_when_the_default_goes_then_says_who_takes_over(model: Command, tiny: str) -> None:

@@ -97,6 +97,15 @@ def test_inspect_when_cut_within_the_header_then_is_refused(tmp_path: Path, leng
         (header(1, 0) + tensor("w", [1], 0, 2**63), "truncated"),
         (header(1, 0) + tensor("w", [0], 0, 0) + b"\0" * 64, "architecture"),
         (header(1, 1) + pair("general.alignment", 0) + tensor("w", [1], 0, 0), "alignment"),
+        (
+            header(1, 1) + pair("general.alignment", 24) + tensor("w", [1], 0, 0) + b"\0" * 64,
+            "no power of two",
+        ),
+        (header(1, 0) + tensor("w", [1], 0, 4) + b"\0" * 64, "no multiple of 32"),
+        (
+            header(2, 0) + tensor("w", [9], 0, 0) + tensor("v", [1], 0, 32) + b"\0" * 128,
+            "'v' overlaps",
+        ),
     ],
 )
 def test_inspect_when_header_is_hostile_then_names_what_is_wrong(

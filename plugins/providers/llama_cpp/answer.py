@@ -1,16 +1,26 @@
 """What an engine says about one request, waiting for its reader."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
-from appliance.domain.messages import CompletionEvent, Finished, TextDelta
+import msgspec
+
+from appliance.domain.messages import (
+    CompletionEvent,
+    CompletionRequest,
+    Finished,
+    FinishReason,
+    TextDelta,
+    TokenLikelihood,
+)
 from appliance.errors import (
     ApplianceError,
     ContextLengthExceeded,
     InvalidInput,
     ProviderFailed,
 )
-from plugins.providers.llama_cpp.protocol import Done, RefusalKind, Refused, Text
+from plugins.providers.llama_cpp.call_reader import CallReader, Piece
+from plugins.providers.llama_cpp.protocol import Calls, Done, RefusalKind, Refused, Text
 
 
 class LinkError(Exception):
@@ -28,9 +38,12 @@ class Answer:
     answer's own text, and nobody else waits for it.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, request: CompletionRequest) -> None:
         self.number = number
+        self._request = request
+        self._reader: CallReader | None = None
         self._text: list[str] = []
+        self._likelihoods: list[TokenLikelihood] = []
         self._finished: Finished | None = None
         self._error: Exception | None = None
         self._news = asyncio.Event()
@@ -39,12 +52,18 @@ class Answer:
     def ended(self) -> bool:
         return self._finished is not None or self._error is not None
 
-    def take(self, message: Text | Done | Refused) -> None:
+    def take(self, message: Calls | Text | Done | Refused) -> None:
         match message:
-            case Text(_, text):
+            case Calls():
+                self._reader = self._made_reader(message)
+                return
+            case Text(_, text, likelihoods):
                 self._text.append(text)
-            case Done(_, reason, usage):
-                self._finished = Finished(reason, usage)
+                self._likelihoods += likelihoods
+            case Done(_, reason, usage, _, stop):
+                # The model's own marks end answers too; they are not the caller's.
+                known = stop if stop in self._request.sampling.stop else ""
+                self._finished = Finished(reason, usage, known)
             case Refused():
                 self._error = _refusal(message)
         self._news.set()
@@ -55,22 +74,49 @@ class Answer:
             self._news.set()
 
     async def events(self) -> AsyncIterator[CompletionEvent]:
-        """Text as it comes, then the end. Raises what the engine refused with, or LinkError."""
+        """Text and calls as they come, then the end.
+
+        Raises what the engine refused with, or LinkError.
+        """
         while True:
             await self._news.wait()
             self._news.clear()
-            if self._text:
-                text = "".join(self._text)
-                self._text.clear()
-                yield TextDelta(text)
+            text = "".join(self._text)
+            self._text.clear()
+            for event in self._told(text):
+                yield event
             # The reader may have been away: what came meanwhile is told first.
             if self._text:
                 self._news.set()
             elif self._error is not None:
                 raise self._error
             elif self._finished is not None:
-                yield self._finished
+                for event in self._last(self._finished):
+                    yield event
                 return
+
+    def _made_reader(self, calls: Calls) -> CallReader:
+        names = frozenset(tool.name for tool in self._request.tools)
+        return CallReader(calls.form, names, parallel=self._request.tool_choice.parallel)
+
+    def _told(self, text: str) -> Iterator[CompletionEvent]:
+        """Likelihoods go with the text that they are of; those of a call go with the call."""
+        if self._reader is not None:
+            yield from self._events(self._reader.push(text))
+        elif text or self._likelihoods:
+            yield from self._events([text])
+
+    def _last(self, finished: Finished) -> Iterator[CompletionEvent]:
+        if self._reader is not None:
+            yield from self._events(self._reader.finish(cut=finished.reason is FinishReason.LENGTH))
+            if self._reader.calls and finished.reason is FinishReason.STOP:
+                finished = msgspec.structs.replace(finished, reason=FinishReason.TOOL_CALLS)
+        yield finished
+
+    def _events(self, pieces: list[Piece]) -> Iterator[CompletionEvent]:
+        for piece in pieces:
+            likelihoods, self._likelihoods = tuple(self._likelihoods), []
+            yield TextDelta(piece, likelihoods) if isinstance(piece, str) else piece
 
 
 def _refusal(refused: Refused) -> ApplianceError:

@@ -1,19 +1,21 @@
 """Continuous batching: each step computes one token of every answer and a chunk of prompts.
 
-Jobs are admitted in the order in which they came. Between two steps cancelled jobs
-leave and waiting ones enter, so neither waits for another's answer to end.
+Between two steps cancelled jobs leave and waiting ones enter, so neither waits for
+another's answer to end. Owners take turns: see `turns`.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator
 
 from appliance.domain.messages import FinishReason
 from plugins.providers.llama_cpp.native import Batch, Context, Model, NativeError
+from plugins.providers.llama_cpp.prefixes import can_start
 from plugins.providers.llama_cpp.protocol import Done, FromEngine, RefusalKind, Refused, Text
 from plugins.providers.llama_cpp.room import Plan, Room
 from plugins.providers.llama_cpp.sampling import Sampler
-from plugins.providers.llama_cpp.sequences import Job, Lane, Prefix, Sequence
+from plugins.providers.llama_cpp.sequences import Job, Lane, Sequence
+from plugins.providers.llama_cpp.shifting import shifted
 from plugins.providers.llama_cpp.speed import SoloSpeed
+from plugins.providers.llama_cpp.turns import Waiting, portions
 
 _NO_CELL = 1
 _FAILURES_IN_A_ROW = 3
@@ -36,13 +38,13 @@ class Batcher:
         stops: tuple[str, ...],
         send: Callable[[FromEngine], None],
     ) -> None:
-        """Raises NativeError if the memory for a batch is not there."""
+        """`chunk` is how many prompt tokens a step computes. Raises NativeError."""
         self._model, self._context, self._room = model, context, room
         self._chunk, self._stops, self._send = chunk, stops, send
         self._batch = Batch(model.lib, context.batch_tokens)
         self._speed = SoloSpeed()
         self._failures = 0
-        self.waiting: deque[Job] = deque()
+        self.waiting = Waiting()
 
     @property
     def idle(self) -> bool:
@@ -76,61 +78,45 @@ class Batcher:
         self._finish()
 
     def _drop_cancelled(self) -> None:
-        self.waiting = deque(job for job in self.waiting if not job.cancelled)
+        self.waiting.drop(lambda job: job.cancelled)
         for sequence in [each for each in self._room.sequences if each.job.cancelled]:
-            self._leave(sequence)
+            self._room.leave(sequence)
 
     def _admit(self) -> None:
-        while self.waiting:
-            placed = self._room.place(self.waiting[0], self._context.remove)
-            if placed is None:
+        while (job := self.waiting.first(self._room.running())) is not None:
+            plan = self._room.place(job)
+            if plan is None:
                 return
-            self._enter(self.waiting.popleft(), *placed)
+            self.waiting.take(job)
+            self._enter(job, plan)
 
-    def _enter(self, job: Job, plan: Plan, slot: int) -> None:
+    def _enter(self, job: Job, plan: Plan) -> None:
+        request = job.request
         try:
-            sampler = Sampler(self._model, job.request.sampling, job.tokens)
+            sampler = Sampler(self._model, request.sampling, job.tokens, request.output.grammar)
         except NativeError as error:
-            self._room.give_back(slot)
+            self._room.give_back(plan.slot)
             self._send(Refused(job.number, RefusalKind.FAILED, str(error)))
             return
-        base, length = plan.base, plan.base_length
-        if plan.makes_prefix:
-            base = self._room.enter_prefix(job, plan)
-            length = len(base.tokens)
-        sequence = Sequence(
-            slot,
-            job,
-            base,
-            length,
-            allowance=plan.allowance,
-            sampler=sampler,
-            stops=self._stops,
-        )
-        self._room.sequences.append(sequence)
+        self._room.enter(job, plan, sampler=sampler, stops=self._stops)
 
     def _attach(self) -> None:
         """Give lanes their shared beginning as soon as that is computed."""
         for lane in self._lanes():
             base = lane.base
-            if lane.attached or base is None or not self._offers(base, lane.base_length):
+            if lane.attached or base is None or not can_start(lane):
                 continue
-            if lane.base_length == len(base.tokens):
+            if lane.on_whole_base:
                 self._context.copy_all(base.slot, lane.slot)
             else:
                 self._context.copy(base.slot, lane.slot, lane.base_length)
             lane.attached, lane.position = True, lane.base_length
-            self._room.touch(base)
+            self._room.prefixes.touch(base)
             if isinstance(lane, Sequence):
-                whole = lane.base_length == len(base.tokens)
-                lane.cached = base.charge() if whole else lane.base_length
-
-    @staticmethod
-    def _offers(base: Prefix, length: int) -> bool:
-        return base.position >= length if length < len(base.tokens) else not base.pending
+                lane.cached = base.charge() if lane.on_whole_base else lane.base_length
 
     def _lanes(self) -> Iterator[Lane]:
-        yield from self._room.prefixes
+        yield from self._room.prefixes.nodes
         yield from self._room.sequences
 
     def _fill(self) -> list[tuple[Sequence, int]]:
@@ -140,58 +126,67 @@ class Batcher:
         for sequence in self._room.sequences:
             if sequence.decoding:
                 rows.append((sequence, self._add(sequence, 1)))
-        left = self._chunk
-        for lane in self._lanes():
-            if not lane.attached or not lane.pending or left <= 0:
-                continue
-            if isinstance(lane, Sequence) and lane.decoding:
-                continue
-            count = min(left, lane.pending)
-            left -= count
+        for lane, count in self._prompt_pieces():
             row = self._add(lane, count)
             if isinstance(lane, Sequence) and not lane.pending:
                 rows.append((lane, row))
         return rows
 
+    def _prompt_pieces(self) -> Iterator[tuple[Lane, int]]:
+        """Which prompts go on in this step by how many tokens: one chunk in all."""
+        lanes: dict[str, list[Lane]] = {}
+        for lane in self._lanes():
+            reading = not (isinstance(lane, Sequence) and lane.decoding)
+            if reading and lane.attached and lane.pending:
+                lanes.setdefault(lane.owner, []).append(lane)
+        wanted = {owner: sum(lane.pending for lane in lanes[owner]) for owner in lanes}
+        for owner, granted in portions(wanted, self._chunk).items():
+            yield from _shared_out(lanes[owner], granted)
+
     def _add(self, lane: Lane, count: int) -> int:
         """Add the next tokens of a lane; returns the last one's row."""
-        row, last = -1, len(lane.tokens) - 1
-        answer = isinstance(lane, Sequence)
-        for at in range(lane.position, lane.position + count):
-            wanted = answer and at == last
-            row = self._batch.add(lane.tokens[at], at, lane.slot, wants_logits=wanted)
-        lane.position += count
-        return row
+        start, end = lane.position, lane.position + count
+        wanted = isinstance(lane, Sequence) and end == len(lane.tokens)
+        lane.position = end
+        return self._batch.extend(lane.tokens[start:end], start, lane.slot, wants_logits=wanted)
 
     def _draw(self, sequence: Sequence, row: int) -> None:
-        token = sequence.sampler.sample(self._context, row)
+        try:
+            drawn = sequence.sampler.draw(self._context, row)
+        except NativeError as error:
+            self._fail([sequence], str(error))
+            return
         sequence.generated += 1
-        if self._model.ends_generation(token):
+        if self._model.ends_generation(drawn.token):
             sequence.finished = FinishReason.STOP
             return
-        sequence.tokens.append(token)
-        self._show(sequence, sequence.text.push(self._model.piece(token)))
+        sequence.tokens.append(drawn.token)
+        piece = self._model.piece(drawn.token)
+        self._show(sequence, sequence.text.push(piece, drawn.likelihood))
         if sequence.text.stopped:
             sequence.finished = FinishReason.STOP
-        elif sequence.generated >= sequence.allowance and not self._room.grow(
-            sequence, self._context.remove
-        ):
+        elif sequence.ended_by_limit or not self._may_go_on(sequence):
             sequence.finished = FinishReason.LENGTH
 
+    def _may_go_on(self, sequence: Sequence) -> bool:
+        """Whether there is a cell for the token just drawn and for the next."""
+        if sequence.generated < sequence.allowance or self._room.grow(sequence):
+            return True
+        return shifted(sequence, self._context)
+
     def _show(self, sequence: Sequence, text: str) -> None:
-        if text:
-            self._send(Text(sequence.job.number, text))
+        told = sequence.text.told()
+        if text or told:
+            self._send(Text(sequence.job.number, text, told))
 
     def _finish(self) -> None:
         for sequence in [each for each in self._room.sequences if each.finished]:
             self._show(sequence, sequence.text.finish())
             reason = sequence.finished or FinishReason.STOP
             number, usage = sequence.job.number, sequence.usage()
-            self._send(Done(number, reason, usage, self._speed.tokens_per_second))
-            self._leave(sequence)
-
-    def _leave(self, sequence: Sequence) -> None:
-        self._room.leave(sequence, self._context.remove)
+            speed, stop = self._speed.tokens_per_second, sequence.text.stop
+            self._send(Done(number, reason, usage, speed, stop))
+            self._room.retire(sequence)
 
     def _recover(self, code: int) -> None:
         """After a failed decode: end what can't go on, and leave a consistent memory."""
@@ -201,7 +196,7 @@ class Batcher:
             return
         self._failures += 1
         self._fail(list(self._room.sequences), f"llama.cpp failed to compute (code {code})")
-        self._room.forget_prefixes(self._context.remove)
+        self._room.forget_prefixes()
         self._context.clear()
         if self._failures >= _FAILURES_IN_A_ROW:
             raise EngineError(f"llama.cpp failed to compute {self._failures} times in a row")
@@ -214,4 +209,13 @@ class Batcher:
     def _fail(self, sequences: list[Sequence], message: str) -> None:
         for sequence in sequences:
             self._send(Refused(sequence.job.number, RefusalKind.FAILED, message))
-            self._leave(sequence)
+            self._room.leave(sequence)
+
+
+def _shared_out(lanes: list[Lane], tokens: int) -> Iterator[tuple[Lane, int]]:
+    """The first lanes' next tokens, so many in all."""
+    for lane in lanes:
+        count = min(tokens, lane.pending)
+        tokens -= count
+        if count:
+            yield lane, count

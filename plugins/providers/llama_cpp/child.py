@@ -14,7 +14,7 @@ from typing import TypeVar
 from appliance.spi.registry import PluginContext
 from plugins.providers.llama_cpp.advice import why_it_ended
 
-_ENGINE = "plugins.providers.llama_cpp.engine"
+_ENGINE = "plugins.providers.llama_cpp.process"
 _ERROR_TAIL_BYTES = 16 * 1024
 _GRACE_S = 2.0
 _LINGER_S = 5.0

@@ -1,29 +1,20 @@
-"""The engine process: one model, one context, one decode loop.
+"""The engine: one model, one context, one decode loop, in a process of its own."""
 
-Started by the supervisor with the path of a Unix socket. It ends when the server ends,
-closes the socket, or llama.cpp gives up.
-"""
-
-import ctypes
-import os
 import queue
-import signal
 import socket
-import sys
 import time
 from typing import Any
 
-from plugins.providers.llama_cpp import machine, sizing
-from plugins.providers.llama_cpp.advice import last_errors
-from plugins.providers.llama_cpp.batching import Batcher, EngineError
-from plugins.providers.llama_cpp.intake import Intake, receive
-from plugins.providers.llama_cpp.library import LibraryError, load
+from plugins.providers.llama_cpp import machine, pace, sizing
+from plugins.providers.llama_cpp.batching import Batcher
+from plugins.providers.llama_cpp.confinement import Walls
+from plugins.providers.llama_cpp.intake import Intake
+from plugins.providers.llama_cpp.library import load
 from plugins.providers.llama_cpp.native import Batch, Context, Model, NativeError
 from plugins.providers.llama_cpp.nativelog import ErrorLog
 from plugins.providers.llama_cpp.outbox import Outbox
 from plugins.providers.llama_cpp.prompt import PromptMaker
 from plugins.providers.llama_cpp.protocol import (
-    Broken,
     Configure,
     Done,
     FromEngine,
@@ -31,68 +22,37 @@ from plugins.providers.llama_cpp.protocol import (
     Ready,
     Refused,
 )
-from plugins.providers.llama_cpp.room import Room
+from plugins.providers.llama_cpp.room import SLOTS_PER_SEQUENCE, Room
 from plugins.providers.llama_cpp.sequences import Job
 
-_PR_SET_PDEATHSIG = 1
 _BEAT_SECONDS = 1.0
-_USAGE = 2
 _BATCH_STEP = 32
-
-
-def main(argv: list[str]) -> int:
-    """The process; `argv` is the socket's path."""
-    if len(argv) != 1:
-        print("usage: engine SOCKET", file=sys.stderr)
-        return _USAGE
-    _die_with_server()
-    _tune_libraries()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.connect(argv[0])
-        configure = receive(connection)
-        if not isinstance(configure, Configure):
-            return _USAGE
-        return _serve(connection, configure)
-
-
-def _serve(connection: socket.socket, configure: Configure) -> int:
-    outbox, log = Outbox(connection), ErrorLog()
-    try:
-        engine = Engine(connection, outbox, configure, log)
-    except (LibraryError, NativeError) as error:
-        said = last_errors(log.text)
-        outbox.put(Broken(f"{error}" + (f" ({said})" if said else "")))
-        outbox.drain()
-        return 1
-    try:
-        engine.run()
-    except EngineError as error:
-        print(error, file=sys.stderr, flush=True)
-        outbox.drain()
-    except (BrokenPipeError, ConnectionResetError):
-        return 0
-    return 1
 
 
 class Engine:
     """A loaded model and the loop that serves it."""
 
     def __init__(
-        self, connection: socket.socket, outbox: Outbox, configure: Configure, log: ErrorLog
+        self,
+        connection: socket.socket,
+        outbox: Outbox,
+        configure: Configure,
+        log: ErrorLog,
+        walls: Walls,
     ) -> None:
         """Loads everything. Raises LibraryError or NativeError with the reason."""
-        free = machine.available_bytes()
+        free = configure.memory_bytes or machine.available_bytes()
         lib = load()
         log.install(lib)
         lib.llama_backend_init()
-        model = Model(lib, configure.path)
+        model = Model(lib, configure.path, gpu_layers=configure.gpu_layers)
         if not model.generates_text:
             raise NativeError("this model does not generate text (an encoder or diffusion model)")
         room = _room(model, configure, free)
-        sequences, threads = configure.max_sequences, configure.threads or machine.usable_cpus()
-        chunk = sizing.prefill_chunk(model.parameters, threads)
-        context = _context(model, room, sequences, threads, chunk)
+        sequences, planned = configure.max_sequences, pace.planned(configure, model.parameters)
+        context = _context(model, room, sequences, planned.threads, planned.chunk)
         _warm_up(lib, model, context)
+        measured = pace.measured(configure, planned, model, context)
         prompts = PromptMaker(model)
         context_tokens = min(room.context_tokens, context.cells)
         self._outbox = outbox
@@ -101,18 +61,33 @@ class Engine:
             model,
             context,
             Room(
+                context,
                 cells=context.cells,
                 sequences=sequences,
+                slots=context.slots,
                 context_tokens=context_tokens,
                 divisible=model.divisible_memory,
+                shiftable=context.can_shift,
             ),
-            chunk=chunk,
+            chunk=measured.chunk,
             stops=prompts.stops,
             send=self._send,
         )
         self._last_beat = 0.0
         said = ", ".join(filter(None, [model.description.strip(), prompts.note]))
-        outbox.put(Ready(context_tokens, context.cells, sequences, threads, said))
+        ready = Ready(
+            context_tokens,
+            context.cells,
+            sequences,
+            measured.threads,
+            said,
+            chunk=measured.chunk,
+            prefill_tokens_per_second=measured.prefill_tokens_per_second,
+            decode_tokens_per_second=measured.decode_tokens_per_second,
+            walls=walls.layers,
+            breaches=walls.breaches,
+        )
+        outbox.put(ready)
 
     def run(self) -> None:
         """Serve until the process ends. Raises EngineError or OSError."""
@@ -165,12 +140,12 @@ def _room(model: Model, configure: Configure, free_bytes: int) -> sizing.Room:
 
 
 def _context(model: Model, room: sizing.Room, sequences: int, threads: int, chunk: int) -> Context:
-    """As many ids for shared prefixes as for answers, and a batch for the largest step."""
+    """Ids for answers and prefixes, and a batch for the largest step."""
     batch_tokens = -(-(chunk + sequences) // _BATCH_STEP) * _BATCH_STEP
     return Context(
         model,
         cells=room.cells,
-        sequences=2 * sequences,
+        slots=SLOTS_PER_SEQUENCE * sequences,
         batch_tokens=batch_tokens,
         threads=threads,
     )
@@ -185,21 +160,3 @@ def _warm_up(lib: Any, model: Model, context: Context) -> None:
     context.clear()
     if code:
         raise NativeError(f"llama.cpp can't compute with this model (code {code})")
-
-
-def _die_with_server() -> None:
-    """Ask the kernel to kill this process when the server's thread that started it ends."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-
-
-def _tune_libraries() -> None:
-    """What ggml and OpenMP read from the environment when they are loaded.
-
-    Threads that wait for each other spin only briefly: the engine shares its CPUs with
-    the server and the sandbox, and long spinning takes away the time of the very thread
-    that is waited for (measured on a busy machine: 1.4 times the speed).
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    os.environ["GGML_NO_BACKTRACE"] = "1"

@@ -1,8 +1,8 @@
 """The engine's ear: reads frames and prepares prompts, so that the decode loop never waits.
 
-One thread reads the socket and marks cancelled jobs at once; another renders and
-tokenizes, which can take long for a large prompt. llama.cpp releases Python's lock
-while it works, so neither holds up a decode step.
+One thread reads the socket and marks cancelled jobs at once; another renders, tokenizes
+and makes grammars, which can take long for a large prompt. llama.cpp releases Python's
+lock while it works, so neither holds up a decode step.
 """
 
 import os
@@ -11,12 +11,17 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
+from typing import TypeVar
 
 from appliance.domain.messages import CompletionRequest, FinishReason, TokenUsage
+from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp import protocol
 from plugins.providers.llama_cpp.native import NativeError
+from plugins.providers.llama_cpp.preparing import Prepared, Preparer
 from plugins.providers.llama_cpp.prompt import PromptMaker
 from plugins.providers.llama_cpp.protocol import (
+    Calls,
     Cancel,
     Configure,
     Count,
@@ -31,6 +36,7 @@ from plugins.providers.llama_cpp.sequences import Job
 from plugins.providers.llama_cpp.template import TemplateError
 
 _PROTOCOL_ERROR = 3
+T = TypeVar("T")
 
 
 def receive(connection: socket.socket) -> ToEngine | None:
@@ -48,7 +54,7 @@ class Intake:
     ) -> None:
         self.inbox: queue.SimpleQueue[Job | FromEngine] = queue.SimpleQueue()
         self._connection = connection
-        self._prompts = prompts
+        self._preparer = Preparer(prompts)
         self._context_tokens = context_tokens
         # The server bounds how many requests are open, and thereby this queue.
         self._unprepared: queue.SimpleQueue[Job | Count] = queue.SimpleQueue()
@@ -90,24 +96,44 @@ class Intake:
     def _prepare(self) -> None:
         while True:
             todo = self._unprepared.get()
-            self.inbox.put(self._count(todo) if isinstance(todo, Count) else self._ready(todo))
+            if isinstance(todo, Count):
+                self.inbox.put(self._count(todo))
+            else:
+                self._place(todo)
 
     def _count(self, count: Count) -> FromEngine:
-        tokens = self._tokens(count.id, count.request)
-        if isinstance(tokens, Refused):
-            return tokens
-        return Done(count.id, FinishReason.STOP, TokenUsage(prompt_tokens=len(tokens)))
+        prompt = self._attempt(count.id, self._preparer.prompt, count.request)
+        if isinstance(prompt, Refused):
+            return prompt
+        return Done(count.id, FinishReason.STOP, TokenUsage(prompt_tokens=len(prompt.tokens)))
 
-    def _ready(self, job: Job) -> Job | FromEngine:
-        tokens = [] if job.cancelled else self._tokens(job.number, job.request)
-        if isinstance(tokens, Refused):
-            return tokens
-        job.tokens = tokens
-        return job if job.cancelled else self._too_long(job) or job
+    def _place(self, job: Job) -> None:
+        """Into the inbox with the job or its refusal; before it, the form of its calls."""
+        if not job.cancelled:
+            prepared = self._attempt(job.number, self._preparer.prepared, job.request)
+            if isinstance(prepared, Refused):
+                self.inbox.put(prepared)
+                return
+            self._complete(job, prepared)
+            if (too_long := self._too_long(job)) is not None:
+                self.inbox.put(too_long)
+                return
+            if prepared.form is not None:
+                self.inbox.put(Calls(job.number, prepared.form))
+        self.inbox.put(job)
+
+    @staticmethod
+    def _complete(job: Job, prepared: Prepared) -> None:
+        shares, prompt = job.request.shared_system, prepared.prompt
+        job.request, job.tokens = prepared.request, prompt.tokens
+        job.kept_tokens = prompt.system_tokens
+        job.shared_tokens = prompt.system_tokens if shares else 0
 
     def _too_long(self, job: Job) -> Refused | None:
+        """A text that may be forgotten in parts needs room for its prompt and one token."""
         prompt, room = len(job.tokens), self._context_tokens
-        if prompt + (job.max_tokens or 1) <= room:
+        answer = 1 if job.request.context_shift else job.max_tokens or 1
+        if prompt + answer <= room:
             return None
         wanted = f" and up to {job.max_tokens} of the answer" if job.max_tokens else ""
         return Refused(
@@ -118,11 +144,16 @@ class Intake:
             {"prompt_tokens": prompt, "max_tokens": job.max_tokens, "context_tokens": room},
         )
 
-    def _tokens(self, number: int, request: CompletionRequest) -> list[int] | Refused:
+    @staticmethod
+    def _attempt(
+        number: int, prepare: Callable[[CompletionRequest], T], request: CompletionRequest
+    ) -> T | Refused:
         try:
-            return self._prompts.tokens(request.messages)
+            return prepare(request)
         except TemplateError as error:
             return Refused(number, RefusalKind.INPUT, str(error))
+        except InvalidInput as error:
+            return Refused(number, RefusalKind.INPUT, error.message, error.details)
         except NativeError as error:
             return Refused(number, RefusalKind.FAILED, str(error))
         except Exception as error:  # the template is a program out of the model file

@@ -1,6 +1,7 @@
 """Loads llama.cpp's low-level bindings, and ggml's CPU variants where a build has several."""
 
 import ctypes
+import functools
 import importlib
 import importlib.util
 import sys
@@ -17,6 +18,7 @@ class LibraryError(Exception):
     """llama.cpp can't be used here; the text says what is missing."""
 
 
+@functools.cache
 def load() -> Any:
     """The module `llama_cpp.llama_cpp`, with at least one ggml backend ready."""
     try:

@@ -11,6 +11,7 @@ from plugins.providers.llama_cpp import protocol
 from plugins.providers.llama_cpp.answer import Answer, LinkError
 from plugins.providers.llama_cpp.protocol import (
     Broken,
+    Calls,
     Cancel,
     Count,
     Done,
@@ -55,12 +56,12 @@ class Link:
 
     def submit(self, request: CompletionRequest) -> Answer:
         """Start a completion. Raises PayloadTooLarge or LinkError."""
-        answer = self._open()
+        answer = self._open(request)
         return self._ask(answer, Submit(answer.number, request))
 
     def count(self, request: CompletionRequest) -> Answer:
         """Ask for the prompt's tokens. Raises PayloadTooLarge or LinkError."""
-        answer = self._open()
+        answer = self._open(request)
         return self._ask(answer, Count(answer.number, request))
 
     def close_answer(self, answer: Answer) -> None:
@@ -83,10 +84,10 @@ class Link:
             answer.fail(error)
         self._writer.close()
 
-    def _open(self) -> Answer:
+    def _open(self, request: CompletionRequest) -> Answer:
         if not self._answers:
             self._last_heard = asyncio.get_running_loop().time()
-        answer = Answer(next(self._numbers))
+        answer = Answer(next(self._numbers), request)
         self._answers[answer.number] = answer
         return answer
 
@@ -102,7 +103,7 @@ class Link:
 
     def _deliver(self, message: FromEngine) -> None:
         match message:
-            case Text() | Done() | Refused():
+            case Calls() | Text() | Done() | Refused():
                 if isinstance(message, Done) and message.solo_tokens_per_second:
                     self.speed = message.solo_tokens_per_second
                 answer = self._answers.get(message.id)

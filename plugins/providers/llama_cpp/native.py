@@ -15,10 +15,11 @@ class NativeError(Exception):
 class Model:
     """A loaded model with its vocabulary."""
 
-    def __init__(self, lib: Any, path: str) -> None:
-        """Raises NativeError if llama.cpp can't load the file."""
+    def __init__(self, lib: Any, path: str, *, gpu_layers: int = -1) -> None:
+        """-1: all layers on the GPU, if any. Raises NativeError if the file can't be loaded."""
         self.lib = lib
         params = lib.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
         self.handle: Any = lib.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
             raise NativeError("llama.cpp can't load this model file")
@@ -107,6 +108,10 @@ class Model:
             known = self._pieces[token] = self._read_piece(token, special=False)
         return known
 
+    def reveal(self, token: int) -> None:
+        """From now on answers show this control token's text."""
+        self._pieces[token] = self._read_piece(token, special=True)
+
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         size = _PIECE_BYTES
         for _ in range(2):
@@ -137,14 +142,24 @@ class Context:
     """The memory of all sequences of a model, and the computation over them."""
 
     def __init__(
-        self, model: Model, *, cells: int, sequences: int, batch_tokens: int, threads: int
+        self,
+        model: Model,
+        *,
+        cells: int,
+        slots: int,
+        batch_tokens: int,
+        threads: int,
     ) -> None:
-        """Raises NativeError if the memory for it is not there."""
+        """`slots` is how many sequence ids there are, if llama.cpp takes so many.
+
+        Raises NativeError if the memory for it is not there.
+        """
         self.lib = model.lib
         params = self.lib.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = cells, sequences
+        self.slots = min(slots, int(self.lib.llama_max_parallel_sequences()))
+        params.n_ctx, params.n_seq_max = cells, self.slots
         params.n_batch = params.n_ubatch = batch_tokens
-        params.n_outputs_max = sequences
+        params.n_outputs_max = self.slots
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
         self.handle: Any = self.lib.llama_init_from_model(model.handle, params)
@@ -175,22 +190,44 @@ class Context:
         """Forget a whole sequence; never fails."""
         self.lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
+    @property
+    def can_shift(self) -> bool:
+        """Whether tokens of a sequence can move to other positions."""
+        return bool(self.lib.llama_memory_can_shift(self._memory))
+
+    def shift(self, sequence: int, start: int, count: int, *, end: int) -> None:
+        """Forget `count` tokens from `start` on and move those up to `end` into their place."""
+        self.lib.llama_memory_seq_rm(self._memory, sequence, start, start + count)
+        self.lib.llama_memory_seq_add(self._memory, sequence, start + count, end, -count)
+
     def clear(self) -> None:
         """Forget every sequence."""
         self.lib.llama_memory_clear(self._memory, False)
 
 
 class Batch:
-    """The tokens of one step; `counts` says how many of them each sequence has."""
+    """The tokens of one step; `counts` says how many of them each sequence has.
+
+    The arrays are Python's own and written in slices: a loop over ctypes pointers costs
+    some microseconds a token, which a prompt has many of.
+    """
 
     def __init__(self, lib: Any, capacity: int) -> None:
-        """Raises NativeError if the memory for it is not there."""
-        self._lib: Any = lib
-        self.raw: Any = lib.llama_batch_init(capacity, 0, 1)
-        if not (self.raw.token and self.raw.pos and self.raw.seq_id and self.raw.logits):
-            raise NativeError("llama.cpp can't get memory for a batch")
-        self._token, self._pos, self._logits = self.raw.token, self.raw.pos, self.raw.logits
-        self._count, self._seq = self.raw.n_seq_id, self.raw.seq_id
+        self._token, self._pos, self._seq = ((ctypes.c_int32 * capacity)() for _ in range(3))
+        self._logits = (ctypes.c_int8 * capacity)()
+        self._count = (ctypes.c_int32 * capacity)(*([1] * capacity))
+        first, size = ctypes.addressof(self._seq), ctypes.sizeof(ctypes.c_int32)
+        addresses = (ctypes.c_void_p * capacity)(*(first + size * at for at in range(capacity)))
+        self._addresses = addresses
+        self.raw: Any = lib.llama_batch()
+        for name, array in {
+            "token": self._token,
+            "pos": self._pos,
+            "n_seq_id": self._count,
+            "seq_id": addresses,
+            "logits": self._logits,
+        }.items():
+            setattr(self.raw, name, ctypes.cast(array, getattr(self.raw, name).__class__))
         self.size = 0
         self.counts: dict[int, int] = {}
 
@@ -200,14 +237,23 @@ class Batch:
 
     def add(self, token: int, position: int, sequence: int, *, wants_logits: bool) -> int:
         """Append one token; returns its row."""
-        row = self.size
-        self._token[row], self._pos[row] = token, position
-        self._count[row], self._seq[row][0] = 1, sequence
-        self._logits[row] = wants_logits
-        self.counts[sequence] = self.counts.get(sequence, 0) + 1
-        self.size = self.raw.n_tokens = row + 1
-        return row
+        return self.extend([token], position, sequence, wants_logits=wants_logits)
+
+    def extend(self, tokens: list[int], position: int, sequence: int, *, wants_logits: bool) -> int:
+        """Append tokens of a sequence, from this position on; returns the last one's row.
+
+        Logits are wanted of the last one only, or of none.
+        """
+        start, end = self.size, self.size + len(tokens)
+        self._token[start:end] = tokens
+        self._pos[start:end] = range(position, position + len(tokens))
+        self._seq[start:end] = [sequence] * len(tokens)
+        self._logits[start:end] = [0] * len(tokens)
+        self._logits[end - 1] = wants_logits
+        self.counts[sequence] = self.counts.get(sequence, 0) + len(tokens)
+        self.size = self.raw.n_tokens = end
+        return end - 1
 
     def free(self) -> None:
         """Give the memory back; the batch can't be used any more."""
-        self._lib.llama_batch_free(self.raw)
+        self.raw = None

@@ -19,6 +19,10 @@ class Options(Struct, frozen=True):
     max_sequences: int = 8
     queue_limit: int = 64
     load_timeout_s: float = 120.0
+    load_wait_s: float = 30.0
+    idle_unload_s: float = 0.0
+    memory_mib: int = 0
+    gpu_layers: int = -1
 
 
 def read_options(settings: Mapping[str, Any]) -> Options:

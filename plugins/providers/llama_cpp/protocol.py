@@ -11,19 +11,34 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from appliance.domain.messages import CompletionRequest, FinishReason, TokenUsage
+from appliance.domain.messages import (
+    CompletionRequest,
+    FinishReason,
+    TokenLikelihood,
+    TokenUsage,
+)
 
 HEADER_BYTES = 4
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 
 class Configure(Struct, frozen=True, tag="configure"):
-    """What to load and how; zeros mean: choose what suits model and machine."""
+    """What to load and how; zeros mean: choose what suits model and machine.
+
+    `chunk` is how many prompt tokens one step computes. With `probe` threads and chunk
+    are chosen by measuring. `memory_bytes` is what the model may take. `gpu_layers` -1
+    means all of them, where there is a GPU. `embeds`: the model makes vectors.
+    """
 
     path: str
     context_tokens: int
     threads: int
     max_sequences: int
+    chunk: int = 0
+    probe: bool = False
+    memory_bytes: int = 0
+    gpu_layers: int = -1
+    embeds: bool = False
 
 
 class Submit(Struct, frozen=True, tag="submit"):
@@ -43,13 +58,22 @@ class Cancel(Struct, frozen=True, tag="cancel"):
 
 
 class Ready(Struct, frozen=True, tag="ready"):
-    """`cells` is the room of all sequences together, `context_tokens` that of one."""
+    """`cells` is the room of all sequences together, `context_tokens` that of one.
+
+    The speeds are what the probe measured, None without one. `walls` are the layers that
+    confine the process, `breaches` what of them this machine could not give.
+    """
 
     context_tokens: int
     cells: int
     max_sequences: int
     threads: int
     description: str
+    chunk: int = 0
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+    walls: tuple[str, ...] = ()
+    breaches: tuple[str, ...] = ()
 
 
 class Broken(Struct, frozen=True, tag="broken"):
@@ -58,18 +82,45 @@ class Broken(Struct, frozen=True, tag="broken"):
     reason: str
 
 
+class CallForm(StrEnum):
+    """How a model writes that it wants a tool.
+
+    TAGGED: `<tool_call>{"name", "arguments"}</tool_call>`, any number of them. LISTED:
+    `[TOOL_CALLS]` and a JSON array of the same objects, or `name[ARGS]{...}` behind it.
+    BARE: the answer is `{"name", "parameters"}` itself, several split by `;`.
+    """
+
+    TAGGED = "tagged"
+    LISTED = "listed"
+    BARE = "bare"
+
+
+class Calls(Struct, frozen=True, tag="calls"):
+    """Comes before the answer's text: where its tool calls are to be found in it."""
+
+    id: int
+    form: CallForm
+
+
 class Text(Struct, frozen=True, tag="text"):
+    """A piece of the answer; likelihoods of its tokens where they were asked for."""
+
     id: int
     text: str
+    likelihoods: tuple[TokenLikelihood, ...] = ()
 
 
 class Done(Struct, frozen=True, tag="done"):
-    """`solo_tokens_per_second`: the last decode speed measured with one sequence alone."""
+    """`solo_tokens_per_second`: the last decode speed measured with one sequence alone.
+
+    `stop` is the stop string that ended the answer, "" if none did.
+    """
 
     id: int
     reason: FinishReason
     usage: TokenUsage
     solo_tokens_per_second: float | None = None
+    stop: str = ""
 
 
 class RefusalKind(StrEnum):
@@ -94,7 +145,7 @@ class Progress(Struct, frozen=True, tag="progress"):
 
 
 ToEngine = Configure | Submit | Count | Cancel
-FromEngine = Ready | Broken | Text | Done | Refused | Progress
+FromEngine = Ready | Broken | Calls | Text | Done | Refused | Progress
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

@@ -1,19 +1,26 @@
 """What occupies the engine's memory: prefixes to share, and answers being written."""
 
-from collections.abc import Sequence as Tokens
-
 from appliance.domain.messages import CompletionRequest, FinishReason, TokenUsage
 from plugins.providers.llama_cpp.sampling import Sampler
 from plugins.providers.llama_cpp.text import TextStream
 
+_STRIDE = 256
+
 
 class Job:
-    """One request on its way through the engine. `cancelled` may be set by any thread."""
+    """One request on its way through the engine. `cancelled` may be set by any thread.
+
+    The first `shared_tokens` of its tokens are the box's own system message, whose
+    computed memory may serve every owner. The first `kept_tokens` stay where the oldest
+    text is forgotten.
+    """
 
     def __init__(self, number: int, request: CompletionRequest) -> None:
         self.number = number
         self.request = request
         self.tokens: list[int] = []
+        self.shared_tokens = 0
+        self.kept_tokens = 0
         self.cancelled = False
 
     @property
@@ -30,17 +37,19 @@ class Lane:
 
     The first `base_length` tokens are not computed here but shared from `base`, as
     soon as that has them. `reserved` are the cells that the lane may fill itself.
+    `owner` is whose turn its computation takes.
     """
 
     def __init__(
-        self, slot: int, tokens: list[int], base: "Prefix | None", base_length: int
+        self, slot: int, tokens: list[int], owner: str, base: "Prefix | None", base_length: int
     ) -> None:
         self.slot = slot
         self.tokens = tokens
-        self.base = base
+        self.owner = owner
+        self.base: Prefix | None = base
         self.base_length = base_length
-        self.position = 0
-        self.reserved = len(tokens) - base_length
+        self.position: int = 0
+        self.reserved: int = len(tokens) - base_length
         self.attached = base is None
         if base is not None:
             base.users += 1
@@ -50,6 +59,11 @@ class Lane:
         """Tokens still to compute."""
         return len(self.tokens) - self.position
 
+    @property
+    def on_whole_base(self) -> bool:
+        """Whether it goes on exactly where its base ends."""
+        return self.base is not None and self.base_length == len(self.base.tokens)
+
     def release(self) -> None:
         """No longer hold on to the shared part."""
         if self.base is not None:
@@ -58,19 +72,40 @@ class Lane:
 
 
 class Prefix(Lane):
-    """A prompt's tokens but the last, kept for all requests of its share key.
+    """Tokens kept for later requests: of the same owner, or of all if `shared`.
 
-    The last token is left out because each sequence needs the logits that follow it.
+    A prompt's last token is left out of its prefix, because each sequence needs the
+    logits that follow it.
     """
 
     def __init__(
-        self, slot: int, tokens: list[int], key: str, base: "Prefix | None", base_length: int
+        self,
+        slot: int,
+        tokens: list[int],
+        owner: str,
+        base: "Prefix | None",
+        base_length: int,
+        *,
+        shared: bool = False,
     ) -> None:
-        super().__init__(slot, tokens, base, base_length)
-        self.key = key
+        super().__init__(slot, tokens, owner, base, base_length)
+        self.shared = shared
         self.users = 0
         self.charged = False
         self.last_used = 0
+
+    def rest_on(self, base: "Prefix | None", length: int) -> None:
+        """Share the first `length` tokens from another base, which has them computed too."""
+        self.release()
+        self.base, self.base_length = base, length
+        self.reserved = len(self.tokens) - length
+        if base is not None:
+            base.users += 1
+
+    def computed(self) -> "Prefix":
+        """This prefix, all of whose tokens are in the memory and paid for."""
+        self.position, self.attached, self.charged = len(self.tokens), True, True
+        return self
 
     def charge(self) -> int:
         """The tokens that the next user of the whole prefix gets without computing them.
@@ -78,13 +113,18 @@ class Prefix(Lane):
         The first user pays for what had to be computed, so that the counts of all
         users together say what the machine did.
         """
-        cached = len(self.tokens) if self.charged else self.base_length
+        if self.charged:
+            return len(self.tokens)
         self.charged = True
-        return cached
+        return self.base.charge() if self.base and self.on_whole_base else self.base_length
 
 
 class Sequence(Lane):
-    """One answer: the prompt, then the tokens drawn so far."""
+    """One answer: the prompt, then the tokens drawn so far.
+
+    `allowance` is how many tokens it may draw with the cells that it has. `whole` says
+    that the memory still begins with the prompt's first token.
+    """
 
     def __init__(
         self,
@@ -97,7 +137,7 @@ class Sequence(Lane):
         sampler: Sampler,
         stops: tuple[str, ...],
     ) -> None:
-        super().__init__(slot, list(job.tokens), base, base_length)
+        super().__init__(slot, list(job.tokens), job.owner, base, base_length)
         self.job = job
         self.allowance = allowance
         self.reserved += allowance
@@ -105,6 +145,7 @@ class Sequence(Lane):
         self.text = TextStream((*job.request.sampling.stop, *stops))
         self.cached = 0
         self.generated = 0
+        self.whole = True
         self.finished: FinishReason | None = None
 
     @property
@@ -112,10 +153,23 @@ class Sequence(Lane):
         """Whether the prompt is done and one drawn token waits to be computed."""
         return self.generated > 0
 
+    @property
+    def ended_by_limit(self) -> bool:
+        """Whether it has drawn all the tokens that its request asked for."""
+        limit = self.job.max_tokens
+        return limit is not None and self.generated >= limit
+
     def grow(self, cells: int) -> None:
         """Allow so many more tokens."""
         self.allowance += cells
         self.reserved += cells
+
+    def forget(self, start: int, count: int) -> None:
+        """So many computed tokens are gone from the memory; their cells take new ones."""
+        del self.tokens[start : start + count]
+        self.position -= count
+        self.allowance += count
+        self.whole = False
 
     def usage(self) -> TokenUsage:
         """Exact counts; the token that ended the answer is one of the completion's."""
@@ -126,9 +180,12 @@ class Sequence(Lane):
         )
 
 
-def common_length(left: Tokens[int], right: Tokens[int]) -> int:
-    """How many tokens both begin with."""
-    for at, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return at
-    return min(len(left), len(right))
+def common_length(left: list[int], right: list[int], limit: int | None = None) -> int:
+    """How many tokens both begin with, at most `limit`."""
+    end = min(len(left), len(right), len(right) if limit is None else limit)
+    at = 0
+    while at < end and left[at : min(at + _STRIDE, end)] == right[at : min(at + _STRIDE, end)]:
+        at = min(at + _STRIDE, end)
+    while at < end and left[at] == right[at]:
+        at += 1
+    return at

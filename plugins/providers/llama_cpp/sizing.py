@@ -7,12 +7,18 @@ prompt of SHARED_PROMPT tokens with ANSWER new tokens each, whichever is more.
 Without a wish of the administrator a quarter of the free memory bounds the pool.
 """
 
+from collections.abc import Iterator, Sequence
+
 from msgspec import Struct
 
 SHARED_PROMPT = 1024
 ANSWER = 544
 DEFAULT_CONTEXT = 32768
 SMALLEST = 512
+LONGEST_EMBEDDED = 8192
+_FLOAT_BYTES = 4
+# Beside weights and cells: the program itself, and the buffers of a step.
+_PROCESS_BYTES = 192 * 1024 * 1024
 _MEMORY_SHARE = 4
 _CELLS_STEP = 256
 
@@ -22,8 +28,8 @@ _CELLS_STEP = 256
 # depends on model and threads only: the same request is computed in the same pieces.
 _OPERATIONS_PER_THREAD = 1e11
 _STEP_SECONDS = 0.5
-_SMALLEST_CHUNK = 16
-_LARGEST_CHUNK = 256
+SMALLEST_CHUNK = 16
+LARGEST_CHUNK = 256
 
 
 class Room(Struct, frozen=True):
@@ -52,9 +58,61 @@ def choose_room(
 def prefill_chunk(parameters: int, threads: int) -> int:
     """Prompt tokens to compute in one step: a power of two."""
     fitting = _STEP_SECONDS * threads * _OPERATIONS_PER_THREAD / (2 * max(1, parameters))
-    bounded = max(_SMALLEST_CHUNK, min(_LARGEST_CHUNK, int(fitting)))
+    return _power_of_two(fitting)
+
+
+def measured_chunk(estimate: int, tokens_per_second: float) -> int:
+    """The estimated chunk, or another where the measured speed clearly contradicts it."""
+    fitting = _STEP_SECONDS * tokens_per_second
+    return estimate if estimate / 2 < fitting < 4 * estimate else _power_of_two(fitting)
+
+
+def _power_of_two(tokens: float) -> int:
+    bounded = max(SMALLEST_CHUNK, min(LARGEST_CHUNK, int(tokens)))
     return 1 << (bounded.bit_length() - 1)
 
 
 def _round_up(cells: int) -> int:
     return -(-cells // _CELLS_STEP) * _CELLS_STEP
+
+
+def embedding_context(*, trained: int, asked: int, heads: int, free_bytes: int) -> int:
+    """Tokens of the longest text that a model makes a vector of.
+
+    A text is computed in one step, whose attention may need a number for each head and
+    pair of tokens; a context that was asked for is taken as it is.
+    """
+    if asked:
+        return min(trained, asked)
+    context = min(trained, LONGEST_EMBEDDED)
+    while context > SMALLEST and _FLOAT_BYTES * heads * context**2 > free_bytes // _MEMORY_SHARE:
+        context //= 2
+    return context
+
+
+def packed(texts: Sequence[list[int]], tokens: int, together: int) -> Iterator[list[list[int]]]:
+    """Consecutive texts in groups of at most `together` texts and `tokens` tokens."""
+    group: list[list[int]] = []
+    room = tokens
+    for text in texts:
+        if group and (len(text) > room or len(group) == together):
+            yield group
+            group, room = [], tokens
+        group.append(text)
+        room -= len(text)
+    if group:
+        yield group
+
+
+def needed_bytes(
+    *, file: int, cell_bytes: int, trained: int, asked: int, sequences: int, free_bytes: int
+) -> int:
+    """What a model of this file size will take of so much free memory, by estimate."""
+    room = choose_room(
+        trained=trained,
+        asked=asked,
+        sequences=sequences,
+        cell_bytes=cell_bytes,
+        free_bytes=max(0, free_bytes - file),
+    )
+    return file + room.cells * cell_bytes + _PROCESS_BYTES

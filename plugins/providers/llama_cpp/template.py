@@ -1,7 +1,7 @@
 """The model's own chat template, rendered in Jinja's sandbox, or ChatML where there is none."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,9 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from appliance.domain.messages import Message, MessageRole
+from appliance.domain.messages import Message, MessageRole, Tool, ToolCall
+from plugins.providers.llama_cpp import tools as words
+from plugins.providers.llama_cpp.protocol import CallForm
 
 _CHATML_STOP = "<|im_end|>"
 _CHATML = (
@@ -20,6 +22,16 @@ _CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# What a template's source holds, and in which form its model then writes calls.
+_MARKS = (
+    ("<function=", None),
+    (words.CALL_START, CallForm.TAGGED),
+    ("[TOOL_CALLS]", CallForm.LISTED),
+    ("<|python_tag|>", CallForm.BARE),
+    ('"parameters": ', CallForm.BARE),
+)
+_PROBE = ("probename", "probetext", "probevalue", "proberesult")
+_PROBE_ID = "probecall"
 
 
 class TemplateError(Exception):
@@ -30,7 +42,8 @@ class ChatTemplate:
     """Turns messages into the text that the model was trained to continue.
 
     `stops` are the strings that end an answer beside the model's own end tokens;
-    `note` says where the model's template could not be used.
+    `note` says where the model's template could not be used. `form` is how the model
+    writes tool calls; `knows_tools` whether its own template takes them.
     """
 
     def __init__(self, source: str | None, *, bos: str, eos: str) -> None:
@@ -42,28 +55,52 @@ class ChatTemplate:
             compiled, self.stops = _environment().from_string(_CHATML), (_CHATML_STOP,)
             self.note = f"{'unreadable' if source else 'no'} chat template, ChatML is used"
         self._template = compiled
+        known = _form(source or "")
+        self.form = known or CallForm.TAGGED
+        self.marks_arguments = "[ARGS]" in (source or "")
+        self.knows_tools = known is not None and self._takes_tools()
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """The prompt's text. Raises TemplateError if the template refuses the messages.
 
         Some templates take no system message; there it goes in front of the first
-        user message.
+        user message. Tools and calls are put into words where the template has none.
         """
+        if not self.knows_tools:
+            messages = words.in_generic_words(messages)
+            if tools:
+                messages, tools = words.with_system(messages, words.introduction(tools)), ()
+        elif self.form is CallForm.BARE:
+            messages = words.one_call_each(messages)
         try:
-            return self._render(messages)
+            return self._render(messages, tools)
         except TemplateError:
             merged = _without_system(messages)
             if merged is None:
                 raise
-            return self._render(merged)
+            return self._render(merged, tools)
 
-    def _render(self, messages: Sequence[Message]) -> str:
-        plain = [{"role": message.role.value, "content": message.content} for message in messages]
+    def _takes_tools(self) -> bool:
+        """Whether a tool, a call and its result leave their traces in the prompt."""
+        name, text, value, result = _PROBE
+        call = ToolCall(_PROBE_ID, name, json.dumps({"key": value}))
+        messages = (
+            Message(MessageRole.USER, "question"),
+            Message(MessageRole.ASSISTANT, "", (call,)),
+            Message(MessageRole.TOOL, result, tool_call_id=_PROBE_ID),
+        )
+        try:
+            rendered = self._render(messages, (Tool(name, text),))
+        except TemplateError:
+            return False
+        return all(trace in rendered for trace in _PROBE)
+
+    def _render(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
         try:
             return self._template.render(
-                messages=plain,
+                messages=list(self._plain(messages)),
                 add_generation_prompt=True,
-                tools=None,
+                tools=[words.described(tool) for tool in tools] or None,
                 raise_exception=_refuse,
                 strftime_now=_now,
                 **self._names,
@@ -72,6 +109,25 @@ class ChatTemplate:
             raise
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise TemplateError(f"the model's chat template failed: {error}") from error
+
+    def _plain(self, messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
+        """Messages as templates expect them: in the form of OpenAI's API, arguments as values."""
+        names = {call.id: call.name for message in messages for call in message.tool_calls}
+        for message in messages:
+            plain: dict[str, Any] = {"role": message.role.value, "content": message.content}
+            if message.tool_calls:
+                plain["tool_calls"] = [self._call(call) for call in message.tool_calls]
+            if message.role is MessageRole.TOOL:
+                plain["tool_call_id"] = self._id(message.tool_call_id)
+                plain["name"] = names.get(message.tool_call_id, "")
+            yield plain
+
+    def _call(self, call: ToolCall) -> dict[str, Any]:
+        function = {"name": call.name, "arguments": words.arguments(call)}
+        return {"type": "function", "id": self._id(call.id), "function": function}
+
+    def _id(self, number: str) -> str:
+        return words.short_id(number) if self.form is CallForm.LISTED else number
 
 
 class _Generation(Extension):
@@ -101,6 +157,13 @@ def _compile(source: str) -> jinja2.Template | None:
         return _environment().from_string(source)
     except jinja2.TemplateSyntaxError:
         return None
+
+
+def _form(source: str) -> CallForm | None:
+    """How a model with this template writes calls, None if in no form that is known here."""
+    if "tools" not in source:
+        return None
+    return next((form for mark, form in _MARKS if mark in source), None)
 
 
 def _without_system(messages: Sequence[Message]) -> list[Message] | None:

@@ -1,0 +1,66 @@
+"""Strings of a JSON schema: lengths, patterns and formats."""
+
+from typing import Any
+
+from appliance.errors import InvalidInput
+from plugins.providers.llama_cpp.patterns import PatternError, pattern_of
+from plugins.providers.llama_cpp.rules import Rules
+from plugins.providers.llama_cpp.schema_merge import Schema
+from plugins.providers.llama_cpp.schema_sizes import bounds
+
+_LEAP = r"([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29"
+_DATE = (
+    r"([0-9]{4}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])"
+    r"|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))|" + _LEAP + ")"
+)
+_CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME = _CLOCK + r":[0-5][0-9](\.[0-9]{1,9})?(Z|[+\-]" + _CLOCK + ")"
+_BYTE = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9\-]{0,61}[a-zA-Z0-9])?"
+_WORD = r"[a-zA-Z0-9_+\-]{1,32}"
+FORMATS = {
+    "date": _DATE,
+    "time": _TIME,
+    "date-time": f"{_DATE}T{_TIME}",
+    "uuid": r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
+    "ipv4": rf"{_BYTE}(\.{_BYTE}){{3}}",
+    "hostname": rf"{_LABEL}(\.{_LABEL}){{0,7}}",
+    "email": rf"{_WORD}(\.{_WORD}){{0,3}}@{_LABEL}(\.{_LABEL}){{1,7}}",
+    "uri": r"[a-zA-Z][a-zA-Z0-9+.\-]{0,31}:([a-zA-Z0-9\-._~:/?#@!$&'()*+,;=]|%[0-9a-fA-F]{2}){1,}",
+}
+
+
+def string_body(rules: Rules, schema: Schema, place: str) -> str:
+    """GBNF of the JSON strings that fulfil the schema's keywords. Raises InvalidInput."""
+    low, high = bounds(schema, "minLength", "maxLength", place)
+    form, pattern = schema.get("format"), schema.get("pattern")
+    if form is not None and pattern is not None:
+        raise InvalidInput.at(f"{place}.pattern", "is not supported beside format")
+    if form is not None:
+        return _formed(form, low, high, place)
+    if pattern is not None:
+        return _matching(pattern, low, high, f"{place}.pattern")
+    if not low and high is None:
+        return "string"
+    return f'"\\"" {rules.repeated("char", low, high)} "\\""'
+
+
+def _formed(form: Any, low: int, high: int | None, place: str) -> str:
+    source = FORMATS.get(form) if isinstance(form, str) else None
+    if source is None:
+        known = ", ".join(sorted(FORMATS))
+        raise InvalidInput.at(f"{place}.format", f"{form!r} is not supported; there are: {known}")
+    return _matching(f"^({source})$", low, high, f"{place}.format")
+
+
+def _matching(source: Any, low: int, high: int | None, place: str) -> str:
+    if not isinstance(source, str):
+        raise InvalidInput.at(place, "must be text")
+    try:
+        pattern = pattern_of(source)
+    except PatternError as error:
+        raise InvalidInput.at(place, str(error)) from error
+    too_short = pattern.shortest < low
+    if too_short or (high is not None and (pattern.longest is None or pattern.longest > high)):
+        raise InvalidInput.at(place, "with lengths beside it, it must bound the length itself")
+    return f'"\\"" {pattern.gbnf} "\\""'

@@ -1,0 +1,139 @@
+"""Both sides of the engine's benchmarks: llama.cpp's own server over HTTP, and our provider.
+
+The peer is the package `xllamacpp`, in an environment of its own under the user's cache
+folder. Both sides get the same file, threads, context and sampling, and the peer shares
+its memory between its clients as ours does.
+"""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from appliance.domain.messages import (
+    CompletionRequest,
+    Finished,
+    Message,
+    MessageRole,
+    Sampling,
+)
+from plugins.providers.llama_cpp.provider import LlamaCppProvider
+from tests.bench.peers import peer_python
+from tests.support.llama_box import provider_for
+
+CONTEXT = 8192
+MODEL = "bench"
+MOST_CLIENTS = 8
+_START_S = 120
+
+_PEER = """
+import json, sys, xllamacpp
+params = xllamacpp.CommonParams()
+for name, value in json.loads(sys.argv[1]).items():
+    setattr(params, name, value)
+params.model.path = sys.argv[2]
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[3])
+server = xllamacpp.Server(params)
+print(json.dumps([server.listening_address, xllamacpp.__version__]), flush=True)
+sys.stdin.read()
+"""
+
+
+class Ours:
+    """The provider with the model loaded."""
+
+    def __init__(self, provider: LlamaCppProvider) -> None:
+        self._provider = provider
+
+    async def ask(self, text: str, client: int, tokens: int, *, system: str = "") -> int:
+        """Tokens written; the client's number is its seed, and a user of its own."""
+        request = CompletionRequest(
+            MODEL, _messages(text, system), Sampling(seed=client), tokens, owner=f"user:{client}"
+        )
+        return await self.finish(request)
+
+    async def finish(self, request: CompletionRequest) -> int:
+        """Read the whole answer; the tokens written."""
+        async with aclosing(self._provider.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    return event.usage.completion_tokens
+        raise RuntimeError("the answer has no end")
+
+
+class Peer:
+    """A running server; `version` is the package's."""
+
+    def __init__(self, client: httpx.AsyncClient, version: str) -> None:
+        self._client, self.version = client, version
+
+    async def ask(self, text: str, client: int, tokens: int, *, system: str = "") -> int:
+        """Tokens written, as the server counts them."""
+        messages = [
+            {"role": each.role.value, "content": each.content} for each in _messages(text, system)
+        ]
+        body = _usual() | {"messages": messages, "max_tokens": tokens, "seed": client}
+        async with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            answer.raise_for_status()
+            lines = [line async for line in answer.aiter_lines() if line.startswith("data: {")]
+        return int(json.loads(lines[-1].removeprefix("data: "))["usage"]["completion_tokens"])
+
+
+@asynccontextmanager
+async def running_ours(model: Path, threads: int) -> AsyncGenerator[Ours, None]:
+    """Our engine with this model."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {MODEL: model}
+        provider, _ = provider_for(Path(folder), files, threads=threads, context_tokens=CONTEXT)
+        try:
+            await provider.load(MODEL)
+            yield Ours(provider)
+        finally:
+            await provider.close()
+
+
+@asynccontextmanager
+async def running_peer(model: Path, threads: int) -> AsyncGenerator[Peer, None]:
+    """llama.cpp's server with this model."""
+    params = {"n_parallel": MOST_CLIENTS, "n_ctx": CONTEXT, "port": 0, "kv_unified": True}
+    python = await asyncio.to_thread(peer_python, "xllamacpp", "xllamacpp")
+    server = await asyncio.create_subprocess_exec(
+        *(str(python), "-c", _PEER, json.dumps(params), str(model), str(threads)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert server.stdout is not None
+    try:
+        line = await asyncio.wait_for(server.stdout.readline(), _START_S)
+        address, version = json.loads(line)
+        # The server closes idle connections after seconds; a new one costs a fraction of a ms.
+        fresh = httpx.Limits(max_keepalive_connections=0)
+        async with httpx.AsyncClient(base_url=address, timeout=600, limits=fresh) as client:
+            yield Peer(client, f"xllamacpp {version}")
+    finally:
+        server.kill()
+        await server.wait()
+
+
+def _messages(text: str, system: str) -> tuple[Message, ...]:
+    user = Message(MessageRole.USER, text)
+    return (Message(MessageRole.SYSTEM, system), user) if system else (user,)
+
+
+def _usual() -> dict[str, Any]:
+    usual = Sampling()
+    return {
+        "temperature": usual.temperature,
+        "top_k": usual.top_k,
+        "top_p": usual.top_p,
+        "min_p": usual.min_p,
+        "repeat_penalty": usual.repeat_penalty,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }

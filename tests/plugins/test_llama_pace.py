@@ -1,0 +1,51 @@
+"""Threads and chunk: estimated, measured where asked for, and the context left as it was."""
+
+from pathlib import Path
+
+import pytest
+
+from plugins.providers.llama_cpp import machine, pace, sizing
+from plugins.providers.llama_cpp.library import load
+from plugins.providers.llama_cpp.native import Context, Model
+from plugins.providers.llama_cpp.pace import Pace
+from plugins.providers.llama_cpp.protocol import Configure
+from tests.support.tiny_gguf import write_tiny_gguf
+
+
+def _configure(*, chunk: int = 0, probe: bool = False) -> Configure:
+    return Configure("", context_tokens=0, threads=0, max_sequences=1, chunk=chunk, probe=probe)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    lib = load()
+    lib.llama_backend_init()
+    return Model(lib, str(write_tiny_gguf(tmp_path / "tiny.gguf")))
+
+
+def test_plan_when_nothing_is_known_then_all_cpus_and_the_estimate():
+    planned = pace.planned(_configure(), 7_000_000_000)
+    assert planned.threads == machine.usable_cpus()
+    assert planned.chunk == sizing.prefill_chunk(7_000_000_000, planned.threads)
+
+
+def test_plan_when_record_says_it_then_taken_and_for_a_probe_the_largest_chunk():
+    known = _configure(chunk=32)
+    assert pace.planned(known, 1).chunk == 32
+    assert pace.planned(_configure(probe=True), 10**12).chunk == sizing.LARGEST_CHUNK
+
+
+def test_measured_when_asked_then_sound_and_speeds_only_where_undisturbed(model: Model):
+    context = Context(model, cells=512, slots=1, batch_tokens=256, threads=1)
+    plan = Pace(threads=1, chunk=256)
+    found = pace.measured(_configure(probe=True), plan, model, context)
+    assert found.threads == 1
+    assert found.chunk in {16, 32, 64, 128, 256}
+    speeds = found.prefill_tokens_per_second, found.decode_tokens_per_second
+    assert speeds == (None, None) or all(speed and speed > 0 for speed in speeds)
+    assert pace.measured(_configure(), plan, model, context) is plan
+
+
+def test_typical_when_nothing_was_measured_then_endless():
+    assert Pace(1, 16).typical_s == float("inf")
+    assert Pace(1, 16, 512.0, 128.0).typical_s == 2.0

@@ -1,0 +1,51 @@
+"""The tiny model inside the test's own process, and what its grammar sampler accepts."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from plugins.providers.llama_cpp.candidates import Candidates
+from plugins.providers.llama_cpp.library import load
+from plugins.providers.llama_cpp.native import Batch, Context, Model
+from plugins.providers.llama_cpp.nativelog import ErrorLog
+from plugins.providers.llama_cpp.sampling import made_grammar
+
+BYTES = 5  # the token of byte 0
+END = 4
+_log = ErrorLog()
+
+
+@lru_cache(maxsize=1)
+def _library() -> object:
+    lib = load()
+    _log.install(lib)
+    lib.llama_backend_init()
+    return lib
+
+
+def open_model(path: Path) -> Model:
+    """Loads a model once the library is ready."""
+    return Model(_library(), str(path))
+
+
+def follows(model: Model, grammar: str, text: str) -> bool:
+    """Whether llama.cpp's grammar sampler lets the model write exactly this text, byte by byte."""
+    sampler, candidates = made_grammar(model, grammar), Candidates(model)
+    try:
+        for byte in text.encode("utf-8", "surrogatepass"):
+            if not candidates.allows(sampler, BYTES + byte):
+                return False
+            model.lib.llama_sampler_accept(sampler, BYTES + byte)
+        return candidates.allows(sampler, END)
+    finally:
+        model.lib.llama_sampler_free(sampler)
+
+
+def computed(model: Model, tokens: list[int]) -> tuple[Context, int]:
+    """A context that has computed these tokens, and the row of the last one's logits."""
+    context = Context(model, cells=256, slots=2, batch_tokens=64, threads=1)
+    batch = Batch(model.lib, 64)
+    row = -1
+    for at, token in enumerate(tokens):
+        row = batch.add(token, at, 0, wants_logits=at == len(tokens) - 1)
+    assert context.decode(batch) == 0
+    return context, row
