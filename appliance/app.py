@@ -18,21 +18,24 @@ from appliance.agents import CodingAgent
 from appliance.api.application import build
 from appliance.errors import ApplianceError
 from appliance.events import EventBus
-from appliance.inference.gateway import Gateway
+from appliance.inference import Gateway, Route, providers
 from appliance.plugins import PluginProblem
 from appliance.sandbox import python_runtime
 from appliance.sandbox.runner import SandboxRunner
 from appliance.scheduler import Scheduler
 from appliance.services.accounts import AccountService
 from appliance.services.catalog import CatalogService
+from appliance.services.completion_service import CompletionService
 from appliance.services.container import Services
 from appliance.services.health import HealthService
+from appliance.services.model_list import ModelList
 from appliance.services.models import ModelRegistry
+from appliance.services.sandbox import SandboxService
 from appliance.services.secrets import load_or_create
 from appliance.services.tasks import TaskService
 from appliance.settings import Settings
 from appliance.spi.registry import PluginContext
-from appliance.store import task_events
+from appliance.store import task_events, users
 from appliance.store.database import Database
 
 log = structlog.get_logger()
@@ -75,25 +78,28 @@ async def running(
         store = await Database.open(database)
         stack.push_async_callback(store.close)
         bus = EventBus(task_events.reader(store))
-        models = ModelRegistry(store, data_dir)
+        listed = ModelList(ModelRegistry(store, data_dir), database)
 
         loaded = plugins.load(settings.plugins)
         context = PluginContext(
             data_dir=data_dir,
             runtime_dir=stack.enter_context(_runtime_dir(data_dir)),
             settings={},
-            models=models,
+            models=listed,
             child_argv=plugins.child_argv,
             child_env=processes.child_env,
             host_env=processes.host_env,
             sandbox_python=lambda: python_runtime.prepare(data_dir),
         )
-        for_models = structs.replace(context, settings=structs.asdict(settings.models))
         for_sandbox = structs.replace(context, settings=structs.asdict(settings.sandbox))
 
         gateway = Gateway(
-            {name: make(for_models) for name, make in loaded.registry.providers.items()},
-            default_model=lambda: _default_model(settings, models),
+            providers.build(loaded.registry, context, settings),
+            lambda: _default_model(settings, listed),
+            settings,
+            db=store,
+            username=lambda user_id: _username(store, user_id),
+            fingerprint=lambda route: _fingerprint(listed, route),
         )
         stack.push_async_callback(gateway.close)
         sandbox = SandboxRunner(
@@ -115,8 +121,11 @@ async def running(
             health=HealthService(
                 store, gateway, sandbox, scheduler, preload=settings.models.preload
             ),
+            sandbox=SandboxService(sandbox, settings),
+            completions=CompletionService(gateway),
         )
 
+        await gateway.start()
         await accounts.start()
         stack.push_async_callback(accounts.close)
         stack.push_async_callback(scheduler.drain, 0)
@@ -146,11 +155,19 @@ def _runtime_dir(data_dir: Path) -> Generator[Path, None, None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _default_model(settings: Settings, models: ModelRegistry) -> str | None:
-    if settings.models.default:
-        return settings.models.default
-    default = await models.default()
-    return default.alias if default else None
+async def _default_model(settings: Settings, models: ModelList) -> str | None:
+    return settings.models.default or await models.default()
+
+
+async def _fingerprint(models: ModelList, route: Route) -> str:
+    """What tells one state of a model from another: of a local one, its file's SHA-256."""
+    return await models.sha256(route.model) if route.provider == providers.LOCAL else ""
+
+
+async def _username(store: Database, user_id: int) -> str | None:
+    async with store.read() as connection:
+        user = await users.get(connection, user_id)
+    return user.username if user else None
 
 
 async def _begin(sandbox: SandboxRunner, scheduler: Scheduler) -> None:

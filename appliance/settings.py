@@ -1,7 +1,9 @@
 """The settings of a box, each with its default; config.load fills them."""
 
+import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from functools import reduce
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from msgspec import Meta, Struct, field, structs
 
@@ -9,6 +11,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
 
 
 class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +61,10 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_sequences: Annotated[int, Meta(ge=1, le=64)] = 8
     queue_limit: Positive = 64
     load_timeout_s: Seconds = 120.0
+    load_wait_s: Seconds = 30.0
+    idle_unload_s: Annotated[float, Meta(ge=0)] = 0.0
+    memory_mib: Count = 0
+    gpu_layers: Annotated[int, Meta(ge=-1)] = -1
 
 
 class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +87,12 @@ class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):
     tmp_mib: Positive = 32
     output_kept_kib: Positive = 1024
     output_killed_kib: Positive = 16384
+    artifact_mib: Positive = 16
+    artifact_files: Positive = 256
+    cpus: Annotated[float, Meta(gt=0)] = 1.0
+    queue_limit: Positive = 32
+    queue_per_user: Positive = 8
+    toolchains: tuple[str, ...] = ()
 
 
 class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,12 +111,72 @@ class PluginSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class ProviderSettings(Struct, frozen=True, forbid_unknown_fields=True):
     api_key: str = ""
     base_url: str = ""
+    models: tuple[str, ...] = ()
+    connect_timeout_s: Seconds = 10.0
+    read_timeout_s: Seconds = 180.0
+    timeout_s: Seconds = 600.0
+    ca_file: str = ""
+    proxy: str = ""
+
+
+class UpstreamSettings(ProviderSettings, frozen=True, forbid_unknown_fields=True):
+    kind: Literal["openai", "anthropic", "google"] = "openai"
 
 
 class ProvidersSettings(Struct, frozen=True, forbid_unknown_fields=True):
     openai: ProviderSettings = ProviderSettings()
     anthropic: ProviderSettings = ProviderSettings()
     google: ProviderSettings = ProviderSettings()
+    upstreams: dict[str, UpstreamSettings] = {}
+
+
+class GatewaySettings(Struct, frozen=True, forbid_unknown_fields=True):
+    deadline_s: Seconds = 600.0
+    tries: Positive = 3
+    backoff_s: Seconds = 0.25
+    longest_pause_s: Seconds = 10.0
+    breaker_failures: Positive = 5
+    breaker_window_s: Seconds = 30.0
+    breaker_pause_s: Seconds = 20.0
+    queue_limit: Positive = 256
+    queue_limit_per_user: Positive = 64
+    ageing_s: Seconds = 10.0
+    far_parallel: Positive = 64
+
+
+class CacheSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    max_entries: Count = 1000
+    max_mib: Positive = 64
+    max_age_s: Seconds = 3600.0
+    shared: bool = False
+
+
+class PolicySettings(Struct, frozen=True, forbid_unknown_fields=True):
+    local_only_labels: tuple[str, ...] = ()
+    local_only_users: tuple[str, ...] = ()
+    denied_providers: tuple[str, ...] = ()
+
+
+class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    models: tuple[str, ...] = ()
+    weights: tuple[NotNegative, ...] = ()
+
+
+class PriceSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    input: NotNegative = 0.0
+    output: NotNegative = 0.0
+    cached: float = -1.0
+
+
+class QuotaSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    requests_per_minute: Count = 0
+    tokens_per_minute: Count = 0
+    parallel: Count = 0
+    spend_per_day: NotNegative = 0.0
+
+
+class ShareSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    weight: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,10 +191,17 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     limits: LimitSettings = LimitSettings()
     plugins: PluginSettings = PluginSettings()
     providers: ProvidersSettings = field(default_factory=ProvidersSettings)
+    gateway: GatewaySettings = GatewaySettings()
+    cache: CacheSettings = CacheSettings()
+    policy: PolicySettings = PolicySettings()
+    routes: dict[str, RouteSettings] = {}
+    prices: dict[str, PriceSettings] = {}
+    quotas: dict[str, QuotaSettings] = {}
+    shares: dict[str, ShareSettings] = {}
 
 
 class Setting(Struct, frozen=True):
-    """One setting: its dotted name ("server.port"), its type and its default."""
+    """One setting: its dotted name as TOML writes it ("server.port"), its type and its default."""
 
     name: str
     type: Any
@@ -134,12 +214,47 @@ class Setting(Struct, frozen=True):
     @property
     def variable(self) -> str:
         """Its name in the environment."""
-        return "MONKEY_CODER__" + self.name.upper().replace(".", "__")
+        words = (re.sub(r"\W", "_", part) for part in parts(self.name))
+        return "__".join(("MONKEY_CODER", *words)).upper()
+
+
+class Table(Struct, frozen=True):
+    """A section of sections that the administrator names: [prefix.NAME], each an `entry`."""
+
+    prefix: str
+    entry: type[Struct]
+
+    def settings(self, name: str) -> dict[str, Setting]:
+        """The settings of the entry of that name, by their keys."""
+        section = f"{self.prefix}.{_toml_key(name)}."
+        fields = structs.fields(self.entry())
+        return {f.name: Setting(section + f.name, f.type, f.default) for f in fields}
 
 
 def known_settings() -> dict[str, Setting]:
-    """Every setting by its dotted name, in the order of this file."""
+    """Every setting by its dotted name, in the order of this file; none of a table's."""
     return {setting.name: setting for setting in _leaves(Settings(), "")}
+
+
+def known_tables() -> dict[str, Table]:
+    """Every table by its dotted name, in the order of this file."""
+    return {table.prefix: table for table in _tables(Settings(), "")}
+
+
+def values(settings: Settings) -> Iterator[tuple[Setting, Any]]:
+    """Each setting with the value in force, those of the tables' entries last."""
+    for setting in known_settings().values():
+        yield setting, reduce(getattr, setting.name.split("."), settings)
+    for table in known_tables().values():
+        entries: dict[str, Struct] = reduce(getattr, table.prefix.split("."), settings)
+        for name, entry in entries.items():
+            for key, setting in table.settings(name).items():
+                yield setting, getattr(entry, key)
+
+
+def parts(name: str) -> list[str]:
+    """The keys of a dotted name, without the quotes of those that need them."""
+    return [part.strip('"') for part in re.findall(r'"[^"]*"|[^.]+', name)]
 
 
 def _leaves(section: Struct, prefix: str) -> Iterator[Setting]:
@@ -147,5 +262,24 @@ def _leaves(section: Struct, prefix: str) -> Iterator[Setting]:
         value = getattr(section, item.name)
         if isinstance(value, Struct):
             yield from _leaves(value, f"{prefix}{item.name}.")
-        else:
+        elif not _entry_type(item.type):
             yield Setting(prefix + item.name, item.type, value)
+
+
+def _tables(section: Struct, prefix: str) -> Iterator[Table]:
+    for item in structs.fields(section):
+        value = getattr(section, item.name)
+        if isinstance(value, Struct):
+            yield from _tables(value, f"{prefix}{item.name}.")
+        elif entry := _entry_type(item.type):
+            yield Table(prefix + item.name, entry)
+
+
+def _entry_type(kind: Any) -> type[Struct] | None:
+    """The Struct of a `dict[str, Struct]`; None for any other type."""
+    entry = get_args(kind)[1] if get_origin(kind) is dict else None
+    return entry if isinstance(entry, type) and issubclass(entry, Struct) else None
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"'

@@ -42,6 +42,33 @@ TOKENS = Counter(
     ["provider", "model", "kind"],
     registry=REGISTRY,
 )
+ATTEMPTS = Counter(
+    "monkey_coder_provider_attempts",
+    "Tries at providers by how they ended; ok: the answer began.",
+    ["provider", "outcome"],
+    registry=REGISTRY,
+)
+FIRST_TOKEN_SECONDS = Histogram(
+    "monkey_coder_first_token_seconds",
+    "Time from a request to the first of its answer, waiting included.",
+    ["provider", "model"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
+    registry=REGISTRY,
+)
+COST = Counter(
+    "monkey_coder_cost",
+    "Cost of completions in the currency of the configured prices.",
+    ["provider", "model"],
+    registry=REGISTRY,
+)
+GATE_WAITING = Gauge("monkey_coder_gate_waiting", "Completions that wait.", registry=REGISTRY)
+GATE_RUNNING = Gauge("monkey_coder_gate_running", "Completions that run.", registry=REGISTRY)
+RESPONSE_CACHE = Counter(
+    "monkey_coder_response_cache",
+    "Completions by how they stand to the response cache.",
+    ["status"],
+    registry=REGISTRY,
+)
 SANDBOX_RUNS = Counter(
     "monkey_coder_sandbox_runs", "Sandbox runs by how they ended.", ["reason"], registry=REGISTRY
 )
@@ -125,6 +152,31 @@ def observe_tokens(provider: str, model: str, prompt: int, completion: int) -> N
     """Count the tokens of one completion."""
     TOKENS.labels(provider, model, "prompt").inc(prompt)
     TOKENS.labels(provider, model, "completion").inc(completion)
+
+
+def observe_attempt(provider: str, error: str) -> None:
+    """Count one try at a provider by the stable code of its failure; "" if it served."""
+    ATTEMPTS.labels(provider, error.lower() or "ok").inc()
+
+
+def observe_first_token(provider: str, model: str, seconds: float) -> None:
+    """Note how long a caller waited for the first event of an answer."""
+    FIRST_TOKEN_SECONDS.labels(provider, model).observe(seconds)
+
+
+def observe_cost(provider: str, model: str, cost: float) -> None:
+    """Add what one completion cost."""
+    COST.labels(provider, model).inc(cost)
+
+
+def observe_gate(waiting: int, running: int) -> None:
+    GATE_WAITING.set(waiting)
+    GATE_RUNNING.set(running)
+
+
+def observe_cache(status: str) -> None:
+    """Count one completion by its CacheStatus."""
+    RESPONSE_CACHE.labels(status.lower()).inc()
 
 
 def observe_sandbox_run(reason: str) -> None:

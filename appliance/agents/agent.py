@@ -45,7 +45,7 @@ class CodingAgent:
             journal=journal,
             way=way,
             route=route,
-            writer=Writer(self._gateway, route, f"user:{context.task.user_id}"),
+            writer=Writer(self._gateway, route, f"user:{context.task.user_id}", request.priority),
             messages=prompt.of_request(request, persona, way.shape, way.aim),
         )
         plan = journal.plan or await self._plan(opening)

@@ -4,16 +4,19 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from appliance import telemetry
+from appliance.agents import personas
 from appliance.agents.journal import Generated
 from appliance.agents.plan import Draw
+from appliance.domain.completions import Urgency
 from appliance.domain.messages import (
     CompletionEvent,
     Finished,
     Message,
+    MessageRole,
     Sampling,
     TextDelta,
 )
+from appliance.domain.tasks import Priority
 from appliance.errors import ProviderFailed
 from appliance.inference import Gateway, Route
 
@@ -23,15 +26,23 @@ Say = Callable[[str], Awaitable[None]]
 
 
 class Writer:
-    """Asks one model on behalf of one task; its candidates share their computed prefix."""
+    """Asks one model on behalf of one task; its candidates share their computed prefix.
 
-    def __init__(self, gateway: Gateway, route: Route, owner: str) -> None:
+    What was computed for a persona's own words serves everybody. A task that somebody
+    waits for takes turns with chats; others stand back.
+    """
+
+    def __init__(
+        self, gateway: Gateway, route: Route, owner: str, priority: Priority = Priority.NORMAL
+    ) -> None:
         self._gateway = gateway
         self._route = route
         self._owner = owner
+        awaited = priority is Priority.INTERACTIVE
+        self._urgency = Urgency.INTERACTIVE if awaited else Urgency.BATCH
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
-        return await self._gateway.count_tokens(self._route, messages)
+        return await self._gateway.count_tokens(self._route, messages, self._owner)
 
     async def write(
         self, messages: Sequence[Message], drawn: Draw, max_tokens: int, say: Say | None = None
@@ -41,7 +52,16 @@ class Writer:
         Cancelling it ends the generation. Raises what spi.Provider.stream raises.
         """
         sampling = Sampling(temperature=drawn.temperature, seed=drawn.seed)
-        stream = self._gateway.stream(self._route, messages, sampling, max_tokens, self._owner)
+        first = messages[0]
+        stream = self._gateway.stream(
+            self._route,
+            messages,
+            sampling,
+            max_tokens,
+            self._owner,
+            urgency=self._urgency,
+            shared_system=first.role is MessageRole.SYSTEM and personas.is_own(first.content),
+        )
         started = asyncio.get_running_loop().time()
         text, finished = "", None
         async with _closing(stream):
@@ -55,12 +75,6 @@ class Writer:
             await batch.flush()
         if finished is None:
             raise ProviderFailed(f"{self._route.provider} ended the answer without saying why")
-        telemetry.observe_tokens(
-            self._route.provider,
-            self._route.model,
-            finished.usage.prompt_tokens,
-            finished.usage.completion_tokens,
-        )
         return Generated(
             branch=drawn.branch,
             round=drawn.round,

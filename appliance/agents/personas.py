@@ -49,3 +49,8 @@ def for_task(persona: Persona | None, task_type: TaskType) -> Persona:
 def system_prompt(persona: Persona, instructions: str = "") -> str:
     """The system message; `instructions` of the caller follow, or are all of a custom persona."""
     return "\n\n".join(part for part in (_PROMPTS.get(persona, ""), instructions.strip()) if part)
+
+
+def is_own(system: str) -> bool:
+    """Whether a system message is a persona's and holds nothing of a caller's."""
+    return system in _PROMPTS.values()

@@ -18,7 +18,9 @@ class Scope(StrEnum):
     ALL = "*"
     TASKS_READ = "tasks:read"
     TASKS_WRITE = "tasks:write"
+    CHAT = "chat"
     KEYS = "keys"
+    SANDBOX = "sandbox"
 
 
 class User(Struct, frozen=True):

@@ -1,182 +1,222 @@
-"""The one door to every model: finds the provider that offers a name, and asks it."""
+"""The one door to every model: finds what a name leads to, and asks it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
-from appliance.domain.messages import CompletionEvent, CompletionRequest, Message, Sampling
-from appliance.domain.models import ModelInfo, ProviderStatus
-from appliance.errors import (
-    ApplianceError,
-    InvalidInput,
-    ModelUnavailable,
-    ProviderFailed,
-    UnknownModel,
+from appliance.domain.completions import Urgency
+from appliance.domain.messages import (
+    CompletionEvent,
+    CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
+    Message,
+    Sampling,
 )
+from appliance.domain.models import ModelInfo, ProviderStatus
+from appliance.domain.usage import UsageKind
+from appliance.inference import estimate, foreign, setup
+from appliance.inference.cache import CacheFigures
+from appliance.inference.call import Call, Caller, CompletionCall
+from appliance.inference.directory import AUTO, DefaultModel, Directory
+from appliance.inference.embedding import Embedding
+from appliance.inference.ledger import Books, Ledger
+from appliance.inference.owners import Lookup, Owners, nobody
+from appliance.inference.policy import Permission
+from appliance.inference.routes import Route, route_of
+from appliance.inference.running import Machinery, Running
+from appliance.settings import Settings
 from appliance.spi.provider import Provider
+from appliance.store.database import Database
 
-_log = structlog.get_logger()
-_NAMES_SHOWN = 20
+__all__ = ["Gateway", "Route"]
+
+_OWNER = "user:"
+Fingerprint = Callable[[Route], Awaitable[str]]
 
 
-class Route(Struct, frozen=True):
-    """Where a request goes: the provider, its own name for the model, and its state."""
-
-    provider: str
-    model: str
-    info: ModelInfo
+async def no_fingerprint(_route: Route) -> str:
+    """Where nothing is known of a model but its name."""
+    return ""
 
 
 class Gateway:
-    """Models by name: an alias ("starter") or provider and name ("llama_cpp/starter").
+    """Models by name, and completions by them.
 
-    `default_model` gives the name to use where a request names none, or None.
+    `default_model` gives the name to use where a request names none, or None. With a
+    database usage is recorded there, between `start` and `close`. `username` gives the
+    name of a user id; `fingerprint` tells one state of a model from another.
     """
 
     def __init__(
         self,
         providers: Mapping[str, Provider],
-        default_model: Callable[[], Awaitable[str | None]],
+        default_model: DefaultModel,
+        settings: Settings | None = None,
+        *,
+        db: Database | None = None,
+        username: Lookup = nobody,
+        fingerprint: Fingerprint = no_fingerprint,
     ) -> None:
-        self._providers = dict(providers)
-        self._default_model = default_model
+        settings = settings or Settings()
+        self._directory = Directory(providers, default_model, setup.aliases(settings.routes))
+        self._policy = setup.policy(settings.policy)
+        shares = {name: share.weight for name, share in settings.shares.items()}
+        self._owners = Owners(username, shares, needed=bool(settings.policy.local_only_users))
+        self._prices = setup.prices(settings.prices)
+        self._limits = setup.limits(settings.quotas)
+        self._gate = setup.gate(settings.gateway, self._owners)
+        self._books = Books(self._prices) if db is None else Ledger(db, self._prices)
+        self._machinery = Machinery(
+            provider=self._directory.provider,
+            chain=setup.chain(settings, self._gate, self._limits, self._prices, self._is_local),
+            books=self._books,
+            cache=setup.cache(settings.cache),
+            fingerprint=fingerprint,
+            clock=time.monotonic,
+            deadline_s=settings.gateway.deadline_s,
+        )
+
+    async def start(self) -> None:
+        """Open the books, and recall what was spent today."""
+        self._limits.recall(await self._books.start())
 
     async def resolve(self, model: str | None, provider: str | None) -> Route:
-        """Find the model; None means the default, of that provider if one is named.
+        """What the name leads to; see Directory.resolve."""
+        return await self._directory.resolve(model, provider)
 
-        Raises InvalidInput for an unknown provider, UnknownModel naming what exists,
-        and ModelUnavailable where there is no model at all.
+    async def route_for(
+        self, model: str | None, provider: str | None, caller: Caller, labels: Sequence[str] = ()
+    ) -> Route:
+        """What the name leads to for this caller.
+
+        A text that may not leave the box goes to the route's local models only, and where
+        no model was named, to any local one. Raises as `resolve` does, and Forbidden.
         """
-        if provider is not None and provider not in self._providers:
-            raise InvalidInput.at("provider", f"no {provider!r} here; {self._providers_exist()}")
-        offered = await self.models()
-        if provider is not None:
-            offered = [info for info in offered if info.provider == provider]
-        if not offered:
-            raise self._nothing_offered(provider)
-        info = _named(model, offered) if model else await self._default(offered, provider)
-        if info is None:
-            raise _unknown(model, offered)
-        return Route(info.provider, info.name, info)
+        route = await self.resolve(model, provider)
+        permission = await self._permission(caller, labels)
+        if model in (None, AUTO) and not any(permission.allows(r.provider) for r in route.all):
+            others = [
+                info
+                for info in await self.models()
+                if permission.allows(info.provider)
+                and provider in (None, info.provider)
+                and not info.embeds
+            ]
+            route = route_of(others) if others else route
+        return permission.within(route)
 
     async def models(self) -> list[ModelInfo]:
         """Every model of every provider; a provider that fails to list is left out and logged."""
-        found: list[ModelInfo] = []
-        for name, provider in self._providers.items():
-            try:
-                found.extend(await provider.models())
-            except ApplianceError as error:
-                _log.warning("provider_models_failed", provider=name, reason=error.message)
-        return await self._with_default_marked(found)
+        return await self._directory.models()
+
+    @property
+    def aliases(self) -> Mapping[str, Sequence[str]]:
+        """The names that lead to several models, each with these in their order."""
+        named = self._directory.aliases.items()
+        return {name: [candidate.model for candidate in models] for name, models in named}
 
     def providers(self) -> list[ProviderStatus]:
-        return [provider.status() for provider in self._providers.values()]
+        return self._directory.statuses()
+
+    def load_of_gate(self) -> tuple[int, int]:
+        """How many completions run, and how many wait for their turn."""
+        return self._gate.running, self._gate.waiting
+
+    def cache_figures(self) -> CacheFigures:
+        """How the response cache does."""
+        return self._machinery.cache.figures()
 
     async def load(self, route: Route) -> None:
         """Make the model ready; raises UnknownModel or ModelUnavailable with the reason."""
-        await self._provider(route).load(route.model)
+        await self._directory.provider(route.provider).load(route.model)
 
-    async def count_tokens(self, route: Route, messages: Sequence[Message]) -> int:
-        """The exact number of prompt tokens, loading the model if need be."""
-        request = CompletionRequest(model=route.model, messages=tuple(messages))
-        return await self._provider(route).count_tokens(request)
+    async def count_tokens(self, route: Route, messages: Sequence[Message], owner: str = "") -> int:
+        """The exact number of a task's prompt tokens, loading the model if need be."""
+        request = CompletionRequest(model="", messages=tuple(messages), owner=owner)
+        permission = await self._permission(caller_named(owner), ())
+        return await self.count(permission.within(route), request)
 
-    def stream(
+    async def count(self, route: Route, request: CompletionRequest) -> int:
+        """The exact number of prompt tokens of this request, by the route's first model."""
+        provider = self._directory.provider(route.provider)
+        return await foreign.asked(
+            route, provider.count_tokens(replace(request, model=route.model))
+        )
+
+    async def embed(self, route: Route, request: EmbeddingRequest, caller: Caller) -> Embeddings:
+        """Vectors for texts. Raises InvalidInput for a model that makes none."""
+        caller = await self._owners.known(caller)
+        call = Call(
+            route=route,
+            size=estimate.of_texts(request.texts),
+            caller=caller,
+            kind=UsageKind.EMBEDDING,
+        )
+        return await Embedding(call, request, self._machinery).made()
+
+    def run(self, call: CompletionCall) -> Running:
+        """One completion; nothing happens before it is begun or read."""
+        return Running(call, self._machinery)
+
+    async def stream(
         self,
         route: Route,
         messages: Sequence[Message],
         sampling: Sampling,
         max_tokens: int | None,
         owner: str = "",
+        *,
+        urgency: Urgency = Urgency.BATCH,
+        shared_system: bool = False,
     ) -> AsyncIterator[CompletionEvent]:
-        """One completion; see spi.Provider.stream for the events and errors."""
+        """One completion of a task; see spi.Provider.stream for the events and errors.
+
+        With `shared_system` the leading system message is the box's own.
+        """
         request = CompletionRequest(
-            model=route.model,
+            model="",
             messages=tuple(messages),
             sampling=sampling,
             max_tokens=max_tokens,
             owner=owner,
+            shared_system=shared_system,
         )
-        return self._provider(route).stream(request)
+        caller = await self._owners.known(caller_named(owner))
+        permitted = (await self._permission(caller, ())).within(route)
+        running = self.run(
+            CompletionCall(
+                route=permitted,
+                request=request,
+                size=estimate.of_completion(request),
+                caller=caller,
+                kind=UsageKind.TASK,
+                urgency=urgency,
+            )
+        )
+        try:
+            async for event in running:
+                yield event
+        finally:
+            await running.aclose()
 
     async def close(self) -> None:
-        """Close every provider, also where closing another one failed."""
-        failures: list[Exception] = []
-        for provider in self._providers.values():
-            try:
-                await provider.close()
-            except Exception as error:
-                failures.append(error)
-        if failures:
-            raise ProviderFailed("closing the providers failed") from ExceptionGroup(
-                "providers", failures
-            )
-
-    def _provider(self, route: Route) -> Provider:
+        """Close every provider, also where closing another one failed; then the books."""
         try:
-            return self._providers[route.provider]
-        except KeyError:
-            raise InvalidInput.at(
-                "provider", f"no {route.provider!r} here; {self._providers_exist()}"
-            ) from None
+            await self._directory.close()
+        finally:
+            await self._books.close()
 
-    async def _default(self, offered: Sequence[ModelInfo], provider: str | None) -> ModelInfo:
-        """The default model; the first one where no default is set, or not of that provider."""
-        marked = next((info for info in offered if info.is_default), None)
-        wanted = await self._default_model()
-        if marked is None and wanted and provider is None:
-            raise ModelUnavailable(
-                f"the default model {wanted!r} does not exist here; there are: "
-                f"{_listed(offered)}. The administrator sets another with "
-                "`monkey-coder model add FILE --default`"
-            )
-        return marked or offered[0]
+    async def _permission(self, caller: Caller, labels: Sequence[str]) -> Permission:
+        caller = await self._owners.known(caller)
+        return self._policy.permits(caller.username, labels, self._is_local)
 
-    async def _with_default_marked(self, offered: list[ModelInfo]) -> list[ModelInfo]:
-        wanted = await self._default_model()
-        chosen = _named(wanted, offered) if wanted else None
-        return [replace(info, is_default=info is chosen) for info in offered]
-
-    def _providers_exist(self) -> str:
-        names = ", ".join(sorted(self._providers))
-        return f"this box has: {names}" if names else "this box has no provider"
-
-    def _nothing_offered(self, provider: str | None) -> ModelUnavailable:
-        problems = [
-            f"{status.name}: {status.problem}"
-            for status in self.providers()
-            if status.problem and provider in (None, status.name)
-        ]
-        where = f" of provider {provider!r}" if provider else ""
-        why = f" ({'; '.join(problems)})" if problems else ""
-        return ModelUnavailable(
-            f"no model{where} is configured{why}; the administrator adds one with "
-            "`monkey-coder model add FILE-or-URL`"
-        )
+    def _is_local(self, provider: str) -> bool:
+        return self._directory.provider(provider).status().local
 
 
-def _named(name: str, offered: Iterable[ModelInfo]) -> ModelInfo | None:
-    """The model of that alias, or of that provider and name."""
-    models = list(offered)
-    by_alias = [info for info in models if info.name == name]
-    by_path = [info for info in models if _path(info) == name]
-    return next(iter(by_alias + by_path), None)
-
-
-def _unknown(name: str | None, offered: Sequence[ModelInfo]) -> UnknownModel:
-    return UnknownModel(
-        f"model {name!r} does not exist here; there are: {_listed(offered)}",
-        details={"model": name, "available": [_path(info) for info in offered[:_NAMES_SHOWN]]},
-    )
-
-
-def _listed(offered: Sequence[ModelInfo]) -> str:
-    shown = ", ".join(_path(info) for info in offered[:_NAMES_SHOWN])
-    more = len(offered) - _NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _path(info: ModelInfo) -> str:
-    return f"{info.provider}/{info.name}"
+def caller_named(owner: str) -> Caller:
+    """The caller behind an owner's name, "user:7"."""
+    user_id = owner.removeprefix(_OWNER)
+    return Caller(owner, int(user_id) if user_id.isdecimal() else None)

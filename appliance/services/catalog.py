@@ -8,6 +8,7 @@ from appliance import __version__
 from appliance.domain.execution import BackendStatus, Limits
 from appliance.domain.models import ModelInfo, ProviderStatus
 from appliance.domain.tasks import CollapseStrategy, Persona, TaskType
+from appliance.inference.cache import CacheFigures
 from appliance.inference.gateway import Gateway
 from appliance.sandbox.runner import SandboxRunner
 from appliance.settings import Settings
@@ -59,6 +60,10 @@ class CatalogService:
         self._broken = tuple(ProviderStatus(name, False, True, _BROKEN) for name in broken)
         self._sandbox = sandbox
         self._settings = settings
+
+    def cache(self) -> CacheFigures:
+        """How the cache of completions does."""
+        return self._gateway.cache_figures()
 
     def providers(self) -> Sequence[ProviderStatus]:
         return [*self._gateway.providers(), *self._broken]

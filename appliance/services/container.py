@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from appliance.services.accounts import AccountService
 from appliance.services.catalog import CatalogService
+from appliance.services.completions import Completions
 from appliance.services.health import HealthService
+from appliance.services.sandbox import SandboxService
 from appliance.services.tasks import TaskService
 
 
@@ -16,3 +18,5 @@ class Services:
     tasks: TaskService
     catalog: CatalogService
     health: HealthService
+    sandbox: SandboxService
+    completions: Completions

@@ -39,6 +39,12 @@ def granted(principal: Principal, asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(set(asked) or principal.scopes))
 
 
+def require_chat(principal: Principal) -> None:
+    """Raises Forbidden unless the principal may have a model write: who may have tasks may chat."""
+    if not principal.may(Scope.TASKS_WRITE):
+        require(principal, Scope.CHAT)
+
+
 def require(principal: Principal, scope: Scope) -> None:
     """Raises Forbidden, which names the scope, if the principal lacks it."""
     if not principal.may(scope):

@@ -14,6 +14,18 @@ CREATE TABLE api_keys (
     use_count INTEGER NOT NULL DEFAULT 0
 );
 
+CREATE TABLE model_probes (
+    model_id INTEGER PRIMARY KEY REFERENCES models (id) ON DELETE CASCADE,
+    key TEXT NOT NULL,
+    threads INTEGER NOT NULL,
+    chunk INTEGER NOT NULL,
+    prefill_tokens_per_second REAL,
+    decode_tokens_per_second REAL,
+    memory_bytes INTEGER NOT NULL,
+    load_seconds REAL NOT NULL,
+    measured_at REAL NOT NULL
+);
+
 CREATE TABLE models (
     id INTEGER PRIMARY KEY,
     alias TEXT NOT NULL UNIQUE,
@@ -28,7 +40,7 @@ CREATE TABLE models (
     source TEXT NOT NULL,
     is_default INTEGER NOT NULL DEFAULT 0 CHECK (is_default IN (0, 1)),
     created_at REAL NOT NULL
-);
+, kv_bytes_per_token INTEGER NOT NULL DEFAULT 0, embeds INTEGER NOT NULL DEFAULT 0 CHECK (embeds IN (0, 1)), fills_in INTEGER NOT NULL DEFAULT 0 CHECK (fills_in IN (0, 1)), checked_mtime_ns INTEGER NOT NULL DEFAULT 0);
 
 CREATE TABLE refresh_tokens (
     id INTEGER PRIMARY KEY,
@@ -101,6 +113,27 @@ CREATE TABLE tasks (
     CHECK (status <> 'running' OR (started_at IS NOT NULL AND deadline_at IS NOT NULL))
 );
 
+CREATE TABLE usage_records (
+    id INTEGER PRIMARY KEY,
+    user_id INTEGER,
+    key_id INTEGER,
+    kind TEXT NOT NULL CHECK (kind IN ('chat', 'task', 'embedding')),
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (
+        status IN ('reserved', 'completed', 'failed', 'cancelled', 'interrupted')
+    ),
+    prompt_tokens INTEGER NOT NULL DEFAULT 0,
+    completion_tokens INTEGER NOT NULL DEFAULT 0,
+    cached_tokens INTEGER NOT NULL DEFAULT 0,
+    exact INTEGER NOT NULL DEFAULT 0 CHECK (exact IN (0, 1)),
+    reserved_cost REAL,
+    cost REAL,
+    seconds REAL,
+    started_at REAL NOT NULL,
+    CHECK ((status = 'reserved') = (seconds IS NULL))
+);
+
 CREATE TABLE users (
     id INTEGER PRIMARY KEY,
     public_id TEXT UNIQUE NOT NULL,
@@ -142,6 +175,12 @@ CREATE INDEX tasks_by_user_and_status ON tasks (user_id, status, id);
 CREATE INDEX tasks_queued ON tasks (status, user_id, priority, id) WHERE status = 'queued';
 
 CREATE INDEX tasks_running ON tasks (status, user_id) WHERE status = 'running';
+
+CREATE INDEX usage_records_by_time ON usage_records (started_at);
+
+CREATE INDEX usage_records_of_user ON usage_records (user_id, started_at);
+
+CREATE INDEX usage_records_reserved ON usage_records (status) WHERE status = 'reserved';
 
 CREATE TRIGGER tasks_end_once BEFORE UPDATE OF status ON tasks
 WHEN OLD.status IN ('completed', 'failed', 'cancelled') BEGIN

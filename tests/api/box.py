@@ -29,9 +29,11 @@ from appliance.errors import InvalidInput
 from appliance.inference.gateway import Gateway
 from appliance.services.accounts import AccountService
 from appliance.services.catalog import CatalogService
+from appliance.services.completion_service import CompletionService
 from appliance.services.container import Services
 from appliance.services.health import HealthService
 from appliance.services.passwords import Passwords
+from appliance.services.sandbox import SandboxService
 from appliance.settings import AuthSettings, LimitSettings, SchedulerSettings, Settings
 from tests.api.scripts import Script
 from tests.support.task_box import Box, open_box
@@ -146,6 +148,8 @@ async def open_api(path: Path, settings: Settings) -> AsyncGenerator[Api, None]:
             tasks=box.service,
             catalog=CatalogService(gateway, runner, settings, ["cracked"]),
             health=HealthService(box.db, gateway, runner, box.scheduler),
+            sandbox=SandboxService(runner, settings),
+            completions=CompletionService(gateway),
         )
         keys = {user: await _key(accounts, who) for user, who in _people(box).items()}
         yield Api(build(services, settings), box, services, script, provider, sandbox, keys)

@@ -61,6 +61,7 @@ class ScriptedProvider:
         name: str = "scripted",
         models: Sequence[str] = ("model",),
         context_tokens: int | None = 4096,
+        max_parallel: int = 8,
         speed: float | None = 100.0,
         problem: str = "",
     ) -> None:
@@ -68,6 +69,7 @@ class ScriptedProvider:
         self._name = name
         self._models = models
         self._context_tokens = context_tokens
+        self._max_parallel = max_parallel
         self._speed = speed
         self._problem = problem
         self.requests: list[CompletionRequest] = []
@@ -87,7 +89,7 @@ class ScriptedProvider:
                 provider=self._name,
                 state=ModelState.READY,
                 context_tokens=self._context_tokens,
-                max_parallel=8,
+                max_parallel=self._max_parallel,
                 decode_tokens_per_second=self._speed,
             )
             for name in self._models

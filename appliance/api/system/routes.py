@@ -6,7 +6,7 @@ from appliance.api.auth import administrator
 from appliance.api.dialects import Dialect
 from appliance.api.errors import standard_response
 from appliance.api.system.health import alive, health, health_head, readiness
-from appliance.api.system.metrics import metrics
+from appliance.api.system.metrics import cache, metrics
 
 DIALECT = Dialect("", standard_response)
 
@@ -18,7 +18,7 @@ def router(*, metrics_public: bool) -> Router:
         "/",
         route_handlers=[
             health, health_head, alive, readiness,
-            Router("/", route_handlers=[metrics], guards=guards),
+            Router("/", route_handlers=[metrics, cache], guards=guards),
         ],
         tags=["System"],
     )  # fmt: skip

@@ -1,0 +1,49 @@
+"""Providers as the gateway asks them: whatever they raise becomes an error of ours."""
+
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import TypeVar
+
+import structlog
+
+from appliance.domain.messages import CompletionEvent
+from appliance.domain.models import ModelInfo
+from appliance.errors import ApplianceError, ProviderFailed
+from appliance.inference.routes import Route
+from appliance.spi.provider import Provider
+
+T = TypeVar("T")
+_log = structlog.get_logger()
+
+
+async def asked(route: Route, work: Awaitable[T]) -> T:
+    """What a provider answers. Raises ApplianceError, and nothing else but cancellation."""
+    try:
+        return await work
+    except ApplianceError:
+        raise
+    except StopAsyncIteration:
+        raise ProviderFailed(
+            f"{route.provider} ended the answer without saying why", details={"retryable": True}
+        ) from None
+    except Exception as error:
+        # A plugin is foreign code: what it raises tells clients nothing, and the log all.
+        _log.exception("provider_broken", provider=route.provider, model=route.model)
+        raise ProviderFailed(f"{route.provider} failed inside; the box's log says how") from error
+
+
+async def listed(provider: Provider) -> Sequence[ModelInfo]:
+    """What a provider offers. Raises ApplianceError, and nothing else but cancellation."""
+    try:
+        return await provider.models()
+    except (ApplianceError, TimeoutError):
+        raise
+    except Exception as error:
+        _log.exception("provider_broken", provider=provider.name)
+        raise ProviderFailed("it failed inside; the box's log says how") from error
+
+
+async def close(stream: AsyncIterator[CompletionEvent]) -> None:
+    """End a provider's stream, if it is of a kind that can be ended."""
+    end = getattr(stream, "aclose", None)
+    if end is not None:
+        await end()

@@ -1,0 +1,35 @@
+"""What completions cost, from exact usage and the configured prices."""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from appliance.domain.messages import TokenUsage
+
+_MILLION = 1_000_000
+
+
+class Price(Struct, frozen=True):
+    """Per million tokens; `cached` None: what is reused costs as much as any input."""
+
+    input: float
+    output: float
+    cached: float | None = None
+
+    def of(self, usage: TokenUsage) -> float:
+        cached = self.input if self.cached is None else self.cached
+        fresh = usage.prompt_tokens - usage.cached_tokens
+        total = fresh * self.input + usage.cached_tokens * cached
+        return (total + usage.completion_tokens * self.output) / _MILLION
+
+
+class Prices:
+    """By "provider/model", else by "provider"."""
+
+    def __init__(self, prices: Mapping[str, Price]) -> None:
+        self._prices = dict(prices)
+
+    def cost(self, provider: str, model: str, usage: TokenUsage) -> float | None:
+        """None where no price is configured."""
+        price = self._prices.get(f"{provider}/{model}") or self._prices.get(provider)
+        return price.of(usage) if price else None

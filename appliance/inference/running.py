@@ -1,0 +1,197 @@
+"""One completion on its way: its events, its report, and its end in the books."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from appliance import telemetry
+from appliance.domain.completions import CacheStatus, Report
+from appliance.domain.messages import CompletionEvent, Finished, TextDelta, TokenUsage
+from appliance.domain.usage import UsageRecord, UsageStatus
+from appliance.errors import ApplianceError
+from appliance.inference import foreign
+from appliance.inference.cache import ResponseCache
+from appliance.inference.call import CompletionCall
+from appliance.inference.chain import Begun, Chain, Trace
+from appliance.inference.deadline import Deadline
+from appliance.inference.ledger import Books
+from appliance.inference.routes import Route
+from appliance.spi.provider import Provider
+
+T = TypeVar("T")
+Fingerprint = Callable[[Route], Awaitable[str]]
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """What completions run on. `clock` gives seconds; `deadline_s` is for a whole completion."""
+
+    provider: Callable[[str], Provider]
+    chain: Chain
+    books: Books
+    cache: ResponseCache
+    fingerprint: Fingerprint
+    clock: Callable[[], float]
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class _Stream:
+    first: CompletionEvent
+    rest: AsyncIterator[CompletionEvent]
+
+
+class Running:
+    """Implements services.completions.Completion.
+
+    `begin` runs it up to its first event; iterating begins it too. It may be read from
+    another task than the one that began it, but from one at a time.
+    """
+
+    def __init__(self, call: CompletionCall, machinery: Machinery) -> None:
+        self._call = call
+        self._with = machinery
+        self._trace = Trace(machinery.clock())
+        self._route = call.route
+        self._usage = TokenUsage()
+        self._cost: float | None = None
+        self._cache = CacheStatus.BYPASS
+        self._events = self._run()
+        self._first: CompletionEvent | None = None
+
+    @property
+    def report(self) -> Report:
+        return Report(
+            provider=self._route.provider,
+            model=self._route.model,
+            attempts=tuple(self._trace.attempts),
+            cache=self._cache,
+            usage=self._usage,
+            cost=self._cost,
+            waited_s=self._trace.waited_s,
+            overhead_s=self._trace.overhead_s,
+        )
+
+    async def begin(self) -> None:
+        """Wait for the first event. Raises what Completions.start raises."""
+        self._first = await anext(self._events)
+
+    async def __aiter__(self) -> AsyncIterator[CompletionEvent]:
+        if self._first is not None:
+            first, self._first = self._first, None
+            yield first
+        async for event in self._events:
+            yield event
+
+    async def aclose(self) -> None:
+        """End it at once, wherever it is, and settle what was used."""
+        await self._events.aclose()
+
+    async def _run(self) -> AsyncGenerator[CompletionEvent, None]:
+        key = await self._key(self._route)
+        kept = self._with.cache.get(key) if key else None
+        self._cache = _status(key, kept)
+        telemetry.observe_cache(self._cache)
+        if kept is not None:
+            self._trace.began_to_answer(self._with.clock())
+            for event in kept:
+                self._usage = event.usage if isinstance(event, Finished) else self._usage
+                yield event
+            return
+        events: list[CompletionEvent] = []
+        async with aclosing(self._generate()) as generated:
+            async for event in generated:
+                if key:
+                    events.append(event)
+                yield event
+        if key:
+            await self._keep(events)
+
+    async def _generate(self) -> AsyncGenerator[CompletionEvent, None]:
+        self._with.books.require_room()
+        deadline = Deadline(self._with.deadline_s)
+        try:
+            begun = await self._begun(deadline)
+        except BaseException:
+            deadline.close()
+            raise
+        record = self._with.books.open(self._call, begun.route)
+        status, pieces = UsageStatus.CANCELLED, 0
+        try:
+            event = begun.answer.first
+            while not isinstance(event, Finished):
+                pieces += isinstance(event, TextDelta)
+                yield event
+                event = await deadline.keep(foreign.asked(begun.route, anext(begun.answer.rest)))
+            self._usage, status = event.usage, UsageStatus.COMPLETED
+        except ApplianceError:
+            status = UsageStatus.FAILED
+            raise
+        finally:
+            deadline.close()
+            self._settle(begun, record, status, pieces)
+            try:
+                await foreign.close(begun.answer.rest)
+            finally:
+                begun.entered.release()
+        yield event
+
+    async def _begun(self, deadline: Deadline) -> Begun[_Stream]:
+        ends_at = self._trace.began + self._with.deadline_s
+        begun = await deadline.keep(
+            self._with.chain.begin(self._call, self._ask, self._trace, ends_at)
+        )
+        now = self._with.clock()
+        self._route = begun.route
+        self._trace.began_to_answer(now)
+        telemetry.observe_first_token(
+            begun.route.provider, begun.route.model, now - self._trace.began
+        )
+        return begun
+
+    async def _ask(self, route: Route) -> _Stream:
+        """One candidate, up to its first event."""
+        request = replace(self._call.request, model=route.model)
+        rest = self._with.provider(route.provider).stream(request)
+        try:
+            return _Stream(await foreign.asked(route, anext(rest)), rest)
+        except BaseException:
+            await foreign.close(rest)
+            raise
+
+    def _settle(
+        self, begun: Begun[_Stream], record: UsageRecord, status: UsageStatus, pieces: int
+    ) -> None:
+        exact = status is UsageStatus.COMPLETED
+        if not exact:
+            self._usage = self._call.size.seen(pieces)
+        self._cost = self._with.books.settle(record, self._usage, status, exact=exact).cost
+        begun.entered.settle(self._usage, self._cost)
+        telemetry.observe_tokens(
+            record.provider, record.model, self._usage.prompt_tokens, self._usage.completion_tokens
+        )
+        if self._cost:
+            telemetry.observe_cost(record.provider, record.model, self._cost)
+
+    async def _key(self, route: Route) -> bytes | None:
+        """Where an answer by this model is kept; None if this one is not to be."""
+        request, cache = self._call.request, self._with.cache
+        if not self._call.may_cache or not cache.takes(request):
+            return None
+        fingerprint = await self._with.fingerprint(route)
+        return cache.key(route.provider, fingerprint, replace(request, model=route.model))
+
+    async def _keep(self, events: list[CompletionEvent]) -> None:
+        """Under the model that answered, which need not be the one first asked."""
+        key = await self._key(self._route)
+        if key:
+            self._with.cache.put(key, events)
+
+
+def _status(key: bytes | None, kept: object) -> CacheStatus:
+    if key is None:
+        return CacheStatus.BYPASS
+    return CacheStatus.MISS if kept is None else CacheStatus.HIT

@@ -1,0 +1,118 @@
+"""The parts of the gateway as the settings want them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from appliance.errors import ConfigError
+from appliance.inference.breaker import Breaker
+from appliance.inference.cache import ResponseCache
+from appliance.inference.chain import Chain
+from appliance.inference.doors import Doors
+from appliance.inference.gate import Gate
+from appliance.inference.limits import Limit, Limits
+from appliance.inference.owners import Owners
+from appliance.inference.patience import Patience
+from appliance.inference.policy import Policy
+from appliance.inference.prices import Price, Prices
+from appliance.inference.routes import Candidate
+from appliance.settings import (
+    CacheSettings,
+    GatewaySettings,
+    PolicySettings,
+    PriceSettings,
+    QuotaSettings,
+    RouteSettings,
+    Settings,
+)
+
+_MIB = 1024 * 1024
+
+
+def aliases(routes: Mapping[str, RouteSettings]) -> dict[str, Sequence[Candidate]]:
+    """Raises ConfigError for a route that leads nowhere."""
+    return {name: _candidates(name, route) for name, route in routes.items()}
+
+
+def prices(configured: Mapping[str, PriceSettings]) -> Prices:
+    """By "provider/model" or "provider"."""
+    return Prices(
+        {
+            name: Price(price.input, price.output, price.cached if price.cached >= 0 else None)
+            for name, price in configured.items()
+        }
+    )
+
+
+def limits(quotas: Mapping[str, QuotaSettings]) -> Limits:
+    """By "provider/model" and by "provider"."""
+    return Limits(
+        {
+            name: Limit(
+                requests_per_minute=quota.requests_per_minute,
+                tokens_per_minute=quota.tokens_per_minute,
+                parallel=quota.parallel,
+                spend_per_day=quota.spend_per_day,
+            )
+            for name, quota in quotas.items()
+        }
+    )
+
+
+def policy(settings: PolicySettings) -> Policy:
+    return Policy(
+        frozenset(settings.local_only_labels),
+        frozenset(settings.local_only_users),
+        frozenset(settings.denied_providers),
+    )
+
+
+def cache(settings: CacheSettings) -> ResponseCache:
+    return ResponseCache(
+        max_entries=settings.max_entries,
+        max_bytes=settings.max_mib * _MIB,
+        max_age_s=settings.max_age_s,
+        shared=settings.shared,
+    )
+
+
+def gate(settings: GatewaySettings, owners: Owners) -> Gate:
+    return Gate(
+        queue_limit=settings.queue_limit,
+        owner_limit=settings.queue_limit_per_user,
+        ageing_s=settings.ageing_s,
+        weight_of=owners.weight_of,
+    )
+
+
+def chain(
+    settings: Settings,
+    gate: Gate,
+    limits: Limits,
+    prices: Prices,
+    is_local: Callable[[str], bool],
+) -> Chain:
+    """The doors before every provider, and the patience with them."""
+    chosen = settings.gateway
+
+    def breaker(name: str) -> Breaker:
+        return Breaker(
+            name, chosen.breaker_failures, chosen.breaker_window_s, chosen.breaker_pause_s
+        )
+
+    doors = Doors(
+        gate, limits, prices, breaker=breaker, is_local=is_local, far_parallel=chosen.far_parallel
+    )
+    patience = Patience(chosen.tries, chosen.backoff_s, chosen.longest_pause_s)
+    return Chain(doors, patience, time.monotonic)
+
+
+def _candidates(name: str, route: RouteSettings) -> Sequence[Candidate]:
+    if not route.models:
+        raise ConfigError(f"[routes.{name}]: models must name at least one model")
+    if route.weights and len(route.weights) != len(route.models):
+        raise ConfigError(
+            f"[routes.{name}]: {len(route.models)} models, but {len(route.weights)} weights; "
+            "give one weight for each model, or none"
+        )
+    weights = route.weights or (0.0,) * len(route.models)
+    return [Candidate(model, weight) for model, weight in zip(route.models, weights, strict=True)]

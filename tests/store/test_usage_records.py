@@ -1,0 +1,233 @@
+"""The books of the gateway: reserved, settled, stored in groups, found again after a crash."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.domain.completions import Urgency
+from appliance.domain.messages import Sampling, TokenUsage
+from appliance.domain.models import ModelInfo, ModelState
+from appliance.domain.usage import UsageKind, UsageRecord, UsageStatus
+from appliance.errors import RateLimited, Unavailable
+from appliance.inference import ledger as ledger_module
+from appliance.inference.call import Call, Caller
+from appliance.inference.estimate import Size
+from appliance.inference.ledger import Ledger
+from appliance.inference.prices import Price, Prices
+from appliance.inference.routes import Route
+from appliance.services.completion_service import CompletionService
+from appliance.settings import PriceSettings, QuotaSettings
+from appliance.store import usage_records
+from appliance.store.database import Database
+from tests.support.gateway_parts import (
+    BROKEN,
+    Breaking,
+    Scripted,
+    answer,
+    ask,
+    gateway_over,
+    read,
+    user,
+)
+from tests.support.task_box import until
+
+INFO = ModelInfo("m", "far", ModelState.READY, context_tokens=1000)
+ROUTE = Route("far", "m", INFO)
+CALL = Call(route=ROUTE, size=Size(100, 50), caller=Caller("user:1", 1, 2))
+PRICES = Prices({"far": Price(1_000_000.0, 2_000_000.0)})
+NOW = 86400.0 * 20_000 + 5000.0
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncGenerator[Database, None]:
+    database = await Database.open(tmp_path / "box.db")
+    yield database
+    await database.close()
+
+
+async def opened(db: Database, now: float = NOW) -> Ledger:
+    ledger = Ledger(db, PRICES, lambda: now)
+    await ledger.start()
+    return ledger
+
+
+async def stored(db: Database, user_id: int = 1) -> list[UsageRecord]:
+    async with db.read() as connection:
+        return await usage_records.of_user(connection, user_id, 0.0, 1000)
+
+
+async def test_record_when_settled_then_stored_with_its_cost(db: Database) -> None:
+    ledger = await opened(db)
+    reserved = ledger.open(CALL, ROUTE)
+    assert (reserved.status, reserved.reserved_cost) == (UsageStatus.RESERVED, 100 + 2 * 50)
+    ledger.settle(reserved, TokenUsage(90, 10, 0), UsageStatus.COMPLETED, exact=True)
+    await ledger.close()
+    assert await stored(db) == [
+        UsageRecord(
+            id=1,
+            user_id=1,
+            key_id=2,
+            kind=UsageKind.CHAT,
+            provider="far",
+            model="m",
+            status=UsageStatus.COMPLETED,
+            started_at=NOW,
+            prompt_tokens=90,
+            completion_tokens=10,
+            exact=True,
+            reserved_cost=200.0,
+            cost=110.0,
+            seconds=0.0,
+        )
+    ]
+
+
+async def test_records_when_many_end_at_once_then_few_transactions(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[int] = []
+    store = usage_records.store
+
+    async def counting(tx: Any, records: Any) -> None:
+        groups.append(len(records))
+        await store(tx, records)
+
+    monkeypatch.setattr(usage_records, "store", counting)
+    ledger = await opened(db)
+    for _ in range(450):
+        ledger.settle(ledger.open(CALL, ROUTE), TokenUsage(1, 1), UsageStatus.COMPLETED, exact=True)
+    await ledger.close()
+    assert len(await stored(db)) == 450
+    assert len(groups) <= 4
+
+
+async def test_record_when_it_runs_for_long_then_stored_as_reserved_and_settled_later(
+    db: Database,
+) -> None:
+    ledger = await opened(db)
+    reserved = ledger.open(CALL, ROUTE)
+    await until(lambda: _statuses(db, [UsageStatus.RESERVED]))
+    ledger.settle(reserved, TokenUsage(5, 5), UsageStatus.CANCELLED, exact=False)
+    await until(lambda: _statuses(db, [UsageStatus.CANCELLED]))
+    await ledger.close()
+
+
+async def test_records_when_the_box_died_then_found_at_the_start_and_counted_as_reserved(
+    db: Database,
+) -> None:
+    ledger = await opened(db)
+    ledger.settle(ledger.open(CALL, ROUTE), TokenUsage(1, 2), UsageStatus.COMPLETED, exact=True)
+    ledger.open(CALL, ROUTE)
+    await ledger.close()
+    later = Ledger(db, PRICES, lambda: NOW + 60)
+    spent = await later.start()
+    assert [record.status for record in await stored(db)] == [
+        UsageStatus.INTERRUPTED,
+        UsageStatus.COMPLETED,
+    ]
+    assert [(item.provider, item.model, item.cost) for item in spent] == [("far", "m", 205.0)]
+    assert later.open(CALL, ROUTE).id == 3
+    await later.close()
+    tomorrow = Ledger(db, PRICES, lambda: NOW + 86400)
+    assert await tomorrow.start() == []
+    await tomorrow.close()
+
+
+async def test_records_when_the_disk_refuses_then_kept_and_stored_once_it_takes_them(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, broken = usage_records.store, [True]
+
+    async def refusing(tx: Any, records: Any) -> None:
+        if broken[0]:
+            raise Unavailable("the disk is full")
+        await store(tx, records)
+
+    monkeypatch.setattr(usage_records, "store", refusing)
+    monkeypatch.setattr(ledger_module, "UNSTORED", 5)
+    ledger = await opened(db)
+    for _ in range(5):
+        ledger.open(CALL, ROUTE)
+    with pytest.raises(Unavailable, match="can't be recorded"):
+        ledger.require_room()
+    await asyncio.sleep(0.12)
+    broken[0] = False
+    await ledger.close()
+    assert len(await stored(db)) == 5
+    ledger.require_room()
+
+
+async def test_close_when_the_disk_refuses_to_the_end_then_it_ends_all_the_same(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refusing(tx: Any, records: Any) -> None:
+        raise Unavailable("the disk is full")
+
+    ledger = await opened(db)
+    monkeypatch.setattr(usage_records, "store", refusing)
+    ledger.open(CALL, ROUTE)
+    async with asyncio.timeout(5):
+        await ledger.close()
+
+
+async def test_gateway_when_completions_end_in_every_way_then_each_is_on_record(
+    db: Database,
+) -> None:
+    providers = [
+        Scripted("one two", name="fine"),
+        Breaking(1, "one two three four", name="breaking"),
+        Scripted(BROKEN, name="broken"),
+        Scripted("one two three four", name="left"),
+    ]
+    gateway = gateway_over(*providers, db=db)
+    await gateway.start()
+    service = CompletionService(gateway)
+    await answer(service, ask(model="fine/model"))
+    (breaking,) = await service.start(user(), ask(model="breaking/model"))
+    with pytest.raises(type(BROKEN)):
+        await read(breaking)
+    await breaking.aclose()
+    with pytest.raises(type(BROKEN)):
+        await service.start(user(), ask(model="broken/model"))
+    (left,) = await service.start(user(), ask(model="left/model"))
+    await left.aclose()
+    route = await gateway.resolve("fine/model", None)
+    async for _ in gateway.stream(
+        route, ask().messages, Sampling(), 5, "user:1", urgency=Urgency.BATCH
+    ):
+        pass
+    await gateway.close()
+    records = [(r.provider, r.status, r.kind, r.exact, r.key_id) for r in await stored(db)]
+    assert sorted(records) == [
+        ("breaking", "failed", "chat", False, 11),
+        ("fine", "completed", "chat", True, 11),
+        ("fine", "completed", "task", True, None),
+        ("left", "cancelled", "chat", False, 11),
+    ]
+
+
+async def test_spend_limit_when_the_box_starts_again_then_todays_spend_still_counts(
+    db: Database,
+) -> None:
+    sections: dict[str, Any] = {
+        "prices": {"near/model": PriceSettings(input=1_000_000.0)},
+        "quotas": {"near": QuotaSettings(spend_per_day=20.0)},
+    }
+    for expected in (None, RateLimited):
+        gateway = gateway_over(Scripted("x"), db=db, **sections)
+        await gateway.start()
+        asked = ask("five words are in here", max_tokens=1)
+        if expected is None:
+            for _ in range(2):
+                await answer(CompletionService(gateway), asked)
+        else:
+            with pytest.raises(expected, match="a spend of 20 a day"):
+                await answer(CompletionService(gateway), asked)
+        await gateway.close()
+
+
+async def _statuses(db: Database, wanted: list[UsageStatus]) -> bool:
+    return [record.status for record in await stored(db)] == wanted

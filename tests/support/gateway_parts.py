@@ -1,0 +1,133 @@
+"""Gateways over scripted providers, and what is asked of them."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from appliance.domain.completions import Ask, Report
+from appliance.domain.messages import (
+    CompletionEvent,
+    CompletionRequest,
+    Message,
+    MessageRole,
+    Sampling,
+    TextDelta,
+)
+from appliance.domain.models import ProviderStatus
+from appliance.domain.users import Principal, Role, Scope, User
+from appliance.errors import ApplianceError, ProviderFailed
+from appliance.inference import Gateway
+from appliance.services.completion_service import CompletionService
+from appliance.services.completions import Completion
+from appliance.settings import GatewaySettings, RouteSettings, Settings
+from tests.support.agent_fakes import Answer, ScriptedProvider, in_turn
+
+GREEDY = Sampling(temperature=0.0)
+AWAKE = ProviderFailed("it hiccuped", details={"retryable": True})
+BROKEN = ProviderFailed("it is broken")
+
+
+Script = Callable[[CompletionRequest], Answer]
+
+
+class Scripted(ScriptedProvider):
+    """A scripted provider that may be far away."""
+
+    def __init__(
+        self,
+        script: "Script | Answer",
+        *,
+        name: str = "near",
+        local: bool = True,
+        **more: Any,
+    ) -> None:
+        super().__init__(script if callable(script) else in_turn(script), name=name, **more)
+        self._local = local
+
+    def status(self) -> ProviderStatus:
+        return replace(super().status(), local=self._local)
+
+
+class Breaking(Scripted):
+    """Fails in the midst of every answer, after so many events."""
+
+    def __init__(self, after: int, script: str, **more: Any) -> None:
+        super().__init__(script, **more)
+        self._after = after
+
+    async def stream(self, request: CompletionRequest) -> AsyncIterator[CompletionEvent]:
+        left = self._after
+        async for event in super().stream(request):
+            if not left:
+                raise AWAKE
+            left -= 1
+            yield event
+
+
+def user(user_id: int = 1, *scopes: str, username: str = "alice") -> Principal:
+    """A principal; without scopes, one that may do all."""
+    person = User(user_id, f"user_{user_id}", username, f"{username}@x.org", username,
+                  Role.DEVELOPER, disabled=False, created_at=0.0)  # fmt: skip
+    return Principal(person, frozenset(scopes or {Scope.ALL.value}), key_id=11)
+
+
+def settings(**sections: Any) -> Settings:
+    """Settings whose pauses are over at once."""
+    quick: dict[str, Any] = {"gateway": GatewaySettings(backoff_s=0.001, tries=3)}
+    return Settings(**(quick | sections))
+
+
+def route(*models: str, weights: Sequence[float] = ()) -> dict[str, RouteSettings]:
+    """The route "smart" along these models."""
+    return {"smart": RouteSettings(models=models, weights=tuple(weights))}
+
+
+def gateway_over(*providers: ScriptedProvider, default: str | None = None, **more: Any) -> Gateway:
+    """`more` are sections of the settings, and what the gateway takes by name."""
+
+    async def name() -> str | None:
+        return default
+
+    own = {key: more.pop(key) for key in ("db", "username", "fingerprint") if key in more}
+    return Gateway({p.name: p for p in providers}, name, settings(**more), **own)
+
+
+def service_over(*providers: ScriptedProvider, **more: Any) -> CompletionService:
+    return CompletionService(gateway_over(*providers, **more))
+
+
+def ask(text: str = "hello", **more: Any) -> Ask:
+    fields: dict[str, Any] = {"model": None, "messages": (Message(MessageRole.USER, text),)}
+    return Ask(**(fields | more))
+
+
+async def read(completion: Completion) -> tuple[str, list[CompletionEvent], Report]:
+    """The whole text, every event, and the report at the end."""
+    events = [event async for event in completion]
+    await completion.aclose()
+    text = "".join(event.text for event in events if isinstance(event, TextDelta))
+    return text, events, completion.report
+
+
+async def answer(
+    service: CompletionService, asked: Ask | None = None, principal: Principal | None = None
+) -> tuple[str, Report]:
+    """One completion, read to its end."""
+    (completion,) = await service.start(principal or user(), asked or ask())
+    text, _, report = await read(completion)
+    return text, report
+
+
+def outcomes(report: Report) -> list[tuple[str, str]]:
+    return [(attempt.provider, attempt.error) for attempt in report.attempts]
+
+
+def failing(times: int, error: ApplianceError, then: str) -> Callable[[CompletionRequest], Answer]:
+    """Fails so often, then answers."""
+    left = [error] * times
+
+    def script(_: CompletionRequest) -> Answer:
+        return left.pop() if left else then
+
+    return script
