@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "quickstart": "See it work: a local model writes code, the sandbox verifies it.",
     "serve": "Start the appliance.",
     "task": "Give a running box a coding task.",
+    "sandbox": "Run a program confined on a running box.",
     "model": "The models of a box: list, add, remove, show.",
     "user": "The users of a box: list, add, passwd, disable.",
     "key": "API keys: create, list, revoke.",

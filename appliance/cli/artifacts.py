@@ -14,7 +14,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
-def check_names(files: Mapping[str, str]) -> None:
+def check_names(files: Mapping[str, str | bytes]) -> None:
     """Raise InvalidInput for a name that could lead out of the folder, or that no file can have."""
     for name in files:
         parts = name.split("/")
@@ -27,12 +27,12 @@ def check_names(files: Mapping[str, str]) -> None:
             raise InvalidInput(f"the answer holds a file named {name!r}; nothing was written")
 
 
-def existing(folder: Path, files: Mapping[str, str]) -> list[str]:
+def existing(folder: Path, files: Mapping[str, str | bytes]) -> list[str]:
     """Those of the names that are there already."""
     return [name for name in files if os.path.lexists(folder / name)]
 
 
-def write(folder: Path, files: Mapping[str, str]) -> list[Path]:
+def write(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
     """Write the files, replacing what is there. Links below the folder are not followed.
 
     Raises SetupError where the disk refuses.
@@ -41,7 +41,8 @@ def write(folder: Path, files: Mapping[str, str]) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            _write(folder, name.split("/"), content.encode())
+            data = content.encode() if isinstance(content, str) else content
+            _write(folder, name.split("/"), data)
     except OSError as error:
         raise SetupError(f"cannot write into {folder}: {error.strerror}") from None
     return [folder / name for name in files]

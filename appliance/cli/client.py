@@ -136,6 +136,32 @@ class BoxClient:
         async with asyncio.timeout(_CANCEL_TIMEOUT_S):
             await self._http.post(f"/api/v1/tasks/{task_id}/cancel")
 
+    async def get(self, path: str) -> Any:
+        """The JSON that the box answers at this path."""
+        try:
+            answer = await self._http.get(path)
+        except httpx.TransportError as error:
+            raise Unavailable(f"no box answers at {self._url}: {error}") from None
+        if answer.status_code != HTTPStatus.OK:
+            raise refusal(answer.status_code, answer.content)
+        return answer.json()
+
+    async def post_stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[Frame, None]:
+        """The frames that the box answers to this body; closing ends the request."""
+        request = self._http.build_request("POST", path, json=body)
+        try:
+            answer = await self._http.send(request, stream=True)
+            try:
+                if answer.status_code != HTTPStatus.OK:
+                    raise refusal(answer.status_code, await answer.aread())
+                async for _, frame in _events(answer):
+                    yield frame
+            finally:
+                await answer.aclose()
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise Unavailable(f"lost the box at {self._url}: {reason}") from None
+
     async def _frames(
         self, body: Mapping[str, Any], task_id: str, seen: int
     ) -> AsyncGenerator[tuple[int, Frame], None]:

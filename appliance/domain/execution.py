@@ -16,7 +16,7 @@ class SandboxFile(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True):
-    """What one run may use. Seconds, bytes and counts."""
+    """What one run may use. Seconds, bytes and counts; `cpus` are processors at a time."""
 
     wall_s: float = 10.0
     cpu_s: float = 10.0
@@ -28,6 +28,7 @@ class Limits(Struct, frozen=True):
     output_killed_bytes: int = 16 * MIB
     artifact_bytes: int = 16 * MIB
     artifact_files: int = 256
+    cpus: float = 1.0
 
 
 class RunRequest(Struct, frozen=True):
@@ -45,6 +46,11 @@ class RunRequest(Struct, frozen=True):
     env: dict[str, str] = field(default_factory=dict[str, str])
     limits: Limits = Limits()
     artifacts: tuple[str, ...] = ()
+
+
+class OutputStream(StrEnum):
+    STDOUT = "stdout"
+    STDERR = "stderr"
 
 
 class EndReason(StrEnum):

@@ -1,9 +1,11 @@
 """Runs untrusted code through the backend that this machine offers."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import structlog
+from msgspec import structs
 
 from appliance import telemetry
 from appliance.domain.execution import (
@@ -11,15 +13,18 @@ from appliance.domain.execution import (
     BackendStatus,
     IsolationLevel,
     Limits,
+    OutputStream,
     RunRequest,
     RunResult,
 )
 from appliance.errors import SandboxUnavailable
+from appliance.sandbox import languages
 from appliance.settings import SandboxSettings
-from appliance.spi.sandbox import SandboxBackend
+from appliance.spi.sandbox import RunWatcher, SandboxBackend, WatchableBackend
 
 _KIB = 1024
 _PROBE_S = 180.0
+_START_S = 60.0
 _LAST_PAUSE_S = 600.0
 # From the weakest wall to the strongest.
 _LEVELS = (IsolationLevel.NAMESPACES, IsolationLevel.GVISOR, IsolationLevel.MICROVM)
@@ -47,11 +52,35 @@ class SandboxRunner:
         self._status = BackendStatus("none", False, problem="the sandbox was not started")
         self._slots = asyncio.Semaphore(settings.parallel_runs)
         self._retrying: asyncio.Task[None] | None = None
+        self._trying: asyncio.Task[None] | None = None
+        self._looked = asyncio.Event()
 
     @property
     def status(self) -> BackendStatus:
         """Of the chosen backend; or why there is none."""
         return self._status
+
+    @property
+    def tells_output(self) -> bool:
+        """Whether a watcher hears of output while the program runs, not only at its end."""
+        return isinstance(self._backend, WatchableBackend)
+
+    @property
+    def languages_known(self) -> bool:
+        """Whether every language has been tried: until then `status` may name too few."""
+        return self._trying is not None and self._trying.done()
+
+    async def wait_for_start(self) -> None:
+        """Until `start` has found out what this machine offers; a minute at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_S):
+                await self._looked.wait()
+
+    async def wait_for_languages(self) -> None:
+        """Until every language has been tried, where there is a backend to try them with."""
+        await self.wait_for_start()
+        if self._trying is not None:
+            await asyncio.wait({self._trying})
 
     async def start(self) -> None:
         """Probe the backends and choose one. Never raises: the outcome is in `status`.
@@ -66,9 +95,11 @@ class SandboxRunner:
                 f"the setting sandbox.backend names {wanted!r}, which is not installed",
                 f"set it to auto or to one of: {known}",
             )
+            self._looked.set()
             return
         names = sorted(self._backends) if wanted == "auto" else [wanted]
         await self._look(names)
+        self._looked.set()
         if self._backend is None and names:
             self._retrying = asyncio.create_task(self._look_again(names))
 
@@ -84,35 +115,67 @@ class SandboxRunner:
             tmp_bytes=given.tmp_mib * MIB,
             output_kept_bytes=given.output_kept_kib * _KIB,
             output_killed_bytes=given.output_killed_kib * _KIB,
+            artifact_bytes=given.artifact_mib * MIB,
+            artifact_files=given.artifact_files,
+            cpus=given.cpus,
         )
 
-    async def run(self, request: RunRequest) -> RunResult:
+    def check_ready(self) -> None:
+        """Raises SandboxUnavailable, with the reason, where nothing can be run."""
+        self._ready()
+
+    async def run(self, request: RunRequest, watcher: RunWatcher | None = None) -> RunResult:
         """One run, waiting for its turn.
 
         Raises SandboxUnavailable with the reason, and InvalidInput for a bad request.
         """
-        if self._backend is None:
-            reason = ". ".join(filter(None, (self._status.problem, self._status.remedy)))
-            raise SandboxUnavailable(f"code can't be run on this machine: {reason}")
+        self.check_ready()
         async with self._slots:
-            result = await self._backend.run(request)
+            # Gone, if the box was shut down while this run waited.
+            result = await _run(self._ready(), request, watcher)
         telemetry.observe_sandbox_run(result.reason)
         return result
 
     async def close(self) -> None:
         """End every run and let go of the backends."""
-        if self._retrying is not None:
-            self._retrying.cancel()
-            await asyncio.wait({self._retrying})
+        for task in (self._retrying, self._trying):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
         self._backend = None
         self._status = _none("the sandbox is shut down", "")
         for backend in self._backends.values():
             await backend.close()
 
+    def _ready(self) -> SandboxBackend:
+        if self._backend is None:
+            reason = ". ".join(filter(None, (self._status.problem, self._status.remedy)))
+            raise SandboxUnavailable(f"code can't be run on this machine: {reason}")
+        return self._backend
+
     async def _look(self, names: Sequence[str]) -> None:
         probed = [await self._probe(name) for name in names]
         self._status = self._choose(probed)
         self._backend = self._backends[self._status.name] if self._status.available else None
+        if self._backend is not None:
+            self._trying = asyncio.create_task(self._try_languages())
+
+    async def _try_languages(self) -> None:
+        """Beside the first runs: a compiler takes seconds, and most runs need none."""
+        try:
+            tried = languages.tried(self._trial, self.limits(), self._status.languages)
+            async for name, version in tried:
+                found = {**self._status.languages, name: version}
+                self._status = structs.replace(self._status, languages=found)
+        except Exception:
+            # A plugin's own fault: what was found so far works.
+            log.exception("sandbox.languages_failed", backend=self._status.name)
+        log.info("sandbox.languages", found=self._status.languages)
+
+    async def _trial(self, request: RunRequest) -> RunResult:
+        """A run of the box's own, which counts as nobody's."""
+        async with self._slots:
+            return await self._ready().run(request)
 
     async def _look_again(self, names: Sequence[str]) -> None:
         pause = self._first_pause_s
@@ -147,6 +210,20 @@ class SandboxRunner:
                 "install a stronger backend, or lower that setting",
             )
         return best
+
+
+async def _run(
+    backend: SandboxBackend, request: RunRequest, watcher: RunWatcher | None
+) -> RunResult:
+    if watcher is None:
+        return await backend.run(request)
+    if isinstance(backend, WatchableBackend):
+        return await backend.run_watched(request, watcher)
+    watcher.started()
+    result = await backend.run(request)
+    watcher.output(OutputStream.STDOUT, result.stdout)
+    watcher.output(OutputStream.STDERR, result.stderr)
+    return result
 
 
 def _strength(status: BackendStatus) -> int:

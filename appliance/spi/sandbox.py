@@ -1,8 +1,8 @@
 """What a sandbox backend implements."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from appliance.domain.execution import BackendStatus, RunRequest, RunResult
+from appliance.domain.execution import BackendStatus, OutputStream, RunRequest, RunResult
 
 
 class SandboxBackend(Protocol):
@@ -25,4 +25,25 @@ class SandboxBackend(Protocol):
 
     async def close(self) -> None:
         """Kill every run still alive and remove what is left of it."""
+        ...
+
+
+class RunWatcher(Protocol):
+    """Told of a run while it goes on, from the event loop. Must return at once, and not raise."""
+
+    def started(self) -> None:
+        """The program begins."""
+        ...
+
+    def output(self, stream: OutputStream, data: bytes) -> None:
+        """The next bytes that it wrote, however many are kept in the end."""
+        ...
+
+
+@runtime_checkable
+class WatchableBackend(Protocol):
+    """A backend that can tell of a run as it goes."""
+
+    async def run_watched(self, request: RunRequest, watcher: RunWatcher) -> RunResult:
+        """As `run`, telling `watcher`. A run that never began is not told as started."""
         ...

@@ -6,6 +6,7 @@ import struct
 import pytest
 
 from plugins.sandboxes.bubblewrap import seccomp, syscalls
+from plugins.syscall_filter import AUDIT_ARCH
 
 ALLOW = 0x7FFF0000
 KILL = 0x80000000
@@ -18,7 +19,7 @@ MACHINES = ["x86_64", "aarch64"]
 def verdict(machine: str, number: int, *arguments: int, arch: int | None = None) -> int:
     """What the filter returns for a call."""
     padded = [*arguments, 0, 0, 0, 0, 0, 0][:6]
-    arch = seccomp.AUDIT_ARCH[machine] if arch is None else arch
+    arch = AUDIT_ARCH[machine] if arch is None else arch
     data = struct.pack("=IIQ6Q", number, arch, 0, *padded)
     lines = list(struct.iter_unpack("=HBBI", seccomp.program(machine)))
     accumulator = position = 0

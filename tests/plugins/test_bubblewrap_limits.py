@@ -218,6 +218,7 @@ async def test_cancelled_run_is_dead_when_the_call_is_over(backend: Backend):
 async def test_run_cancelled_at_any_moment_leaves_nothing(backend: Backend):
     mark = "cancelled-4714"
     given = tuple(SandboxFile(f"f{i}", b"x" * 1000) for i in range(200))
+    before = orphaned_sandboxes()
     for step in range(12):
         task = asyncio.create_task(run_python(backend, f"print(1) # {mark}", files=given))
         await asyncio.sleep(step * 0.01)
@@ -226,7 +227,7 @@ async def test_run_cancelled_at_any_moment_leaves_nothing(backend: Backend):
             await task
 
     assert not seen_on_the_host(mark)
-    assert not orphaned_sandboxes()
+    assert orphaned_sandboxes() <= before
     assert (await run_python(backend, "print(2)")).stdout == b"2\n"
 
 

@@ -12,7 +12,16 @@ import pytest
 
 from appliance.domain.execution import Limits, SandboxFile
 from appliance.errors import SandboxUnavailable
-from plugins.sandboxes.bubblewrap import binary, diagnosis, identity, paths, rlimits, stage
+from plugins.sandboxes.bubblewrap import (
+    binary,
+    collect,
+    diagnosis,
+    identity,
+    leftovers,
+    paths,
+    rlimits,
+    stage,
+)
 from plugins.sandboxes.bubblewrap.output import CappedOutput
 from plugins.sandboxes.bubblewrap.report import Report
 from plugins.sandboxes.bubblewrap.spawner import Spawner
@@ -25,7 +34,7 @@ def frame(kind: bytes, payload: bytes) -> bytes:
 
 
 def artifact(name: bytes, content: bytes = b"") -> bytes:
-    return frame(b"A", stage.ARTIFACT.pack(0, len(name)) + name + content)
+    return frame(b"A", collect.ARTIFACT.pack(0, len(name)) + name + content)
 
 
 def test_report_fed_byte_by_byte_is_the_same():
@@ -215,6 +224,20 @@ def test_diagnosis_prefers_what_the_machine_is_set_to(
         "AppArmor (bwrap: setting up uid map: Permission denied)",
         "do this",
     )
+
+
+def test_leftovers_when_they_run_our_copy_of_bwrap_then_they_are_ended(tmp_path: Path):
+    ours, others = tmp_path / "bwrap", tmp_path / "bwrap2"
+    left, stranger = [
+        subprocess.Popen([str(name), "99"], executable="/bin/sleep") for name in (ours, others)
+    ]
+    try:
+        leftovers.end_leftovers(ours)
+        assert left.wait(20) == -9
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_start_beside_threads_that_start_programs_works_each_time(

@@ -265,6 +265,7 @@ async def test_death_of_the_service_ends_its_sandboxes(
     user: str, sandbox_python: Path, request: pytest.FixtureRequest, tmp_path: Path
 ):
     mark = f"orphan-{os.getpid()}"
+    before = orphaned_sandboxes()
     service = await _service(user, sandbox_python, request, tmp_path)
     code = f"import os, time\nos.fork(); time.sleep(600)  # {mark}"
     running = asyncio.create_task(run_python(service, code))
@@ -274,7 +275,7 @@ async def test_death_of_the_service_ends_its_sandboxes(
             await asyncio.sleep(0.02)
 
         await service.kill()
-        while seen_on_the_host(mark) or orphaned_sandboxes():
+        while seen_on_the_host(mark) or not orphaned_sandboxes() <= before:
             await asyncio.sleep(0.02)
     await asyncio.wait([running])
 

@@ -46,15 +46,15 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def orphaned_sandboxes() -> list[str]:
+def orphaned_sandboxes() -> set[str]:
     """Process ids of sandboxes whose service is gone."""
-    found: list[str] = []
+    found: set[str] = set()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
                 parent = (folder / "stat").read_bytes().rpartition(b")")[2].split()[1]
                 if parent == b"1" and b"sandbox/stage.pyc" in (folder / "cmdline").read_bytes():
-                    found.append(folder.name)
+                    found.add(folder.name)
     return found
 
 

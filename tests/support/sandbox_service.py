@@ -14,13 +14,8 @@ import msgspec
 
 from appliance.domain.execution import RunRequest
 from appliance.errors import ApplianceError
-from appliance.spi.registry import PluginContext
+from appliance.spi.registry import NoModels, PluginContext
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
-
-
-class NoModels:
-    async def list(self) -> list[Any]:
-        return []
 
 
 def plugin_context(python: Path, runtime_dir: Path) -> PluginContext:

@@ -14,6 +14,7 @@ from appliance.api.monkey.key_routes import (
     list_keys,
     revoke_key,
 )
+from appliance.api.monkey.sandbox_routes import list_languages, run_program, stream_program
 from appliance.api.monkey.task_routes import cancel_task, get_task, list_tasks, task_events
 
 
@@ -45,4 +46,10 @@ def router() -> Router:
         guards=[authenticated],
         tags=["Catalog"],
     )
-    return Router(PREFIX, route_handlers=[open_to_all, account, work, catalog])
+    sandbox = Router(
+        "/sandbox",
+        route_handlers=[run_program, stream_program, list_languages],
+        guards=[authenticated],
+        tags=["Sandbox"],
+    )
+    return Router(PREFIX, route_handlers=[open_to_all, account, work, catalog, sandbox])

@@ -1,6 +1,8 @@
 """The sandbox backend: probes once, then runs."""
 
 import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 
 from appliance.domain.execution import (
     BackendStatus,
@@ -13,6 +15,7 @@ from appliance.domain.execution import (
 )
 from appliance.errors import ApplianceError, SandboxUnavailable
 from appliance.spi.registry import PluginContext
+from appliance.spi.sandbox import RunWatcher
 from plugins.sandboxes.bubblewrap import diagnosis, probe, requests
 from plugins.sandboxes.bubblewrap.job import job
 from plugins.sandboxes.bubblewrap.patience import patiently
@@ -38,6 +41,7 @@ class Bubblewrap:
     def __init__(self, context: PluginContext) -> None:
         self._context = context
         self._spawner = Spawner()
+        self._toolchains = tuple(map(Path, context.settings.get("toolchains", ())))
         self._probing = asyncio.Lock()
         self._status: BackendStatus | None = None
         self._runs: set[Run] = set()
@@ -59,11 +63,10 @@ class Bubblewrap:
         return self._status
 
     async def run(self, request: RunRequest) -> RunResult:
-        requests.check(request)
-        status = self._status or await self.probe()
-        if status.isolation is None:
-            raise diagnosis.unavailable(status.problem, status.remedy)
-        return await self._run(request, status.isolation)
+        return await self._checked_run(request, None)
+
+    async def run_watched(self, request: RunRequest, watcher: RunWatcher) -> RunResult:
+        return await self._checked_run(request, watcher)
 
     async def close(self) -> None:
         self._closed = True
@@ -76,17 +79,18 @@ class Bubblewrap:
     async def _probe(self) -> BackendStatus:
         if not self._started:
             python = await asyncio.to_thread(self._context.sandbox_python)
-            await self._spawner.start(python, self._context.runtime_dir)
+            await self._spawner.start(python, self._context.runtime_dir, self._toolchains)
             self._started = True
         request = RunRequest(("python", "-c", probe.FACTS), limits=_PROBE_LIMITS)
         outcome = await self._run(request, _UNKNOWN)
         if not outcome.ok:
             raise SandboxUnavailable(f"the sandbox's Python does not work: {_last_line(outcome)}")
+        fence = self._spawner.fence
         isolation, facts = probe.isolation(
-            outcome.stdout, _NAME, own_user=self._spawner.users.own_user
+            outcome.stdout, _NAME, fence, own_user=self._spawner.users.own_user
         )
         languages = {"python": facts.python} | await self._host_languages()
-        return BackendStatus(_NAME, True, isolation, languages)
+        return BackendStatus(_NAME, True, isolation, languages, remedy=fence.remedy)
 
     async def _host_languages(self) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -96,26 +100,45 @@ class Bubblewrap:
                 found[name] = outcome.stdout.decode(errors="replace").strip()[:40]
         return found
 
-    async def _run(self, request: RunRequest, isolation: Isolation) -> RunResult:
+    async def _checked_run(self, request: RunRequest, watcher: RunWatcher | None) -> RunResult:
+        requests.check(request)
+        status = self._status or await self.probe()
+        if status.isolation is None:
+            raise diagnosis.unavailable(status.problem, status.remedy)
+        return await self._run(request, status.isolation, watcher)
+
+    async def _run(
+        self, request: RunRequest, isolation: Isolation, watcher: RunWatcher | None = None
+    ) -> RunResult:
         if self._closed:
             raise SandboxUnavailable("the sandbox is shut down")
-        users = self._spawner.users
+        users, fence = self._spawner.users, self._spawner.fence
         uid = users.take()
         try:
-            run = await self._spawn(request, uid)
+            run = await self._spawn(request, uid, watcher)
             try:
-                await run.play(job(request, own_user=users.own_user))
+                await run.play(self._job(request))
             finally:
                 self._runs.discard(run)
+                fence.give_up(run.group)
         finally:
             users.give_back(uid)
         return result(run, isolation)
 
-    async def _spawn(self, request: RunRequest, uid: int | None) -> Run:
+    def _job(self, request: RunRequest) -> Iterator[bytes]:
+        return job(
+            request,
+            own_user=self._spawner.users.own_user,
+            toolchains=len(self._toolchains),
+            watch_memory=not self._spawner.fence.counts_memory,
+        )
+
+    async def _spawn(self, request: RunRequest, uid: int | None, watcher: RunWatcher | None) -> Run:
         child, cancelled = await patiently(self._spawner.spawn(request.limits, uid))
-        run = Run(child, request)
+        run = Run(child, request, watcher)
         if cancelled:
             await patiently(run.close())
+            self._spawner.fence.give_up(run.group)
             raise asyncio.CancelledError
         self._runs.add(run)
         return run

@@ -20,12 +20,14 @@ class Tree:
     """bwrap outside, and the PID 1 that it made; when that one is dead, all inside are.
 
     `exited` is true when bwrap has ended; `usage` is then what the whole tree used.
+    `starved` is true after `end` if the kernel killed in it for want of memory.
     """
 
     def __init__(self, child: Child, at_exit: Callable[[], None]) -> None:
         self.exited = False
         self.usage: resource.struct_rusage | None = None
         self._doomed = False
+        self.starved = False
         self._child = child
         self._at_exit = at_exit
         self._ended = asyncio.Event()
@@ -70,6 +72,9 @@ class Tree:
             await asyncio.wait_for(self._ended.wait(), _KILL_S)
         if not self.exited:  # it never came so far as to have a PID 1
             _kill(self._child.pidfd)
+        group = self._child.group
+        if group is not None:
+            group.kill()
         try:
             await asyncio.wait_for(self._ended.wait(), _DEATH_S)
             if self._init is not None:
@@ -78,6 +83,9 @@ class Tree:
                 self._init = None
         except TimeoutError:
             raise SandboxUnavailable("a sandbox that was killed does not end") from None
+        finally:
+            if group is not None:
+                self.starved = group.starved()
 
     def _reap(self) -> None:
         process = self._child.process

@@ -15,6 +15,13 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's own
 }
+_TOOLCHAINS = "/opt/toolchains"
+
+
+def environment(toolchains: int) -> dict[str, str]:
+    """What every program gets, where that many toolchains of the administrator's are bound."""
+    added = "".join(f":{_TOOLCHAINS}/{number}/bin" for number in range(toolchains))
+    return ENVIRONMENT | {"PATH": ENVIRONMENT["PATH"] + added}
 
 
 def options(places: Places, limits: Limits, *, seccomp_fd: int, info_fd: int) -> list[str]:
@@ -57,8 +64,10 @@ def _system(places: Places) -> list[str]:
         elif path.is_dir():
             words += ["--ro-bind", str(path), str(path)]
     words += ["--ro-bind", str(places.etc), "/etc"]
-    for name in _LIVE_ETC:
+    for name in (*_LIVE_ETC, *places.host_etc):
         words += ["--ro-bind-try", name, name]
+    for number, folder in enumerate(places.toolchains):
+        words += ["--ro-bind", str(folder), f"{_TOOLCHAINS}/{number}"]
     return [*words, "--ro-bind", str(places.python), "/opt/python"]
 
 

@@ -13,7 +13,7 @@ import marshal
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import CodeType
 
@@ -26,6 +26,8 @@ from plugins.sandboxes.bubblewrap.diagnosis import unavailable
 _CLONE_NEWNS = 0x00020000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 32, 4096
 _MS_REC, _MS_SLAVE = 0x4000, 1 << 19
+# Where Debian and its kin keep what the JDK reads at its start.
+_JAVA = "java-*-openjdk"
 _MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt")
 
 _ETC = {
@@ -39,16 +41,24 @@ STAGE = "/etc/sandbox/stage.pyc"
 
 
 class Places(Struct, frozen=True):
-    """Paths as the starting thread sees them. `python` is the folder of the box's Python."""
+    """Paths as the starting thread sees them. `python` is the folder of the box's Python.
+
+    `toolchains` are folders of the administrator's choice, `host_etc` what the host's own
+    compilers need of /etc.
+    """
 
     bwrap: Path
     etc: Path
     filter: Path
     python: Path
     supervisor: str
+    toolchains: tuple[Path, ...] = ()
+    host_etc: tuple[str, ...] = ()
 
 
-def lay_out(python: Path, runtime_dir: Path, *, private: bool) -> Places:
+def lay_out(
+    python: Path, runtime_dir: Path, toolchains: Sequence[Path] = (), *, private: bool
+) -> Places:
     """Prepare everything for runs started by the calling thread.
 
     With `private` the thread is moved into a mount namespace of its own, which only
@@ -56,17 +66,21 @@ def lay_out(python: Path, runtime_dir: Path, *, private: bool) -> Places:
     """
     _check_machine(python)
     bwrap = binary.locate()
+    _check_toolchains(toolchains)
     if private:
-        base, python = _enter_private_namespace(python)
+        base, (python, *toolchains) = _enter_private_namespace([python, *toolchains])
     else:
         base = runtime_dir / "bubblewrap"
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    host_etc = tuple(sorted(str(path) for path in Path("/etc").glob(_JAVA) if path.is_dir()))
     places = Places(
         bwrap=bwrap.copy_to(base),
-        etc=_write_etc(base / "etc"),
+        etc=_write_etc(base / "etc", host_etc),
         filter=_write(base / "seccomp.bpf", seccomp.program(platform.machine())),
         python=python,
         supervisor=_supervisor(python),
+        toolchains=tuple(toolchains),
+        host_etc=host_etc,
     )
     if private:
         read_only = _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV
@@ -89,7 +103,17 @@ def _check_machine(python: Path) -> None:
         )
 
 
-def _enter_private_namespace(python: Path) -> tuple[Path, Path]:
+def _check_toolchains(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        if not (folder.is_absolute() and (folder / "bin").is_dir()):
+            raise unavailable(
+                f"the setting sandbox.toolchains names {folder}, which is no folder with a bin",
+                "name folders by their whole path, such as /opt/go",
+            )
+
+
+def _enter_private_namespace(folders: Sequence[Path]) -> tuple[Path, list[Path]]:
+    """A small tmpfs that only this thread sees, and in it the folders, in the order given."""
     mount_point = next((Path(path) for path in _MOUNT_POINTS if Path(path).is_dir()), None)
     if mount_point is None:
         raise unavailable(f"none of the folders {', '.join(_MOUNT_POINTS)} exists", "make one")
@@ -97,19 +121,23 @@ def _enter_private_namespace(python: Path) -> tuple[Path, Path]:
         _call("unshare", ctypes.c_int(_CLONE_NEWNS))
         _mount("none", Path("/"), flags=_MS_REC | _MS_SLAVE)
         # Opened first: the tmpfs may be about to cover it.
-        source = os.open(python, os.O_PATH | os.O_DIRECTORY)
+        sources = [os.open(folder, os.O_PATH | os.O_DIRECTORY) for folder in folders]
         _mount("tmpfs", mount_point, kind="tmpfs", flags=_MS_NOSUID | _MS_NODEV)
-        target = mount_point / "python"
-        target.mkdir(mode=0o755)
-        _mount(f"/proc/self/fd/{source}", target, flags=_MS_BIND)
-        os.close(source)
+        targets = [_bind(source, mount_point / str(at)) for at, source in enumerate(sources)]
     except OSError as error:
         raise unavailable(
             f"the service is root but may not make a mount namespace ({error.strerror})",
             "start it as an ordinary user, or give it CAP_SYS_ADMIN",
         ) from error
     mount_point.chmod(0o755)
-    return mount_point, target
+    return mount_point, targets
+
+
+def _bind(source: int, target: Path) -> Path:
+    target.mkdir(mode=0o755)
+    _mount(f"/proc/self/fd/{source}", target, flags=_MS_BIND)
+    os.close(source)
+    return target
 
 
 def _mount(source: str, target: Path, *, kind: str = "none", flags: int) -> None:
@@ -125,19 +153,22 @@ def _call(name: str, *arguments: object) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _write_etc(folder: Path) -> Path:
-    for path in (folder, folder / "alternatives", folder / "sandbox"):
+def _write_etc(folder: Path, host_etc: Sequence[str]) -> Path:
+    """The few files of /etc, and a place for each folder of the host's that is bound there."""
+    bound = [folder / Path(path).name for path in host_etc]
+    for path in (folder, folder / "alternatives", folder / "sandbox", *bound):
         path.mkdir(mode=0o755, exist_ok=True)
         path.chmod(0o755)
     for name, text in _ETC.items():
         _write(folder / name, text.encode())
-    _write(folder / "sandbox" / Path(STAGE).name, _compiled_stage())
+    for name in ("stage", "collect"):
+        _write(folder / "sandbox" / f"{name}.pyc", _compiled(name))
     return folder
 
 
-def _compiled_stage() -> bytes:
-    """The stage as a .pyc file (PEP 552, unchecked), also where its source is not at hand."""
-    name = "plugins.sandboxes.bubblewrap.stage"
+def _compiled(module: str) -> bytes:
+    """A part of the stage as a .pyc file (PEP 552, unchecked), also where there is no source."""
+    name = f"plugins.sandboxes.bubblewrap.{module}"
     spec = importlib.util.find_spec(name)
     read: Callable[[str], CodeType] | None = getattr(spec and spec.loader, "get_code", None)
     if read is None:

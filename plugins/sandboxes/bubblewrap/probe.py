@@ -7,6 +7,7 @@ import msgspec
 
 from appliance.domain.execution import Isolation, IsolationLevel
 from appliance.errors import SandboxUnavailable
+from plugins.sandboxes.bubblewrap.fence import Fence
 
 _NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
 # The stage, the program, and a child of it.
@@ -52,7 +53,9 @@ class Facts(msgspec.Struct, frozen=True):
     supervisor_hidden: bool
 
 
-def isolation(printed: bytes, backend: str, *, own_user: bool) -> tuple[Isolation, Facts]:
+def isolation(
+    printed: bytes, backend: str, fence: Fence, *, own_user: bool
+) -> tuple[Isolation, Facts]:
     """The isolation that these facts prove. Raises SandboxUnavailable if a wall is missing."""
     try:
         facts = msgspec.json.decode(printed, type=Facts)
@@ -62,7 +65,10 @@ def isolation(printed: bytes, backend: str, *, own_user: bool) -> tuple[Isolatio
         raise SandboxUnavailable(f"the sandbox has holes: {', '.join(missing)}")
     return (
         Isolation(
-            backend, IsolationLevel.NAMESPACES, _layers(facts, own_user), _degraded(own_user)
+            backend,
+            IsolationLevel.NAMESPACES,
+            _layers(facts, fence, own_user),
+            _degraded(fence, own_user),
         ),
         facts,
     )
@@ -82,11 +88,11 @@ def _missing(facts: Facts) -> list[str]:
     return [what for what, wrong in checks.items() if wrong]
 
 
-def _layers(facts: Facts, own_user: bool) -> tuple[str, ...]:
+def _layers(facts: Facts, fence: Fence, own_user: bool) -> tuple[str, ...]:
     apart = [name for name in _NAMESPACES if facts.namespaces[name] != _own(name)]
     layers = [f"{'mount' if name == 'mnt' else name}_namespace" for name in apart]
     layers += ["read_only_system", "no_network", "seccomp", "no_capabilities"]
-    layers += ["no_new_privileges", "rlimits", "memory_watch"]
+    layers += ["no_new_privileges", "rlimits", *fence.layers]
     if facts.supervisor_hidden:
         layers.append("hidden_supervisor")
     if own_user:
@@ -94,9 +100,9 @@ def _layers(facts: Facts, own_user: bool) -> tuple[str, ...]:
     return tuple(layers)
 
 
-def _degraded(own_user: bool) -> tuple[str, ...]:
+def _degraded(fence: Fence, own_user: bool) -> tuple[str, ...]:
     lacks = [
-        "no cgroup: the memory of a run as a whole is watched, not enforced by the kernel",
+        *fence.degraded,
         "no limit on the number of files beside the size of the workspace",
     ]
     if not own_user:

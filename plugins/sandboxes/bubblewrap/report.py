@@ -7,7 +7,7 @@ bytes of a stranger, bounded in number and size, and each name is checked anew.
 import struct
 
 from appliance.domain.execution import Limits, SandboxFile
-from plugins.sandboxes.bubblewrap import paths, stage
+from plugins.sandboxes.bubblewrap import collect, paths, stage
 
 _NAMES_ROOM = 512 * 1024
 _MAX_REFUSED = 256
@@ -68,8 +68,8 @@ class Report:
                 raise ValueError(kind)
 
     def _artifact(self, payload: bytes) -> None:
-        executable, length = stage.ARTIFACT.unpack_from(payload)
-        start = stage.ARTIFACT.size
+        executable, length = collect.ARTIFACT.unpack_from(payload)
+        start = collect.ARTIFACT.size
         name = payload[start : start + length].decode("utf-8", errors="surrogateescape")
         content = payload[start + length :]
         if reason := paths.problem(name):

@@ -31,8 +31,8 @@ def _check_argv(argv: tuple[str, ...]) -> None:
 def _check_env(env: dict[str, str]) -> None:
     for name in env:
         if not name or "=" in name:
-            raise InvalidInput.at("env", f"{name!r} can't be the name of a variable")
-    _check_words("env", [f"{name}={value}" for name, value in env.items()])
+            raise InvalidInput.at("environment", f"{name!r} can't be the name of a variable")
+    _check_words("environment", [f"{name}={value}" for name, value in env.items()])
 
 
 def _check_words(field: str, words: tuple[str, ...] | list[str]) -> None:

@@ -18,7 +18,7 @@ _REASONS = {
 
 def result(run: Run, isolation: Isolation) -> RunResult:
     """Raises InvalidInput or SandboxUnavailable if the program was never started."""
-    if not run.report.started and run.killed is None:
+    if not (run.report.started or run.killed or run.tree.starved):
         raise _failure(run)
     reason, number = _end(run)
     return RunResult(
@@ -45,6 +45,8 @@ def _failure(run: Run) -> ApplianceError:
 def _end(run: Run) -> tuple[EndReason, int]:
     if run.killed is not None:
         return run.killed, _SIGKILL
+    if run.tree.starved:
+        return EndReason.MEMORY, _SIGKILL
     if run.report.ended is None:
         # Somebody outside killed it, most likely the kernel for want of memory.
         return EndReason.SIGNALLED, _SIGKILL

@@ -4,8 +4,9 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 
-from appliance.domain.execution import EndReason, RunRequest
+from appliance.domain.execution import EndReason, OutputStream, RunRequest
 from appliance.errors import SandboxUnavailable
+from appliance.spi.sandbox import RunWatcher
 from plugins.sandboxes.bubblewrap.child import Tree
 from plugins.sandboxes.bubblewrap.output import CappedOutput
 from plugins.sandboxes.bubblewrap.patience import patiently
@@ -27,17 +28,22 @@ class Run:
     hold what came out, `log` what the sandbox itself had to say.
     """
 
-    def __init__(self, child: Child, request: RunRequest) -> None:
+    def __init__(
+        self, child: Child, request: RunRequest, watcher: RunWatcher | None = None
+    ) -> None:
         self.over = asyncio.Event()
         self.killed: EndReason | None = None
         self.late = False
         self.wall_s = 0.0
+        self.group = child.group
         self.tree = Tree(child, self._note)
         self.report = Report(request.limits)
         self.out = CappedOutput(request.limits.output_kept_bytes)
         self.err = CappedOutput(request.limits.output_kept_bytes)
         self.log = CappedOutput(_LOG_BYTES)
         self._request = request
+        self._watcher = watcher
+        self._told = False
         self._moved = asyncio.Event()
         self._info = CappedOutput(_LOG_BYTES)
         self._inputs = {name: child.fds[name] for name in ("job", "stdin")}
@@ -46,10 +52,13 @@ class Run:
         self._readers = [
             self._info_reader,
             PipeReader(child.fds["report"], self._take_report, self._note),
-            PipeReader(child.fds["stdout"], self._taker(self.out), self._note),
-            PipeReader(child.fds["stderr"], self._taker(self.err), self._note),
+            PipeReader(child.fds["stdout"], self._taker(OutputStream.STDOUT), self._note),
+            PipeReader(child.fds["stderr"], self._taker(OutputStream.STDERR), self._note),
             PipeReader(child.fds["log"], self.log.add, self._note),
         ]
+        self._alarm = child.group.alarm if child.group else None
+        if self._alarm is not None:
+            asyncio.get_running_loop().add_reader(self._alarm, self._starve)
 
     def kill(self, reason: EndReason) -> None:
         """End it for this reason, unless the program is over already."""
@@ -72,7 +81,10 @@ class Run:
 
     async def close(self) -> None:
         """Kill what is alive, read what is left, let go of everything."""
-        await self.tree.end()
+        try:
+            await self.tree.end()
+        finally:
+            self._silence()
         await self._until(lambda: all(reader.ended for reader in self._readers), _DRAIN_S)
         for end in (*self._readers, *self._writers):
             end.close()
@@ -80,6 +92,15 @@ class Run:
             os.close(fd)
         self._inputs.clear()
         self.over.set()
+
+    def _starve(self) -> None:
+        self._silence()
+        self.kill(EndReason.MEMORY)
+
+    def _silence(self) -> None:
+        if self._alarm is not None:
+            asyncio.get_running_loop().remove_reader(self._alarm)
+            self._alarm = None
 
     async def _set_up(self, job: Iterable[bytes]) -> None:
         met = await self._until(lambda: self._info_reader.ended, _SET_UP_S)
@@ -126,11 +147,23 @@ class Run:
         self.report.feed(data)
         if self.report.broken:
             self.kill(EndReason.SIGNALLED)
+        if self.report.started:
+            self._tell_start()
         self._note()
 
-    def _taker(self, output: CappedOutput) -> Callable[[bytes], None]:
+    def _tell_start(self) -> None:
+        if self._watcher is not None and not self._told:
+            self._told = True
+            self._watcher.started()
+
+    def _taker(self, stream: OutputStream) -> Callable[[bytes], None]:
+        output = self.out if stream is OutputStream.STDOUT else self.err
+
         def take(data: bytes) -> None:
             output.add(data)
+            if self._watcher is not None:
+                self._tell_start()  # its first words may arrive before the word that it began
+                self._watcher.output(stream, data)
             if self.out.total + self.err.total > self._request.limits.output_killed_bytes:
                 self.kill(EndReason.OUTPUT)
 

@@ -22,22 +22,19 @@ kind (1 byte), a length (4 bytes, big-endian) and that many bytes:
 
 # pathlib alone would double the time to start; marshal reads what the service wrote.
 # ruff: noqa: PTH101, PTH103, PTH120, PTH123, PTH208, S103, S302, S606
-import errno
 import marshal
 import os
 import resource
 import select
-import stat
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 WORKSPACE = "/workspace"
 
 HEADER = struct.Struct(">cI")
 ENDED = struct.Struct(">BIQQ")
-ARTIFACT = struct.Struct(">BH")
 
 EXITED, SIGNALLED, CPU, MEMORY = range(4)
 
@@ -45,8 +42,6 @@ NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
 _TICK_S = 0.05
-_MAX_DEPTH = 32
-_MAX_ENTRIES = 20_000
 _SIGINT = 2
 _SIGKILL = 9
 _SIGPIPE = 13
@@ -54,7 +49,6 @@ _SIGXCPU = 24
 _SIGXFSZ = 25
 
 Frame = Callable[[bytes, bytes], None]
-Walk = Iterator[tuple[str, int, "os.DirEntry[str] | None"]]
 
 
 def main(arguments: list[str]) -> None:
@@ -76,7 +70,9 @@ def main(arguments: list[str]) -> None:
         os.close(fd)
     report(b"X", ENDED.pack(*_watch(child, job)))
     if job["patterns"]:
-        _collect(job, report)
+        # Everything else is dead by now, so nothing changes under its hands.
+        sys.path.append(os.path.dirname(__file__))
+        __import__("collect").collect(job, report)
 
 
 def _reporter(fd: int) -> Frame:
@@ -203,8 +199,12 @@ def _over_limit(job: dict[str, Any]) -> int | None:
         pages += int(fields[21]) if fields else 0
     if ticks >= job["cpu_s"] * os.sysconf("SC_CLK_TCK"):
         return CPU
-    limit = job["memory_bytes"]
-    if pages * os.sysconf("SC_PAGE_SIZE") > limit and sum(map(_own_memory, processes)) > limit:
+    limit = job["memory_bytes"]  # 0: the kernel counts it
+    if (
+        limit
+        and pages * os.sysconf("SC_PAGE_SIZE") > limit
+        and sum(map(_own_memory, processes)) > limit
+    ):
         return MEMORY
     return None
 
@@ -228,75 +228,6 @@ def _own_memory(pid: str) -> int:
     return (
         sum(int(lines.get(name, b"0").split()[0]) for name in (b"Pss_Anon:", b"Pss_Shmem:")) << 10
     )
-
-
-# Artifacts: everything is dead by now, so nothing changes under our hands
-
-
-def _collect(job: dict[str, Any], report: Frame) -> None:
-    import re
-
-    wanted = [re.compile(pattern, re.DOTALL).fullmatch for pattern in job["patterns"]]
-    left_files, left_bytes = job["artifact_files"], job["artifact_bytes"]
-    for path, folder, entry in _walk():
-        if entry is None:
-            report(b"R", f"{path}: not looked at".encode(errors="replace"))
-            continue
-        if not any(matches(path) for matches in wanted):
-            continue
-        content, reason = _read(folder, entry.name, left_bytes)
-        if left_files == 0:
-            reason = "more files than the limit"
-        if reason:
-            report(b"R", f"{path}: {reason}".encode(errors="replace"))
-            continue
-        left_files, left_bytes = left_files - 1, left_bytes - len(content)
-        mode = entry.stat(follow_symlinks=False).st_mode
-        name = os.fsencode(path)
-        report(b"A", ARTIFACT.pack(bool(mode & 0o100), len(name)) + name + content)
-
-
-def _walk() -> Walk:
-    """All entries but folders below the workspace, by path; None for what is not looked at."""
-    seen = 0
-    todo = [""]
-    while todo:
-        prefix = todo.pop()
-        try:
-            folder = os.open(prefix or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            yield prefix, -1, None
-            continue
-        with os.scandir(folder) as entries:
-            some = [
-                entry for entry, _ in zip(entries, range(_MAX_ENTRIES + 1 - seen), strict=False)
-            ]
-            found = sorted(some, key=lambda entry: entry.name)
-        seen += len(found)
-        for entry in found:
-            path = prefix + entry.name
-            if not entry.is_dir(follow_symlinks=False):
-                yield path, folder, entry
-            elif path.count("/") >= _MAX_DEPTH or seen > _MAX_ENTRIES:
-                yield path, folder, None
-            else:
-                todo.append(path + "/")
-        os.close(folder)
-
-
-def _read(folder: int, name: str, most: int) -> tuple[bytes, str]:
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    except OSError as error:
-        is_link = error.errno == errno.ELOOP
-        return b"", "not a plain file" if is_link else error.strerror or "not readable"
-    with open(fd, "rb") as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            return b"", "not a plain file"
-        if found.st_size > most:
-            return b"", "larger than the limit"
-        return file.read(most), ""
 
 
 if __name__ == "__main__":

@@ -1,0 +1,220 @@
+"""Programs and their results between this dialect's wire form and the domain."""
+
+import base64
+import binascii
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from msgspec import structs
+
+from appliance.api.errors import status_of
+from appliance.api.monkey.sandbox_schemas import (
+    ArtifactAnswer,
+    BuildAnswer,
+    Encoding,
+    IsolationAnswer,
+    LanguageAnswer,
+    LanguagesAnswer,
+    LimitsBody,
+    RunAnswer,
+    RunBody,
+    SandboxFileBody,
+    UsageAnswer,
+)
+from appliance.api.streaming import Frame, Frames
+from appliance.domain.execution import Isolation, OutputStream, SandboxFile
+from appliance.errors import ApplianceError, InvalidInput
+from appliance.sandbox import recipes
+from appliance.services.sandbox import Language, Offer
+from appliance.services.sandbox_feed import Event, Finished, Output, Started, Waits
+from appliance.services.sandbox_programs import BuildReport, Program, ProgramResult
+
+_LONGEST_CHARACTER = 4
+
+
+def program(body: RunBody) -> Program:
+    """Raises InvalidInput, which names the field."""
+    return Program(
+        language=body.language,
+        argv=tuple(body.argv or ()),
+        files=_files(body),
+        entry=body.entry,
+        args=tuple(body.args),
+        stdin=content("stdin", body.stdin, body.stdin_encoding),
+        environment=body.environment,
+        limits=_limits(body.limits),
+        artifacts=tuple(body.artifacts),
+    )
+
+
+def content(field: str, text: str, encoding: Encoding) -> bytes:
+    """The bytes of a text or of its base64. Raises InvalidInput."""
+    try:
+        if encoding == "base64":
+            return base64.b64decode(text, validate=True)
+        return text.encode()
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput.at(field, f"is no {encoding}: {error}") from None
+
+
+def run_answer(result: ProgramResult) -> RunAnswer:
+    run = result.run
+    return RunAnswer(
+        ok=run.ok,
+        reason=run.reason,
+        exit_code=run.exit_code,
+        signal=run.signal,
+        stdout=_text(run.stdout),
+        stdout_base64=_exact(run.stdout),
+        stderr=_text(run.stderr),
+        stderr_base64=_exact(run.stderr),
+        truncated=run.output_truncated,
+        language=result.language,
+        version=result.version,
+        build=_build(result.build),
+        usage=UsageAnswer(**structs.asdict(run.usage)),
+        artifacts=[_artifact(file) for file in run.artifacts],
+        artifacts_refused=list(run.artifacts_refused),
+        isolation=_isolation(run.isolation),
+    )
+
+
+def languages_answer(offer: Offer) -> LanguagesAnswer:
+    status = offer.status
+    return LanguagesAnswer(
+        languages=[_language(each) for each in offer.languages],
+        complete=offer.complete,
+        live_output=offer.live_output,
+        available=status.available,
+        problem=status.problem or None,
+        remedy=status.remedy or None,
+        isolation=_isolation(status.isolation) if status.isolation else None,
+        limits=msgspec.to_builtins(offer.limits),
+    )
+
+
+async def frames(events: AsyncGenerator[Event, None]) -> Frames:
+    """One frame per event; the last is the result or an error."""
+    number = 0
+    decoders = {stream: _Decoder(stream) for stream in OutputStream}
+    try:
+        async with aclosing(events):
+            async for event in events:
+                for data in _frames_of(event, decoders):
+                    number += 1
+                    yield Frame(number, data)
+    except ApplianceError as error:
+        yield Frame(number + 1, _error(error.code, error.message))
+
+
+def _frames_of(
+    event: Event, decoders: "Mapping[OutputStream, _Decoder]"
+) -> list[Mapping[str, Any]]:
+    match event:
+        case Waits(place):
+            return [{"type": "queued", "place": place}]
+        case Started(live, language, version):
+            return [{"type": "started", "live": live, "language": language, "version": version}]
+        case Output(stream, data):
+            return decoders[stream].feed(data)
+        case Finished(result):
+            rest = [frame for decoder in decoders.values() for frame in decoder.end()]
+            return [*rest, {"type": "result", "result": msgspec.to_builtins(run_answer(result))}]
+
+
+class _Decoder:
+    """Pieces of one stream as frames: a character may be cut between two of them."""
+
+    def __init__(self, stream: OutputStream) -> None:
+        self._stream = stream
+        self._cut = b""
+
+    def feed(self, data: bytes) -> list[Mapping[str, Any]]:
+        data = self._cut + data
+        self._cut = b""
+        try:
+            return [{"type": self._stream, "text": data.decode()}]
+        except UnicodeDecodeError as error:
+            if error.end < len(data) or len(data) - error.start >= _LONGEST_CHARACTER:
+                return [self._exact(data)]
+            self._cut = data[error.start :]
+            whole = data[: error.start].decode()
+            return [{"type": self._stream, "text": whole}] if whole else []
+
+    def end(self) -> list[Mapping[str, Any]]:
+        return [self._exact(self._cut)] if self._cut else []
+
+    def _exact(self, data: bytes) -> Mapping[str, Any]:
+        return {"type": self._stream, "base64": base64.b64encode(data).decode()}
+
+
+def _error(code: str, message: str) -> Mapping[str, Any]:
+    return {"type": "error", "error": {"code": code, "message": message}, "status": status_of(code)}
+
+
+def _files(body: RunBody) -> tuple[SandboxFile, ...]:
+    files = tuple(_file(f"files[{at}].content", file) for at, file in enumerate(body.files))
+    if body.code is None:
+        return files
+    if body.language is None:
+        raise InvalidInput.at("code", "needs a language that says how to run it")
+    if body.entry:
+        raise InvalidInput.at("entry", "and code exclude each other; put the code into files")
+    recipe = recipes.find(body.language)
+    name = recipe.main_file if recipe else "main"  # an unknown language is refused later
+    return (SandboxFile(name, content("code", body.code, "utf-8")), *files)
+
+
+def _file(field: str, file: SandboxFileBody) -> SandboxFile:
+    return SandboxFile(file.path, content(field, file.content, file.encoding), file.executable)
+
+
+def _limits(body: LimitsBody) -> dict[str, float]:
+    return {name: value for name, value in structs.asdict(body).items() if value is not None}
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")
+
+
+def _exact(data: bytes) -> str | None:
+    """Base64, where the text alone would not tell the bytes."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(data).decode()
+    return None
+
+
+def _artifact(file: SandboxFile) -> ArtifactAnswer:
+    exact = _exact(file.content)
+    return ArtifactAnswer(
+        path=file.path,
+        size=len(file.content),
+        content=_text(file.content) if exact is None else exact,
+        encoding="utf-8" if exact is None else "base64",
+        executable=file.executable,
+    )
+
+
+def _build(build: BuildReport | None) -> BuildAnswer | None:
+    return build and BuildAnswer(build.exit_code, _text(build.stdout), _text(build.stderr))
+
+
+def _isolation(isolation: Isolation) -> IsolationAnswer:
+    return IsolationAnswer(
+        isolation.backend, isolation.level, list(isolation.layers), list(isolation.degraded)
+    )
+
+
+def _language(language: Language) -> LanguageAnswer:
+    return LanguageAnswer(
+        name=language.name,
+        version=language.version,
+        aliases=list(language.aliases),
+        extensions=list(language.extensions),
+        compiled=language.compiled,
+        main_file=language.main_file,
+    )

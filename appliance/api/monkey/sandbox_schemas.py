@@ -1,0 +1,136 @@
+"""Runs of programs as they go over the wire in this dialect."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+Words = Annotated[list[str], Meta(max_length=256)]
+Variables = Annotated[dict[str, str], Meta(max_length=256)]
+Encoding = Literal["utf-8", "base64"]
+
+
+class SandboxFileBody(Struct, forbid_unknown_fields=True):
+    """A file of the workspace. `content` is text, or base64 if `encoding` says so."""
+
+    path: str
+    content: str
+    encoding: Encoding = "utf-8"
+    executable: bool = False
+
+
+class LimitsBody(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Lower limits than the box's own. Seconds, bytes, counts; `cpus` are processors at a time."""
+
+    wall_s: float | None = None
+    cpu_s: float | None = None
+    memory_bytes: int | None = None
+    processes: int | None = None
+    workspace_bytes: int | None = None
+    tmp_bytes: int | None = None
+    output_kept_bytes: int | None = None
+    output_killed_bytes: int | None = None
+    artifact_bytes: int | None = None
+    artifact_files: int | None = None
+    cpus: float | None = None
+
+
+class RunBody(Struct, forbid_unknown_fields=True):
+    """A program: `language` with `code` or `files`, or `argv` as it is.
+
+    `code` is the main file where it needs no name; with `files`, `entry` names the main one
+    (else it is the first). `artifacts` are patterns of the files to bring back.
+    """
+
+    language: str | None = None
+    code: str | None = None
+    argv: Words | None = None
+    files: list[SandboxFileBody] = field(default_factory=list[SandboxFileBody])
+    entry: str | None = None
+    args: Words = field(default_factory=list[str])
+    stdin: str = ""
+    stdin_encoding: Encoding = "utf-8"
+    environment: Variables = field(default_factory=dict[str, str])
+    limits: LimitsBody = field(default_factory=LimitsBody)
+    artifacts: Words = field(default_factory=list[str])
+
+
+class ArtifactAnswer(Struct):
+    """`content` is text, or base64 where the bytes are no UTF-8; `size` is in bytes."""
+
+    path: str
+    size: int
+    content: str
+    encoding: Encoding
+    executable: bool
+
+
+class UsageAnswer(Struct):
+    wall_s: float
+    cpu_s: float
+    max_rss_bytes: int
+
+
+class IsolationAnswer(Struct):
+    """`degraded` names what this machine lacks."""
+
+    backend: str
+    level: str
+    layers: list[str]
+    degraded: list[str]
+
+
+class BuildAnswer(Struct):
+    """How compiling ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class RunAnswer(Struct):
+    """How a program ended. `ok`: by itself, with exit code 0.
+
+    `stdout` and `stderr` are text; where the bytes are no UTF-8 some are replaced, and
+    `…_base64` holds them exactly. `truncated`: the middle of the output was left out.
+    """
+
+    ok: bool
+    reason: str
+    exit_code: int | None
+    signal: int | None
+    stdout: str
+    stdout_base64: str | None
+    stderr: str
+    stderr_base64: str | None
+    truncated: bool
+    language: str | None
+    version: str | None
+    build: BuildAnswer | None
+    usage: UsageAnswer
+    artifacts: list[ArtifactAnswer]
+    artifacts_refused: list[str]
+    isolation: IsolationAnswer
+
+
+class LanguageAnswer(Struct):
+    """`main_file` names a program's file where the request gives only `code`."""
+
+    name: str
+    version: str
+    aliases: list[str]
+    extensions: list[str]
+    compiled: bool
+    main_file: str
+
+
+class LanguagesAnswer(Struct):
+    """What can be run. While `complete` is false, some languages are still being tried."""
+
+    languages: list[LanguageAnswer]
+    complete: bool
+    live_output: bool
+    available: bool
+    problem: str | None
+    remedy: str | None
+    isolation: IsolationAnswer | None
+    limits: dict[str, Any]

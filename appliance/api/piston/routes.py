@@ -1,0 +1,40 @@
+"""Every route of this dialect, under /api/v2 and, as Piston's public servers, /api/v2/piston."""
+
+from typing import Any
+
+from litestar import Request, Router, get, post
+from litestar.params import JSONBody
+
+from appliance.api.auth import authenticated
+from appliance.api.departure import unless_gone
+from appliance.api.dependencies import ServicesDependency
+from appliance.api.piston import convert
+from appliance.api.piston.errors import PREFIX
+from appliance.api.piston.schemas import ExecuteAnswer, ExecuteBody, RuntimeAnswer
+from appliance.api.requests import principal_of
+
+AnyRequest = Request[Any, Any, Any]
+
+
+@post(["/execute", "/piston/execute"], status_code=200)
+async def execute(
+    request: AnyRequest, data: JSONBody[ExecuteBody], services: ServicesDependency
+) -> ExecuteAnswer:
+    """Build (where the language needs it) and run a program; stdin, args and limits go along."""
+    principal = principal_of(request)
+    offer = await services.sandbox.ready_offer(principal)
+    work = services.sandbox.run(principal, convert.program(data, offer))
+    return convert.answer(await unless_gone(request, work))
+
+
+@get(["/runtimes", "/piston/runtimes"])
+async def list_runtimes(request: AnyRequest, services: ServicesDependency) -> list[RuntimeAnswer]:
+    """The languages that can be run here, once each has been tried."""
+    return convert.runtimes(await services.sandbox.ready_offer(principal_of(request)))
+
+
+def router() -> Router:
+    """/api/v2."""
+    return Router(
+        PREFIX, route_handlers=[execute, list_runtimes], guards=[authenticated], tags=["Piston"]
+    )

@@ -1,0 +1,194 @@
+"""How programs of each language are built and run, in one sandbox by one command."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from msgspec import Struct
+
+_MARK = re.compile(r"\{(entry|sources|main)\}")
+_BUILD = "/tmp/build"  # noqa: S108 - the sandbox's own
+_LOG_BYTES = 65536
+# Compilers that don't stand among the system's programs, where they are usually put.
+_PATH = "PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin"
+
+
+class Recipe(Struct, frozen=True):
+    """One language. In `build`, `version` and `run`, {words} stand for what a program brings:
+
+    {entry} is its main file, {sources} all its source files, {main} the main file's bare
+    name. `build` is empty where nothing is compiled. `tool` has to be found for it to work;
+    `sample` is a program that prints "works".
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    extensions: tuple[str, ...]
+    tool: str
+    version: str
+    run: str
+    sample: str
+    build: str = ""
+    default_file: str = ""
+
+    @property
+    def main_file(self) -> str:
+        """The name of a program's file where the caller gives none."""
+        return self.default_file or f"main.{self.extensions[0]}"
+
+
+_JAVA = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData -Xshare:auto -Xss1m"
+_JAVA_ROOM = "-Xms16m -Xmx96m -XX:ReservedCodeCacheSize=24m -XX:CompressedClassSpaceSize=24m"
+
+RECIPES = (
+    Recipe(
+        name="python",
+        aliases=("py", "python3"),
+        extensions=("py",),
+        tool="python",
+        version="python -c 'import platform; print(platform.python_version())'",
+        run="python {entry}",
+        sample="print('works')\n",
+    ),
+    Recipe(
+        name="sh",
+        aliases=("shell",),
+        extensions=("sh",),
+        tool="sh",
+        version="basename $(readlink -f /bin/sh)",
+        run="sh {entry}",
+        sample="echo works\n",
+    ),
+    Recipe(
+        name="bash",
+        aliases=(),
+        extensions=("bash", "sh"),
+        tool="bash",
+        version="bash -c 'echo ${BASH_VERSION%%(*}'",
+        run="bash {entry}",
+        sample="a=(works); echo ${a[0]}\n",
+    ),
+    Recipe(
+        name="node",
+        aliases=("javascript", "js", "nodejs", "node-js", "node-javascript"),
+        extensions=("js", "cjs", "mjs"),
+        tool="node",
+        version="node -p process.versions.node",
+        run="node {entry}",
+        sample="console.log('works')\n",
+    ),
+    Recipe(
+        name="c",
+        aliases=("gcc",),
+        extensions=("c",),
+        tool="cc",
+        version="cc -dumpfullversion -dumpversion",
+        build=f"cc -O1 -o {_BUILD}/program -x c {{sources}} -x none -lm",
+        run=f"{_BUILD}/program",
+        sample='#include <stdio.h>\nint main(void) { puts("works"); return 0; }\n',
+    ),
+    Recipe(
+        name="cpp",
+        aliases=("c++", "g++", "cplusplus"),
+        extensions=("cpp", "cc", "cxx"),
+        tool="c++",
+        version="c++ -dumpfullversion -dumpversion",
+        build=f"c++ -O1 -o {_BUILD}/program -x c++ {{sources}} -x none -lm",
+        run=f"{_BUILD}/program",
+        sample='#include <iostream>\nint main() { std::cout << "works" << std::endl; }\n',
+    ),
+    Recipe(
+        name="go",
+        aliases=("golang",),
+        extensions=("go",),
+        tool="go",
+        version="go version | cut -d' ' -f3 | sed s/^go//",
+        build=f"env GOCACHE={_BUILD}/go GOPATH={_BUILD}/path GO111MODULE=off CGO_ENABLED=0 "
+        f"GOTELEMETRY=off GOTOOLCHAIN=local go build -o {_BUILD}/program {{sources}}",
+        run=f"{_BUILD}/program",
+        sample='package main\n\nimport "fmt"\n\nfunc main() { fmt.Println("works") }\n',
+    ),
+    Recipe(
+        name="rust",
+        aliases=("rs",),
+        extensions=("rs",),
+        tool="rustc",
+        version="rustc --version | cut -d' ' -f2",
+        build=f"rustc --edition 2021 -C opt-level=1 -C codegen-units=1 "
+        f"-o {_BUILD}/program {{entry}}",
+        run=f"{_BUILD}/program",
+        sample='fn main() { println!("works"); }\n',
+    ),
+    Recipe(
+        name="java",
+        aliases=(),
+        extensions=("java",),
+        tool="javac",
+        version=f"java {_JAVA} {_JAVA_ROOM} --version | sed -n '1s/[^ ]* \\([^ ]*\\).*/\\1/p'",
+        build=f"javac {' '.join('-J' + word for word in f'{_JAVA} {_JAVA_ROOM}'.split())} "
+        f"-encoding UTF-8 -d {_BUILD} {{sources}}",
+        run=f"java {_JAVA} {_JAVA_ROOM} -cp {_BUILD}:. {{main}}",
+        sample="class Main { public static void main(String[] a) "
+        '{ System.out.println("works"); } }\n',
+        default_file="Main.java",
+    ),
+)  # fmt: skip
+
+
+def find(name: str) -> Recipe | None:
+    """The recipe of a language by its name or one of its aliases, in any case."""
+    wanted = name.strip().lower()
+    return next((each for each in RECIPES if wanted in (each.name, *each.aliases)), None)
+
+
+def command(
+    recipe: Recipe, entry: str, paths: Sequence[str], args: Sequence[str], log: str
+) -> tuple[str, ...]:
+    """The argv that builds (where that is needed) and runs the program.
+
+    What the compiler said goes into the file `log` of the workspace, for `build_log`.
+    """
+    return ("sh", "-c", with_path(_script(recipe, entry, paths, log)), "sh", *args)
+
+
+def with_path(script: str) -> str:
+    """A shell script that also finds compilers outside of the system's own folders."""
+    return f"{_PATH}\n{script}"
+
+
+def _script(recipe: Recipe, entry: str, paths: Sequence[str], log: str) -> str:
+    words = _words(recipe, entry, paths)
+    run = f'exec {_filled(recipe.run, words)} "$@"'
+    if not recipe.build:
+        return run
+    out, err = f"{_BUILD}/.stdout", f"{_BUILD}/.stderr"
+    return f"""mkdir {_BUILD} && cd /workspace || exit 125
+{_filled(recipe.build, words)} </dev/null >{out} 2>{err}
+status=$?
+size=$(head -c {_LOG_BYTES} {out} | wc -c)
+{{ echo "$status $size"; head -c {_LOG_BYTES} {out}; head -c {_LOG_BYTES} {err}; }} >{log}
+if [ $status -ne 0 ]; then cat {out}; cat {err} >&2; exit $status; fi
+rm {out} {err}
+{run}"""
+
+
+def _words(recipe: Recipe, entry: str, paths: Sequence[str]) -> dict[str, str]:
+    sources = [path for path in paths if PurePosixPath(path).suffix[1:] in recipe.extensions]
+    if entry not in sources:
+        sources.insert(0, entry)
+    return {
+        "entry": _quoted(entry),
+        "sources": " ".join(map(_quoted, sources)),
+        "main": _quoted(PurePosixPath(entry).stem),
+    }
+
+
+def _quoted(path: str) -> str:
+    # Behind ./ no name can pass for an option.
+    return shlex.quote(path if "/" not in path and path.isidentifier() else f"./{path}")
+
+
+def _filled(template: str, words: dict[str, str]) -> str:
+    # In one pass: a name may itself look like one of the marks.
+    return _MARK.sub(lambda found: words[found[1]], template)

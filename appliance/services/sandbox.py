@@ -1,0 +1,171 @@
+"""Runs callers' programs in the sandbox: who may, how many wait, and what becomes of each."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from msgspec import Struct
+
+from appliance.domain.execution import BackendStatus, Limits, OutputStream, RunResult
+from appliance.domain.users import Principal, Scope
+from appliance.errors import DeadlineExceeded
+from appliance.sandbox import recipes
+from appliance.sandbox.runner import SandboxRunner
+from appliance.services import rights, sandbox_programs
+from appliance.services.sandbox_feed import Event, Feed, Finished, Started, Waits
+from appliance.services.sandbox_programs import Prepared, Program, ProgramResult
+from appliance.services.waiting_room import Place, WaitingRoom
+from appliance.settings import Settings
+
+# A turn comes when others end; each of them has a limit of its own.
+_TURN_S = 300.0
+
+
+class Language(Struct, frozen=True):
+    """A language that can be run here; `main_file` names a program's file where nobody does."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
+    compiled: bool = False
+    main_file: str = ""
+
+
+class Offer(Struct, frozen=True):
+    """What can be run. `complete`: every language has been tried."""
+
+    languages: tuple[Language, ...]
+    complete: bool
+    status: BackendStatus
+    limits: Limits
+    live_output: bool
+
+
+class SandboxService:
+    """The use cases of the code-execution API. Every method needs the scope `sandbox`."""
+
+    def __init__(self, runner: SandboxRunner, settings: Settings) -> None:
+        own = settings.sandbox
+        self._runner = runner
+        self._most_files = settings.limits.files
+        self._room = WaitingRoom(own.queue_limit, own.queue_per_user, own.wall_s)
+
+    def offer(self, principal: Principal) -> Offer:
+        """Languages, limits and isolation as they are now. Raises Forbidden."""
+        rights.require(principal, Scope.SANDBOX)
+        runner = self._runner
+        found = tuple(_language(*each) for each in sorted(runner.status.languages.items()))
+        return Offer(
+            found, runner.languages_known, runner.status, runner.limits(), runner.tells_output
+        )
+
+    async def known_offer(self, principal: Principal) -> Offer:
+        """As `offer`, once every language has been tried."""
+        rights.require(principal, Scope.SANDBOX)
+        await self._runner.wait_for_languages()
+        return self.offer(principal)
+
+    async def ready_offer(self, principal: Principal) -> Offer:
+        """As `known_offer`. Raises SandboxUnavailable where nothing can be run."""
+        offer = await self.known_offer(principal)
+        self._runner.check_ready()
+        return offer
+
+    async def run(self, principal: Principal, program: Program) -> ProgramResult:
+        """Run it to its end; cancelling the call kills it.
+
+        Raises Forbidden, SandboxUnavailable, InvalidInput that names the field, QueueFull,
+        and DeadlineExceeded if its turn did not come.
+        """
+        async with aclosing(self.events(principal, program)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    return event.result
+        raise AssertionError("a run ends with its result, or raises")
+
+    async def events(self, principal: Principal, program: Program) -> AsyncGenerator[Event, None]:
+        """Run it and tell how it goes: Waits at once, then Started, Output …, Finished.
+
+        Closing the generator kills the run. Raises as `run` does; what is wrong with the
+        program or the queue before the first event.
+        """
+        rights.require(principal, Scope.SANDBOX)
+        prepared = await self._read(program)
+        started = Started(self._runner.tells_output, prepared.language, prepared.version)
+        feed = Feed(started, prepared.request.limits.output_kept_bytes)
+        with self._room.enter(principal.user.id) as place:
+            run = asyncio.create_task(self._run(prepared, place, feed))
+            try:
+                yield Waits(place.number)
+                async for event in feed.until(run):
+                    yield event
+                yield Finished(prepared.result(await run))
+            finally:
+                await _ended(run)
+
+    async def begun(self, principal: Principal, program: Program) -> AsyncGenerator[Event, None]:
+        """`events`, once it is sure that the program is in order and has a place in the queue."""
+        events = self.events(principal, program)
+        return _with_first(await anext(events), events)
+
+    async def _read(self, program: Program) -> Prepared:
+        runner = self._runner
+        await runner.wait_for_start()
+        runner.check_ready()
+        recipe = recipes.find(program.language or "")
+        if recipe is not None and recipe.name not in runner.status.languages:
+            await runner.wait_for_languages()
+        return sandbox_programs.prepare(program, runner.limits(), self._most_files, runner.status)
+
+    async def _run(self, prepared: Prepared, place: Place, feed: Feed) -> RunResult:
+        try:
+            async with asyncio.timeout(_TURN_S) as turn:
+                return await self._runner.run(prepared.request, _Watcher(place, feed, turn))
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"no sandbox became free within {_TURN_S:.0f} s; try again later"
+            ) from None
+
+
+class _Watcher:
+    """Hears of the run: when it begins it no longer waits."""
+
+    def __init__(self, place: Place, feed: Feed, turn: asyncio.Timeout) -> None:
+        self._place = place
+        self._feed = feed
+        self._turn = turn
+
+    def started(self) -> None:
+        if not self._turn.expired():
+            self._turn.reschedule(None)
+        self._place.leave()
+        self._feed.start()
+
+    def output(self, stream: OutputStream, data: bytes) -> None:
+        self._feed.output(stream, data)
+
+
+async def _with_first(
+    first: Event, rest: AsyncGenerator[Event, None]
+) -> AsyncGenerator[Event, None]:
+    async with aclosing(rest):
+        yield first
+        async for event in rest:
+            yield event
+
+
+async def _ended(run: "asyncio.Task[RunResult]") -> None:
+    run.cancel()
+    await asyncio.wait({run})
+    if not run.cancelled():
+        run.exception()  # looked at: who closes the events early has no use for it
+
+
+def _language(name: str, version: str) -> Language:
+    recipe = recipes.find(name)
+    if recipe is None:
+        return Language(name, version)
+    return Language(
+        name, version, recipe.aliases, recipe.extensions, bool(recipe.build), recipe.main_file
+    )

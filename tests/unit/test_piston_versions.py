@@ -1,0 +1,42 @@
+"""Version selectors as Piston's clients write them."""
+
+import pytest
+
+from appliance.api.piston.versions import matches
+from appliance.errors import InvalidInput
+
+
+@pytest.mark.parametrize(
+    ("selector", "version", "meant"),
+    [
+        ("*", "dash", True),
+        ("x", "1.2.3", True),
+        ("dash", "dash", True),
+        ("3.11.7", "3.11.7", True),
+        ("3.11", "3.11.7", True),
+        ("3.1", "3.11.7", False),
+        ("3.x", "3.11.7", True),
+        ("3.x.x", "4.0.0", False),
+        ("^3.2", "3.11.7", True),
+        ("^3.12", "3.11.7", False),
+        ("~3.11.2", "3.11.7", True),
+        ("~3.10", "3.11.7", False),
+        (">=3", "12.2.0", True),
+        ("<3", "3.11.7", False),
+        ("v20", "20.20.2", True),
+        ("1", "dash", False),
+    ],
+)
+def test_selector_when_held_against_a_version_then_as_its_sign_says(
+    selector: str, version: str, meant: bool
+) -> None:
+    assert matches(selector, version) is meant
+
+
+@pytest.mark.parametrize("selector", ["", "newest", "3..1", "1.2.3.4", "3; rm", "9" * 60])
+def test_selector_when_it_is_none_then_refused(selector: str) -> None:
+    if selector.isdigit():
+        assert not matches(selector, "3.11.7")
+    else:
+        with pytest.raises(InvalidInput, match="is no version"):
+            matches(selector, "3.11.7")
