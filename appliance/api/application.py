@@ -8,7 +8,7 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 
 from appliance import __version__
-from appliance.api import errors, monkey, system
+from appliance.api import anthropic, errors, monkey, openai, openai_responses, piston, system
 from appliance.api.auth import Gate
 from appliance.api.dependencies import provided
 from appliance.api.dialects import Dialects
@@ -22,19 +22,33 @@ Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 _EXPOSED_HEADERS = [
     "X-Request-ID", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
-    "Retry-After", "X-Process-Time", "X-Cache-Status",
+    "Retry-After", "X-Process-Time", "X-Cache-Status", "X-Overhead-Ms", "X-Provider-Used",
+    "X-Attempts", "Request-ID",
 ]  # fmt: skip
 
 
 def build(services: Services, settings: Settings, *, lifespan: Sequence[Lifespan] = ()) -> Litestar:
     """The whole API over `services`."""
-    dialects = Dialects([monkey.DIALECT, system.DIALECT])
+    dialects = Dialects(
+        [
+            monkey.DIALECT,
+            piston.DIALECT,
+            *openai.DIALECTS,
+            openai_responses.DIALECT,
+            anthropic.DIALECT,
+            system.DIALECT,
+        ]
+    )
     limiter = RateLimiter(settings.limits)
     gate = Gate(services, limiter, settings.server.cors_origins)
 
     api = Litestar(
         route_handlers=[
             monkey.router(),
+            piston.router(),
+            openai.router(),
+            openai_responses.router(),
+            anthropic.router(),
             system.router(metrics_public=settings.server.metrics_public),
         ],
         state=State({"gate": gate}),

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from litestar import Request
@@ -12,9 +12,15 @@ from litestar.response import Stream
 from appliance.errors import InvalidInput
 
 HEARTBEAT_S = 15.0
-_HEARTBEAT = b": heartbeat\n\n"
-_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+HEARTBEAT = b": heartbeat\n\n"
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _ID_DIGITS = 18
+
+
+class Encodable(Protocol):
+    """One event of a stream that knows its own bytes."""
+
+    def encode(self) -> bytes: ...
 
 
 class Frame(NamedTuple):
@@ -28,17 +34,31 @@ class Frame(NamedTuple):
         return b"id: %d\ndata: %s\n\n" % (self.id, msgspec.json.encode(self.data))
 
 
+class NamedFrame(NamedTuple):
+    """One event under the name that its JSON has as `type`."""
+
+    data: Mapping[str, Any]
+
+    def encode(self) -> bytes:
+        name: str = self.data["type"]
+        return b"event: %s\ndata: %s\n\n" % (name.encode(), msgspec.json.encode(self.data))
+
+
 Frames = AsyncGenerator[Frame, None]
-_Queue = asyncio.Queue[Frame | Exception | None]
+_Queue = asyncio.Queue[Encodable | Exception | None]
 
 
 def event_stream(frames: Frames, heartbeat_s: float = HEARTBEAT_S) -> Stream:
     """The answer that sends frames as they come, and ends with them."""
-    return Stream(encoded(frames, heartbeat_s), media_type="text/event-stream", headers=_HEADERS)
+    return Stream(
+        encoded(frames, heartbeat_s), media_type="text/event-stream", headers=STREAM_HEADERS
+    )
 
 
-async def encoded(frames: Frames, heartbeat_s: float) -> AsyncGenerator[bytes, None]:
-    """The bytes of a stream; a comment each `heartbeat_s` keeps idle connections open."""
+async def encoded(
+    frames: AsyncGenerator[Encodable, None], heartbeat_s: float, heartbeat: bytes = HEARTBEAT
+) -> AsyncGenerator[bytes, None]:
+    """The bytes of a stream; a `heartbeat` each `heartbeat_s` keeps idle connections open."""
     # The journal is read in a task of its own: a client that goes away, at whatever
     # await, cancels that task, which then closes the journal's reader in peace.
     queue: _Queue = asyncio.Queue(maxsize=1)
@@ -49,7 +69,7 @@ async def encoded(frames: Frames, heartbeat_s: float) -> AsyncGenerator[bytes, N
                 async with asyncio.timeout(heartbeat_s):
                     item = await queue.get()
             except TimeoutError:
-                yield _HEARTBEAT
+                yield heartbeat
                 continue
             if item is None:
                 return
@@ -72,7 +92,7 @@ def last_event_id(request: Request[Any, Any, Any], after: int | None = None) -> 
     return int(given)
 
 
-async def _pump(frames: Frames, queue: _Queue) -> None:
+async def _pump(frames: AsyncGenerator[Encodable, None], queue: _Queue) -> None:
     """Hand over frame after frame, never more than one ahead; then None or what went wrong."""
     try:
         async with aclosing(frames):

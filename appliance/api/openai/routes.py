@@ -1,0 +1,23 @@
+"""Every route of this dialect."""
+
+from litestar import Router
+
+from appliance.api.auth import authenticated
+from appliance.api.openai.chat_routes import chat_completions
+from appliance.api.openai.completion_routes import completions
+from appliance.api.openai.embedding_routes import embeddings
+from appliance.api.openai.model_routes import get_model, list_models
+from appliance.api.openai.reading import WireRequest
+
+
+def router() -> Router:
+    """/v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models."""
+    generation = Router(
+        "/", route_handlers=[chat_completions, completions, embeddings], request_class=WireRequest
+    )
+    return Router(
+        "/v1",
+        route_handlers=[generation, list_models, get_model],
+        guards=[authenticated],
+        tags=["OpenAI-compatible"],
+    )

@@ -1,0 +1,167 @@
+"""Completions that say what a test wrote down beforehand, and remember what was asked."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import msgspec
+
+from appliance.api.application import build
+from appliance.domain.completions import Ask, CacheStatus, Report
+from appliance.domain.messages import (
+    CompletionEvent,
+    EmbeddingRequest,
+    Embeddings,
+    Finished,
+    FinishReason,
+    TextDelta,
+    TokenUsage,
+)
+from appliance.domain.users import Principal
+from appliance.services.completions import Completion
+from appliance.services.container import Services
+from appliance.settings import Settings
+from tests.support.accounts import accounts_in
+
+USAGE = TokenUsage(prompt_tokens=20, completion_tokens=5, cached_tokens=12)
+HELLO = (TextDelta("Hel"), TextDelta("lo"), Finished(FinishReason.STOP, USAGE))
+REPORT = Report("llama_cpp", "starter", cache=CacheStatus.MISS, overhead_s=0.0015)
+
+Step = CompletionEvent | Exception | None  # None: nothing comes until the test is over
+
+
+class Scripted:
+    """One completion."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.report = REPORT
+        self.closed = asyncio.Event()
+        self._steps = steps
+
+    async def __aiter__(self) -> AsyncIterator[CompletionEvent]:
+        for step in self._steps:
+            if step is None:
+                await asyncio.Event().wait()
+            elif isinstance(step, Exception):
+                raise step
+            else:
+                yield step
+
+    async def aclose(self) -> None:
+        self.closed.set()
+
+
+class ScriptedCompletions:
+    """Implements the service; `steps` is what the next completion does."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, for the next test."""
+        self.steps: Sequence[Step] = HELLO
+        self.refusal: Exception | None = None
+        self.asks: list[Ask] = []
+        self.principals: list[Principal] = []
+        self.started: list[Scripted] = []
+        self.waiting = asyncio.Event()
+        self.may_start = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.may_start.set()
+
+    async def start(self, principal: Principal, ask: Ask, choices: int = 1) -> Sequence[Completion]:
+        self._note(principal, ask)
+        await self._turn()
+        self.started.append(Scripted(self.steps))
+        return [self.started[-1]]
+
+    async def count_tokens(self, principal: Principal, ask: Ask) -> int:
+        self._note(principal, ask)
+        return 42
+
+    async def embed(self, principal: Principal, request: EmbeddingRequest) -> Embeddings:
+        raise AssertionError("nothing is embedded in these tests")
+
+    def _note(self, principal: Principal, ask: Ask) -> None:
+        self.asks.append(ask)
+        self.principals.append(principal)
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def _turn(self) -> None:
+        self.waiting.set()
+        try:
+            await self.may_start.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+
+class ScriptedApi:
+    """The application over scripted completions, and Alice's client of it.
+
+    One serves all tests of a file; each begins with `service.forget()`.
+    """
+
+    def __init__(self, app: Any, client: httpx.AsyncClient, service: ScriptedCompletions) -> None:
+        self.app = app
+        self.client = client
+        self.service = service
+
+    @property
+    def ask(self) -> Ask:
+        return self.service.asks[-1]
+
+
+@asynccontextmanager
+async def open_scripted(folder: Path, settings: Settings) -> AsyncGenerator[ScriptedApi, None]:
+    """The application with real accounts; of the other services these tests use none."""
+    async with accounts_in(folder) as accounts:
+        await accounts.add("alice")
+        key = await accounts.key_of("alice")
+        service = ScriptedCompletions()
+        unused = dict.fromkeys(each.name for each in fields(Services))
+        given: Any = unused | {"accounts": accounts.service, "completions": service}
+        app = build(Services(**given), settings)
+        transport = httpx.ASGITransport(cast("Any", app), raise_app_exceptions=False)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://box.test", headers={"x-api-key": key}
+        ) as client:
+            yield ScriptedApi(app, client, service)
+
+
+@asynccontextmanager
+async def leaving_client(
+    scripted: ScriptedApi, path: str, body: Mapping[str, Any], *, refuses_headers: bool = False
+) -> AsyncGenerator[asyncio.Event, None]:
+    """A request whose client goes away once the event is set; awaited at the end."""
+    leave = asyncio.Event()
+    given = [{"type": "http.request", "body": msgspec.json.encode(body), "more_body": False}]
+
+    async def receive() -> Any:
+        if given:
+            return given.pop()
+        await leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if refuses_headers:
+            raise OSError("the connection is closed")
+
+    key = scripted.client.headers["x-api-key"].encode()
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+        "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"",
+        "root_path": "", "client": ("127.0.0.1", 1), "server": ("box.test", 80),
+        "headers": [(b"x-api-key", key), (b"content-type", b"application/json")],
+    }  # fmt: skip
+    asked = asyncio.ensure_future(scripted.app(scope, receive, send))
+    try:
+        yield leave
+    finally:
+        async with asyncio.timeout(10):
+            await asyncio.gather(asked, return_exceptions=refuses_headers)
