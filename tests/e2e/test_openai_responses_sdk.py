@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import openai
 import pytest
@@ -30,8 +30,10 @@ ONE_CALL: Any = {"tools": [WEATHER], "parallel_tool_calls": False, "max_output_t
 
 
 class Fruit(BaseModel):
-    name: str
+    """Few answers fit, so that the smallest model ends in time."""
+
     sweet: bool
+    color: Literal["red", "green"]
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +80,19 @@ def test_response_when_the_conversation_goes_on_then_earlier_items_are_read(
     assert second.usage.input_tokens_details.cached_tokens > 0
 
 
-def test_stream_when_read_by_the_helper_then_the_same_text(sdk: openai.OpenAI) -> None:
-    whole = respond(sdk, max_output_tokens=200)
+def test_stream_when_read_by_the_helper_then_events_in_their_order(sdk: openai.OpenAI) -> None:
     with sdk.responses.stream(
-        model="model", input=HI, max_output_tokens=200, temperature=0
+        model="model",
+        input="An apple, as JSON with sweet and color.",
+        text_format=Fruit,
+        max_output_tokens=200,
+        temperature=0,
     ) as stream:
         events = list(stream)
         final = stream.get_final_response()
     pieces = [event.delta for event in events if event.type == "response.output_text.delta"]
-    assert "".join(pieces) == final.output_text == whole.output_text
+    assert "".join(pieces) == final.output_text
+    assert isinstance(final.output_parsed, Fruit)
     assert [event.sequence_number for event in events] == list(range(len(events)))
     kinds = [event.type for event in events]
     assert kinds[:4] == [
@@ -136,7 +142,7 @@ def test_tool_when_streamed_then_the_helper_sees_its_arguments(sdk: openai.OpenA
 def test_output_when_a_type_is_asked_for_then_it_is_parsed(sdk: openai.OpenAI) -> None:
     answer = sdk.responses.parse(
         model="model",
-        input="An apple, as JSON with name and sweet.",
+        input="An apple, as JSON with sweet and color.",
         text_format=Fruit,
         temperature=0,
         max_output_tokens=200,

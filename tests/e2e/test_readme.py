@@ -99,6 +99,16 @@ def test_python_when_pasted_then_an_answer(box: Box, bin_folder: Path) -> None:
     assert "caller_tests" in printed
 
 
+def test_official_packages_when_pasted_then_both_answer(box: Box, bin_folder: Path) -> None:
+    script = bin_folder / "clients.py"
+    script.write_text(PYTHON[1])
+    assert shell(f"{sys.executable} {script}", box, bin_folder).strip()
+
+
+def test_sandbox_run_when_pasted_then_the_programs_output(box: Box, bin_folder: Path) -> None:
+    assert shell(block_with("sandbox run"), box, bin_folder) == "42\n"
+
+
 def test_task_run_when_pasted_then_the_code(box: Box, bin_folder: Path) -> None:
     assert "is_even" in shell(block_with("task run"), box, bin_folder)
 
