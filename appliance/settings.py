@@ -93,6 +93,7 @@ class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):
     queue_limit: Positive = 32
     queue_per_user: Positive = 8
     toolchains: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ("*",)
 
 
 class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,6 +19,7 @@ from appliance.services.completions import Completion
 
 log = structlog.get_logger()
 
+_UNWATCHED_S = 0.25
 _GONE = 499  # what proxies log for a client that went away first
 
 AnyRequest = Request[Any, Any, Any]
@@ -39,17 +40,18 @@ def report_headers(report: Report) -> dict[str, str]:
 
 
 async def attended(request: AnyRequest, work: Coroutine[Any, Any, Response[Any]]) -> Response[Any]:
-    """The answer of `work`, which is cancelled as soon as the client goes away.
+    """The answer of `work`, which is cancelled when the client goes away.
 
-    The body of the request has to be read already.
+    The body of the request has to be read already. Short work is not watched: that
+    would cost as much as the work.
     """
     working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_until_gone(request))
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not await _soon(working):
+            await _until_gone_or_done(request, working)
         return working.result() if working.done() else Response(None, status_code=_GONE)
     finally:
-        await _ended(working, leaving)
+        await _ended(working)
 
 
 def problem_within(request: AnyRequest, error: Exception) -> Problem:
@@ -139,6 +141,19 @@ async def _close(starting: Starting) -> None:
     if not starting.cancelled() and starting.exception() is None:
         for completion in starting.result():
             await completion.aclose()
+
+
+async def _soon(working: "asyncio.Task[Any]") -> bool:
+    done, _ = await asyncio.wait({working}, timeout=_UNWATCHED_S)
+    return bool(done)
+
+
+async def _until_gone_or_done(request: AnyRequest, working: "asyncio.Task[Any]") -> None:
+    leaving = asyncio.create_task(_until_gone(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await _ended(leaving)
 
 
 async def _until_gone(request: AnyRequest) -> None:

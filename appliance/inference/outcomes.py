@@ -24,8 +24,8 @@ def can_retry(error: ApplianceError) -> bool:
     """Whether the same model may be asked again."""
     if isinstance(error, NOT_TRIED):
         return False
-    if isinstance(error, ProviderFailed):
-        return bool(error.details.get("retryable"))
+    if error.details.get("retryable"):
+        return isinstance(error, ProviderFailed | RateLimited)
     return isinstance(error, RateLimited | QueueFull) and error.retry_after is not None
 
 

@@ -1,6 +1,6 @@
 """Which languages this box can really run: each is tried by a small program."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 
 import structlog
 from msgspec import structs
@@ -12,6 +12,7 @@ from appliance.sandbox.recipes import Recipe
 
 _EXPECTED = b"works\n"
 _LOG = ".build.log"
+EVERY = "*"
 # At the start the machine is busy with other things; only the clock is given more.
 _PATIENCE = 6
 _MAX_VERSION = 40
@@ -23,22 +24,29 @@ Run = Callable[[RunRequest], Awaitable[RunResult]]
 
 
 async def tried(
-    run: Run, limits: Limits, known: Mapping[str, str]
+    run: Run, limits: Limits, known: Mapping[str, str], wanted: Collection[str]
 ) -> AsyncGenerator[tuple[str, str], None]:
     """Name and version of each language beyond the `known` ones whose sample program works.
 
-    It is run within `limits`, as a caller's would be.
+    It is run within `limits`, as a caller's would be. `wanted` holds the names to try;
+    EVERY stands for all.
     """
+    asked = [
+        each
+        for each in recipes.RECIPES
+        if each.name not in known and (EVERY in wanted or each.name in wanted)
+    ]
     patient = structs.replace(limits, wall_s=limits.wall_s * _PATIENCE)
-    for recipe in await _with_tools(run, patient, known):
+    for recipe in await _with_tools(run, patient, asked):
         version = await _version(run, patient, recipe)
         if version is not None:
             yield recipe.name, version
 
 
-async def _with_tools(run: Run, limits: Limits, known: Collection[str]) -> list[Recipe]:
-    """Those unknown languages whose compiler or interpreter is to be seen inside."""
-    asked = [recipe for recipe in recipes.RECIPES if recipe.name not in known]
+async def _with_tools(run: Run, limits: Limits, asked: Sequence[Recipe]) -> list[Recipe]:
+    """Those whose compiler or interpreter is to be seen inside."""
+    if not asked:
+        return []
     lines = [f"command -v {each.tool} >/dev/null && echo {each.name}" for each in asked]
     result = await _attempt(run, limits, ("sh", "-c", recipes.with_path("\n".join(lines))))
     found = set(result.stdout.decode(errors="replace").split()) if result else set[str]()

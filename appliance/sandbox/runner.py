@@ -163,7 +163,9 @@ class SandboxRunner:
     async def _try_languages(self) -> None:
         """Beside the first runs: a compiler takes seconds, and most runs need none."""
         try:
-            tried = languages.tried(self._trial, self.limits(), self._status.languages)
+            tried = languages.tried(
+                self._trial, self.limits(), self._status.languages, self._settings.languages
+            )
             async for name, version in tried:
                 found = {**self._status.languages, name: version}
                 self._status = structs.replace(self._status, languages=found)

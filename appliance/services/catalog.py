@@ -6,13 +6,15 @@ from msgspec import Struct
 
 from appliance import __version__
 from appliance.domain.execution import BackendStatus, Limits
-from appliance.domain.models import ModelInfo, ProviderStatus
+from appliance.domain.models import ModelInfo, ModelState, ProviderStatus
 from appliance.domain.tasks import CollapseStrategy, Persona, TaskType
 from appliance.inference.cache import CacheFigures
 from appliance.inference.gateway import Gateway
+from appliance.inference.routes import path
 from appliance.sandbox.runner import SandboxRunner
 from appliance.settings import Settings
 
+ROUTES = "route"
 _BROKEN = "the plugin could not be loaded; `monkey-coder doctor` says why"
 
 
@@ -69,9 +71,10 @@ class CatalogService:
         return [*self._gateway.providers(), *self._broken]
 
     async def models(self, provider: str | None = None) -> Sequence[ModelInfo]:
-        """Every model on offer, or those of one provider."""
+        """Every name that a request may use: routes first, then models; or of one provider."""
         known = await self._gateway.models()
-        return [model for model in known if provider in (None, model.provider)]
+        routes = [_of_route(name, ways, known) for name, ways in self._gateway.aliases.items()]
+        return [model for model in (*routes, *known) if provider in (None, model.provider)]
 
     async def capabilities(self) -> Capabilities:
         return Capabilities(
@@ -98,3 +101,18 @@ class CatalogService:
             requests_per_minute=settings.limits.requests_per_minute,
             burst=settings.limits.burst,
         )
+
+
+def _of_route(name: str, ways: Sequence[str], known: Sequence[ModelInfo]) -> ModelInfo:
+    """A route as a model: in the state of the first of its models that exists."""
+    leads_to = [each for way in ways for each in known if way in (each.name, path(each))]
+    state = leads_to[0].state if leads_to else ModelState.FAILED
+    return ModelInfo(
+        name=name,
+        provider=ROUTES,
+        state=state,
+        context_tokens=max((each.context_tokens or 0 for each in leads_to), default=0) or None,
+        max_parallel=max((each.max_parallel for each in leads_to), default=1),
+        description=f"the first of these that can serve: {', '.join(ways)}",
+        problem="" if leads_to else "none of its models exists here",
+    )

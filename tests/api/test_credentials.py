@@ -1,5 +1,6 @@
 """Who may ask: every way to send credentials, and 401 before anything is read."""
 
+import re
 from typing import Any
 
 import httpx
@@ -8,24 +9,8 @@ import pytest
 from appliance.settings import LimitSettings, ServerSettings, Settings
 from tests.api.box import Api, settings_with
 
-PROTECTED = [
-    ("POST", "/api/v1/execute"),
-    ("POST", "/api/v1/execute/stream"),
-    ("POST", "/api/v1/stream/execute"),
-    ("GET", "/api/v1/tasks"),
-    ("GET", "/api/v1/tasks/x"),
-    ("GET", "/api/v1/tasks/x/events"),
-    ("POST", "/api/v1/tasks/x/cancel"),
-    ("GET", "/api/v1/providers"),
-    ("GET", "/api/v1/models"),
-    ("GET", "/api/v1/capabilities"),
-    ("GET", "/api/v1/auth/status"),
-    ("POST", "/api/v1/auth/logout"),
-    ("POST", "/api/v1/auth/keys"),
-    ("GET", "/api/v1/auth/keys"),
-    ("GET", "/api/v1/auth/keys/stats"),
-    ("DELETE", "/api/v1/auth/keys/x"),
-]
+PREFIXES = ("/api/v1", "/api/v2", "/v1")
+PUBLIC = {"/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/keys/dev"}
 
 
 @pytest.fixture
@@ -36,22 +21,26 @@ def settings() -> Settings:
 async def test_request_when_without_credentials_then_401_before_the_body_is_read(
     api: Api,
 ) -> None:
+    asked = protected(api)
+    assert ("POST", "/api/v1/execute") in asked
+    assert ("POST", "/v1/messages") in asked
+    assert ("POST", "/v1/chat/completions") in asked
     async with api.client(None) as client:
-        for method, path in PROTECTED:
+        for method, path in asked:
             answer = await client.request(method, f"{path}?limit=x", content=b"{not json")
             assert answer.status_code == 401, (method, path)
             assert answer.headers["www-authenticate"] == "Bearer"
-            assert answer.json()["error"]["code"] == "UNAUTHORIZED"
+            assert answer.json()
 
 
-def test_protected_routes_when_a_route_is_added_then_it_is_in_the_table(api: Api) -> None:
-    public = {"/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/keys/dev"}
-    known = {(method, path.replace("/x", "/{}")) for method, path in PROTECTED}
-    for route in api.app.routes:
-        if route.path.startswith("/api/v1") and route.path not in public:
-            path = route.path_format.replace("{task_id}", "{}").replace("{key_id}", "{}")
-            for method in set(route.methods) - {"OPTIONS"}:  # pyright: ignore
-                assert (method, path) in known
+def protected(api: Api) -> list[tuple[str, str]]:
+    """Every way into the API that needs credentials."""
+    return [
+        (str(method), re.sub(r"{[^}]*}", "x", route.path))
+        for route in api.app.routes
+        if route.path.startswith(PREFIXES) and route.path not in PUBLIC
+        for method in set(route.methods) - {"OPTIONS"}  # pyright: ignore
+    ]
 
 
 @pytest.mark.parametrize(

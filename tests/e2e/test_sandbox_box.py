@@ -35,7 +35,13 @@ def sandbox_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 
 def small_box() -> dict[str, str]:
-    names = {"PARALLEL_RUNS": 2, "QUEUE_LIMIT": 2, "MEMORY_MIB": 128, "PROCESSES": 32}
+    names = {
+        "PARALLEL_RUNS": 2,
+        "QUEUE_LIMIT": 2,
+        "MEMORY_MIB": 128,
+        "PROCESSES": 32,
+        "LANGUAGES": "*",
+    }
     small = {f"MONKEY_CODER__SANDBOX__{name}": str(value) for name, value in names.items()}
     return {**small, "MONKEY_CODER__MODELS__PRELOAD": "false"}
 

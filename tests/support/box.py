@@ -1,7 +1,9 @@
 """A real box in a process of its own, as an administrator would start it."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,8 @@ from typing import Any
 
 import httpx
 
+from appliance.sandbox import python_runtime
+
 PROGRAM = [sys.executable, "-m", "appliance"]
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
@@ -21,6 +25,8 @@ GENEROUS = {
     "MONKEY_CODER__AUTH__DEV_KEYS": "true",
     "MONKEY_CODER__LIMITS__REQUESTS_PER_MINUTE": "100000",
     "MONKEY_CODER__LIMITS__BURST": "10000",
+    # Trying every compiler takes seconds of each start.
+    "MONKEY_CODER__SANDBOX__LANGUAGES": "python",
 }
 
 
@@ -112,7 +118,11 @@ class Box:
 def running_box(
     data_dir: Path, model: Path | None = None, **env: str
 ) -> Generator[Box, None, None]:
-    """A started box, with `model` as its default; stopped at the end."""
+    """A started box, with `model` as its default; stopped at the end.
+
+    Its sandbox's Python is linked from the one that all tests share.
+    """
+    _share_sandbox_python(data_dir)
     if model is not None:
         command("model", "add", model, "--in-place", "--alias", "model", "--data-dir", data_dir)
     box = Box(data_dir, {**GENEROUS, **env})
@@ -120,3 +130,15 @@ def running_box(
         yield box.start()
     finally:
         box.stop()
+
+
+def _share_sandbox_python(data_dir: Path) -> None:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    made = python_runtime.prepare(cache / "monkey-coder-tests")
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = data_dir / "sandbox-python" / made.name
+    # Where it can't be linked, the box makes its own.
+    with contextlib.suppress(OSError, shutil.Error):
+        shutil.copytree(made, target, symlinks=True, copy_function=os.link)
+        return
+    shutil.rmtree(target, ignore_errors=True)

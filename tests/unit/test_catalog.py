@@ -1,0 +1,26 @@
+"""What the box says that it offers."""
+
+from appliance.domain.models import ModelState
+from appliance.sandbox.runner import SandboxRunner
+from appliance.services.catalog import ROUTES, CatalogService
+from appliance.settings import RouteSettings, SandboxSettings, Settings
+from tests.support.gateway_parts import Scripted, gateway_over
+
+
+async def test_models_when_routes_are_configured_then_their_names_are_offered_too() -> None:
+    routes = {
+        "team": RouteSettings(models=("near/model",)),
+        "lost": RouteSettings(models=("nowhere/model",)),
+    }
+    gateway = gateway_over(Scripted("near"), routes=routes)
+    runner = SandboxRunner({}, SandboxSettings())
+    catalog = CatalogService(gateway, runner, Settings())
+
+    offered = {model.name: model for model in await catalog.models()}
+    assert list(offered)[:2] == ["team", "lost"]
+    assert offered["team"].state is ModelState.READY
+    assert "near/model" in offered["team"].description
+    assert offered["lost"].state is ModelState.FAILED
+    assert [model.name for model in await catalog.models(ROUTES)] == ["team", "lost"]
+    assert ROUTES not in {model.provider for model in await catalog.models("near")}
+    await gateway.close()
