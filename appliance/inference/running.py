@@ -106,9 +106,10 @@ class Running:
             async for event in generated:
                 if key:
                     events.append(event)
+                    # Before the reader has it: the last event may be the last thing it asks for.
+                    if isinstance(event, Finished):
+                        await self._keep(events)
                 yield event
-        if key:
-            await self._keep(events)
 
     async def _generate(self) -> AsyncGenerator[CompletionEvent, None]:
         self._with.books.require_room()

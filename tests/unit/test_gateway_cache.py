@@ -88,6 +88,17 @@ async def test_cache_when_there_is_a_seed_then_kept_by_seed() -> None:
     assert report.cache is CacheStatus.HIT  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
+async def test_cache_when_the_reader_stops_at_the_last_event_then_the_answer_is_kept() -> None:
+    service = service_over(Scripted("an answer"))
+    for status in (CacheStatus.MISS, CacheStatus.HIT):
+        [completion] = await service.start(user(), ask(sampling=GREEDY))
+        async for event in completion:
+            if isinstance(event, Finished):
+                break
+        await completion.aclose()
+        assert completion.report.cache is status
+
+
 @pytest.mark.parametrize(("shared", "status"), [(False, CacheStatus.MISS), (True, CacheStatus.HIT)])
 async def test_cache_when_another_user_asks_then_only_a_shared_one_answers(
     shared: bool, status: CacheStatus
