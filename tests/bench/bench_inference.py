@@ -1,6 +1,9 @@
 """Tokens per second of our engine and of llama.cpp's own server, at 1, 4 and 8 clients.
 
     python -m tests.bench.bench_inference --model FILE [--rounds 5] [--tokens 96]
+                                          [--peer server|library]
+
+The peer `library` is llama-cpp-python's server instead, at 8 clients.
 
 Both get the same file, threads, sampling, lengths and questions, in alternating rounds;
 the figure is the median over the rounds of (tokens written by all clients / wall time),
@@ -20,9 +23,9 @@ from statistics import median
 from typing import Any
 
 from plugins.providers.llama_cpp.machine import usable_cpus
-from tests.bench.llama_server import running_ours, running_peer
+from tests.bench.llama_server import running_library, running_ours, running_peer
 
-CLIENTS = (1, 4, 8)
+PEERS = {"server": (running_peer, (1, 4, 8)), "library": (running_library, (8,))}
 Ask = Callable[[str, int, int], Awaitable[int]]
 
 
@@ -33,17 +36,18 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=96, help="new tokens of each answer")
     parser.add_argument("--threads", type=int, default=usable_cpus())
+    parser.add_argument("--peer", choices=PEERS, default="server")
     chosen = parser.parse_args()
-    asyncio.run(_bench(chosen.model.resolve(), chosen.rounds, chosen.tokens, chosen.threads))
+    model = chosen.model.resolve()
+    asyncio.run(_bench(model, chosen.rounds, chosen.tokens, chosen.threads, chosen.peer))
     return 0
 
 
-async def _bench(model: Path, rounds: int, tokens: int, threads: int) -> None:
-    async with running_ours(model, threads) as ours, running_peer(model, threads) as peer:
+async def _bench(model: Path, rounds: int, tokens: int, threads: int, against: str) -> None:
+    running, loads = PEERS[against]
+    async with running_ours(model, threads) as ours, running(model, threads) as peer:
         print(f"peer: {peer.version}; {threads} threads, {rounds} rounds, {tokens} tokens")
-        results = [
-            await _compare(ours.ask, peer.ask, clients, rounds, tokens) for clients in CLIENTS
-        ]
+        results = [await _compare(ours.ask, peer.ask, clients, rounds, tokens) for clients in loads]
         line: dict[str, Any] = {"bench": "inference", "peer": peer.version}
     line |= {"model": model.name, "threads": threads, "tokens": tokens, "results": results}
     print(json.dumps(line))

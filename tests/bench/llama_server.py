@@ -6,10 +6,15 @@ its memory between its clients as ours does.
 """
 
 import asyncio
+import contextlib
 import json
+import socket
+import sys
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,10 @@ CONTEXT = 8192
 MODEL = "bench"
 MOST_CLIENTS = 8
 _START_S = 120
+_LIBRARY_NEEDS = (
+    "uvicorn", "fastapi", "pydantic-settings", "sse-starlette", "starlette-context",
+    "numpy", "diskcache", "jinja2", "typing-extensions", "pyyaml",
+)  # fmt: skip
 
 _PEER = """
 import json, sys, xllamacpp
@@ -119,6 +128,59 @@ async def running_peer(model: Path, threads: int) -> AsyncGenerator[Peer, None]:
     finally:
         server.kill()
         await server.wait()
+
+
+@asynccontextmanager
+async def running_library(model: Path, threads: int) -> AsyncGenerator[Peer, None]:
+    """llama-cpp-python's server with this model, over the very library that ours uses."""
+    python = await asyncio.to_thread(peer_python, "llama_cpp_server", *_LIBRARY_NEEDS)
+    await asyncio.to_thread(_lend_library, python)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    words = {
+        "model": str(model),
+        "n_ctx": CONTEXT,
+        "n_threads": threads,
+        "n_threads_batch": threads,
+        "port": port,
+        # Or a second request would end the first.
+        "interrupt_requests": "false",
+    }
+    options = [word for name, value in words.items() for word in (f"--{name}", str(value))]
+    server = await asyncio.create_subprocess_exec(
+        *(str(python), "-m", "llama_cpp.server", *options),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        fresh = httpx.Limits(max_keepalive_connections=0)
+        address = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=address, timeout=600, limits=fresh) as client:
+            await _until_alive(client)
+            yield Peer(client, f"llama_cpp.server {version('llama-cpp-python')}")
+    finally:
+        server.kill()
+        await server.wait()
+
+
+def _lend_library(python: Path) -> None:
+    """Our own build of the package, where the peer's interpreter finds it."""
+    place = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    link = python.parent.parent / "lib" / place / "site-packages" / "llama_cpp"
+    spec = find_spec("llama_cpp")
+    assert spec is not None
+    assert spec.origin is not None
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path(spec.origin).parent)
+
+
+async def _until_alive(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(_START_S):
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get("/v1/models")).is_success:
+                    return
+            await asyncio.sleep(0.2)
 
 
 def _messages(text: str, system: str) -> tuple[Message, ...]:
