@@ -6,13 +6,13 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.box import Box, command, running_box
+from tests.support.engines import engine_of, resident
 from tests.support.tiny_gguf import write_tiny_gguf
 
 DEADLINE_S = 60
@@ -34,20 +34,6 @@ def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 def chat(client: httpx.Client, model: str, **more: Any) -> httpx.Response:
     return client.post("/v1/chat/completions", json=SHORT | {"model": model} | more)
-
-
-def engine_of(box: Box, model: str) -> int:
-    """The process that has this model's file mapped."""
-    assert box.process is not None
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != box.process.pid:
-            try:
-                maps = (folder / "maps").read_text()
-            except OSError:
-                continue
-            if f"{box.data_dir.parent}/{model}.gguf" in maps:
-                return int(folder.name)
-    raise AssertionError(f"no engine holds the model {model}")
 
 
 def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
@@ -100,11 +86,3 @@ def test_many_short_chats_leave_no_memory_behind(two_models: Box):
         after = [resident(two_models.process.pid), resident(engine_of(two_models, "one"))]
     grown = [late - early for early, late in zip(before, after, strict=True)]
     assert all(each < 8 * 1024 * 1024 for each in grown), grown
-
-
-def resident(pid: int) -> int:
-    """Bytes in memory that are not of a file."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"process {pid} tells no memory")

@@ -1,0 +1,27 @@
+"""The processes of a box, seen from outside."""
+
+from pathlib import Path
+
+from tests.support.box import Box
+
+
+def engine_of(box: Box, model: str) -> int:
+    """The process that has this model's file mapped."""
+    assert box.process is not None
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != box.process.pid:
+            try:
+                maps = (folder / "maps").read_text()
+            except OSError:
+                continue
+            if f"{box.data_dir.parent}/{model}.gguf" in maps:
+                return int(folder.name)
+    raise AssertionError(f"no engine holds the model {model}")
+
+
+def resident(pid: int) -> int:
+    """Bytes in memory that are not of a file."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"process {pid} tells no memory")
