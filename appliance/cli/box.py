@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import pwd
+import signal
 import stat
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -146,7 +147,21 @@ async def open_box(loaded: Loaded, *, exclusive: bool = False) -> "AsyncGenerato
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine to its end; Ctrl-C cancels it first, then ends the command."""
-    return asyncio.run(work)
+    try:
+        return asyncio.run(_cancelled_by_ctrl_c(work))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+async def _cancelled_by_ctrl_c(work: Coroutine[Any, Any, T]) -> T:
+    """Through the loop's own handler: the interpreter's waits for the loop's next event where
+    the signal comes just before the loop goes to sleep."""
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+    loop.add_signal_handler(signal.SIGINT, task.cancel)
+    try:
+        return await task
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
 
 
 def _user_name(uid: int) -> str:

@@ -67,6 +67,7 @@ def command() -> None:
 @click.option("--model", help="The model's alias; the box's default if not given.")
 @click.option("--branches", type=click.IntRange(1, 16), help="How many candidates to generate.")
 @click.option("--strategy", type=click.Choice([kind.value for kind in CollapseStrategy]))
+@click.option("--label", "labels", multiple=True, help="What it belongs to; may keep it local.")
 @click.option("--timeout", type=click.FloatRange(min=1), help="Seconds that the task may take.")
 @click.option("--verified", is_flag=True, help="Exit with 3 if the answer fails its checks.")
 @click.option("--url", help="The box's address.")
@@ -108,6 +109,7 @@ def _body(prompt: str, options: Mapping[str, Any]) -> dict[str, Any]:
         "persona": options["persona"],
         "model": options["model"],
         "timeout": options["timeout"],
+        "labels": list(options["labels"]),
         "files": [_file(path) for path in options["files"]],
         "tests": [_file(path) for path in options["tests"]],
         "quantum_config": {name: value for name, value in quantum.items() if value is not None},

@@ -27,6 +27,7 @@ from appliance.domain.models import ModelInfo, ModelState, ProviderStatus
 from appliance.domain.users import Principal, Role
 from appliance.errors import InvalidInput
 from appliance.inference.gateway import Gateway
+from appliance.scheduler import TaskHandler
 from appliance.services.accounts import AccountService
 from appliance.services.catalog import CatalogService
 from appliance.services.completion_service import CompletionService
@@ -133,10 +134,12 @@ def settings_with(**changes: Any) -> Settings:
 
 
 @asynccontextmanager
-async def open_api(path: Path, settings: Settings) -> AsyncGenerator[Api, None]:
-    """The application on a new store at `path`."""
+async def open_api(
+    path: Path, settings: Settings, work: TaskHandler | None = None
+) -> AsyncGenerator[Api, None]:
+    """The application on a new store at `path`; `work` does the tasks instead of the script."""
     script = Script()
-    async with open_box(path, script, settings) as box:
+    async with open_box(path, work or script, settings) as box:
         hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
         passwords = Passwords(hasher)
         accounts = AccountService(box.db, settings.auth, b"s" * 32, passwords=passwords)

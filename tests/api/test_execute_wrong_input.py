@@ -114,6 +114,27 @@ WRONG: dict[str, tuple[dict[str, Any] | bytes, int, str, str]] = {
         "VALIDATION_ERROR",
         "task_id",
     ),
+    "labels of a wrong type": ({"prompt": "x", "labels": "a"}, 400, "VALIDATION_ERROR", "labels"),
+    "a label of a wrong type": (
+        {"prompt": "x", "labels": ["a", 1]},
+        400,
+        "VALIDATION_ERROR",
+        "labels[1]",
+    ),
+    "a label that is too long": (
+        {"prompt": "x", "labels": ["a", "x" * 201]},
+        400,
+        "VALIDATION_ERROR",
+        "labels[1]",
+    ),
+    "a blank label": ({"prompt": "x", "labels": [" "]}, 400, "VALIDATION_ERROR", "labels"),
+    "two labels in one": ({"prompt": "x", "labels": ["a,b"]}, 400, "VALIDATION_ERROR", "labels"),
+    "65 labels": (
+        {"prompt": "x", "labels": [str(n) for n in range(65)]},
+        400,
+        "VALIDATION_ERROR",
+        "labels",
+    ),
     "an unpaired surrogate": (b'{"prompt": "\\ud800"}', 400, "VALIDATION_ERROR", "body"),
 }
 

@@ -147,6 +147,11 @@ REQUESTS: dict[str, tuple[dict[str, Any], TaskRequest]] = {
             tests=(SourceFile("tests/test_a.py", "b"), SourceFile("a_test.py", "c")),
         ),
     ),
+    "labels": (
+        {"prompt": "x", "labels": ["b", " a b ", "b"]},
+        expected(labels=("b", "a b")),
+    ),
+    "no labels": ({"prompt": "x", "labels": None}, expected()),
     "tests to look at": (
         {"prompt": "x", "task_type": "review", "files": [{"path": "test_a.py", "content": "b"}]},
         expected(task_type=TaskType.CODE_REVIEW, files=(SourceFile("test_a.py", "b"),)),
@@ -158,6 +163,11 @@ REQUESTS: dict[str, tuple[dict[str, Any], TaskRequest]] = {
 def test_request_when_converted_then_exactly_this_task(name: str) -> None:
     body, task = REQUESTS[name]
     assert converted(**body) == task
+
+
+def test_labels_when_also_beside_the_body_then_each_once() -> None:
+    body = msgspec.convert({"prompt": "x", "labels": ["a", "b"]}, ExecuteBody)
+    assert task_request(body, labels=("b", "c")).labels == ("a", "b", "c")
 
 
 @pytest.mark.parametrize(

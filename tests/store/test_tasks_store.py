@@ -77,6 +77,7 @@ async def test_insert_when_read_again_then_everything_is_as_asked(box: Box):
         context={"language": "python", "deep": [1, {"x": None}]},
         temperature=0.5,
         priority=Priority.INTERACTIVE,
+        labels=("repo-1", "geheim"),
     )
     async with box.db.write() as tx:
         new = tasks.NewTask("mine", box.alice.user.id, request, "h")
@@ -89,6 +90,17 @@ async def test_insert_when_read_again_then_everything_is_as_asked(box: Box):
         (listed,) = await tasks.page(connection, box.alice.user.id, None, None, 10)
     assert listed.request.prompt == request.prompt
     assert listed.request.files == listed.request.tests == ()
+
+
+async def test_get_when_stored_before_there_were_labels_then_without_any(box: Box):
+    async with box.db.write() as tx:
+        new = tasks.NewTask("old", box.alice.user.id, TaskRequest("x", labels=("a",)), "h")
+        stored = await tasks.insert(tx, new, NOW)
+        await tx.execute("UPDATE tasks SET request = json_remove(request, '$.labels')")
+    async with box.db.read() as connection:
+        read = await tasks.get(connection, stored.id)
+    assert read is not None
+    assert read.request == TaskRequest("x")
 
 
 async def test_claim_when_the_queue_is_empty_then_none(box: Box):

@@ -62,7 +62,7 @@ def test_run_when_options_are_given_then_the_request_holds_them(
     (tmp_path / "test_app.py").write_text("def test(): pass\n")
     box.parts = [[START, complete()]]
     words = "--task-type testing --persona tester --model m --branches 3 --strategy first_success"
-    files = "--file src/app.py --test test_app.py --timeout 9"
+    files = "--file src/app.py --test test_app.py --timeout 9 --label secret --label repo-1"
     task("do it", *words.split(), *files.split())
     method, path, headers, body = box.requests[0]
     assert (method, path) == ("POST", "/api/v1/execute/stream")
@@ -74,6 +74,7 @@ def test_run_when_options_are_given_then_the_request_holds_them(
         "persona": "tester",
         "model": "m",
         "timeout": 9.0,
+        "labels": ["secret", "repo-1"],
         "files": [{"path": "src/app.py", "content": "x = 1\n"}],
         "tests": [{"path": "test_app.py", "content": "def test(): pass\n"}],
         "quantum_config": {"quantum_branches": 3, "collapse_strategy": "first_success"},

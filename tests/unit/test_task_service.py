@@ -68,6 +68,8 @@ async def test_submit_when_the_id_is_used_for_something_else_then_conflict(box: 
     await box.submit(box.alice, client_task_id="mine")
     with pytest.raises(Conflict) as caught:
         await box.submit(box.alice, "another prompt", client_task_id="mine")
+    with pytest.raises(Conflict):
+        await box.submit(box.alice, client_task_id="mine", labels=("secret",))
     assert caught.value.details == {"task_id": "mine"}
     other = await box.submit(box.bob, "another prompt", client_task_id="mine")
     assert other.user_id == box.bob.user.id

@@ -49,6 +49,11 @@ def _file(path: str, content: str = "x") -> tuple[SourceFile, ...]:
         ("model", {"model": ""}),
         ("model", {"model": "a\nb"}),
         ("provider", {"provider": "x" * 201}),
+        ("labels", {"labels": ("a", "")}),
+        ("labels", {"labels": ("x" * 201,)}),
+        ("labels", {"labels": ("a\nb",)}),
+        ("labels", {"labels": ("a,secret",)}),
+        ("labels", {"labels": tuple(str(at) for at in range(65))}),
         ("files[0].content", {"files": _file("a.bin", "\x7fELF\0\0")}),
         ("tests[0].content", {"tests": _file("a.py", "\ud800")}),
         ("files[1].path", {"files": _file("a.py") + _file("./a.py")}),
@@ -148,5 +153,6 @@ def test_admissible_when_everything_is_right_then_unchanged():
         timeout_s=1e9,
         client_task_id="A-z_0.9:x",
         model="qwen 2.5/coder:7b",
+        labels=("x" * 200, *(f"größe {at}" for at in range(63))),
     )
     assert admissible(request, LIMITS, max_branches=8) == request
