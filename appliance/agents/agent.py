@@ -14,9 +14,9 @@ from appliance.agents.router import Budget
 from appliance.agents.text import write_text
 from appliance.agents.work import Opening, Work
 from appliance.domain.models import ModelState
-from appliance.domain.tasks import TaskRequest, TaskResult
+from appliance.domain.tasks import Task, TaskResult
 from appliance.errors import DeadlineExceeded
-from appliance.inference import Gateway, Route
+from appliance.inference import Caller, Gateway, Route
 from appliance.settings import AgentSettings
 
 
@@ -31,32 +31,37 @@ class CodingAgent:
     async def run(self, context: Context) -> TaskResult:
         """Do the task, going on from what its journal holds of earlier attempts.
 
-        Raises ContextLengthExceeded, UnknownModel, ModelUnavailable, ProviderFailed,
-        SandboxUnavailable and DeadlineExceeded. Cancelling it ends generations and runs.
+        Raises ContextLengthExceeded, UnknownModel, ModelUnavailable, ProviderFailed, Forbidden
+        (no model may see the task), SandboxUnavailable and DeadlineExceeded. Cancelling it
+        ends generations and runs.
         """
         request = context.task.request
         journal = Journal(context)
         # Large files take a while to read, and others wait for the loop.
         way = await asyncio.to_thread(router.approach, request, self._sandbox.status)
-        route = await self._route(journal, request)
+        # The model that a plan names, so that all attempts use the same.
+        named = journal.plan or request
+        route = await self._route(context.task, named.model, named.provider)
         persona = personas.for_task(request.persona, request.task_type)
         opening = Opening(
             context=context,
             journal=journal,
             way=way,
             route=route,
-            writer=Writer(self._gateway, route, f"user:{context.task.user_id}", request.priority),
+            writer=Writer(self._gateway, route, _owner(context.task), request.priority),
             messages=prompt.of_request(request, persona, way.shape, way.aim),
         )
         plan = journal.plan or await self._plan(opening)
         work = Work(**vars(opening), plan=plan, confined=Confined(self._sandbox))
         return await (write_text(work) if plan.shape is Shape.TEXT else _write_code(work))
 
-    async def _route(self, journal: Journal, request: TaskRequest) -> Route:
-        """The model that the plan names, so that all attempts use the same."""
-        if journal.plan is None:
-            return await self._gateway.resolve(request.model, request.provider)
-        return await self._gateway.resolve(journal.plan.model, journal.plan.provider)
+    async def _route(self, task: Task, model: str | None, provider: str | None) -> Route:
+        """What the name leads to, without what the task's user and labels bar.
+
+        Whatever is asked for the task goes along such a route, and to no other model.
+        """
+        caller = Caller(_owner(task), task.user_id)
+        return await self._gateway.route_for(model, provider, caller, task.request.labels)
 
     async def _plan(self, opening: Opening) -> Plan:
         request, route = opening.context.task.request, opening.route
@@ -64,7 +69,7 @@ class CodingAgent:
             await opening.journal.progress(f"loading the model {route.model}", "load", 0)
         prompt_tokens = await opening.writer.count_tokens(opening.messages)
         # Counting has loaded the model: only now are its room and its speed known.
-        info = (await self._gateway.resolve(route.model, route.provider)).info
+        info = (await self._route(opening.context.task, route.model, route.provider)).info
         max_tokens = admission.answer_tokens(
             request, prompt_tokens, info.context_tokens, self._settings.max_output_tokens
         )
@@ -72,6 +77,11 @@ class CodingAgent:
         plan = router.plan(request, opening.way, info, self._settings, budget)
         await opening.journal.planned(plan)
         return plan
+
+
+def _owner(task: Task) -> str:
+    """The task's user, as the gateway names them."""
+    return f"user:{task.user_id}"
 
 
 async def _write_code(work: Work) -> TaskResult:

@@ -71,7 +71,8 @@ class TaskRequest(Struct, frozen=True):
     None means: the box decides. `tests` are files that the caller wants passed;
     `instructions` is the text of a custom persona. `context` is what the client
     sent along, shown to the model where it helps. `client_task_id` is the
-    client's idempotency key. `timeout_s` bounds the time from start to end.
+    client's idempotency key. `timeout_s` bounds the time from start to end. `labels`
+    say what it belongs to (a repository, a project); they can bar providers.
     """
 
     prompt: str
@@ -91,6 +92,7 @@ class TaskRequest(Struct, frozen=True):
     timeout_s: float | None = None
     client_task_id: str | None = None
     priority: Priority = Priority.NORMAL
+    labels: tuple[str, ...] = ()
 
 
 class VerificationLevel(StrEnum):

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import msgspec
@@ -15,6 +15,7 @@ from appliance.settings import LimitSettings
 
 TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MAX_NAME = 200
+_MAX_LABELS = 64
 _MAX_SEED = 2**32 - 1
 _MAX_TEMPERATURE = 2.0
 
@@ -30,6 +31,7 @@ def admissible(request: TaskRequest, limits: LimitSettings, max_branches: int) -
     _check_numbers(request, max_branches)
     for field in ("provider", "model"):
         _check_name(field, getattr(request, field))
+    _check_labels(request.labels)
     return _with_plain_paths(request, limits)
 
 
@@ -71,6 +73,19 @@ def _check_range(field: str, value: float | None, lowest: float, highest: float)
 def _check_name(field: str, name: str | None) -> None:
     if name is not None and not (0 < len(name) <= _MAX_NAME and name.isprintable()):
         raise InvalidInput.at(field, f"must be 1 to {_MAX_NAME} printable characters")
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    """Rules name whole labels: one that no rule could ever name must not slip past them."""
+    if len(labels) > _MAX_LABELS:
+        raise InvalidInput.at("labels", f"at most {_MAX_LABELS} labels are possible")
+    for label in labels:
+        if not 0 < len(label) <= _MAX_NAME or not label.isprintable() or "," in label:
+            raise InvalidInput.at(
+                "labels",
+                f"{label[:40]!r} is none: each must be 1 to {_MAX_NAME} printable characters "
+                "without a comma",
+            )
 
 
 def _with_plain_paths(request: TaskRequest, limits: LimitSettings) -> TaskRequest:

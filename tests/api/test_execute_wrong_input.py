@@ -151,7 +151,7 @@ async def test_execute_when_the_input_is_wrong_then_the_field_and_the_reason(
     assert (answer.status_code, error["code"]) == (status, code), answer.text[:300]
     assert error["details"].get("field") == field, error
     assert field.split("[", maxsplit=1)[0] in error["message"]
-    if not sent:
+    if sent == b"":
         assert error["message"] == "body: a JSON object is needed"
     assert answer.json()["detail"] == answer.json()["message"] == error["message"]
     assert answer.json()["request_id"] == answer.headers["x-request-id"]

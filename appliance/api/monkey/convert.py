@@ -41,8 +41,15 @@ _COORDINATION = frozenset(
 T = TypeVar("T")
 
 
-def task_request(body: ExecuteBody, priority: Priority = Priority.INTERACTIVE) -> TaskRequest:
-    """The task that a body asks for. Raises InvalidInput naming the field."""
+def task_request(
+    body: ExecuteBody,
+    priority: Priority = Priority.INTERACTIVE,
+    labels: Iterable[str] = (),
+) -> TaskRequest:
+    """The task that a body asks for; `labels` are those that came beside it.
+
+    Raises InvalidInput naming the field.
+    """
     context = body.context or {}
     options = _context_options(context)
     command, prompt = personas.split_command(_prompt(body))
@@ -72,6 +79,7 @@ def task_request(body: ExecuteBody, priority: Priority = Priority.INTERACTIVE) -
         timeout_s=_first(body.timeout, branching.timeout_s, branching.timeout, options.timeout),
         client_task_id=body.task_id or None,
         priority=priority,
+        labels=_labels(body.labels or (), labels),
     )
 
 
@@ -174,6 +182,11 @@ def _source_files(field: str, files: list[FileBody]) -> tuple[SourceFile, ...]:
         SourceFile(_path(f"{field}[{index}]", file), file.content)
         for index, file in enumerate(files)
     )
+
+
+def _labels(*groups: Iterable[str]) -> tuple[str, ...]:
+    """Each label once, without blanks around it."""
+    return tuple(dict.fromkeys(label.strip() for group in groups for label in group))
 
 
 def _path(field: str, file: FileBody) -> str:

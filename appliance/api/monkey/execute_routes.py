@@ -8,6 +8,7 @@ from litestar.response import Stream
 
 from appliance.api.dependencies import ServicesDependency, SettingsDependency
 from appliance.api.errors import status_of
+from appliance.api.labels import labels_of
 from appliance.api.monkey import answers
 from appliance.api.monkey.convert import task_request
 from appliance.api.monkey.frames import frames_of
@@ -15,7 +16,7 @@ from appliance.api.monkey.schemas import ExecuteAnswer, ExecuteBody
 from appliance.api.openapi import answers_with, answers_with_events
 from appliance.api.requests import principal_of
 from appliance.api.streaming import event_stream, last_event_id
-from appliance.domain.tasks import Task
+from appliance.domain.tasks import Task, TaskRequest
 from appliance.domain.users import Principal
 from appliance.errors import ApplianceError
 from appliance.services.container import Services
@@ -41,7 +42,7 @@ async def execute(
     if data.stream:
         return await _stream(request, data, services)
     principal = principal_of(request)
-    task = await services.tasks.submit(principal, task_request(data))
+    task = await services.tasks.submit(principal, _asked(request, data))
     ended = await services.tasks.wait(principal, task.public_id, _patience(task, settings))
     _raise_refusal(ended)
     return Response(answers.execute_answer(ended))
@@ -66,10 +67,14 @@ def task_stream(services: Services, principal: Principal, task: Task, after: int
 
 async def _stream(request: AnyRequest, data: ExecuteBody, services: Services) -> Stream:
     principal = principal_of(request)
-    task = await services.tasks.submit(principal, task_request(data))
+    task = await services.tasks.submit(principal, _asked(request, data))
     # Only an id that the client chose makes a second request mean the same task.
     after = last_event_id(request) if data.task_id else 0
     return task_stream(services, principal, task, after)
+
+
+def _asked(request: AnyRequest, data: ExecuteBody) -> TaskRequest:
+    return task_request(data, labels=labels_of(request))
 
 
 def _patience(task: Task, settings: Settings) -> float:

@@ -10,6 +10,7 @@ Temperature = Annotated[float, Meta(ge=0, le=2)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Tokens = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seed = Annotated[int, Meta(ge=0, lt=2**32)]
+Label = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class FileBody(Struct):
@@ -56,7 +57,11 @@ class ContextOptions(Struct):
 
 
 class ExecuteBody(Struct):
-    """A coding task, in any of the three shapes that clients send."""
+    """A coding task, in any of the three shapes that clients send.
+
+    `labels` say what it belongs to, besides those in the header X-Labels: the administrator
+    can keep what carries a label on the box.
+    """
 
     prompt: str | None = None
     task: str | None = None
@@ -80,6 +85,7 @@ class ExecuteBody(Struct):
     max_tokens: Tokens | None = None
     timeout: Seconds | None = None
     seed: Seed | None = None
+    labels: Annotated[list[Label], Meta(max_length=64)] | None = None
 
 
 class ArtifactAnswer(Struct):
