@@ -8,12 +8,24 @@ from appliance.errors import InvalidInput
 
 HEADER = "X-Labels"
 _MOST = 64
+_LONGEST = 200
 
 
 def labels_of(request: Request[Any, Any, Any], in_metadata: str = "") -> tuple[str, ...]:
-    """The labels of the header and of the body's metadata, each once. Raises InvalidInput."""
-    given = f"{request.headers.get(HEADER, '')},{in_metadata}"
-    found = tuple(dict.fromkeys(word for part in given.split(",") if (word := part.strip())))
+    """The labels of the headers and of the body's metadata, each once. Raises InvalidInput."""
+    given = [_text(value) for value in request.headers.getall(HEADER, [])]
+    words = (word.strip() for part in (*given, in_metadata) for word in part.split(","))
+    found = tuple(dict.fromkeys(word for word in words if word))
     if len(found) > _MOST:
         raise InvalidInput.at(HEADER, f"at most {_MOST} labels are possible")
+    if any(len(label) > _LONGEST for label in found):
+        raise InvalidInput.at(HEADER, f"a label has at most {_LONGEST} characters")
     return found
+
+
+def _text(value: str) -> str:
+    """A header's value, which the framework reads byte by byte, as the UTF-8 that it is."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        raise InvalidInput.at(HEADER, "must be text in UTF-8") from None

@@ -132,7 +132,7 @@ async def test_task_when_sent_again_with_another_label_then_conflict(box: Labell
 
 @pytest.mark.parametrize(
     ("header", "field"),
-    [(",".join(str(n) for n in range(65)), "X-Labels"), ("x" * 201, "labels")],
+    [(",".join(str(n) for n in range(65)), "X-Labels"), ("x" * 201, "X-Labels")],
 )
 async def test_task_when_the_header_holds_too_much_then_refused(
     header: str, field: str, box: Labelled
