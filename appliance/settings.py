@@ -143,6 +143,7 @@ class GatewaySettings(Struct, frozen=True, forbid_unknown_fields=True):
     queue_limit_per_user: Positive = 64
     ageing_s: Seconds = 10.0
     far_parallel: Positive = 64
+    hedge_after_s: NotNegative = 0.0
 
 
 class CacheSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -54,7 +54,11 @@ class CacheStatus(StrEnum):
 
 
 class Attempt(Struct, frozen=True):
-    """One try at one provider; `error` is the stable code of how it failed, "" if it served."""
+    """One try at one provider; `error` is the stable code of how it failed, "" if it served.
+
+    CANCELLED is one that was ended before it had begun to answer, HEDGED one that was ended
+    because another model, asked beside it, was faster. Such two stand in the order asked.
+    """
 
     provider: str
     model: str

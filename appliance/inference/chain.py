@@ -1,53 +1,33 @@
 """From a call to what begins its answer: candidate after candidate, try after try."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from appliance import telemetry
-from appliance.domain.completions import Attempt
 from appliance.errors import ApplianceError, ContextLengthExceeded, ModelUnavailable
 from appliance.inference import outcomes
 from appliance.inference.call import Call
 from appliance.inference.doors import Doors, Entered
+from appliance.inference.hedging import HEDGED, Ask, Drop, Hedged, Hedging, Race
 from appliance.inference.patience import Patience
 from appliance.inference.refusals import NOT_TRIED
 from appliance.inference.routes import Route
+from appliance.inference.trace import Begun, Trace
 
 CANCELLED = "CANCELLED"
 T = TypeVar("T")
-Ask = Callable[[Route], Awaitable[T]]
 
 
-class Trace:
-    """What happened to one call so far. Times are in seconds."""
+@dataclass
+class _Errand(Generic[T]):
+    """One call on its way. `drop` is None where no second candidate may be asked beside one."""
 
-    def __init__(self, now: float) -> None:
-        self.began = now
-        self.attempts: list[Attempt] = []
-        self.waited_s = 0.0
-        self.paused_s = 0.0
-        self.overhead_s = 0.0
-
-    def note(self, route: Route, error: str, seconds: float) -> None:
-        """Add an attempt; `error` is "" if it serves."""
-        self.attempts.append(Attempt(route.provider, route.model, error, round(seconds, 6)))
-        telemetry.observe_attempt(route.provider, error)
-
-    def began_to_answer(self, now: float) -> None:
-        """All the time until here that nobody else took was the box's own."""
-        asked = sum(attempt.seconds for attempt in self.attempts)
-        self.overhead_s = max(0.0, now - self.began - self.waited_s - self.paused_s - asked)
-
-
-@dataclass(frozen=True)
-class Begun(Generic[T]):
-    """What the first candidate that served gave; `entered` is to be released."""
-
-    route: Route
-    answer: T
-    entered: Entered
+    call: Call
+    ask: Ask[T]
+    drop: Drop[T] | None
+    trace: Trace
+    deadline: float
 
 
 class Chain:
@@ -56,24 +36,32 @@ class Chain:
     `clock` gives seconds.
     """
 
-    def __init__(self, doors: Doors, patience: Patience, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, doors: Doors, patience: Patience, hedging: Hedging, clock: Callable[[], float]
+    ) -> None:
         self._doors = doors
         self._patience = patience
+        self._hedging = hedging
         self._clock = clock
 
-    async def begin(self, call: Call, ask: Ask[T], trace: Trace, deadline: float) -> Begun[T]:
+    async def begin(
+        self, call: Call, ask: Ask[T], trace: Trace, deadline: float, drop: Drop[T] | None = None
+    ) -> Begun[T]:
         """The first answer along the route. `ask` asks one candidate, once.
 
-        Raises what the last candidate that was asked failed with. It is the caller who
-        sees to the deadline: here it only keeps pauses from being begun in vain.
+        With `drop`, which ends an answer that is not needed, a second candidate may be
+        asked beside a slow one. Raises what the last candidate that was asked failed with.
+        It is the caller who sees to the deadline: here it only keeps pauses from being
+        begun in vain.
         """
+        errand = _Errand(call, ask, drop, trace, deadline)
         failed: ApplianceError | None = None
         room = 0
-        for route in call.route.all:
-            if isinstance(failed, ContextLengthExceeded) and _room_of(route) <= room:
-                continue
+        ahead = list(call.route.all)
+        while (route := _next(ahead, failed, room)) is not None:
+            ahead = ahead[ahead.index(route) + 1 :]
             try:
-                return await self._persist(route, call, ask, trace, deadline)
+                return await self._persist(route, _next(ahead, failed, room), errand)
             except ApplianceError as error:
                 if not outcomes.falls_back(error):
                     raise
@@ -81,22 +69,45 @@ class Chain:
                 failed = _weightier(failed, error)
         raise failed or ModelUnavailable("this route leads to no model")
 
-    async def _persist(
-        self, route: Route, call: Call, ask: Ask[T], trace: Trace, deadline: float
-    ) -> Begun[T]:
+    async def _persist(self, route: Route, then: Route | None, errand: _Errand[T]) -> Begun[T]:
         """One candidate, again after a pause where waiting can help."""
         tries = 0
         while True:
             try:
-                return await self._attempt(route, call, ask, trace)
+                return await self._try(route, then, errand)
             except ApplianceError as error:
                 tries += 1
-                pause = self._patience.pause(error, tries, deadline - self._clock())
+                left_s = errand.deadline - self._clock()
+                pause = self._patience.pause(error, tries, left_s)
                 if pause is None:
                     raise
             before = self._clock()
             await asyncio.sleep(pause)
-            trace.paused_s += self._clock() - before
+            errand.trace.paused_s += self._clock() - before
+
+    async def _try(self, route: Route, then: Route | None, errand: _Errand[T]) -> Begun[T]:
+        other = self._hedging.beside(route, then)
+        if errand.drop is None or other is None:
+            return await self._attempt(route, errand.call, errand.ask, errand.trace)
+        race = Race(errand.ask, errand.drop, self._hedging.after_s)
+        try:
+            return await self._raced(route, other, race, errand)
+        finally:
+            if race.hedged:
+                errand.drop = None
+
+    async def _raced(
+        self, route: Route, other: Route, race: Race[T], errand: _Errand[T]
+    ) -> Begun[T]:
+        before = self._clock()
+        first, second = Trace(before), Trace(before)
+        try:
+            return await race.run(
+                lambda: self._attempt(route, errand.call, race.ask, first),
+                lambda: self._attempt(other, errand.call, race.ask, second),
+            )
+        finally:
+            errand.trace.join(first, second, self._clock() - before)
 
     async def _attempt(self, route: Route, call: Call, ask: Ask[T], trace: Trace) -> Begun[T]:
         entered = await self._enter(route, call, trace)
@@ -126,8 +137,14 @@ class Chain:
             trace.note(route, error.code, seconds)
             self._doors.failed(route, error)
         else:
-            trace.note(route, CANCELLED, seconds)
+            trace.note(route, HEDGED if isinstance(error, Hedged) else CANCELLED, seconds)
             self._doors.given_up(route)
+
+
+def _next(ahead: Sequence[Route], failed: ApplianceError | None, room: int) -> Route | None:
+    """Whom to ask now: where the prompt was too long for so much room, one that has more."""
+    outgrown = isinstance(failed, ContextLengthExceeded)
+    return next((each for each in ahead if not outgrown or _room_of(each) > room), None)
 
 
 def _room_of(route: Route) -> int:

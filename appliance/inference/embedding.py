@@ -10,9 +10,9 @@ from appliance.domain.usage import UsageStatus
 from appliance.errors import DeadlineExceeded
 from appliance.inference import foreign
 from appliance.inference.call import Call
-from appliance.inference.chain import Begun, Trace
 from appliance.inference.routes import Route
 from appliance.inference.running import Machinery
+from appliance.inference.trace import Begun, Trace
 
 
 class Embedding:

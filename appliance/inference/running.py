@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -15,13 +14,14 @@ from appliance.errors import ApplianceError
 from appliance.inference import foreign
 from appliance.inference.cache import ResponseCache
 from appliance.inference.call import CompletionCall
-from appliance.inference.chain import Begun, Chain, Trace
+from appliance.inference.chain import Chain
 from appliance.inference.deadline import Deadline
 from appliance.inference.ledger import Books
 from appliance.inference.routes import Route
+from appliance.inference.streams import Stream, Streams
+from appliance.inference.trace import Begun, Trace
 from appliance.spi.provider import Provider
 
-T = TypeVar("T")
 Fingerprint = Callable[[Route], Awaitable[str]]
 
 
@@ -36,12 +36,6 @@ class Machinery:
     fingerprint: Fingerprint
     clock: Callable[[], float]
     deadline_s: float
-
-
-@dataclass(frozen=True)
-class _Stream:
-    first: CompletionEvent
-    rest: AsyncIterator[CompletionEvent]
 
 
 class Running:
@@ -140,10 +134,11 @@ class Running:
                 begun.entered.release()
         yield event
 
-    async def _begun(self, deadline: Deadline) -> Begun[_Stream]:
+    async def _begun(self, deadline: Deadline) -> Begun[Stream]:
         ends_at = self._trace.began + self._with.deadline_s
+        streams = Streams(self._call, self._with.provider, self._with.books)
         begun = await deadline.keep(
-            self._with.chain.begin(self._call, self._ask, self._trace, ends_at)
+            self._with.chain.begin(self._call, streams.open, self._trace, ends_at, streams.drop)
         )
         now = self._with.clock()
         self._route = begun.route
@@ -153,18 +148,8 @@ class Running:
         )
         return begun
 
-    async def _ask(self, route: Route) -> _Stream:
-        """One candidate, up to its first event."""
-        request = replace(self._call.request, model=route.model)
-        rest = self._with.provider(route.provider).stream(request)
-        try:
-            return _Stream(await foreign.asked(route, anext(rest)), rest)
-        except BaseException:
-            await foreign.close(rest)
-            raise
-
     def _settle(
-        self, begun: Begun[_Stream], record: UsageRecord, status: UsageStatus, pieces: int
+        self, begun: Begun[Stream], record: UsageRecord, status: UsageStatus, pieces: int
     ) -> None:
         exact = status is UsageStatus.COMPLETED
         if not exact:

@@ -9,6 +9,7 @@ from appliance.inference.cache import ResponseCache
 from appliance.inference.chain import Chain
 from appliance.inference.doors import Doors
 from appliance.inference.gate import Gate
+from appliance.inference.hedging import Hedging
 from appliance.inference.limits import Limit, Limits
 from appliance.inference.owners import Owners
 from appliance.inference.patience import Patience
@@ -91,7 +92,7 @@ def chain(
     prices: Prices,
     is_local: Callable[[str], bool],
 ) -> Chain:
-    """The doors before every provider, and the patience with them."""
+    """The doors before every provider, the patience with them, and who is asked beside them."""
     chosen = settings.gateway
 
     def breaker(name: str) -> Breaker:
@@ -103,7 +104,8 @@ def chain(
         gate, limits, prices, breaker=breaker, is_local=is_local, far_parallel=chosen.far_parallel
     )
     patience = Patience(chosen.tries, chosen.backoff_s, chosen.longest_pause_s)
-    return Chain(doors, patience, time.monotonic)
+    hedging = Hedging(chosen.hedge_after_s, is_local)
+    return Chain(doors, patience, hedging, time.monotonic)
 
 
 def _candidates(name: str, route: RouteSettings) -> Sequence[Candidate]:
