@@ -86,9 +86,10 @@ def _die_with_server() -> None:
 def _tune_libraries() -> None:
     """What ggml and OpenMP read from the environment when they are loaded.
 
-    How long a thread spins before it sleeps while it waits for the others: with 1,000 turns
-    a small model lost a quarter of its speed on an idle machine, and won nothing on a busy
-    one (measured at 1,000, 30,000, 300,000 and 3,000,000, with and without a busy neighbour).
+    Threads that wait for each other spin only briefly. Where two engines work at once, as
+    with two models, long spinning takes away the time of the very threads that are waited
+    for: at 300,000 turns, a quarter faster for one engine alone on an idle machine, two
+    on two processors were several times slower.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "300000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ["GGML_NO_BACKTRACE"] = "1"
