@@ -84,6 +84,7 @@ class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):
     memory_mib: Annotated[int, Meta(ge=32)] = 256
     processes: Annotated[int, Meta(ge=1)] = 64
     workspace_mib: Positive = 64
+    workspace_files: Annotated[int, Meta(ge=16)] = 4096
     tmp_mib: Positive = 32
     output_kept_kib: Positive = 1024
     output_killed_kib: Positive = 16384

@@ -23,6 +23,7 @@ class Limits(Struct, frozen=True):
     memory_bytes: int = 256 * MIB
     processes: int = 64
     workspace_bytes: int = 64 * MIB
+    workspace_files: int = 4096
     tmp_bytes: int = 32 * MIB
     output_kept_bytes: int = 1 * MIB
     output_killed_bytes: int = 16 * MIB

@@ -112,6 +112,7 @@ class SandboxRunner:
             memory_bytes=given.memory_mib * MIB,
             processes=given.processes,
             workspace_bytes=given.workspace_mib * MIB,
+            workspace_files=given.workspace_files,
             tmp_bytes=given.tmp_mib * MIB,
             output_kept_bytes=given.output_kept_kib * _KIB,
             output_killed_bytes=given.output_killed_kib * _KIB,

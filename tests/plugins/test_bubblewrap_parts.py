@@ -12,18 +12,10 @@ import pytest
 
 from appliance.domain.execution import Limits, SandboxFile
 from appliance.errors import SandboxUnavailable
-from plugins.sandboxes.bubblewrap import (
-    binary,
-    collect,
-    diagnosis,
-    identity,
-    leftovers,
-    paths,
-    rlimits,
-    stage,
-)
-from plugins.sandboxes.bubblewrap.output import CappedOutput
-from plugins.sandboxes.bubblewrap.report import Report
+from plugins.inside import collect, paths, rlimits, stage
+from plugins.inside.output import CappedOutput
+from plugins.inside.report import Report
+from plugins.sandboxes.bubblewrap import binary, diagnosis, identity, leftovers
 from plugins.sandboxes.bubblewrap.spawner import Spawner
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]

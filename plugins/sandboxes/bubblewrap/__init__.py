@@ -12,11 +12,12 @@ the kernel is a hole in the wall.
     command.py    what the program sees: the command line of bwrap
     places.py     where bwrap finds it; for root, in a mount namespace of our own
     seccomp.py    which system calls are refused
-    stage.py      runs inside as PID 1: files in, the program; collect.py: artifacts out
     fence.py      the control groups of the runs; groups_v1.py, groups_v2.py
     keeper.py     clears those away when the service is killed
     run.py        one run, from outside: feeding it, reading it, ending it
     backend.py    the SandboxBackend
+
+What runs inside as PID 1, and the talk with it, is in plugins/inside.
 """
 
 from appliance.spi.registry import PluginContext, Registry

@@ -16,9 +16,10 @@ from appliance.domain.execution import (
 from appliance.errors import ApplianceError, SandboxUnavailable
 from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
-from plugins.sandboxes.bubblewrap import diagnosis, probe, requests
-from plugins.sandboxes.bubblewrap.job import job
-from plugins.sandboxes.bubblewrap.patience import patiently
+from plugins.inside import requests
+from plugins.inside.job import job
+from plugins.inside.patience import patiently
+from plugins.sandboxes.bubblewrap import diagnosis, probe
 from plugins.sandboxes.bubblewrap.results import result
 from plugins.sandboxes.bubblewrap.run import Run
 from plugins.sandboxes.bubblewrap.spawner import Spawner

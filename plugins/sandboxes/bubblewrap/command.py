@@ -3,25 +3,12 @@
 from pathlib import Path
 
 from appliance.domain.execution import Limits
-from plugins.sandboxes.bubblewrap import stage
+from plugins.inside import stage
+from plugins.inside.environment import TOOLCHAINS
 from plugins.sandboxes.bubblewrap.places import STAGE, Places
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _LIVE_ETC = ("/etc/ld.so.cache", "/etc/alternatives")
-
-ENVIRONMENT = {
-    "PATH": "/opt/python/bin:/usr/local/bin:/usr/bin:/bin",
-    "HOME": "/tmp",  # noqa: S108 - the sandbox's own
-    "LANG": "C.UTF-8",
-    "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's own
-}
-_TOOLCHAINS = "/opt/toolchains"
-
-
-def environment(toolchains: int) -> dict[str, str]:
-    """What every program gets, where that many toolchains of the administrator's are bound."""
-    added = "".join(f":{_TOOLCHAINS}/{number}/bin" for number in range(toolchains))
-    return ENVIRONMENT | {"PATH": ENVIRONMENT["PATH"] + added}
 
 
 def options(places: Places, limits: Limits, *, seccomp_fd: int, info_fd: int) -> list[str]:
@@ -67,7 +54,7 @@ def _system(places: Places) -> list[str]:
     for name in (*_LIVE_ETC, *places.host_etc):
         words += ["--ro-bind-try", name, name]
     for number, folder in enumerate(places.toolchains):
-        words += ["--ro-bind", str(folder), f"{_TOOLCHAINS}/{number}"]
+        words += ["--ro-bind", str(folder), f"{TOOLCHAINS}/{number}"]
     return [*words, "--ro-bind", str(places.python), "/opt/python"]
 
 

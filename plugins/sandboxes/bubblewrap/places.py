@@ -168,7 +168,7 @@ def _write_etc(folder: Path, host_etc: Sequence[str]) -> Path:
 
 def _compiled(module: str) -> bytes:
     """A part of the stage as a .pyc file (PEP 552, unchecked), also where there is no source."""
-    name = f"plugins.sandboxes.bubblewrap.{module}"
+    name = f"plugins.inside.{module}"
     spec = importlib.util.find_spec(name)
     read: Callable[[str], CodeType] | None = getattr(spec and spec.loader, "get_code", None)
     if read is None:

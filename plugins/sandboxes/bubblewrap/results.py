@@ -2,7 +2,8 @@
 
 from appliance.domain.execution import EndReason, Isolation, RunResult, RunUsage
 from appliance.errors import ApplianceError, InvalidInput
-from plugins.sandboxes.bubblewrap import diagnosis, stage
+from plugins.inside import stage
+from plugins.sandboxes.bubblewrap import diagnosis
 from plugins.sandboxes.bubblewrap.run import Run
 
 _SIGKILL = 9

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from appliance.domain.execution import EndReason, OutputStream, RunRequest
 from appliance.errors import SandboxUnavailable
 from appliance.spi.sandbox import RunWatcher
+from plugins.inside.output import CappedOutput
+from plugins.inside.patience import patiently
+from plugins.inside.pipes import PipeReader, PipeWriter
+from plugins.inside.report import Report
 from plugins.sandboxes.bubblewrap.child import Tree
-from plugins.sandboxes.bubblewrap.output import CappedOutput
-from plugins.sandboxes.bubblewrap.patience import patiently
-from plugins.sandboxes.bubblewrap.pipes import PipeReader, PipeWriter
-from plugins.sandboxes.bubblewrap.report import Report
 from plugins.sandboxes.bubblewrap.spawner import Child
 
 # These bound the sandbox's own work, on a machine as busy as it may be.

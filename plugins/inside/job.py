@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from appliance.domain.execution import RunRequest
-from plugins.sandboxes.bubblewrap import paths
-from plugins.sandboxes.bubblewrap.command import environment
-from plugins.sandboxes.bubblewrap.rlimits import rlimits
+from plugins.inside import paths
+from plugins.inside.environment import environment
+from plugins.inside.rlimits import rlimits
 
 
 def job(

@@ -4,7 +4,7 @@ import re
 
 from appliance.domain.execution import RunRequest, SandboxFile
 from appliance.errors import InvalidInput
-from plugins.sandboxes.bubblewrap import paths
+from plugins.inside import paths
 
 _BLOCK = 4096  # tmpfs gives memory by the page
 _MAX_WORDS_BYTES = 1024 * 1024

@@ -7,7 +7,7 @@ bytes of a stranger, bounded in number and size, and each name is checked anew.
 import struct
 
 from appliance.domain.execution import Limits, SandboxFile
-from plugins.sandboxes.bubblewrap import collect, paths, stage
+from plugins.inside import collect, paths, stage
 
 _NAMES_ROOM = 512 * 1024
 _MAX_REFUSED = 256

@@ -1,0 +1,17 @@
+"""What every program inside a sandbox finds in its environment."""
+
+_TMP = "/tmp"  # noqa: S108 - the sandbox's own
+TOOLCHAINS = "/opt/toolchains"
+
+ENVIRONMENT = {
+    "PATH": "/opt/python/bin:/usr/local/bin:/usr/bin:/bin",
+    "HOME": _TMP,
+    "LANG": "C.UTF-8",
+    "TMPDIR": _TMP,
+}
+
+
+def environment(toolchains: int) -> dict[str, str]:
+    """What every program gets, where that many toolchains of the administrator's are bound."""
+    added = "".join(f":{TOOLCHAINS}/{number}/bin" for number in range(toolchains))
+    return ENVIRONMENT | {"PATH": ENVIRONMENT["PATH"] + added}
