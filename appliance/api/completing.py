@@ -10,6 +10,7 @@ from litestar import Request, Response
 from litestar.response import Stream
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from appliance.api.departure import ClientGone, unless_gone
 from appliance.api.dialects import Problem
 from appliance.api.errors import problem_of
 from appliance.api.streaming import HEARTBEAT, HEARTBEAT_S, STREAM_HEADERS, Encodable, encoded
@@ -42,16 +43,12 @@ def report_headers(report: Report) -> dict[str, str]:
 async def attended(request: AnyRequest, work: Coroutine[Any, Any, Response[Any]]) -> Response[Any]:
     """The answer of `work`, which is cancelled when the client goes away.
 
-    The body of the request has to be read already. Short work is not watched: that
-    would cost as much as the work.
+    The body of the request has to be read already.
     """
-    working = asyncio.create_task(work)
     try:
-        if not await _soon(working):
-            await _until_gone_or_done(request, working)
-        return working.result() if working.done() else Response(None, status_code=_GONE)
-    finally:
-        await _ended(working)
+        return await unless_gone(request, work, _UNWATCHED_S)
+    except ClientGone:
+        return Response(None, status_code=_GONE)
 
 
 def problem_within(request: AnyRequest, error: Exception) -> Problem:
@@ -141,24 +138,6 @@ async def _close(starting: Starting) -> None:
     if not starting.cancelled() and starting.exception() is None:
         for completion in starting.result():
             await completion.aclose()
-
-
-async def _soon(working: "asyncio.Task[Any]") -> bool:
-    done, _ = await asyncio.wait({working}, timeout=_UNWATCHED_S)
-    return bool(done)
-
-
-async def _until_gone_or_done(request: AnyRequest, working: "asyncio.Task[Any]") -> None:
-    leaving = asyncio.create_task(_until_gone(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await _ended(leaving)
-
-
-async def _until_gone(request: AnyRequest) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _ended(*tasks: "asyncio.Task[Any]") -> None:

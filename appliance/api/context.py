@@ -1,11 +1,11 @@
 """What one request carries through the API, kept in its ASGI scope."""
 
 import re
-import secrets
 from typing import Any, cast
 
 from litestar.types import Scope
 
+from appliance.api.ids import new_id
 from appliance.api.limits import Window
 from appliance.domain.users import Principal
 
@@ -17,7 +17,7 @@ _WINDOW = "box_rate_window"
 def begin(scope: Scope) -> None:
     """Give the request its id: the client's own if that is short and plain."""
     given = header(scope, b"x-request-id") or ""
-    chosen = given if _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+    chosen = given if _SANE_ID.fullmatch(given) else new_id("req_")
     _state(scope)[_ID] = chosen
 
 

@@ -8,6 +8,7 @@ from litestar import Request
 
 from appliance.errors import ApplianceError
 
+AnyRequest = Request[Any, Any, Any]
 T = TypeVar("T")
 
 
@@ -17,24 +18,60 @@ class ClientGone(ApplianceError):
     code = "SERVICE_UNAVAILABLE"
 
 
-async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(
+    request: AnyRequest, work: Coroutine[Any, Any, T], unwatched_s: float = 0.0
+) -> T:
     """The result of `work`, which is cancelled if the client goes away first.
 
-    The request's body must have been read. Raises ClientGone.
+    The request's body must have been read. The first `unwatched_s` seconds nobody looks:
+    to watch short work costs as much as the work. Raises ClientGone.
     """
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_gone(request))
+    watch = _Watch(request, unwatched_s)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone("the client went away before the answer")
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if watch.ended_it():
+            raise ClientGone("the client went away before the answer") from None
+        raise
     finally:
-        for each in (task, gone):
-            each.cancel()
-        await asyncio.wait({task, gone})
+        await watch.close()
 
 
-async def _gone(request: Request[Any, Any, Any]) -> None:
+class _Watch:
+    """Cancels the task that made it when the client goes away."""
+
+    def __init__(self, request: AnyRequest, after_s: float) -> None:
+        self._request = request
+        self._owner = asyncio.current_task()
+        self._cancelling = self._owner.cancelling() if self._owner else 0
+        self._gone = self._closed = False
+        self._watching: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(after_s, self._begin)
+
+    def ended_it(self) -> bool:
+        """Whether it was this watch, and nobody else, that cancelled the task."""
+        return self._gone and self._owner is not None and self._owner.uncancel() <= self._cancelling
+
+    async def close(self) -> None:
+        self._closed = True
+        self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
+
+    def _begin(self) -> None:
+        self._watching = asyncio.create_task(_until_gone(self._request))
+        self._watching.add_done_callback(self._leave)
+
+    def _leave(self, watching: "asyncio.Task[None]") -> None:
+        if watching.cancelled() or self._closed:
+            return
+        watching.exception()  # a connection that can't be read is as good as gone
+        self._gone = True
+        if self._owner is not None:
+            self._owner.cancel()
+
+
+async def _until_gone(request: AnyRequest) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

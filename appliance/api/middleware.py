@@ -50,11 +50,12 @@ class Envelope:
             await send(message)
 
         context.begin(scope)
-        with structlog.contextvars.bound_contextvars(request_id=context.request_id(scope)):
-            try:
-                await self._app(scope, receive, send_with_headers)
-            finally:
-                _observe(scope, status, time.perf_counter() - started)
+        bound = structlog.contextvars.bind_contextvars(request_id=context.request_id(scope))
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            structlog.contextvars.reset_contextvars(**bound)
+            _observe(scope, status, time.perf_counter() - started)
 
     def _missing(self, scope: HTTPScope, path: str, given: Headers, elapsed: float) -> Headers:
         """The common headers, less those that the handler chose itself."""

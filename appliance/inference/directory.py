@@ -168,8 +168,11 @@ class Directory:
 
 async def _all_of(listings: Iterable[Listing]) -> list[ModelInfo]:
     """What they all offer; those far away are waited for at the same time."""
-    found = await asyncio.gather(*(listing.models() for listing in listings))
-    return [info for models in found for info in models]
+    listings = list(listings)
+    stale = [listing for listing in listings if not listing.fresh]
+    if len(stale) > 1:
+        await asyncio.gather(*(listing.models() for listing in stale))
+    return [info for listing in listings for info in await listing.models()]
 
 
 def _first_that_writes(offered: Sequence[ModelInfo]) -> ModelInfo:

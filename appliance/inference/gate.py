@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from appliance import telemetry
 from appliance.domain.completions import Urgency
 from appliance.inference.refusals import GateFull
 from appliance.inference.turns import Turns
@@ -100,7 +99,6 @@ class Gate:
     def _granted(self, queue: "_Queue", wish: Wish) -> "Ticket":
         queue.turns.take(wish.owner)
         queue.running[wish.model] += 1
-        self._tell()
         return Ticket(self, wish, self._clock)
 
     def _serve(self, queue: "_Queue") -> None:
@@ -108,7 +106,6 @@ class Gate:
         while place := self._next(queue):
             queue.waiting.remove(place)
             place.ticket.set_result(self._granted(queue, place.wish))
-        self._tell()
 
     def _next(self, queue: "_Queue") -> "_Place | None":
         ready = [place for place in queue.waiting if queue.has_room(place.wish)]
@@ -128,7 +125,6 @@ class Gate:
             place.ticket.result().release()
         else:
             queue.waiting.remove(place)
-            self._tell()
 
     def _require_place(self, queue: "_Queue", wish: Wish) -> None:
         if not wish.bounded:
@@ -173,9 +169,6 @@ class Gate:
             for owner, count in beside.items()
         )
         return before + own + others + 1
-
-    def _tell(self) -> None:
-        telemetry.observe_gate(self.waiting, self.running)
 
 
 class Ticket:

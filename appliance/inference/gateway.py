@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 
 from msgspec.structs import replace
 
+from appliance import telemetry
 from appliance.domain.completions import Urgency
 from appliance.domain.messages import (
     CompletionEvent,
@@ -80,6 +81,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Open the books, and recall what was spent today."""
+        telemetry.watch_gate(lambda: self._gate.waiting, lambda: self._gate.running)
         self._limits.recall(await self._books.start())
 
     async def resolve(self, model: str | None, provider: str | None) -> Route:

@@ -37,6 +37,11 @@ class Listing:
     def local(self) -> bool:
         return self._provider.status().local
 
+    @property
+    def fresh(self) -> bool:
+        """Whether `models` answers without asking a far provider."""
+        return not self.local and self._asking is None and self._clock() < self._ask_again_at
+
     async def models(self) -> Sequence[ModelInfo]:
         """Empty where a provider fails to list, which is logged."""
         if self.local:

@@ -225,6 +225,8 @@ class EventStream:
 
     async def drain(self) -> None:
         """Take what little may follow the last event, so that the connection can be reused."""
+        if self._content.at_eof():
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_S):
                 while not self._content.at_eof() and await self._content.readany():

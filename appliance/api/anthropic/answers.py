@@ -1,11 +1,11 @@
 """From a completion to this dialect's message."""
 
-import secrets
 from typing import Any
 
 import msgspec
 
 from appliance.api.anthropic.schemas import MessageAnswer, TextAnswer, ToolUseAnswer, UsageAnswer
+from appliance.api.ids import new_id
 from appliance.domain.completions import Report
 from appliance.domain.messages import Finished, FinishReason, TextDelta, TokenUsage, ToolCall
 from appliance.errors import ProviderFailed
@@ -40,7 +40,7 @@ async def whole_message(completion: Completion, max_tokens: int) -> MessageAnswe
 
 def begun(report: Report) -> MessageAnswer:
     """A message without content; the tokens are those that are known so far."""
-    return MessageAnswer(f"msg_{secrets.token_hex(12)}", report.model, usage(report.usage))
+    return MessageAnswer(new_id("msg_"), report.model, usage(report.usage))
 
 
 def ending(finished: Finished, max_tokens: int) -> tuple[str, str | None]:

@@ -1,7 +1,6 @@
 """From completions to whole answers of this dialect."""
 
 import hashlib
-import secrets
 import time
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -11,6 +10,7 @@ from statistics import fmean
 from msgspec import UNSET, Struct
 
 from appliance import __version__
+from appliance.api.ids import new_id
 from appliance.api.openai.answer_schemas import (
     ChatAnswer,
     ChatChoice,
@@ -64,7 +64,7 @@ class Opening(Struct, frozen=True):
 
 def opening(prefix: str, tier: str | None) -> Opening:
     """A new answer, begun now."""
-    return Opening(f"{prefix}-{secrets.token_hex(14)}", int(time.time()), tier)
+    return Opening(new_id(f"{prefix}-", 28), int(time.time()), tier)
 
 
 @lru_cache(256)

@@ -96,6 +96,8 @@ async def _collect(completion: Completion) -> Collected:
     pieces: list[str] = []
     likelihoods: list[TokenLikelihood] = []
     tool_calls: list[ToolCall] = []
+    finished: Finished | None = None
+    # To the very end: a generator left before it is ended by the loop, in a task of its own.
     async for event in completion:
         match event:
             case TextDelta():
@@ -104,8 +106,10 @@ async def _collect(completion: Completion) -> Collected:
             case ToolCall():
                 tool_calls.append(event)
             case Finished():
-                return Collected("".join(pieces), likelihoods, tool_calls, event)
-    raise without_end()
+                finished = event
+    if finished is None:
+        raise without_end()
+    return Collected("".join(pieces), likelihoods, tool_calls, finished)
 
 
 async def _collect_side_by_side(completions: Sequence[Completion]) -> list[Collected]:

@@ -1,6 +1,5 @@
 """A completion as a response: its state, and the event of every change of it."""
 
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import msgspec
 
 from appliance.api.dialects import Problem
+from appliance.api.ids import new_id
 from appliance.api.openai_responses.schemas import FormatBody, ResponseBody
 from appliance.api.streaming import NamedFrame
 from appliance.domain.completions import Ask, Urgency
@@ -242,4 +242,4 @@ def _error_code(problem: Problem) -> str:
 
 
 def _new_id(prefix: str) -> str:
-    return f"{prefix}_{secrets.token_hex(16)}"
+    return new_id(f"{prefix}_", 32)
