@@ -10,6 +10,7 @@ from appliance import telemetry
 from appliance.api import context
 from appliance.api.dialects import Dialects, Headers
 from appliance.api.limits import RateLimiter, Window, address_key
+from appliance.api.unread import RequestBody
 
 _SLASHES = re.compile("/{2,}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -39,6 +40,7 @@ class Envelope:
         started = time.perf_counter()
         scope["path"] = path = _SLASHES.sub("/", scope["path"])
         status = _NO_ANSWER
+        body = RequestBody(scope, receive)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -47,12 +49,14 @@ class Envelope:
                 given = list(message.get("headers", []))
                 elapsed = time.perf_counter() - started
                 message["headers"] = given + self._missing(scope, path, given, elapsed)
+            elif not message.get("more_body", False):
+                await body.discard()
             await send(message)
 
         context.begin(scope)
         bound = structlog.contextvars.bind_contextvars(request_id=context.request_id(scope))
         try:
-            await self._app(scope, receive, send_with_headers)
+            await self._app(scope, body.receive, send_with_headers)
         finally:
             structlog.contextvars.reset_contextvars(**bound)
             _observe(scope, status, time.perf_counter() - started)

@@ -102,3 +102,33 @@ async def test_body_when_chunked_and_too_large_then_413(live: httpx.AsyncClient)
         pytest.fail("the answer must reach a client that is still sending")
     assert answer.status_code == 413
     assert (await live.get("/health")).status_code == 200
+
+
+async def test_body_when_announced_too_large_then_413_reaches_who_sends_it(api: Api) -> None:
+    head = b"POST /api/v1/execute HTTP/1.1\r\nHost: box\r\nContent-Length: 33554432\r\n%s\r\n"
+    key = b"Authorization: Bearer " + api.keys["alice"].encode() + b"\r\n"
+    for sent, wanted in ((head % key, b"413"), (head % b"", b"401")):
+        server = HttpServer(api.app, "127.0.0.1", 0)
+        await server.start()
+        port = int(server.url.rsplit(":", 1)[1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(sent)
+            async with asyncio.timeout(30):
+                for _ in range(32):
+                    writer.write(b"x" * 1024 * 1024)
+                    await writer.drain()
+                assert wanted in await reader.readline()
+        finally:
+            writer.close()
+            await server.stop(5)
+
+
+async def test_body_when_it_never_comes_then_the_answer_does(live: httpx.AsyncClient) -> None:
+    reader, writer = await asyncio.open_connection(live.base_url.host, live.base_url.port)
+    try:
+        writer.write(b"POST /nowhere HTTP/1.1\r\nHost: box\r\nContent-Length: 10\r\n\r\n")
+        async with asyncio.timeout(20):
+            assert b"404" in await reader.readline()
+    finally:
+        writer.close()
