@@ -29,7 +29,7 @@ from msgspec import Struct
 
 from tests.bench.http_load import Load, load
 from tests.bench.peers import peer_python, peer_version
-from tests.support.box import Box
+from tests.support.box import running_box
 
 _START_S = 180.0
 _BODY = {"messages": [{"role": "user", "content": "How much is two plus two?"}], "max_tokens": 16}
@@ -117,15 +117,15 @@ async def _ours(upstream: str) -> AsyncGenerator[Side, None]:
         "MONKEY_CODER__PROVIDERS__OPENAI__API_KEY": "upstream-key",
         "MONKEY_CODER__PROVIDERS__OPENAI__MODELS": "upstream",
     }
-    with tempfile.TemporaryDirectory() as folder:
-        box = Box(Path(folder) / "data", env)
-        await asyncio.to_thread(box.start)
-        try:
-            key = await asyncio.to_thread(box.make_key)
-            url = f"{box.url}/v1/chat/completions"
-            yield Side(url, {"Authorization": f"Bearer {key}"}, _asked("openai/upstream"))
-        finally:
-            await asyncio.to_thread(box.stop)
+    # A box that prepares its sandbox meanwhile would be measured at two things.
+    env["MONKEY_CODER__SANDBOX__LANGUAGES"] = "python"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_box(Path(folder) / "data", None, **env) as box,
+    ):
+        key = await asyncio.to_thread(box.make_key)
+        url = f"{box.url}/v1/chat/completions"
+        yield Side(url, {"Authorization": f"Bearer {key}"}, _asked("openai/upstream"))
 
 
 @asynccontextmanager
