@@ -1,26 +1,34 @@
 """Entry point of `monkey-coder`, `python -m appliance` and the executable."""
 
 import sys
-from multiprocessing import freeze_support
 
-from appliance.processes import CHILD_COMMAND, die_with_parent, frozen
+from appliance.processes import CHILD_COMMAND, die_with_parent, frozen, run_main
 
 _CHILD_ARGS = 3
 
 
 def main() -> None:
     """Run a child process's module, or the command line."""
-    freeze_support()
     if frozen():
         # The executable's first process only unpacks and waits: killing it must end this one.
         die_with_parent()
     if len(sys.argv) >= _CHILD_ARGS and sys.argv[1] == CHILD_COMMAND:
-        from appliance.plugins import run_child
+        sys.exit(_run_child(sys.argv[2], sys.argv[3:]))
+    from multiprocessing import freeze_support
 
-        sys.exit(run_child(sys.argv[2], sys.argv[3:]))
     from appliance.cli import run
 
+    freeze_support()
     run()
+
+
+def _run_child(module: str, argv: list[str]) -> int:
+    if "@" not in module:
+        # Without the loader of plugins, which is large: some of these processes are to be small.
+        return run_main(module, argv)
+    from appliance.plugins import run_child
+
+    return run_child(module, argv)
 
 
 if __name__ == "__main__":

@@ -73,12 +73,9 @@ def child_argv(module: str) -> list[str]:
 def run_child(module: str, argv: list[str]) -> int:
     """Run `main(argv)` of a module under `plugins`; the other end of child_argv."""
     module, _, box_dir = module.partition("@")
-    parts = module.split(".")
-    if parts[0] != "plugins" or not all(part.isidentifier() for part in parts):
-        raise PluginError(f"{module!r} is not a module of a plugin")
     if box_dir:
         _modules_of_box(Path(box_dir))
-    return importlib.import_module(module).main(argv)
+    return processes.run_main(module, argv)
 
 
 def check_directory(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Child processes, from source and from the frozen executable alike."""
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -30,6 +31,19 @@ def own_argv() -> list[str]:
 def child_argv(module: str) -> list[str]:
     """The command that runs `main(argv)` of a module under `plugins` in its own process."""
     return [*own_argv(), CHILD_COMMAND, module]
+
+
+def run_main(module: str, argv: list[str]) -> int:
+    """Run `main(argv)` of a module under `plugins`; the other end of child_argv.
+
+    Raises PluginError if it is no such module.
+    """
+    parts = module.split(".")
+    if parts[0] != "plugins" or not all(part.isidentifier() for part in parts):
+        from appliance.errors import PluginError
+
+        raise PluginError(f"{module!r} is not a module of a plugin")
+    return importlib.import_module(module).main(argv)
 
 
 def child_env() -> dict[str, str]:

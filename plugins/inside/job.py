@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from appliance.domain.execution import RunRequest
-from plugins.inside import paths
+from plugins.inside import parts, paths
 from plugins.inside.environment import environment
-from plugins.inside.rlimits import rlimits
+from plugins.inside.rlimits import rlimits, rlimits_at_start
 
 
 def job(
@@ -23,6 +23,18 @@ def job(
         yield marshal.dumps((file.path, file.executable, file.content))
 
 
+def word_to_wait(toolchains: int = 0) -> bytes:
+    """What comes before the job where the sandbox is to have an interpreter ready for it."""
+    head = {
+        "waiting": parts.code("waiting"),
+        "starter": parts.pyc("starter"),
+        "landlock": parts.code("landlock"),
+        "env": environment(toolchains),
+        "rlimits": rlimits_at_start(),
+    }
+    return marshal.dumps(head)
+
+
 def _head(request: RunRequest, own_user: bool, toolchains: int) -> dict[str, Any]:
     limits = request.limits
     return {
@@ -30,6 +42,7 @@ def _head(request: RunRequest, own_user: bool, toolchains: int) -> dict[str, Any
         "env": environment(toolchains) | request.env,
         "files": len(request.files),
         "rlimits": rlimits(limits, own_user=own_user),
+        "landlock": parts.code("landlock"),
         "cpu_s": limits.cpu_s,
         "patterns": [paths.regex(pattern) for pattern in request.artifacts],
         "artifact_files": limits.artifact_files,

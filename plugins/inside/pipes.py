@@ -7,6 +7,22 @@ from collections.abc import Callable, Iterable, Iterator
 _CHUNK = 65536
 
 
+async def write_all(fd: int, data: bytes) -> None:
+    """Write to a non-blocking pipe and leave it open. Raises OSError if nobody reads it."""
+    loop = asyncio.get_running_loop()
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:
+            room = asyncio.Event()
+            loop.add_writer(fd, room.set)
+            try:
+                await room.wait()
+            finally:
+                loop.remove_writer(fd)
+
+
 class PipeReader:
     """Hands each piece that comes through to `take` until the other side is closed."""
 

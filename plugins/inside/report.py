@@ -18,6 +18,7 @@ class Report:
     """Fed with bytes as they come; `broken` once they make no sense or are too many."""
 
     def __init__(self, limits: Limits) -> None:
+        self.waiting = False
         self.started = False
         self.ended: tuple[int, int, int, int] | None = None
         self.failure = ""
@@ -54,6 +55,8 @@ class Report:
 
     def _take(self, kind: bytes, payload: bytes) -> None:
         match kind:
+            case b"W":
+                self.waiting = True
             case b"S":
                 self.started = True
             case b"X" if self.ended is None:

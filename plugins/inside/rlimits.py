@@ -43,6 +43,11 @@ def rlimits(limits: Limits, *, own_user: bool) -> list[Rlimit]:
     return [_below_ceiling(*limit) for limit in wanted]
 
 
+def rlimits_at_start() -> list[Rlimit]:
+    """Those that count as an interpreter starts, and are the same for every run."""
+    return [_below_ceiling(resource.RLIMIT_STACK, _STACK, _STACK)]
+
+
 def _below_ceiling(which: int, soft: int, hard: int) -> Rlimit:
     _, ceiling = resource.getrlimit(which)
     if ceiling == resource.RLIM_INFINITY:

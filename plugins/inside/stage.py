@@ -9,10 +9,12 @@ more than bytes: a program that took it over could only lie about itself.
 
 Arguments: the descriptors job, report, stdin, stdout, stderr.
 
-The job is a series of marshalled values: one dict (see `run.py`), then one tuple
-(path, executable, content) per file. The report is a series of frames, each a
-kind (1 byte), a length (4 bytes, big-endian) and that many bytes:
+The job is a series of marshalled values: one dict (see `job.py`), then one tuple
+(path, executable, content) per file. Before them may come another dict, for a sandbox
+that is to wait for its job with an interpreter ready (see `waiting.py`). The report is
+a series of frames, each a kind (1 byte), a length (4 bytes, big-endian) and that many bytes:
 
+    W  an interpreter waits for the job
     S  the program starts now
     X  it ended: kind (0 exit, 1 signal, 2 cpu, 3 memory), number, cpu µs, max rss KiB
     A  an artifact: executable (1 byte), length of the path (2 bytes), path, content
@@ -21,7 +23,7 @@ kind (1 byte), a length (4 bytes, big-endian) and that many bytes:
 """
 
 # pathlib alone would double the time to start; marshal reads what the service wrote.
-# ruff: noqa: PTH101, PTH103, PTH120, PTH123, PTH208, S103, S302, S606
+# ruff: noqa: PTH101, PTH103, PTH120, PTH123, PTH208, S102, S103, S302, S606
 import marshal
 import os
 import resource
@@ -42,6 +44,7 @@ NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
 _TICK_S = 0.05
+_ABOVE_ALL = 64
 _SIGINT = 2
 _SIGKILL = 9
 _SIGPIPE = 13
@@ -59,16 +62,24 @@ def main(arguments: list[str]) -> None:
     report = _reporter(report_fd)
     with open(job_fd, "rb", buffering=65536) as source:
         job: dict[str, Any] = marshal.load(source)
+        waiting = None
+        if "waiting" in job:
+            waiting = part(job["waiting"])["Waiting"](job, streams, start)
+            if not waiting.ready():
+                report(b"F", b"the interpreter that was to wait has ended")
+                return
+            report(b"W", b"")
+            job = marshal.load(source)
         try:
             _unpack(source, job["files"])
         except OSError as error:
             report(b"F", f"writing the files: {error.strerror}".encode())
             return
     report(b"S", b"")
-    child = _start(job, streams)
+    child, before_s = waiting.go_on(job) if waiting else (start(job, streams), 0.0)
     for fd in streams:
         os.close(fd)
-    report(b"X", ENDED.pack(*_watch(child, job)))
+    report(b"X", ENDED.pack(*_watch(child, job, before_s)))
     if job["patterns"]:
         # Everything else is dead by now, so nothing changes under its hands.
         sys.path.append(os.path.dirname(__file__))
@@ -98,24 +109,39 @@ def _unpack(source: Any, count: int) -> None:
             os.chmod(path, 0o755)
 
 
+def part(code: Any) -> dict[str, Any]:
+    """The names of a module that came with the job."""
+    names: dict[str, Any] = {"__name__": "part"}
+    exec(code, names)
+    return names
+
+
 # The program
 
 
-def _start(job: dict[str, Any], streams: list[int]) -> int:
+def start(job: dict[str, Any], fds: list[int]) -> int:
+    """Its process id. The descriptors become its 0, 1, 2 and so on."""
     child = os.fork()
     if child == 0:
         try:
-            _become(job, streams)
+            _become(job, fds)
         finally:
             os._exit(NOT_EXECUTABLE)
     return child
 
 
-def _become(job: dict[str, Any], streams: list[int]) -> None:
+def _become(job: dict[str, Any], fds: list[int]) -> None:
     os.setsid()
-    for target, fd in enumerate(streams):
-        os.dup2(fd, target)
-    os.closerange(3, max(streams) + 1)
+    for target, fd in enumerate(fds):
+        os.dup2(fd, _ABOVE_ALL + target)
+    for target in range(len(fds)):
+        os.dup2(_ABOVE_ALL + target, target)
+    os.closerange(len(fds), _ABOVE_ALL + len(fds))
+    try:
+        part(job["landlock"])["restrict"]()
+    except OSError as error:
+        os.write(2, b"sandbox: " + str(error).encode() + b"\n")
+        os._exit(NOT_EXECUTABLE)
     for number in (_SIGINT, _SIGPIPE, _SIGXFSZ):  # those that Python treats in its own way
         _signals().signal(number, _signals().SIG_DFL)
     for name, soft, hard in job["rlimits"]:
@@ -136,22 +162,26 @@ def _signals() -> Any:
     return __import__("_signal")
 
 
-def _watch(child: int, job: dict[str, Any]) -> tuple[int, int, int, int]:
-    """Wait for the program, end whatever it left behind, and tell how it ended."""
+def _watch(child: int, job: dict[str, Any], before_s: float) -> tuple[int, int, int, int]:
+    """Wait for the program, end whatever it left behind, and tell how it ended.
+
+    `before_s` of processor time were used before it began.
+    """
     status = over = None
     handle = os.pidfd_open(child)
     while status is None:
         select.select([handle], [], [], _TICK_S)
         status = _reap(child)
         if status is None and over is None:
-            over = _over_limit(job)
+            over = _over_limit(job, before_s)
             if over is not None:
                 os.kill(-1, _SIGKILL)
     os.close(handle)
     _end_the_rest()
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_us = int((usage.ru_utime + usage.ru_stime) * 1e6)
-    return (*_verdict(status, over, cpu_us, job), cpu_us, usage.ru_maxrss)
+    verdict = _verdict(status, over, cpu_us, job)
+    return *verdict, max(0, cpu_us - int(before_s * 1e6)), usage.ru_maxrss
 
 
 def _reap(child: int) -> int | None:
@@ -183,11 +213,12 @@ def _verdict(status: int, over: int | None, cpu_us: int, job: dict[str, Any]) ->
     if os.WIFEXITED(status):
         return EXITED, os.WEXITSTATUS(status)
     number = os.WTERMSIG(status)
+    # The kernel's own count goes on from before the program began.
     by_kernel = number in (_SIGXCPU, _SIGKILL) and cpu_us >= job["cpu_s"] * 1e6
     return (CPU, 0) if by_kernel else (SIGNALLED, number)
 
 
-def _over_limit(job: dict[str, Any]) -> int | None:
+def _over_limit(job: dict[str, Any], before_s: float) -> int | None:
     """Whether the run as a whole used more than it may: its CPU time, its memory."""
     spent = os.times()
     ticks = (spent.children_user + spent.children_system) * os.sysconf("SC_CLK_TCK")
@@ -197,7 +228,7 @@ def _over_limit(job: dict[str, Any]) -> int | None:
         fields = _stat(name)
         ticks += sum(int(field) for field in fields[11:15])
         pages += int(fields[21]) if fields else 0
-    if ticks >= job["cpu_s"] * os.sysconf("SC_CLK_TCK"):
+    if ticks >= (job["cpu_s"] + before_s) * os.sysconf("SC_CLK_TCK"):
         return CPU
     limit = job["memory_bytes"]  # 0: the kernel counts it
     if (

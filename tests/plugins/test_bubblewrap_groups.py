@@ -10,17 +10,15 @@ import pytest
 import pytest_asyncio
 
 from appliance.domain.execution import MIB, EndReason, Limits, RunRequest
-from plugins.sandboxes.bubblewrap import groups, groups_v1, groups_v2
+from plugins.sandboxes.bubblewrap import children, groups, groups_v1, groups_v2
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from plugins.sandboxes.bubblewrap.fence import Fence
 from plugins.sandboxes.bubblewrap.groups import NoGroups
-from plugins.sandboxes.bubblewrap.keeper import keeper
 from tests.support.sandbox import run_python
 from tests.support.sandbox_service import plugin_context
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 
-OWN = f"{groups.PREFIX}{os.getpid()}-*"
 MOUNTS = """\
 24 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
 29 23 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct
@@ -33,8 +31,8 @@ def test_mounts_when_read_then_only_control_groups_and_their_roots() -> None:
     cpu, memory, unified = groups.mounts(MOUNTS)
 
     assert {"cpu", "cpuacct"} <= cpu.options
-    assert memory.path("/docker/abc/x") == Path("/sys/fs/cgroup/memory/x")
-    assert (unified.kind, unified.path("/a")) == ("cgroup2", Path("/sys/fs/cgroup/unified/a"))
+    assert memory.path("/docker/abc/x") == "/sys/fs/cgroup/memory/x"
+    assert (unified.kind, unified.path("/a")) == ("cgroup2", "/sys/fs/cgroup/unified/a")
 
 
 @pytest.mark.parametrize("group", ["/docker", "/other/x", "/docker/abc/../x"])
@@ -54,7 +52,7 @@ def test_leftovers_when_their_process_is_gone_then_found(tmp_path: Path) -> None
     for path in (mine, old, tmp_path / f"{groups.PREFIX}service", tmp_path / "other-1-2"):
         path.mkdir()
 
-    assert groups.leftovers(tmp_path) == [old]
+    assert groups.leftovers(str(tmp_path)) == [str(old)]
 
 
 # Version 2, on folders that look like a delegated group: what is written where. No controller
@@ -72,8 +70,8 @@ def delegated(tmp_path: Path) -> Path:
 
 
 def test_v2_when_delegated_then_the_service_moves_and_runs_are_limited(delegated: Path) -> None:
-    made = groups_v2.GroupsV2(delegated)
-    (top,) = made.tops
+    made = groups_v2.GroupsV2(str(delegated), os.getpid())
+    (top,) = delegated.glob(f"{groups.PREFIX}{os.getpid()}-*")
 
     assert (delegated / "monkey-coder-service" / "cgroup.procs").read_text() == str(os.getpid())
     for place in (delegated, top):
@@ -98,7 +96,7 @@ def test_v2_when_others_live_in_the_group_then_it_is_left_alone(delegated: Path)
     (delegated / "cgroup.procs").write_text(f"{os.getpid()}\n1\n")
 
     with pytest.raises(NoGroups, match="other programs share"):
-        groups_v2.GroupsV2(delegated)
+        groups_v2.GroupsV2(str(delegated), os.getpid())
     assert not (delegated / "monkey-coder-service").exists()
 
 
@@ -106,7 +104,7 @@ def test_v2_when_a_controller_is_missing_then_said(delegated: Path) -> None:
     (delegated / "cgroup.controllers").write_text("cpu pids\n")
 
     with pytest.raises(NoGroups, match="no controller for memory"):
-        groups_v2.GroupsV2(delegated)
+        groups_v2.GroupsV2(str(delegated), os.getpid())
 
 
 def test_v2_group_when_killed_then_all_in_it_are_dead() -> None:
@@ -114,8 +112,8 @@ def test_v2_group_when_killed_then_all_in_it_are_dead() -> None:
                    None)  # fmt: skip
     if unified is None or os.geteuid() != 0:
         pytest.skip("needs root and a hierarchy of version 2")
-    place = unified.place / f"test-{groups.top_name()}"
-    group = groups_v2.GroupV2(place)
+    place = Path(unified.place, f"test-{groups.top_name()}")
+    group = groups_v2.GroupV2(str(place), cpu=False)
     place.mkdir()
     try:
         shell = subprocess.Popen(["sh", "-c", "sleep 99 & sleep 99; :"])
@@ -137,7 +135,7 @@ def first_version() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can make control groups of version 1")
     try:
-        groups_v1.available().close()
+        groups_v1.available(os.getpid()).close()
     except NoGroups as error:
         pytest.skip(str(error))
 
@@ -162,7 +160,8 @@ def own_tops() -> list[Path]:
         path
         for mount in found
         for controller in mount.options.intersection(homes)
-        for path in mount.path(homes[controller]).glob(OWN)
+        for path in Path(mount.path(homes[controller])).glob(f"{groups.PREFIX}*-*")
+        if children.parent(int(path.name.split("-")[2])) == os.getpid()
     ]
 
 
@@ -201,7 +200,7 @@ async def test_v1_when_a_run_begins_then_all_of_it_is_in_its_group(grouped: Bubb
 
 
 def members(group: Path) -> list[str]:
-    return groups.read(group / "cgroup.procs").split()
+    return groups.read(str(group / "cgroup.procs")).split()
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -269,11 +268,14 @@ async def test_v1_when_runs_are_cancelled_at_any_moment_then_no_group_is_left(
 
 
 def test_v1_group_when_killed_then_all_in_it_are_dead(first_version: None) -> None:
-    made = groups_v1.available()
+    made = groups_v1.available(os.getpid())
     group = made.make(Limits())
     with group.birthplace():
         shell = subprocess.Popen(["sh", "-c", "sleep 99 & sleep 99; :"])
-    place = next(top for top in made.tops if "pids" in str(top)) / "run-0"
+    homes = groups.own_groups(read("/proc/self/cgroup"))
+    mounts = groups.mounts(read("/proc/self/mountinfo"))
+    home = next(mount.path(homes["pids"]) for mount in mounts if "pids" in mount.options)
+    (place,) = Path(home).glob(f"{groups.PREFIX}{os.getpid()}-*/run-0")
     try:
         while len(members(place)) < 3:
             assert shell.poll() is None
@@ -287,22 +289,10 @@ def test_v1_group_when_killed_then_all_in_it_are_dead(first_version: None) -> No
     assert not place.exists()
 
 
-def test_keeper_when_the_service_is_gone_then_groups_are_removed(tmp_path: Path) -> None:
-    """On plain folders: an empty group is removed like an empty folder."""
-    tops = [tmp_path / "a", tmp_path / "b with space"]
-    for place in tops:
-        (place / "run-1").mkdir(parents=True)
-    started = keeper(tops)
-    assert started is not None
-    started.close()
-
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_fence_when_there_are_no_groups_then_it_says_why_and_what_helps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def none() -> groups.Groups:
+    def none(service: int) -> groups.Groups:
         raise NoGroups("nothing is mounted")
 
     monkeypatch.setattr(groups_v1, "available", none)

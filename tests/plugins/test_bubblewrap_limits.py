@@ -235,7 +235,8 @@ async def test_program_can_not_end_or_stop_its_supervisor(backend: Backend):
     code = """
 import os, signal
 for number in (2, 9, 15, 19, 17):
-    os.kill(1, number)
+    try: os.kill(1, number)
+    except PermissionError: pass  # Landlock refuses it, where the kernel's has that
 for path in ('/proc/1/mem', '/proc/1/environ', '/proc/1/maps'):
     try: open(path, 'rb').read(1); print('read', path)
     except OSError: pass

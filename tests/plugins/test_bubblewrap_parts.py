@@ -1,11 +1,7 @@
 """The parts that stand between a hostile program and the service, each alone."""
 
-import asyncio
-import os
 import re
 import stat
-import subprocess
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,8 +11,7 @@ from appliance.errors import SandboxUnavailable
 from plugins.inside import collect, paths, rlimits, stage
 from plugins.inside.output import CappedOutput
 from plugins.inside.report import Report
-from plugins.sandboxes.bubblewrap import binary, diagnosis, identity, leftovers
-from plugins.sandboxes.bubblewrap.spawner import Spawner
+from plugins.sandboxes.bubblewrap import binary, diagnosis, identity
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 
@@ -216,49 +211,3 @@ def test_diagnosis_prefers_what_the_machine_is_set_to(
         "AppArmor (bwrap: setting up uid map: Permission denied)",
         "do this",
     )
-
-
-def test_leftovers_when_they_run_our_copy_of_bwrap_then_they_are_ended(tmp_path: Path):
-    ours, others = tmp_path / "bwrap", tmp_path / "bwrap2"
-    left, stranger = [
-        subprocess.Popen([str(name), "99"], executable="/bin/sleep") for name in (ours, others)
-    ]
-    try:
-        leftovers.end_leftovers(ours)
-        assert left.wait(20) == -9
-        assert stranger.poll() is None
-    finally:
-        stranger.kill()
-        stranger.wait()
-
-
-def test_start_beside_threads_that_start_programs_works_each_time(
-    sandbox_python: Path, tmp_path: Path
-):
-    over = threading.Event()
-
-    def start_programs() -> None:
-        while not over.is_set():
-            subprocess.run(["/bin/true"], check=True, start_new_session=True)
-
-    others = [threading.Thread(target=start_programs) for _ in range(2)]
-    for other in others:
-        other.start()
-    try:
-        for number in range(15):
-            asyncio.run(start_and_end(sandbox_python, tmp_path / str(number)))
-    finally:
-        over.set()
-        for other in others:
-            other.join()
-
-
-async def start_and_end(python: Path, runtime_dir: Path) -> None:
-    spawner = Spawner()
-    await spawner.start(python, runtime_dir)
-    child = await spawner.spawn(Limits(), spawner.users.take())
-    child.process.kill()
-    child.process.wait()
-    for fd in (child.pidfd, *child.fds.values()):
-        os.close(fd)
-    spawner.stop()

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from appliance.domain.execution import EndReason, RunRequest
+from appliance.domain.execution import MIB, EndReason, RunRequest
 from tests.support.sandbox import (
     GENEROUS,
     ORDINARY_USER,
@@ -62,7 +63,6 @@ REFUSED_CALLS = {
     "bpf": (321, 0, 0, 0),
     "perf_event_open": (298, 0, 0, -1, -1, 0),
     "userfaultfd": (323, 0),
-    "memfd_create": (319, 0, 0),
     "shmget": (29, 0, 4096, 0o1600),
     "open_by_handle_at": (304, 0, 0, 0),
     "personality(ADDR_NO_RANDOMIZE)": (135, 0x0040000),
@@ -91,6 +91,25 @@ async def test_dangerous_calls_are_refused(backend: Backend):
     result = await run_python(backend, code)
 
     assert result.stdout.decode().splitlines() == [f"{name} EPERM" for name in REFUSED_CALLS]
+
+
+async def test_memory_files_are_counted_or_refused(backend: Backend):
+    code = """
+import os
+fd = os.memfd_create('x')
+for _ in range(90): os.write(fd, b'x' * (1 << 20))
+"""
+    limits = structs.replace(GENEROUS, memory_bytes=32 * MIB)
+    status = await backend.probe()
+    assert status.isolation is not None
+
+    result = await run_python(backend, code, limits=limits)
+
+    if "cgroup_memory" in status.isolation.layers:
+        assert result.reason is EndReason.MEMORY
+    else:
+        assert b"PermissionError" in result.stderr
+        assert any("memfd_create" in lack for lack in status.isolation.degraded)
 
 
 @only_x86_64

@@ -90,6 +90,10 @@ class OtherUsersBackend:
         assert await asyncio.wait_for(self._process.wait(), 30) == 0
         await self._reading
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def kill(self) -> None:
         """As `kill -9` would."""
         self._process.kill()
@@ -136,12 +140,20 @@ def without_user_namespaces() -> tuple[str, ...]:
     return (str(binary.locate().program), *options, "--")
 
 
-async def start_as_ordinary_user(home: Path) -> OtherUsersBackend:
-    return await start_service(home / "python", home / "run", home / "code", ORDINARY_USER)
+async def start_as_ordinary_user(home: Path, launcher: str = "") -> OtherUsersBackend:
+    """`launcher`: Python code that starts the launcher in place of the product's own way."""
+    where = (home / "python", home / "run", home / "code", ORDINARY_USER)
+    return await start_service(*where, launcher=launcher)
 
 
 async def start_service(
-    python: Path, runtime_dir: Path, code: Path, user: int | None, inside: tuple[str, ...] = ()
+    python: Path,
+    runtime_dir: Path,
+    code: Path,
+    user: int | None,
+    inside: tuple[str, ...] = (),
+    *,
+    launcher: str = "",
 ) -> OtherUsersBackend:
     """A backend in a process of `user` (None: our own), started by the command `inside`."""
     process = await asyncio.create_subprocess_exec(
@@ -151,6 +163,7 @@ async def start_service(
         "tests.support.sandbox_service",
         str(python),
         str(runtime_dir),
+        *([launcher] if launcher else []),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         limit=1 << 26,

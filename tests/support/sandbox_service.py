@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
+from appliance import processes
 from appliance.domain.execution import RunRequest
 from appliance.errors import ApplianceError
 from appliance.spi.registry import NoModels, PluginContext
@@ -24,9 +26,9 @@ def plugin_context(python: Path, runtime_dir: Path) -> PluginContext:
         runtime_dir=runtime_dir,
         settings={},
         models=NoModels(),
-        child_argv=lambda module: [sys.executable, module],
+        child_argv=processes.child_argv,
         host_env=dict,
-        child_env=dict,
+        child_env=processes.child_env,
         sandbox_python=lambda: python,
     )
 
@@ -79,7 +81,16 @@ async def main() -> None:
     reader = asyncio.StreamReader(limit=1 << 30)
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
-    await Service(Bubblewrap(plugin_context(Path(sys.argv[1]), Path(sys.argv[2])))).serve(reader)
+    python, runtime_dir, *launcher = sys.argv[1:]
+    context = plugin_context(Path(python), Path(runtime_dir))
+    if launcher:
+        argv = [sys.executable, "-c", *launcher]
+
+        def child_argv(_module: str) -> list[str]:
+            return argv
+
+        context = structs.replace(context, child_argv=child_argv)
+    await Service(Bubblewrap(context)).serve(reader)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ def write(folder: Path, name: str, code: str) -> Path:
     return file
 
 
-def reasons(folder: Path, **settings: tuple[str, ...]) -> dict[str, str]:
-    loaded = load(PluginSettings(path=str(folder), **settings))
+def reasons(folder: Path, disabled: tuple[str, ...] = ()) -> dict[str, str]:
+    loaded = load(PluginSettings(path=str(folder), disabled=disabled))
     return {problem.name: problem.reason for problem in loaded.problems}
 
 

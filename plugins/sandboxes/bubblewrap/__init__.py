@@ -9,27 +9,38 @@ limits of its own, and their sum is watched and ends the run a few hundredths of
 after it was passed. What it does not promise: the host's kernel is shared, so a hole in
 the kernel is a hole in the wall.
 
+In the service:
+
     command.py    what the program sees: the command line of bwrap
-    places.py     where bwrap finds it; for root, in a mount namespace of our own
+    places.py     what bwrap needs for that, and where the launcher has put it
     seccomp.py    which system calls are refused
-    fence.py      the control groups of the runs; groups_v1.py, groups_v2.py
-    keeper.py     clears those away when the service is killed
+    spawner.py    has sandboxes started; link.py: the talk with the launcher
     run.py        one run, from outside: feeding it, reading it, ending it
     backend.py    the SandboxBackend
+
+In the launcher, a small process of its own:
+
+    launcher.py   starts sandboxes, sees them end, and ends with the service
+    ward.py       one sandbox in its hands
+    nest.py       its namespaces, and what it mounts in them
+    fence.py      the control groups of the runs; groups_v1.py, groups_v2.py
 
 What runs inside as PID 1, and the talk with it, is in plugins/inside.
 """
 
-from appliance.spi.registry import PluginContext, Registry
-from appliance.spi.sandbox import SandboxBackend
+# The launcher, a module of this package, is to stay small: it has no use for these.
+TYPE_CHECKING = False  # as in typing, which takes a megabyte
+if TYPE_CHECKING:
+    from appliance.spi.registry import PluginContext, Registry
+    from appliance.spi.sandbox import SandboxBackend
 
 
-def register(registry: Registry) -> None:
+def register(registry: "Registry") -> None:
     """Offer the backend under the name "bubblewrap"."""
     registry.add_sandbox("bubblewrap", _create)
 
 
-def _create(context: PluginContext) -> SandboxBackend:
+def _create(context: "PluginContext") -> "SandboxBackend":
     from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 
     return Bubblewrap(context)

@@ -1,8 +1,10 @@
 """The sandbox backend: probes once, then runs."""
 
 import asyncio
-from collections.abc import Iterator
+import os
 from pathlib import Path
+
+import msgspec
 
 from appliance.domain.execution import (
     BackendStatus,
@@ -16,13 +18,16 @@ from appliance.domain.execution import (
 from appliance.errors import ApplianceError, SandboxUnavailable
 from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
-from plugins.inside import requests
-from plugins.inside.job import job
-from plugins.inside.patience import patiently
+from plugins.inside import landlock_proof, requests
+from plugins.rootfs import records
+from plugins.rootfs.python import interpreter
 from plugins.sandboxes.bubblewrap import diagnosis, probe
+from plugins.sandboxes.bubblewrap.pool import Pool
 from plugins.sandboxes.bubblewrap.results import result
 from plugins.sandboxes.bubblewrap.run import Run
+from plugins.sandboxes.bubblewrap.sandboxes import Sandbox, Sandboxes
 from plugins.sandboxes.bubblewrap.spawner import Spawner
+from plugins.sandboxes.bubblewrap.usual import usual_limits
 
 _NAME = "bubblewrap"
 _UNKNOWN = Isolation(_NAME, IsolationLevel.NAMESPACES, ())
@@ -31,7 +36,7 @@ _CLOSE_S = 10.0
 
 # What tells the version of a language that the host may have.
 _HOST_LANGUAGES = {
-    "sh": ("sh", "-c", "basename $(readlink -f /bin/sh)"),
+    "sh": ("sh", "-c", "p=$(readlink -f /bin/sh); p=${p:-sh}; echo ${p##*/}"),
     "node": ("node", "-p", "process.versions.node"),
 }
 
@@ -41,16 +46,29 @@ class Bubblewrap:
 
     def __init__(self, context: PluginContext) -> None:
         self._context = context
-        self._spawner = Spawner()
+        self._spawner = Spawner(context)
         self._toolchains = tuple(map(Path, context.settings.get("toolchains", ())))
         self._probing = asyncio.Lock()
         self._status: BackendStatus | None = None
-        self._runs: set[Run] = set()
+        self._sandboxes = Sandboxes(self._spawner, len(self._toolchains))
+        self._usual = usual_limits(context.settings)
+        self._pool = Pool(
+            context.settings.get("warm", 0),
+            self._make_ready,
+            lambda: self._active,
+            _at_once(context.settings.get("parallel_runs", 1)),
+        )
+        self._active = 0
         self._started = self._closed = False
 
     @property
     def name(self) -> str:
         return _NAME
+
+    @property
+    def waiting(self) -> int:
+        """How many sandboxes wait for a run with an interpreter started."""
+        return self._pool.idle
 
     async def probe(self) -> BackendStatus:
         """Run something for real, anew at each call, and hold it against what it must be."""
@@ -71,17 +89,15 @@ class Bubblewrap:
 
     async def close(self) -> None:
         self._closed = True
-        for run in self._runs:
-            run.kill(EndReason.CANCELLED)
+        await self._pool.close()
+        runs = self._sandboxes.kill(EndReason.CANCELLED)
         async with asyncio.timeout(_CLOSE_S):
-            await asyncio.gather(*(run.over.wait() for run in self._runs))
-        await asyncio.to_thread(self._spawner.stop)
+            await asyncio.gather(*(run.over.wait() for run in runs))
+        await self._spawner.stop()
 
     async def _probe(self) -> BackendStatus:
         if not self._started:
-            python = await asyncio.to_thread(self._context.sandbox_python)
-            await self._spawner.start(python, self._context.runtime_dir, self._toolchains)
-            self._started = True
+            await self._start()
         request = RunRequest(("python", "-c", probe.FACTS), limits=_PROBE_LIMITS)
         outcome = await self._run(request, _UNKNOWN)
         if not outcome.ok:
@@ -90,8 +106,39 @@ class Bubblewrap:
         isolation, facts = probe.isolation(
             outcome.stdout, _NAME, fence, own_user=self._spawner.users.own_user
         )
+        isolation = await self._with_landlock(isolation)
+        # One place stays for runs that none of those that wait can serve.
+        self._pool.start(self._spawner.parallel - 1)
         languages = {"python": facts.python} | await self._host_languages()
         return BackendStatus(_NAME, True, isolation, languages, remedy=fence.remedy)
+
+    async def _start(self) -> None:
+        context = self._context
+        root = records.chosen(context)
+        python = await asyncio.to_thread(interpreter, root, context.sandbox_python)
+        await self._spawner.start(
+            python.own,
+            context.runtime_dir,
+            self._toolchains,
+            root and root.path,
+            python.program,
+        )
+        self._started = True
+
+    async def _with_landlock(self, isolation: Isolation) -> Isolation:
+        request = RunRequest(("python", "-c", landlock_proof.PROGRAM), limits=_PROBE_LIMITS)
+        outcome = await self._run(request, _UNKNOWN)
+        try:
+            layers, degraded = landlock_proof.layers(outcome.stdout)
+        except msgspec.DecodeError as error:
+            raise SandboxUnavailable(
+                f"the sandbox's Python does not work: {_last_line(outcome)}"
+            ) from error
+        return msgspec.structs.replace(
+            isolation,
+            layers=isolation.layers + layers,
+            degraded=isolation.degraded + degraded,
+        )
 
     async def _host_languages(self) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -113,36 +160,46 @@ class Bubblewrap:
     ) -> RunResult:
         if self._closed:
             raise SandboxUnavailable("the sandbox is shut down")
-        users, fence = self._spawner.users, self._spawner.fence
-        uid = users.take()
+        self._active += 1
+        self._pool.moved()
         try:
-            run = await self._spawn(request, uid, watcher)
-            try:
-                await run.play(self._job(request))
-            finally:
-                self._runs.discard(run)
-                fence.give_up(run.group)
+            run = await self._play(request, watcher)
         finally:
-            users.give_back(uid)
+            self._active -= 1
+            self._pool.moved()
         return result(run, isolation)
 
-    def _job(self, request: RunRequest) -> Iterator[bytes]:
-        return job(
-            request,
-            own_user=self._spawner.users.own_user,
-            toolchains=len(self._toolchains),
-            watch_memory=not self._spawner.fence.counts_memory,
-        )
+    async def _play(self, request: RunRequest, watcher: RunWatcher | None) -> Run:
+        ready = await self._ready(request.limits)
+        if ready is not None:
+            await ready.play(request, watcher)
+            if not ready.run.in_vain:
+                return ready.run
+        sandbox = await self._sandboxes.make(request.limits)
+        await sandbox.play(request, watcher)
+        return sandbox.run
 
-    async def _spawn(self, request: RunRequest, uid: int | None, watcher: RunWatcher | None) -> Run:
-        child, cancelled = await patiently(self._spawner.spawn(request.limits, uid))
-        run = Run(child, request, watcher)
-        if cancelled:
-            await patiently(run.close())
-            self._spawner.fence.give_up(run.group)
-            raise asyncio.CancelledError
-        self._runs.add(run)
-        return run
+    async def _ready(self, limits: Limits) -> Sandbox | None:
+        """One that waited, with these limits, if there is one."""
+        sandbox = self._pool.take()
+        if sandbox is None:
+            return None
+        try:
+            fits = await sandbox.fit(limits)
+        except BaseException:
+            await sandbox.end()
+            raise
+        if not fits:
+            self._pool.put_back(sandbox)
+        return sandbox if fits else None
+
+    async def _make_ready(self) -> Sandbox:
+        return await self._sandboxes.make_ready(self._usual, self._pool.moved)
+
+
+def _at_once(parallel_runs: int) -> int:
+    """How many runs there may be, one that is being made ready included."""
+    return max(1, min(parallel_runs, len(os.sched_getaffinity(0))))
 
 
 def _last_line(outcome: RunResult) -> str:

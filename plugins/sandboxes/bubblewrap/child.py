@@ -1,15 +1,10 @@
-"""The process tree of one run: killing it, seeing that it is dead, reaping it."""
+"""The process tree of one run: killing it, and seeing that it is dead."""
 
 import asyncio
-import contextlib
-import json
-import os
-import resource
-import signal
 from collections.abc import Callable
-from pathlib import Path
 
 from appliance.errors import SandboxUnavailable
+from plugins.sandboxes.bubblewrap.launched import Usage
 from plugins.sandboxes.bubblewrap.spawner import Child
 
 _KILL_S = 10.0
@@ -17,99 +12,54 @@ _DEATH_S = 10.0
 
 
 class Tree:
-    """bwrap outside, and the PID 1 that it made; when that one is dead, all inside are.
-
-    `exited` is true when bwrap has ended; `usage` is then what the whole tree used.
-    `starved` is true after `end` if the kernel killed in it for want of memory.
-    """
+    """A sandbox and everything in it. `at_exit` is called when it is over."""
 
     def __init__(self, child: Child, at_exit: Callable[[], None]) -> None:
-        self.exited = False
-        self.usage: resource.struct_rusage | None = None
-        self._doomed = False
-        self.starved = False
-        self._child = child
-        self._at_exit = at_exit
-        self._ended = asyncio.Event()
-        self._init: int | None = None
-        self._init_ended = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(child.pidfd, self._reap)
+        self._sandbox = child.process
+        self._link = child.link
+        self._sandbox.call_at_end(at_exit)
 
-    def meet_init(self, info: bytes) -> None:
-        """Take hold of PID 1 by what bwrap said of it, be it to kill it at once."""
-        try:
-            pid = int(json.loads(info)["child-pid"])
-            init = os.pidfd_open(pid)
-        except (ValueError, KeyError, OSError):
-            return  # there is none: bwrap failed, and ends by itself
-        # The number may have become somebody else's if both are gone already.
-        if self.exited or _parent(pid) != self._child.process.pid:
-            os.close(init)
-            return
-        self._init = init
-        self._loop.add_reader(init, self._see_init_end, init)
-        if self._doomed:
-            _kill(init)
+    @property
+    def exited(self) -> bool:
+        """Whether all of it is dead."""
+        return self._sandbox.over
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the whole tree used; None before its end, and where nobody can tell."""
+        return self._sandbox.usage
+
+    @property
+    def starved(self) -> bool:
+        """Whether it ended for want of memory; known at its end."""
+        return self._sandbox.starved
+
+    @property
+    def lost(self) -> str:
+        """Why nothing is known of its end; "" else."""
+        return self._sandbox.lost
 
     def kill(self) -> None:
-        """Begin to end it, by PID 1: bwrap then ends too, and tells what was used.
-
-        A PID 1 not met yet is killed when it is. To kill bwrap instead would leave a
-        child that waits for a word from it, and would wait for ever.
-        """
-        self._doomed = True
-        if self._init is not None:
-            _kill(self._init)
+        """Begin to end it."""
+        self._link.kill(self._sandbox, hard=False)
 
     async def end(self) -> None:
-        """Kill it and return when everything is dead and reaped.
+        """Kill it and return when everything is dead and cleared away.
 
         Raises SandboxUnavailable if the kernel does not let go of it.
         """
-        self.kill()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), _KILL_S)
-        if not self.exited:  # it never came so far as to have a PID 1
-            _kill(self._child.pidfd)
-        group = self._child.group
-        if group is not None:
-            group.kill()
+        for hard, patience in ((False, _KILL_S), (True, _DEATH_S)):
+            self._link.kill(self._sandbox, hard=hard)
+            if await self._over(patience):
+                return
+        # Nobody answers for it: a launcher that is stopped, or stuck.
+        self._link.break_off()
+        if not await self._over(_KILL_S + _DEATH_S):
+            raise SandboxUnavailable("a sandbox that was killed does not end")
+
+    async def _over(self, seconds: float) -> bool:
         try:
-            await asyncio.wait_for(self._ended.wait(), _DEATH_S)
-            if self._init is not None:
-                await asyncio.wait_for(self._init_ended.wait(), _DEATH_S)
-                os.close(self._init)
-                self._init = None
+            await asyncio.wait_for(self._sandbox.ended.wait(), seconds)
         except TimeoutError:
-            raise SandboxUnavailable("a sandbox that was killed does not end") from None
-        finally:
-            if group is not None:
-                self.starved = group.starved()
-
-    def _reap(self) -> None:
-        process = self._child.process
-        self._loop.remove_reader(self._child.pidfd)
-        os.close(self._child.pidfd)
-        _, status, self.usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        self.exited = True
-        self._ended.set()
-        self._at_exit()
-
-    def _see_init_end(self, init: int) -> None:
-        self._loop.remove_reader(init)
-        self._init_ended.set()
-
-
-def _kill(pidfd: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-
-
-def _parent(pid: int) -> int:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return int(fields[1])
-    except OSError:
-        return 0
+            return False
+        return True

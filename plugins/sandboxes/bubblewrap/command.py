@@ -2,36 +2,37 @@
 
 from pathlib import Path
 
-from appliance.domain.execution import Limits
 from plugins.inside import stage
 from plugins.inside.environment import TOOLCHAINS
+from plugins.sandboxes.bubblewrap import system
+from plugins.sandboxes.bubblewrap.bounds import Bounds
+from plugins.sandboxes.bubblewrap.nest import SHARED, TMP, WORKSPACE
 from plugins.sandboxes.bubblewrap.places import STAGE, Places
+from plugins.sandboxes.bubblewrap.ward import FILTER, INFO, STREAMS
 
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_LIVE_ETC = ("/etc/ld.so.cache", "/etc/alternatives")
+_BINDS = ("--ro-bind", "--ro-bind-try")
+_WRITABLE = (
+    ("/dev/shm", SHARED, "1777"),  # noqa: S108 - the sandbox's own
+    ("/tmp", TMP, "1777"),  # noqa: S108 - the sandbox's own
+    (stage.WORKSPACE, WORKSPACE, "0755"),
+)
 
 
-def options(places: Places, limits: Limits, *, seccomp_fd: int, info_fd: int) -> list[str]:
-    """Everything but the program to run. Later options work on what earlier ones made."""
+def words(places: Places, slot: int, bounds: Bounds) -> list[str]:
+    """Options and the stage. Later options work on what earlier ones made."""
     return [
         *_namespaces(),
-        *("--seccomp", str(seccomp_fd)),
-        *("--info-fd", str(info_fd)),
+        *("--seccomp", str(FILTER)),
+        *("--info-fd", str(INFO)),
         *_system(places),
         *("--proc", "/proc"),
         *("--dev", "/dev"),
-        *_tmpfs("/dev/shm", limits.tmp_bytes, "1777"),  # noqa: S108 - the sandbox's own
-        *_tmpfs("/tmp", limits.tmp_bytes, "1777"),  # noqa: S108 - the sandbox's own
-        *_tmpfs(stage.WORKSPACE, limits.workspace_bytes, "0755"),
+        *_writable(places, slot, bounds),
         *("--symlink", "../tmp", "/var/tmp"),  # noqa: S108 - the sandbox's own
         *(word for path in ("/proc", "/dev", "/") for word in ("--remount-ro", path)),
         *("--chdir", stage.WORKSPACE),
+        *("--", places.supervisor, "-I", "-S", STAGE, *map(str, STREAMS)),
     ]
-
-
-def supervisor(places: Places, fds: list[int]) -> list[str]:
-    """The program that bwrap starts: the stage, with its descriptors."""
-    return [places.supervisor, "-I", "-S", STAGE, *map(str, fds)]
 
 
 def _namespaces() -> list[str]:
@@ -44,19 +45,30 @@ def _namespaces() -> list[str]:
 
 
 def _system(places: Places) -> list[str]:
-    words: list[str] = []
-    for path in map(Path, _SYSTEM):
-        if path.is_symlink():
-            words += ["--symlink", str(path.readlink()), str(path)]
-        elif path.is_dir():
-            words += ["--ro-bind", str(path), str(path)]
-    words += ["--ro-bind", str(places.etc), "/etc"]
-    for name in (*_LIVE_ETC, *places.host_etc):
-        words += ["--ro-bind-try", name, name]
+    seen = places.seen
+    words = system.system(seen.root, places.etc, places.host_etc)
+    if seen.root is not None and places.root is not None:
+        words = _moved(words, seen.root, places.root)
     for number, folder in enumerate(places.toolchains):
         words += ["--ro-bind", str(folder), f"{TOOLCHAINS}/{number}"]
-    return [*words, "--ro-bind", str(places.python), "/opt/python"]
+    return [*words, *system.python(places.python, seen.program)]
 
 
-def _tmpfs(path: str, size: int, mode: str) -> list[str]:
-    return ["--perms", mode, "--size", str(size), "--tmpfs", path]
+def _moved(words: list[str], old: Path, new: Path) -> list[str]:
+    """With what is bound from below one folder bound from below another."""
+    start = f"{old}/"
+    return [
+        f"{new}/{word.removeprefix(start)}" if before in _BINDS and word.startswith(start) else word
+        for before, word in zip(["", *words], words, strict=False)
+    ]
+
+
+def _writable(places: Places, slot: int, bounds: Bounds) -> list[str]:
+    words: list[str] = []
+    for path, name, mode in _WRITABLE:
+        if places.slots:
+            words += ["--bind", f"{places.slots}/{slot}/{name}", path]
+        else:
+            size = bounds.workspace_bytes if name == WORKSPACE else bounds.tmp_bytes
+            words += ["--perms", mode, "--size", str(size), "--tmpfs", path]
+    return words

@@ -20,8 +20,11 @@ _SWITCHES = (
     (
         "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
         "1",
-        "AppArmor keeps user namespaces from programs without a profile",
-        "give bwrap an AppArmor profile with `userns,`, or run "
+        "AppArmor keeps user namespaces from programs without a profile, and that of "
+        "monkey-coder is missing",
+        "copy packaging/apparmor/monkey-coder to /etc/apparmor.d/monkey-coder, run "
+        "`apparmor_parser -r /etc/apparmor.d/monkey-coder`, and start the executable from "
+        "/opt/monkey-coder/monkey-coder, which that profile names; from source, run "
         "`sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`",
     ),
 )
@@ -65,13 +68,26 @@ def unavailable(problem: str, remedy: str) -> SandboxUnavailable:
 def diagnose(log: str) -> tuple[str, str]:
     """(problem, remedy) for what bwrap said as it failed, given the machine's switches."""
     last = _last_line(log)
-    for path, value, problem, remedy in _SWITCHES:
-        if _read(path) == value:
-            return f"{problem} ({last})", remedy
+    if switch := _switch():
+        problem, remedy = switch
+        return f"{problem} ({last})", remedy
     for words, problem, remedy in _SAID:
         if words in log:
             return f"{problem} ({last})", remedy
     return f"the sandbox could not be set up ({last})", "run `monkey-coder doctor` for details"
+
+
+def remedy_for_namespaces() -> str:
+    """What lets an ordinary user's program have namespaces here; "" if nothing is known to."""
+    return (_switch() or ("", ""))[1]
+
+
+def _switch() -> tuple[str, str] | None:
+    """(problem, remedy) of the first of the machine's switches that is set against us."""
+    for path, value, problem, remedy in _SWITCHES:
+        if _read(path) == value:
+            return problem, remedy
+    return None
 
 
 def _last_line(log: str) -> str:

@@ -1,32 +1,34 @@
-"""The control groups of this service's runs, whatever of them the machine gives."""
+"""The control groups of a backend's runs, whatever of them the machine gives.
 
-import logging
+Used by the launcher, and by backends that have none; so it imports little.
+"""
+
+import os
+import time
 from collections.abc import Callable
 
-from appliance.domain.execution import Limits
 from plugins.sandboxes.bubblewrap import groups_v1, groups_v2
-from plugins.sandboxes.bubblewrap.diagnosis import unavailable
-from plugins.sandboxes.bubblewrap.groups import Group, Groups, NoGroups
-from plugins.sandboxes.bubblewrap.keeper import Keeper, keeper
+from plugins.sandboxes.bubblewrap.groups import Group, Groups, Limited, NoGroups
 
-_REMEDY = (
-    "run the service under systemd with Delegate=yes (control groups of version 2), or as root"
-)
+REMEDY = "run the service under systemd with Delegate=yes (control groups of version 2), or as root"
 
-log = logging.getLogger(__name__)
+_Kind = Callable[[int], Groups]
+
+_CLOSE_S = 5.0
+_PAUSE_S = 0.02
 
 
 class Fence:
-    """Finds out at once what there is. `lack` says why there are no groups; "" if there are."""
+    """Finds out at once what there is. `lack` says why there are no groups; "" if there are.
 
-    def __init__(self) -> None:
+    `service` is the process that these groups are for, with those that it started.
+    """
+
+    def __init__(self, service: int = 0) -> None:
         self.lack = ""
-        self._groups: Groups | None = None
-        self._keeper: Keeper | None = None
         self._abandoned: list[Group] = []
-        self._groups = self._first([groups_v2.available, groups_v1.available])
-        if self._groups is not None:
-            self._keeper = keeper(self._groups.tops)
+        kinds: list[_Kind] = [groups_v2.available, groups_v1.available]
+        self._groups = self._first(kinds, service or os.getpid())
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -45,47 +47,51 @@ class Fence:
     @property
     def remedy(self) -> str:
         """How to get what is missing; "" if nothing is."""
-        return "" if self._groups else _REMEDY
+        return "" if self._groups else REMEDY
 
     @property
     def counts_memory(self) -> bool:
         return self._groups is not None
 
-    def make(self, limits: Limits) -> Group | None:
+    def make(self, limits: Limited) -> Group | None:
         """A group for one run; None without. Raises SandboxUnavailable: never a run without."""
-        if self._groups is None:
-            return None
-        self._abandoned = [group for group in self._abandoned if not group.remove()]
         try:
-            return self._groups.make(limits)
+            return self.group(limits)
         except OSError as error:
+            from plugins.sandboxes.bubblewrap.diagnosis import unavailable
+
             raise unavailable(
                 f"a control group could not be made ({error.strerror})",
                 "see that nothing else changes the groups of the service, and start it anew",
             ) from error
+
+    def group(self, limits: Limited) -> Group | None:
+        """As `make`, but raises OSError."""
+        if self._groups is None:
+            return None
+        self._abandoned = [group for group in self._abandoned if not group.remove()]
+        return self._groups.make(limits)
 
     def give_up(self, group: Group | None) -> None:
         """Remove a group; one that the kernel still keeps goes with a later one."""
         if group is not None and not group.remove():
             self._abandoned.append(group)
 
-    def close(self) -> None:
-        for group in self._abandoned:
-            group.remove()
-        if self._groups is not None:
-            try:
-                self._groups.close()
-            except OSError as error:
-                log.warning("control groups of the sandbox are left: %s", error.strerror)
-        if self._keeper is not None:
-            self._keeper.close()
+    def close(self) -> bool:
+        """Remove everything, and end what is in it; False if the kernel keeps some."""
+        deadline = time.monotonic() + _CLOSE_S
+        while self._groups is not None and not self._groups.close():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_PAUSE_S)
+        return True
 
-    def _first(self, kinds: list[Callable[[], Groups]]) -> Groups | None:
+    def _first(self, kinds: list[_Kind], service: int) -> Groups | None:
         reasons: list[str] = []
         for kind in kinds:
             try:
-                return kind()
-            except (NoGroups, OSError) as error:
+                return kind(service)
+            except (NoGroups, OSError, ValueError, IndexError) as error:
                 reasons.append(str(error))
         self.lack = "; ".join(reasons)
         return None

@@ -2,26 +2,41 @@
 
 Version 2 where the service's group is delegated to it (or it is root and alone in it),
 version 1 where the service is root; elsewhere none, and each process has limits of its own.
+
+Part of the launcher, and so without pathlib: what it imports it keeps in memory.
 """
 
+# ruff: noqa: PTH106, PTH118, PTH123, PTH208
+import contextlib
 import itertools
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Protocol
 
-from msgspec import Struct
-
-from appliance.domain.execution import Limits
+TYPE_CHECKING = False  # as in typing, which takes a megabyte
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from typing import Protocol
+else:
+    Protocol = object
 
 # The supervisor, bwrap, and what the kernel keeps for them.
 OWN_MEMORY = 32 * 1024 * 1024
 OWN_PROCESSES = 2
-PERIOD_US = 100_000
 PREFIX = "monkey-coder-"
 
 _numbers = itertools.count()
+
+
+class Limited(Protocol):
+    """What a group's limits are taken from, such as appliance.domain.execution.Limits."""
+
+    @property
+    def memory_bytes(self) -> int: ...
+
+    @property
+    def processes(self) -> int: ...
+
+    @property
+    def cpus(self) -> float: ...
 
 
 class Group(Protocol):
@@ -32,7 +47,15 @@ class Group(Protocol):
         """A descriptor that becomes readable when memory runs out; None: see `starved`."""
         ...
 
-    def birthplace(self) -> AbstractContextManager[None]:
+    def limit(self, limits: Limited) -> None:
+        """Set or change what it may use. Raises OSError."""
+        ...
+
+    def step_in(self) -> None:
+        """Move the calling process, which has one thread, into the group. Raises OSError."""
+        ...
+
+    def birthplace(self) -> "AbstractContextManager[None]":
         """What the calling thread starts in this context is born in the group, where it can be."""
         ...
 
@@ -54,10 +77,7 @@ class Group(Protocol):
 
 
 class Groups(Protocol):
-    """Makes the groups of one service process. `tops` hold nothing but its runs' groups."""
-
-    @property
-    def tops(self) -> Sequence[Path]: ...
+    """Makes the groups of one launcher's runs."""
 
     @property
     def layers(self) -> tuple[str, ...]: ...
@@ -65,12 +85,12 @@ class Groups(Protocol):
     @property
     def degraded(self) -> tuple[str, ...]: ...
 
-    def make(self, limits: Limits) -> Group:
+    def make(self, limits: Limited) -> Group:
         """Raises OSError."""
         ...
 
-    def close(self) -> None:
-        """Give up the groups' own parents. Raises OSError while a run is left."""
+    def close(self) -> bool:
+        """Remove all of them, and end what is in them; False while one is left."""
         ...
 
 
@@ -78,20 +98,21 @@ class NoGroups(Exception):
     """This machine gives us none; the message says why."""
 
 
-class Mount(Struct, frozen=True):
+class Mount:
     """A mounted hierarchy. `root` is the part of it that is to be seen at `place`."""
 
-    kind: str
-    options: frozenset[str]
-    root: str
-    place: Path
+    def __init__(self, kind: str, options: frozenset[str], root: str, place: str) -> None:
+        self.kind = kind
+        self.options = options
+        self.root = root
+        self.place = place
 
-    def path(self, group: str) -> Path:
+    def path(self, group: str) -> str:
         """The folder of a group. Raises NoGroups if it lies outside of what is mounted."""
         inside = os.path.relpath(group, self.root)
         if inside.startswith("..") or "/.." in group:
             raise NoGroups("the service's own control group is not to be seen from here")
-        return self.place / inside
+        return os.path.normpath(os.path.join(self.place, inside))
 
 
 def mounts(mountinfo: str) -> list[Mount]:
@@ -102,7 +123,7 @@ def mounts(mountinfo: str) -> list[Mount]:
         kind, _, options = after.split(" ", 2)
         root, place = before.split(" ")[3:5]
         if kind in ("cgroup", "cgroup2"):
-            found.append(Mount(kind, frozenset(options.split(",")), root, Path(place)))
+            found.append(Mount(kind, frozenset(options.split(",")), root, place))
     return found
 
 
@@ -120,25 +141,64 @@ def top_name() -> str:
     return f"{PREFIX}{os.getpid()}-{_begun(os.getpid())}-{next(_numbers)}"
 
 
-def leftovers(parent: Path) -> list[Path]:
-    """Groups in `parent` of service processes that are gone."""
-    return [path for path in parent.glob(f"{PREFIX}*-*") if not _owner_lives(path)]
+def sweep(parent: str) -> None:
+    """Remove the groups in `parent` of processes that are gone, and end what is in them."""
+    for top in leftovers(parent):
+        remove_tree(top)
 
 
-def remove_tree(top: Path) -> None:
-    """Remove a group and those in it. Raises OSError while processes are left."""
-    for inner in top.iterdir():
-        if inner.is_dir():
-            remove_tree(inner)
-    top.rmdir()
+def leftovers(parent: str) -> list[str]:
+    names = [name for name in os.listdir(parent) if name.startswith(PREFIX)]
+    return [os.path.join(parent, name) for name in names if not _owner_lives(name)]
 
 
-def read(path: Path) -> str:
+def remove_tree(top: str) -> bool:
+    """Remove a group and those in it, and kill what is there; False while some is left."""
+    try:
+        inner = [entry.path for entry in os.scandir(top) if entry.is_dir()]
+    except FileNotFoundError:
+        return True
+    gone = [path for path in inner if not remove_tree(path)] == []
+    for pid in read(os.path.join(top, "cgroup.procs")).split():
+        with contextlib.suppress(OSError):
+            os.kill(int(pid), 9)
+    return remove(top) and gone
+
+
+def remove(path: str) -> bool:
+    """Whether the group is gone."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def read(path: str) -> str:
     """What a control file says; "" if there is none."""
     try:
-        return path.read_text()
+        with open(path) as file:
+            return file.read()
     except OSError:
         return ""
+
+
+def write(path: str, value: object) -> None:
+    """Write to a control file. Raises OSError."""
+    with open(path, "w") as file:
+        file.write(str(value))
+
+
+def write_if_there(path: str, value: object) -> None:
+    """For what a kernel may have been built without: the other limits hold all the same."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_WRONLY)  # one that is not there must not be made
+        try:
+            os.write(fd, str(value).encode())
+        finally:
+            os.close(fd)
 
 
 def count(text: str, name: str) -> int:
@@ -147,9 +207,9 @@ def count(text: str, name: str) -> int:
     return int(words.get(name, "0"))
 
 
-def _owner_lives(top: Path) -> bool:
+def _owner_lives(name: str) -> bool:
     try:
-        pid, begun, _ = (int(word) for word in top.name.removeprefix(PREFIX).split("-"))
+        pid, begun, _ = (int(word) for word in name.removeprefix(PREFIX).split("-"))
     except ValueError:
         return True  # not of our making
     return _begun(pid) == begun
@@ -157,5 +217,5 @@ def _owner_lives(top: Path) -> bool:
 
 def _begun(pid: int) -> int:
     """When a process began, in ticks since the machine did; -1 if there is none."""
-    fields = read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return int(fields[19]) if fields else -1

@@ -5,6 +5,7 @@ machine; any other service can only give its own id.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from plugins.sandboxes.bubblewrap.diagnosis import unavailable
@@ -17,7 +18,7 @@ _NOBODY = 65534
 
 
 class Identities:
-    """Hands out user ids; each is in use by one run at a time where there are enough."""
+    """Hands out user ids. Where one is given out twice, the second run waits for the first."""
 
     def __init__(self, ids: range | None) -> None:
         self._ids = ids
@@ -27,6 +28,11 @@ class Identities:
     def own_user(self) -> bool:
         """Whether runs have a user id other than the service's."""
         return self._ids is not None
+
+    @property
+    def count(self) -> int:
+        """How many there are; any number of runs may have the service's own."""
+        return sys.maxsize if self._ids is None else len(self._ids)
 
     def take(self) -> int | None:
         """The least used id, to be given back; None means: the service's own."""

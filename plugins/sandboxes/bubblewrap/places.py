@@ -1,34 +1,17 @@
-"""Lays out what a run needs of the host where bwrap can reach it.
+"""What a run needs of the host, and where bwrap finds it once the launcher has laid it out."""
 
-bwrap works with the rights of the run's user. For a service that is root this is
-a stranger, who can't enter the service's own folders. So the service's thread that
-starts the runs gets a mount namespace of its own, and in it a small tmpfs that
-holds bwrap, the few files of /etc, and the box's Python. Nobody else sees that
-tmpfs, and it is gone with the thread.
-"""
-
-import ctypes
-import importlib.util
-import marshal
-import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import CodeType
 
 from msgspec import Struct
 
-from plugins.sandboxes.bubblewrap import binary, seccomp
-from plugins.sandboxes.bubblewrap.busy import unless_busy
+from plugins.inside import parts
+from plugins.sandboxes.bubblewrap import binary, seccomp, system
 from plugins.sandboxes.bubblewrap.diagnosis import unavailable
-
-_CLONE_NEWNS = 0x00020000
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 32, 4096
-_MS_REC, _MS_SLAVE = 0x4000, 1 << 19
-# Where Debian and its kin keep what the JDK reads at its start.
-_JAVA = "java-*-openjdk"
-_MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt")
+from plugins.sandboxes.bubblewrap.nest import Wanted
+from plugins.sandboxes.bubblewrap.ward import FILTERS
 
 _ETC = {
     "passwd": "sandbox:x:1000:1000::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
@@ -40,61 +23,84 @@ _ETC = {
 STAGE = "/etc/sandbox/stage.pyc"
 
 
-class Places(Struct, frozen=True):
-    """Paths as the starting thread sees them. `python` is the folder of the box's Python.
+class Sources(Struct, frozen=True):
+    """Folders of the host that runs see. `python` is that of the box's Python.
 
-    `toolchains` are folders of the administrator's choice, `host_etc` what the host's own
-    compilers need of /etc.
+    `toolchains` are of the administrator's choice. `root` is the root file system that runs
+    see, None: the host's own. Where the root's Python serves instead of the box's, `python`
+    is None and `program` names it.
     """
 
-    bwrap: Path
-    etc: Path
-    filter: Path
-    python: Path
-    supervisor: str
+    python: Path | None
     toolchains: tuple[Path, ...] = ()
-    host_etc: tuple[str, ...] = ()
+    root: Path | None = None
+    program: str = ""
 
 
-def lay_out(
-    python: Path, runtime_dir: Path, toolchains: Sequence[Path] = (), *, private: bool
-) -> Places:
-    """Prepare everything for runs started by the calling thread.
+class Places(Struct, frozen=True):
+    """Where bwrap finds that. `seen` is what the service itself sees.
 
-    With `private` the thread is moved into a mount namespace of its own, which only
-    root may do. Raises SandboxUnavailable with the reason.
+    `host_etc` names what the system's own compilers need of /etc. `slots` holds a folder
+    with what is mounted for each run, by its number; None where bwrap mounts that itself.
     """
-    _check_machine(python)
+
+    seen: Sources
+    etc: Path
+    python: Path | None
+    root: Path | None
+    toolchains: tuple[Path, ...]
+    supervisor: str
+    host_etc: tuple[str, ...]
+    slots: Path | None
+
+
+def wanted(sources: Sources, runtime_dir: Path) -> Wanted:
+    """What the launcher is to lay out. Raises SandboxUnavailable with the reason."""
+    _check_machine()
+    if sources.python is not None:
+        _check_python(sources.python)
+    _check_toolchains(sources.toolchains)
     bwrap = binary.locate()
-    _check_toolchains(toolchains)
-    if private:
-        base, (python, *toolchains) = _enter_private_namespace([python, *toolchains])
-    else:
-        base = runtime_dir / "bubblewrap"
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    host_etc = tuple(sorted(str(path) for path in Path("/etc").glob(_JAVA) if path.is_dir()))
-    places = Places(
-        bwrap=bwrap.copy_to(base),
-        etc=_write_etc(base / "etc", host_etc),
-        filter=_write(base / "seccomp.bpf", seccomp.program(platform.machine())),
-        python=python,
-        supervisor=_supervisor(python),
-        toolchains=tuple(toolchains),
-        host_etc=host_etc,
+    folders = [path for path in (sources.python, sources.root, *sources.toolchains) if path]
+    rooms = ("alternatives", "sandbox", *system.config_of(sources.root))
+    return Wanted(
+        str(runtime_dir),
+        str(bwrap.program),
+        str(bwrap.of_the_host or ""),
+        libraries=list(map(str, bwrap.libraries)),
+        folders=list(map(str, folders)),
+        rooms=[f"etc/{name}" for name in rooms],
+        files=_files(),
     )
-    if private:
-        read_only = _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV
-        unless_busy(lambda: _mount("none", base, flags=read_only))
-    return places
 
 
-def _check_machine(python: Path) -> None:
+def found(sources: Sources, base: Path, folders: Sequence[str], *, mounts: bool) -> Places:
+    """Where it lies; `folders` are those of `wanted`, in that order."""
+    rest = list(map(Path, folders))
+    python = rest.pop(0) if sources.python else None
+    root = rest.pop(0) if sources.root else None
+    return Places(
+        seen=sources,
+        etc=base / "etc",
+        python=python,
+        root=root,
+        toolchains=tuple(rest),
+        supervisor=_supervisor(sources.python) if sources.python else sources.program,
+        host_etc=system.config_of(sources.root),
+        slots=base / "slots" if mounts else None,
+    )
+
+
+def _check_machine() -> None:
     machine = platform.machine()
     if not seccomp.supported(machine):
         raise unavailable(
             f"no system-call filter is known for {machine} machines",
             "run the service on an x86_64 or aarch64 machine",
         )
+
+
+def _check_python(python: Path) -> None:
     library = "python{}.{}".format(*sys.version_info[:2])
     if not any((python / folder / library).is_dir() for folder in ("lib", "lib64")):
         raise unavailable(
@@ -112,75 +118,14 @@ def _check_toolchains(folders: Sequence[Path]) -> None:
             )
 
 
-def _enter_private_namespace(folders: Sequence[Path]) -> tuple[Path, list[Path]]:
-    """A small tmpfs that only this thread sees, and in it the folders, in the order given."""
-    mount_point = next((Path(path) for path in _MOUNT_POINTS if Path(path).is_dir()), None)
-    if mount_point is None:
-        raise unavailable(f"none of the folders {', '.join(_MOUNT_POINTS)} exists", "make one")
-    try:
-        _call("unshare", ctypes.c_int(_CLONE_NEWNS))
-        _mount("none", Path("/"), flags=_MS_REC | _MS_SLAVE)
-        # Opened first: the tmpfs may be about to cover it.
-        sources = [os.open(folder, os.O_PATH | os.O_DIRECTORY) for folder in folders]
-        _mount("tmpfs", mount_point, kind="tmpfs", flags=_MS_NOSUID | _MS_NODEV)
-        targets = [_bind(source, mount_point / str(at)) for at, source in enumerate(sources)]
-    except OSError as error:
-        raise unavailable(
-            f"the service is root but may not make a mount namespace ({error.strerror})",
-            "start it as an ordinary user, or give it CAP_SYS_ADMIN",
-        ) from error
-    mount_point.chmod(0o755)
-    return mount_point, targets
-
-
-def _bind(source: int, target: Path) -> Path:
-    target.mkdir(mode=0o755)
-    _mount(f"/proc/self/fd/{source}", target, flags=_MS_BIND)
-    os.close(source)
-    return target
-
-
-def _mount(source: str, target: Path, *, kind: str = "none", flags: int) -> None:
-    options = b"size=4m,mode=0755" if kind == "tmpfs" else None
-    words = (os.fsencode(source), os.fsencode(target), kind.encode())
-    _call("mount", *words, ctypes.c_ulong(flags), options)
-
-
-def _call(name: str, *arguments: object) -> None:
-    function = getattr(ctypes.CDLL(None, use_errno=True), name)
-    if function(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def _write_etc(folder: Path, host_etc: Sequence[str]) -> Path:
-    """The few files of /etc, and a place for each folder of the host's that is bound there."""
-    bound = [folder / Path(path).name for path in host_etc]
-    for path in (folder, folder / "alternatives", folder / "sandbox", *bound):
-        path.mkdir(mode=0o755, exist_ok=True)
-        path.chmod(0o755)
-    for name, text in _ETC.items():
-        _write(folder / name, text.encode())
+def _files() -> dict[str, bytes]:
+    machine = platform.machine()
+    files = {f"etc/{name}": text.encode() for name, text in _ETC.items()}
     for name in ("stage", "collect"):
-        _write(folder / "sandbox" / f"{name}.pyc", _compiled(name))
-    return folder
-
-
-def _compiled(module: str) -> bytes:
-    """A part of the stage as a .pyc file (PEP 552, unchecked), also where there is no source."""
-    name = f"plugins.inside.{module}"
-    spec = importlib.util.find_spec(name)
-    read: Callable[[str], CodeType] | None = getattr(spec and spec.loader, "get_code", None)
-    if read is None:
-        raise unavailable(f"the module {name} is not whole", "install the product anew")
-    unchecked_hash = (1).to_bytes(4, "little") + bytes(8)
-    return importlib.util.MAGIC_NUMBER + unchecked_hash + marshal.dumps(read(name))
-
-
-def _write(path: Path, content: bytes) -> Path:
-    path.write_bytes(content)
-    path.chmod(0o644)
-    return path
+        files[f"etc/sandbox/{name}.pyc"] = parts.pyc(name)
+    for counted, name in FILTERS.items():
+        files[name] = seccomp.program(machine, memory_counted=counted)
+    return files
 
 
 def _supervisor(python: Path) -> str:

@@ -7,7 +7,7 @@ import msgspec
 
 from appliance.domain.execution import Isolation, IsolationLevel
 from appliance.errors import SandboxUnavailable
-from plugins.sandboxes.bubblewrap.fence import Fence
+from plugins.sandboxes.bubblewrap.walls import Walls
 
 _NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
 # The stage, the program, and a child of it.
@@ -54,7 +54,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 def isolation(
-    printed: bytes, backend: str, fence: Fence, *, own_user: bool
+    printed: bytes, backend: str, walls: Walls, *, own_user: bool
 ) -> tuple[Isolation, Facts]:
     """The isolation that these facts prove. Raises SandboxUnavailable if a wall is missing."""
     try:
@@ -67,8 +67,8 @@ def isolation(
         Isolation(
             backend,
             IsolationLevel.NAMESPACES,
-            _layers(facts, fence, own_user),
-            _degraded(fence, own_user),
+            _layers(facts, walls, own_user),
+            _degraded(walls, own_user),
         ),
         facts,
     )
@@ -88,11 +88,11 @@ def _missing(facts: Facts) -> list[str]:
     return [what for what, wrong in checks.items() if wrong]
 
 
-def _layers(facts: Facts, fence: Fence, own_user: bool) -> tuple[str, ...]:
+def _layers(facts: Facts, walls: Walls, own_user: bool) -> tuple[str, ...]:
     apart = [name for name in _NAMESPACES if facts.namespaces[name] != _own(name)]
     layers = [f"{'mount' if name == 'mnt' else name}_namespace" for name in apart]
     layers += ["read_only_system", "no_network", "seccomp", "no_capabilities"]
-    layers += ["no_new_privileges", "rlimits", *fence.layers]
+    layers += ["no_new_privileges", "rlimits", *walls.layers]
     if facts.supervisor_hidden:
         layers.append("hidden_supervisor")
     if own_user:
@@ -100,11 +100,8 @@ def _layers(facts: Facts, fence: Fence, own_user: bool) -> tuple[str, ...]:
     return tuple(layers)
 
 
-def _degraded(fence: Fence, own_user: bool) -> tuple[str, ...]:
-    lacks = [
-        *fence.degraded,
-        "no limit on the number of files beside the size of the workspace",
-    ]
+def _degraded(walls: Walls, own_user: bool) -> tuple[str, ...]:
+    lacks = [*walls.degraded]
     if not own_user:
         lacks.append("runs have the service's own user id on the host")
     return tuple(lacks)

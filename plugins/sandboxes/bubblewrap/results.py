@@ -1,7 +1,7 @@
 """A finished run as the result that callers get, or as the error that it is."""
 
 from appliance.domain.execution import EndReason, Isolation, RunResult, RunUsage
-from appliance.errors import ApplianceError, InvalidInput
+from appliance.errors import ApplianceError, InvalidInput, SandboxUnavailable
 from plugins.inside import stage
 from plugins.sandboxes.bubblewrap import diagnosis
 from plugins.sandboxes.bubblewrap.run import Run
@@ -19,6 +19,8 @@ _REASONS = {
 
 def result(run: Run, isolation: Isolation) -> RunResult:
     """Raises InvalidInput or SandboxUnavailable if the program was never started."""
+    if run.tree.lost and run.report.ended is None and run.killed is None:
+        raise SandboxUnavailable(run.tree.lost)
     if not (run.report.started or run.killed or run.tree.starved):
         raise _failure(run)
     reason, number = _end(run)
@@ -62,7 +64,7 @@ def _usage(run: Run) -> RunUsage:
     whole = run.tree.usage
     if whole is None:
         return RunUsage(run.wall_s, 0.0, 0)
-    return RunUsage(run.wall_s, whole.ru_utime + whole.ru_stime, whole.ru_maxrss * 1024)
+    return RunUsage(run.wall_s, whole.cpu_s, whole.max_rss_bytes)
 
 
 def _refused(run: Run) -> tuple[str, ...]:

@@ -28,8 +28,9 @@ __all__ = ["program", "supported"]
 
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _NAMESPACE_FLAGS = 0x00020000 | 0x7E000000
-# Pushing characters into a terminal, and the console's own ways to do that.
-_REFUSED_IOCTLS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+# Pushing characters into a terminal, the console's own ways to do that, and another line
+# discipline for it: the kernel would load old drivers that have a record of holes.
+_REFUSED_IOCTLS = (0x5412, 0x541C, 0x5423)  # TIOCSTI, TIOCLINUX, TIOCSETD
 # Plain Linux, and the question which one is set.
 _PERSONALITIES = (0x0, 0xFFFFFFFF)
 _PROTOCOLS = {
@@ -39,12 +40,16 @@ _PROTOCOLS = {
 }
 
 
-def program(machine: str) -> bytes:
-    """The filter as an array of struct sock_filter, ready for `bwrap --seccomp`."""
-    return packed(_filter(machine))
+def program(machine: str, *, memory_counted: bool = False) -> bytes:
+    """The filter as an array of struct sock_filter, ready for `bwrap --seccomp`.
+
+    `memory_counted`: the kernel counts the memory of the run as a whole, also what is in
+    files that belong to no process.
+    """
+    return packed(_filter(machine, memory_counted))
 
 
-def _filter(machine: str) -> Block:
+def _filter(machine: str, memory_counted: bool) -> Block:
     return [
         *own_calls_only(machine),
         *when(GREATER, syscalls.HIGHEST, [fail(errno.ENOSYS)]),
@@ -54,7 +59,7 @@ def _filter(machine: str) -> Block:
         *when(EQUAL, syscalls.SOCKET[machine], _socket()),
         *when(EQUAL, syscalls.SOCKETPAIR[machine], _socketpair()),
         *when(EQUAL, syscalls.PERSONALITY[machine], _personality()),
-        *each(syscalls.denied(machine), fail(errno.EPERM)),
+        *each(syscalls.denied(machine, memory_counted=memory_counted), fail(errno.EPERM)),
         allow(),
     ]
 

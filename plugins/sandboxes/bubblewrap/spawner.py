@@ -1,137 +1,214 @@
-"""Starts bwrap, always from one and the same thread.
-
-The kernel ties a child that dies with its parent to the thread that started it, and
-a mount namespace can belong to one thread: so one thread, alive as long as the
-backend, starts every run.
-"""
+"""Has sandboxes started by the launcher, and the launcher started again if it ends."""
 
 import asyncio
-import contextlib
+import functools
+import itertools
 import os
-import subprocess
+import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from msgspec import Struct
 
 from appliance.domain.execution import Limits
 from appliance.errors import SandboxUnavailable
-from plugins.sandboxes.bubblewrap import command
-from plugins.sandboxes.bubblewrap.busy import unless_busy
+from appliance.spi.registry import PluginContext
+from plugins.sandboxes.bubblewrap import command, places
+from plugins.sandboxes.bubblewrap.bounds import Bounds
 from plugins.sandboxes.bubblewrap.diagnosis import unavailable
-from plugins.sandboxes.bubblewrap.fence import Fence
-from plugins.sandboxes.bubblewrap.groups import Group
 from plugins.sandboxes.bubblewrap.identity import Identities, identities
-from plugins.sandboxes.bubblewrap.leftovers import end_leftovers
-from plugins.sandboxes.bubblewrap.places import Places, lay_out
+from plugins.sandboxes.bubblewrap.launched import Launched
+from plugins.sandboxes.bubblewrap.link import Link, Order
+from plugins.sandboxes.bubblewrap.nest import SLOTS
+from plugins.sandboxes.bubblewrap.places import Places, Sources
+from plugins.sandboxes.bubblewrap.room import Room
+from plugins.sandboxes.bubblewrap.walls import Walls, walls
+from plugins.sandboxes.bubblewrap.wire import number, unpack
 
-_WRITTEN_BY_US = ("args", "job", "stdin")
-_READ_BY_US = ("report", "stdout", "stderr", "log", "info")
-_FOR_THE_STAGE = ("job", "report", "stdin", "stdout", "stderr")
-_FIRST_TO_DIE = "1000"
+_LAUNCHER = "plugins.sandboxes.bubblewrap.launcher"
+_WRITTEN_BY_US = ("job", "stdin")
+_READ_BY_US = ("report", "stdout", "stderr", "log")
+# As the launcher hands them on: five to the stage, and where bwrap itself speaks.
+_THEIRS = ("job", "report", "stdin", "stdout", "stderr", "log")
+_SET_UP_S = 30.0
+# Between two starts of a launcher that does not last, doubled each time.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_LASTING_S = 60.0
 
 
 class Child(Struct, frozen=True):
-    """A started bwrap.
+    """A sandbox that waits for its job.
 
     `fds` are our ends of its pipes by name, non-blocking: job and stdin to write;
-    report, stdout, stderr, log (what bwrap itself says) and info to read.
-    `pidfd` becomes readable when it has ended; it is then to be reaped by its pid.
-    `group` is its control group, to be removed when all in it are dead; None without.
+    report, stdout, stderr and log (what bwrap itself says) to read.
     """
 
-    process: "subprocess.Popen[bytes]"
-    pidfd: int
+    process: Launched
+    link: Link
     fds: dict[str, int]
-    group: Group | None = None
 
 
 class Spawner:
-    """Owns the starting thread."""
+    """Owns the launcher. `users` are those that runs may have."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: PluginContext) -> None:
         self.users = Identities(None)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sandbox-start")
+        self._context = context
+        self._wanted: list[bytes] = []
+        self._link: Link | None = None
+        self._sources = Sources(None)
         self._places: Places | None = None
-        self._fence: Fence | None = None
+        self._walls: Walls | None = None
+        self._room = Room(SLOTS)
+        self._starting = asyncio.Lock()
+        self._numbers = itertools.count()
+        self._failures = 0
+        self._started_at = 0.0
+        self._stopped = False
 
     @property
-    def fence(self) -> Fence:
+    def fence(self) -> Walls:
         """What the kernel limits for a run as a whole. Only after `start`."""
-        if self._fence is None:
+        if self._walls is None:
             raise SandboxUnavailable("the sandbox was not started")
-        return self._fence
+        return self._walls
 
-    async def start(self, python: Path, runtime_dir: Path, toolchains: Sequence[Path] = ()) -> None:
-        """Lay out what the runs need. Raises SandboxUnavailable."""
+    @property
+    def parallel(self) -> int:
+        """How many sandboxes there may be at once; `spawn` waits while there are as many."""
+        return self._room.size
+
+    @property
+    def launcher_pid(self) -> int | None:
+        """The process that the launcher was started as; None while there is none."""
+        return self._link.pid if self._link else None
+
+    async def start(
+        self,
+        python: Path | None,
+        runtime_dir: Path,
+        toolchains: Sequence[Path] = (),
+        root: Path | None = None,
+        program: str = "",
+    ) -> None:
+        """Lay out what the runs need; see Sources. Raises SandboxUnavailable."""
         self.users = identities()
-        private = self.users.own_user
-        loop = asyncio.get_running_loop()
+        self._sources = Sources(python, tuple(toolchains), root, program)
+        wanted = await asyncio.to_thread(places.wanted, self._sources, runtime_dir)
+        self._wanted = wanted.words()
+        async with self._starting:
+            await self._start_launcher()
+
+    async def spawn(self, limits: Limits, uid: int | None) -> Child:
+        """Start a sandbox that waits for its job. Raises SandboxUnavailable.
+
+        Waits while there are as many as may be, or while another one has this user.
+        """
+        slot = await self._room.enter(uid)
         try:
-            places = await loop.run_in_executor(
-                self._thread, lambda: lay_out(python, runtime_dir, toolchains, private=private)
-            )
+            link, laid_out = await self._running()
+        except BaseException:
+            self._room.leave(slot)
+            raise
+        bounds = _bounds(limits)
+        order = Order(slot, uid, bounds, command.words(laid_out, slot, bounds))
+        return await self._spawn(link, order)
+
+    async def adapt(self, child: Child, limits: Limits) -> bool:
+        """Give a waiting sandbox other limits; False if it must have those that it has."""
+        try:
+            return not await child.link.adapt(child.process, _bounds(limits))
+        except TimeoutError:
+            child.link.break_off()
+            return False
+
+    async def stop(self) -> None:
+        """End the launcher, and with it every sandbox that may still be alive."""
+        self._stopped = True
+        async with self._starting:
+            if self._link is not None:
+                await self._link.close()
+                self._link = None
+
+    async def _spawn(self, link: Link, order: Order) -> Child:
+        at_end = functools.partial(self._room.leave, order.slot)
+        sandbox = Launched(number(next(self._numbers)), at_end)
+        ours: dict[str, int] = {}
+        theirs: dict[str, int] = {}
+        try:
+            _make_pipes(ours, theirs)
+        except OSError as error:
+            _close(ours)
+            _close(theirs)
+            at_end()
+            raise unavailable(
+                f"no pipes for a sandbox ({error.strerror})",
+                "raise the service's limit on open files",
+            ) from error
+        link.spawn(sandbox, order, [theirs[name] for name in _THEIRS])
+        try:
+            await asyncio.wait_for(asyncio.shield(sandbox.made), _SET_UP_S)
+        except TimeoutError:
+            _close(ours)
+            link.break_off()
+            raise SandboxUnavailable(f"a sandbox was not set up within {_SET_UP_S:.0f} s") from None
+        except BaseException:
+            _close(ours)
+            link.kill(sandbox, hard=False)
+            raise
+        return Child(sandbox, link, ours)
+
+    async def _running(self) -> tuple[Link, Places]:
+        async with self._starting:
+            if self._stopped or self._places is None or self._link is None:
+                raise SandboxUnavailable("the sandbox was not started, or is shut down")
+            if not self._link.alive:
+                await self._link.lost.wait()
+                await self._pause()
+                await self._start_launcher()
+            return self._link, self._places
+
+    async def _pause(self) -> None:
+        """A launcher that ends again and again is started less and less often."""
+        lasted = time.monotonic() - self._started_at
+        self._failures = 0 if lasted > _LASTING_S else self._failures + 1
+        pause = min(_FIRST_PAUSE_S * 2**self._failures, _LONGEST_PAUSE_S)
+        await asyncio.sleep(max(0.0, pause - lasted))
+
+    async def _start_launcher(self) -> None:
+        self._started_at = time.monotonic()
+        try:
+            link = Link(self._context.child_argv(_LAUNCHER), self._context.child_env())
         except OSError as error:
             raise unavailable(
-                f"the service's runtime folder can't be used ({error.strerror})",
-                "see that it exists, belongs to the service's user and has room",
+                f"the process that runs the sandboxes can't be started ({error.strerror})",
+                "see that the limits on processes and open files leave room",
             ) from error
-        if not private:
-            await loop.run_in_executor(self._thread, end_leftovers, places.bwrap)
-        self._places = places
-        self._fence = await loop.run_in_executor(self._thread, Fence)
+        try:
+            nest, *facts = await link.begin(self._wanted)
+            base, *folders = map(os.fsdecode, unpack(nest))
+            self._walls = walls(*facts)
+        except BaseException:
+            await link.close()
+            raise
+        mounts = not self._walls.lack
+        self._places = places.found(self._sources, Path(base), folders, mounts=mounts)
+        self._room.resize(self._most())
+        self._link = link
 
-    def spawn(self, limits: Limits, uid: int | None) -> "asyncio.Future[Child]":
-        """Start a sandbox that waits for its job.
-
-        The future fails with SandboxUnavailable. It must be awaited to its end,
-        since the child is the caller's to reap.
-        """
-        places = self._places
-        if places is None:
-            raise SandboxUnavailable("the sandbox was not started")
-        loop = asyncio.get_running_loop()
-        fence = self.fence
-        return loop.run_in_executor(self._thread, lambda: _spawn(places, limits, uid, fence))
-
-    def stop(self) -> None:
-        """End the thread, and with it every sandbox that may still be alive."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        if self._fence is not None:
-            self._fence.close()
-            self._fence = None
+    def _most(self) -> int:
+        return min(SLOTS, self.users.count) if self.fence.counts_memory else 1
 
 
-def _spawn(places: Places, limits: Limits, uid: int | None, fence: Fence) -> Child:
-    group = fence.make(limits)
-    try:
-        return _spawn_in(group, places, limits, uid)
-    except BaseException:
-        fence.give_up(group)
-        raise
-
-
-def _spawn_in(group: Group | None, places: Places, limits: Limits, uid: int | None) -> Child:
-    ours: dict[str, int] = {}
-    theirs: dict[str, int] = {}
-    try:
-        _make_pipes(ours, theirs)
-        theirs["filter"] = os.open(places.filter, os.O_RDONLY)
-        with group.birthplace() if group else contextlib.nullcontext():
-            process = unless_busy(lambda: _start(places, theirs, uid))
-        child = _adopt(process, ours, group)
-        _instruct(child, places, limits, theirs)
-        return child
-    except OSError as error:
-        _close(ours)
-        raise unavailable(
-            f"bwrap could not be started ({error.strerror})",
-            "see that the service's runtime folder may hold programs (no noexec mount), and "
-            "that the limits on processes and open files leave room",
-        ) from error
-    finally:
-        _close(theirs)
+def _bounds(limits: Limits) -> Bounds:
+    return Bounds(
+        memory_bytes=limits.memory_bytes,
+        processes=limits.processes,
+        cpus=limits.cpus,
+        workspace_bytes=limits.workspace_bytes,
+        workspace_files=limits.workspace_files,
+        tmp_bytes=limits.tmp_bytes,
+    )
 
 
 def _make_pipes(ours: dict[str, int], theirs: dict[str, int]) -> None:
@@ -141,51 +218,6 @@ def _make_pipes(ours: dict[str, int], theirs: dict[str, int]) -> None:
         ours[name], theirs[name] = os.pipe()
     for fd in ours.values():
         os.set_blocking(fd, False)
-
-
-def _start(places: Places, fds: dict[str, int], uid: int | None) -> "subprocess.Popen[bytes]":
-    stage = command.supervisor(places, [fds[name] for name in _FOR_THE_STAGE])
-    return subprocess.Popen(
-        [str(places.bwrap), "--args", str(fds["args"]), "--", *stage],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=fds["log"],
-        pass_fds=[fd for name, fd in fds.items() if name != "log"],
-        # An empty environment: bwrap's own can be read inside.
-        env={},
-        cwd="/",
-        # A Ctrl-C at the terminal is the service's business.
-        start_new_session=True,
-        user=uid,
-        group=uid,
-        extra_groups=None if uid is None else [],
-    )
-
-
-def _adopt(process: "subprocess.Popen[bytes]", ours: dict[str, int], group: Group | None) -> Child:
-    """Take charge of a bwrap that waits for its options, and so runs nothing yet."""
-    try:
-        if group is not None:
-            group.take_in(process.pid)
-        return Child(process, os.pidfd_open(process.pid), ours, group)
-    except OSError:
-        process.kill()
-        process.wait()
-        raise
-
-
-def _instruct(child: Child, places: Places, limits: Limits, theirs: dict[str, int]) -> None:
-    # bwrap reads its options before it makes the sandbox, which so inherits this: when
-    # memory runs out, the kernel picks a run and not the service. Where it may not be
-    # raised, that is one precaution less and no reason to fail.
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{child.process.pid}/oom_score_adj").write_text(_FIRST_TO_DIE)
-    words = command.options(places, limits, seccomp_fd=theirs["filter"], info_fd=theirs["info"])
-    options = child.fds.pop("args")
-    # If bwrap is gone already, its end is seen where every end is seen.
-    with contextlib.suppress(BrokenPipeError):
-        os.write(options, b"".join(os.fsencode(word) + b"\0" for word in words))
-    os.close(options)
 
 
 def _close(fds: dict[str, int]) -> None:

@@ -65,11 +65,11 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "lookup_dcookie": (212, 18),
     "modify_ldt": (154, None),
     "remap_file_pages": (216, 234),
-    # memory that belongs to no process, and so to no limit
-    "memfd_create": (319, 279),
+    # memory that belongs to no process
     "memfd_secret": (447, 447),
     "shmget": (29, 194),
     "msgget": (68, 186),
+    "semget": (64, 190),
     # the machine
     "acct": (163, 89),
     "adjtimex": (159, 171),
@@ -97,7 +97,14 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
 }
 
 
-def denied(machine: str) -> list[int]:
+# Memory that no process's own limit counts, but a control group does.
+DENIED_UNCOUNTED: dict[str, tuple[int | None, int | None]] = {
+    "memfd_create": (319, 279),
+}
+
+
+def denied(machine: str, *, memory_counted: bool = False) -> list[int]:
     """The numbers of the refused calls on "x86_64" or "aarch64"."""
     column = {"x86_64": 0, "aarch64": 1}[machine]
-    return [number for row in DENIED.values() if (number := row[column]) is not None]
+    rows = DENIED if memory_counted else DENIED | DENIED_UNCOUNTED
+    return [number for row in rows.values() if (number := row[column]) is not None]

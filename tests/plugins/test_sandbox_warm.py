@@ -1,0 +1,431 @@
+"""Sandboxes that wait with an interpreter started: a run in one is as a run in any other."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from msgspec import structs
+
+from appliance.domain.execution import EndReason, Limits, RunRequest, RunResult
+from appliance.errors import SandboxUnavailable
+from plugins.inside import landlock_proof
+from plugins.sandboxes.bubblewrap import pool
+from plugins.sandboxes.bubblewrap.backend import Bubblewrap
+from plugins.sandboxes.bubblewrap.pool import Pool
+from plugins.sandboxes.bubblewrap.usual import usual_limits
+from tests.support.sandbox import GENEROUS, files, run_python
+from tests.support.sandbox_service import plugin_context
+from tests.support.warm_programs import CASES, FILES, Case
+
+pytest_plugins = ["tests.support.sandbox_fixtures"]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+_WAITED = "print(b'program' + b'.pyc' in open('/proc/self/cmdline', 'rb').read())"
+_OBJECT = re.compile(rb"0x[0-9a-f]+|in [0-9.]+s")
+
+
+async def _box(python: Path, runtime_dir: str, warm: int) -> Bubblewrap:
+    settings = {"warm": warm, "parallel_runs": 4}
+    context = structs.replace(plugin_context(python, Path(runtime_dir)), settings=settings)
+    box = Bubblewrap(context)
+    status = await box.probe()
+    if not status.available:
+        await box.close()
+        pytest.skip(f"this machine can't confine: {status.problem}. {status.remedy}")
+    return box
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def warm(sandbox_python: Path) -> AsyncIterator[Bubblewrap]:
+    with tempfile.TemporaryDirectory() as runtime_dir:
+        box = await _box(sandbox_python, runtime_dir, 2)
+        yield box
+        await box.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cold(sandbox_python: Path) -> AsyncIterator[Bubblewrap]:
+    with tempfile.TemporaryDirectory() as runtime_dir:
+        box = await _box(sandbox_python, runtime_dir, 0)
+        yield box
+        await box.close()
+
+
+async def _until_waiting(box: Bubblewrap, number: int = 1) -> None:
+    async with asyncio.timeout(60):
+        while box.waiting < number:
+            await asyncio.sleep(0.01)
+
+
+async def _run_warm(box: Bubblewrap, request: RunRequest) -> RunResult:
+    await _until_waiting(box)
+    return await box.run(request)
+
+
+def _seen(result: RunResult) -> tuple[Any, ...]:
+    outputs = (_OBJECT.sub(b"#", text) for text in (result.stdout, result.stderr))
+    return (result.reason, result.exit_code, result.signal, *outputs)
+
+
+def _own_stages() -> list[int]:
+    """The process ids of the first processes of this process's sandboxes."""
+    found: list[int] = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):  # it ended while we looked
+            first, *_ = (folder / "cmdline").read_bytes().split(b"\0")
+            if first.endswith(b"/supervisor") and os.getpid() in _ancestors(int(folder.name)):
+                found.append(int(folder.name))
+    return found
+
+
+def _ancestors(pid: int) -> list[int]:
+    found: list[int] = []
+    while pid > 1:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        pid = int(stat.rpartition(b")")[2].split()[1])
+        found.append(pid)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_program_in_a_waiting_interpreter_shows_what_it_shows_in_a_new_one(
+    warm: Bubblewrap, cold: Bubblewrap, case: Case
+):
+    request = RunRequest(
+        (case.program, *case.words), FILES, stdin=case.stdin, env=case.env, limits=GENEROUS
+    )
+
+    assert _seen(await _run_warm(warm, request)) == _seen(await cold.run(request))
+
+
+@pytest.mark.parametrize(
+    ("argv", "stdin"),
+    [
+        (("python", "waited.py"), b""),
+        (("python3", "-m", "waited"), b""),
+        (("python", "-c", _WAITED), b""),
+        (("python", "-"), _WAITED.encode()),
+    ],
+)
+async def test_python_with_a_sandbox_waiting_goes_on_in_its_interpreter(
+    warm: Bubblewrap, argv: tuple[str, ...], stdin: bytes
+):
+    request = RunRequest(argv, files(waited__py=_WAITED), stdin=stdin, limits=GENEROUS)
+
+    assert (await _run_warm(warm, request)).stdout == b"True\n"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("python", "-B", "-c", _WAITED),
+        ("sh", "-c", f'python -c "{_WAITED}"'),
+        ("/opt/python/bin/python", "-c", _WAITED),
+    ],
+)
+async def test_other_programs_with_a_sandbox_waiting_are_started_anew_in_it(
+    warm: Bubblewrap, argv: tuple[str, ...]
+):
+    assert (await _run_warm(warm, RunRequest(argv, limits=GENEROUS))).stdout == b"False\n"
+
+
+_ROOMS = """
+import os
+def room(path):
+    found = os.statvfs(path)
+    return found.f_blocks * found.f_frsize, found.f_files
+print(room("/workspace"), room("/tmp"), room("/dev/shm"))
+"""
+
+
+async def test_run_with_other_limits_has_them_also_where_a_sandbox_waited(
+    warm: Bubblewrap, cold: Bubblewrap
+):
+    limits = Limits(
+        wall_s=60.0,
+        cpu_s=30.0,
+        memory_bytes=200 << 20,
+        workspace_bytes=8 << 20,
+        workspace_files=100,
+        tmp_bytes=4 << 20,
+    )
+    request = RunRequest(("python", "-c", _ROOMS), limits=limits)
+
+    first, other = await _run_warm(warm, request), await cold.run(request)
+
+    assert first.stdout == other.stdout
+    assert first.ok, first
+
+
+async def test_run_that_needs_more_memory_than_usual_gets_it_where_a_sandbox_waited(
+    warm: Bubblewrap,
+):
+    code = "print(len(bytearray(300 << 20)))"
+    limits = structs.replace(GENEROUS, memory_bytes=500 << 20)
+
+    enough = await _run_warm(warm, RunRequest(("python", "-c", code), limits=limits))
+    too_little = await _run_warm(warm, RunRequest(("python", "-c", code), limits=GENEROUS))
+
+    assert enough.stdout == b"%d\n" % (300 << 20)
+    assert not too_little.ok
+
+
+async def test_pool_of_more_than_may_be_stays_smaller():
+    factory = _Factory()
+    filled = factory.pool(2)
+    filled.start(1)
+    await _turns()
+
+    assert filled.idle == 1
+    await filled.close()
+
+
+async def test_sandbox_put_back_is_given_again():
+    factory = _Factory()
+    filled = factory.pool(1)
+    filled.start(9)
+    await _turns()
+    taken = filled.take()
+    assert taken
+
+    filled.put_back(taken)
+
+    assert filled.take() is taken
+    await filled.close()
+
+
+async def test_two_runs_share_neither_files_nor_hash_seed_nor_addresses(warm: Bubblewrap):
+    code = f"{_WAITED}; import os; print(hash('x'), id(object)); print(os.listdir('/tmp'))\n"
+    code += "open('/tmp/left', 'w'); open('left', 'w'); print(os.listdir())"
+    request = RunRequest(("python", "-c", code), limits=GENEROUS)
+
+    first, second = [(await _run_warm(warm, request)).stdout.split(b"\n") for _ in range(2)]
+
+    assert first[0] == second[0] == b"True"
+    assert first[1] != second[1]
+    assert first[2:] == second[2:] == [b"[]", b"['left']", b""]
+
+
+async def test_processor_time_of_a_waiting_interpreter_is_not_the_runs(warm: Bubblewrap):
+    used = await _run_warm(warm, RunRequest(("python", "-c", "pass"), limits=GENEROUS))
+    request = RunRequest(("python", "-c", f"{_WAITED}\nwhile 1: pass"), limits=Limits(60.0, 0.5))
+
+    ended = await _run_warm(warm, request)
+
+    assert 0 <= used.usage.cpu_s < 1
+    assert ended.reason is EndReason.CPU_TIME
+    assert ended.usage.cpu_s >= 0.5
+
+
+async def test_artifacts_of_a_waiting_sandbox_come_back(warm: Bubblewrap):
+    code = "open('made.txt', 'w').write('x' * 3)"
+    request = RunRequest(("python", "-c", code), artifacts=("*",), limits=GENEROUS)
+
+    result = await _run_warm(warm, request)
+
+    assert [(file.path, file.content) for file in result.artifacts] == [("made.txt", b"xxx")]
+
+
+async def test_program_of_a_waiting_sandbox_is_under_landlock_as_any(
+    warm: Bubblewrap, cold: Bubblewrap
+):
+    request = RunRequest(("python", "-c", landlock_proof.PROGRAM), limits=GENEROUS)
+
+    assert (await _run_warm(warm, request)).stdout == (await cold.run(request)).stdout
+
+
+async def test_more_runs_at_once_than_sandboxes_wait_all_get_their_own(warm: Bubblewrap):
+    results = await asyncio.gather(*(run_python(warm, f"print({n})") for n in range(5)))
+
+    assert [result.stdout for result in results] == [b"%d\n" % n for n in range(5)]
+
+
+async def test_waiting_sandbox_that_was_killed_is_replaced(warm: Bubblewrap):
+    await _until_waiting(warm, 2)
+    stages = _own_stages()
+    assert len(stages) == 2
+
+    for pid in stages:
+        os.kill(pid, signal.SIGKILL)
+
+    assert (await run_python(warm, "print(1)")).stdout == b"1\n"
+    async with asyncio.timeout(60):
+        while warm.waiting < 2 or set(_own_stages()) & set(stages):
+            await asyncio.sleep(0.01)
+
+
+async def test_cancelled_run_in_a_waiting_sandbox_ends_it(warm: Bubblewrap):
+    await _until_waiting(warm)
+    run = asyncio.create_task(run_python(warm, "import time; time.sleep(60)"))
+    await asyncio.sleep(0.05)
+
+    run.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert (await _run_warm(warm, RunRequest(("python", "-c", "print(2)")))).ok
+
+
+async def test_close_with_sandboxes_waiting_leaves_none(warm: Bubblewrap, sandbox_python: Path):
+    await _until_waiting(warm, 2)
+    with tempfile.TemporaryDirectory() as runtime_dir:
+        others = set(_own_stages())
+        box = await _box(sandbox_python, runtime_dir, 1)
+        await _until_waiting(box)
+        waiting = set(_own_stages()) - others
+        assert waiting
+
+        await box.close()
+
+        assert not waiting & set(_own_stages())
+        with pytest.raises(SandboxUnavailable):
+            await run_python(box, "print(1)")
+
+
+async def test_usual_limits_are_those_of_the_settings():
+    settings = {"memory_mib": 2, "tmp_mib": 3, "workspace_mib": 4, "processes": 5, "cpus": 0.5}
+
+    limits = usual_limits(settings | {"workspace_files": 6})
+
+    assert (limits.memory_bytes, limits.tmp_bytes, limits.workspace_bytes) == (
+        2 << 20,
+        3 << 20,
+        4 << 20,
+    )
+    assert (limits.processes, limits.cpus, limits.workspace_files) == (5, 0.5, 6)
+    assert usual_limits({}) == Limits()
+
+
+# The pool alone
+
+
+class _Fake:
+    def __init__(self) -> None:
+        self.born = time.monotonic()
+        self.waits = True
+        self.ended = False
+
+    async def end(self) -> None:
+        self.ended = True
+
+
+class _Factory:
+    def __init__(self) -> None:
+        self.active = 0
+        self.made: list[_Fake] = []
+        self.failures = 0
+
+    async def make(self) -> _Fake:
+        if self.failures:
+            self.failures -= 1
+            raise SandboxUnavailable("not now")
+        self.made.append(_Fake())
+        return self.made[-1]
+
+    def pool(self, size: int = 2) -> "Pool[_Fake]":
+        return Pool(size, self.make, lambda: self.active, 2)
+
+
+async def _turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_pool_while_as_many_runs_go_on_as_may_makes_nothing():
+    factory = _Factory()
+    factory.active = 2
+    filled = factory.pool()
+    filled.start(9)
+    await _turns()
+    assert not factory.made
+
+    factory.active = 0
+    filled.moved()
+    await _turns()
+
+    assert filled.idle == len(factory.made) == 2
+    await filled.close()
+    assert all(each.ended for each in factory.made)
+
+
+async def test_pool_of_size_zero_never_makes_one():
+    factory = _Factory()
+    filled = factory.pool(0)
+    filled.start(9)
+    await _turns()
+
+    assert filled.take() is None
+    assert not factory.made
+    await filled.close()
+
+
+async def test_pool_gives_none_that_is_dead_and_replaces_it():
+    factory = _Factory()
+    filled = factory.pool(1)
+    filled.start(9)
+    await _turns()
+    factory.made[0].waits = False
+
+    assert filled.take() is None
+    await _turns()
+
+    assert factory.made[0].ended
+    assert filled.take() is factory.made[1]
+    await filled.close()
+    assert not factory.made[1].ended
+
+
+async def test_pool_replaces_those_that_waited_too_long(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pool, "_MOST_AGE_S", 0.02)
+    factory = _Factory()
+    filled = factory.pool(1)
+
+    filled.start(9)
+    async with asyncio.timeout(30):
+        while len(factory.made) < 2:
+            await asyncio.sleep(0.001)
+
+    assert factory.made[0].ended
+    await filled.close()
+
+
+async def test_pool_with_more_put_back_than_it_holds_ends_those():
+    factory = _Factory()
+    filled = factory.pool(1)
+    filled.start(9)
+    await _turns()
+    taken = filled.take()
+    assert taken
+    await _turns()
+
+    filled.put_back(taken)
+    await _turns()
+
+    assert filled.idle == 1
+    assert sum(each.ended for each in factory.made) == 1
+    await filled.close()
+
+
+async def test_pool_that_can_make_none_tries_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pool, "_FIRST_PAUSE_S", 0.0)
+    factory = _Factory()
+    factory.failures = 2
+    filled = factory.pool(1)
+
+    filled.start(9)
+    async with asyncio.timeout(30):
+        while not filled.idle:
+            await asyncio.sleep(0.001)
+
+    await filled.close()
