@@ -1,4 +1,4 @@
-"""`monkey-coder sandbox`: runs a program confined on a running box."""
+"""`monkey-coder sandbox`: runs a program confined on a running box; see also sandbox_rootfs."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import click
 
-from appliance.cli import artifacts
+from appliance.cli import artifacts, sandbox_rootfs
 from appliance.cli.box import box_options, run_async
 from appliance.cli.client import BoxClient, find_key, find_url
 from appliance.config import Loaded
@@ -50,7 +50,10 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group()
 def command() -> None:
-    """Run a program confined on a running box."""
+    """Run a program confined on a running box; set up what its sandboxes show."""
+
+
+command.add_command(sandbox_rootfs.command, "rootfs")
 
 
 @command.command(epilog=_EPILOG)

@@ -1,0 +1,97 @@
+"""A small root file system of this machine's own programs, and tar archives made by hand."""
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from appliance.services.rootfs_entries import Bounds
+from appliance.services.sandbox_rootfs import RootStore
+
+MIB = 1024 * 1024
+BOUNDS = Bounds(64 * MIB, 2000)
+_LIBRARY = re.compile(r"(/\S+) \(0x[0-9a-f]+\)")
+
+
+def quiet(_step: str, _done: int, _total: int | None) -> None:
+    """For tests that look at no progress."""
+
+
+def make_root(folder: Path, programs: Iterable[str] = ("sh", "cat", "ls", "id")) -> Path:
+    """A root with these programs and the libraries that the loader finds for them."""
+    for name in ("bin", "etc", "lib", "usr/bin", "usr/share", "tmp"):
+        (folder / name).mkdir(parents=True)
+    for name in programs:
+        found = shutil.which(name, path="/bin:/usr/bin")
+        assert found, name
+        shutil.copy(Path(found).resolve(), folder / "bin" / name)
+    copy_libraries((folder / "bin").iterdir(), folder)
+    (folder / "etc" / "os-release").write_text("NAME=tiny\n")
+    (folder / "usr" / "share" / "word").write_text("from the root\n")
+    (folder / "usr" / "bin" / "words").symlink_to("../share/word")
+    (folder / "usr" / "absolute").symlink_to("/usr/share/word")
+    return folder
+
+
+def copy_libraries(programs: Iterable[Path], folder: Path) -> None:
+    """What the programs are linked to, each under the name that it is looked for."""
+    command = ["ldd", *map(str, programs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    for name in set(_LIBRARY.findall(done.stdout)):
+        target = folder / name[1:]
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(Path(name).resolve(), target)
+
+
+def copy_libraries_of_python(python: Path, folder: Path) -> None:
+    """What the interpreter in the folder `python` and its extension modules are linked to."""
+    copy_libraries((python / "bin" / "python3", *python.rglob("*.so")), folder)
+
+
+def store(data_dir: Path, bounds: Bounds = BOUNDS) -> RootStore:
+    data_dir.mkdir(mode=0o700, exist_ok=True)
+    return RootStore(data_dir, bounds)
+
+
+def left(data_dir: Path) -> set[str]:
+    """What lies in the folder of the roots."""
+    home = data_dir / "sandbox-rootfs"
+    return {path.name for path in home.iterdir()} - {".lock"} if home.is_dir() else set()
+
+
+def tar_of(root: Path, target: Path, change: Callable[[tarfile.TarFile], None]) -> Path:
+    """An archive of a good root, with what `change` appends; packed as its name says."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as archive:
+        archive.add(root, arcname=".")
+        change(archive)
+    target.write_bytes(packed(plain.getvalue(), target.suffix))
+    return target
+
+
+def packed(content: bytes, ending: str) -> bytes:
+    """Packed as fast as can be: the tests are not about that."""
+    if ending == ".gz":
+        return gzip.compress(content, compresslevel=1)
+    if ending == ".xz":
+        return lzma.compress(content, preset=0)
+    return bz2.compress(content, compresslevel=1) if ending == ".bz2" else content
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info
+
+
+def add_file(archive: tarfile.TarFile, name: str, content: bytes = b"x", mode: int = 0o644) -> None:
+    archive.addfile(member(name, size=len(content), mode=mode), io.BytesIO(content))
