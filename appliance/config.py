@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from appliance.errors import ConfigError
 from appliance.settings import (
@@ -114,6 +114,13 @@ def shown(setting: Setting, value: Any) -> Any:
     """A value as it may be printed: secrets, and passwords in addresses, are masked."""
     if setting.secret:
         return "********" if value else ""
+    if isinstance(value, Struct):
+        return msgspec.to_builtins(value)
+    if isinstance(value, dict):
+        entries = cast("dict[str, Any]", value).items()
+        return {key: shown(Setting(key, Any, None), each) for key, each in entries}
+    if isinstance(value, list):
+        return [shown(setting, each) for each in cast("list[Any]", value)]
     if isinstance(value, str):
         return re.sub(r"(://[^/@\s:]*):[^/\s]*@", r"\1:********@", value)
     return value
@@ -186,9 +193,19 @@ def _typed(name: str, text: str) -> Any:
     kind = _type(name)
     if get_origin(kind) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
+    if get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, Struct)):
+        return _from_json(text)
     if kind is bool:
         return _WORDS_FOR_BOOL.get(text.strip().lower(), text.strip())
     return text if kind is str else text.strip()
+
+
+def _from_json(text: str) -> Any:
+    """The value of a variable that holds several; as it is where it is no JSON, to be refused."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return text
 
 
 def _from_file(file: Path) -> dict[str, _Given]:
@@ -250,7 +267,8 @@ def _accept(name: str, value: Any, place: str, *, strict: bool = True) -> _Given
         typed = msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{place}: {name}: {_reason(kind, error)}") from None
-    if isinstance(typed, float) and not math.isfinite(typed):
+    numbers = structs.astuple(typed) if isinstance(typed, Struct) else (typed,)
+    if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
         raise ConfigError(f"{place}: {name}: expected a finite number")
     if isinstance(typed, str) and "\0" in typed:
         raise ConfigError(f"{place}: {name}: holds a zero byte")

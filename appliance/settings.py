@@ -18,6 +18,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Port = 8000
     cors_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     max_body_bytes: Positive = 16 * 1024 * 1024
     docs: bool = True
     metrics_public: bool = True
@@ -48,6 +49,7 @@ class AuthSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class SchedulerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     workers: Positive = 4
     queue_limit: Positive = 200
+    queue_limit_per_user: Positive = 100
     task_timeout_s: Seconds = 600.0
     max_attempts: Positive = 5
     ageing_s: Seconds = 30.0
@@ -79,6 +81,7 @@ class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):
     backend: str = "auto"
     require: Literal["", "namespaces", "gvisor", "microvm"] = ""
     parallel_runs: Positive = 4
+    warm: Annotated[int, Meta(ge=0, le=16)] = 2
     wall_s: Seconds = 10.0
     cpu_s: Seconds = 10.0
     memory_mib: Annotated[int, Meta(ge=32)] = 256
@@ -95,6 +98,12 @@ class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):
     queue_per_user: Positive = 8
     toolchains: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("*",)
+    runsc: str = ""
+    microvm_kernel: str = ""
+    microvm_emulation: bool = False
+    rootfs: str = ""
+    rootfs_mib: Positive = 8192
+    rootfs_files: Positive = 500_000
 
 
 class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,6 +117,7 @@ class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class PluginSettings(Struct, frozen=True, forbid_unknown_fields=True):
     path: str = ""
     disabled: tuple[str, ...] = ()
+    settings: dict[str, dict[str, Any]] = {}
 
 
 class ProviderSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -182,6 +192,29 @@ class ShareSettings(Struct, frozen=True, forbid_unknown_fields=True):
     weight: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
 
 
+class PlanSandboxSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What differs from [sandbox]; `parallel_runs` and `queue_per_user` are for each user."""
+
+    parallel_runs: Positive | None = None
+    wall_s: Seconds | None = None
+    cpu_s: Seconds | None = None
+    memory_mib: Annotated[int, Meta(ge=32)] | None = None
+    processes: Positive | None = None
+    workspace_mib: Positive | None = None
+    workspace_files: Annotated[int, Meta(ge=16)] | None = None
+    tmp_mib: Positive | None = None
+    output_kept_kib: Positive | None = None
+    output_killed_kib: Positive | None = None
+    artifact_mib: Positive | None = None
+    artifact_files: Positive | None = None
+    cpus: Annotated[float, Meta(gt=0)] | None = None
+    queue_per_user: Positive | None = None
+
+
+class PlanSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    sandbox: PlanSandboxSettings = PlanSandboxSettings()
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     server: ServerSettings = ServerSettings()
     data: DataSettings = DataSettings()
@@ -201,6 +234,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     prices: dict[str, PriceSettings] = {}
     quotas: dict[str, QuotaSettings] = {}
     shares: dict[str, ShareSettings] = {}
+    plans: dict[str, PlanSettings] = {}
 
 
 class Setting(Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -26,7 +26,7 @@ def command() -> None:
 def show(loaded: Loaded, origin: bool, as_json: bool) -> None:
     """Print every setting as it is in force, secrets masked."""
     if as_json:
-        click.echo(json.dumps(_as_json(loaded), indent=2))
+        click.echo(json.dumps(_as_json(loaded), indent=2, default=str))
         return
     click.echo(f"# configuration file: {toml(str(loaded.file)) if loaded.file else 'none'}")
     click.echo(f"# data directory: {toml(str(data_dir(loaded.settings)))}")
@@ -41,8 +41,12 @@ def show(loaded: Loaded, origin: bool, as_json: bool) -> None:
 
 
 def toml(value: Any) -> str:
-    """One value as TOML writes it; JSON agrees with TOML on all types of a setting."""
-    return json.dumps(value, ensure_ascii=False)
+    """One value as TOML writes it; JSON agrees with TOML on all other types of a setting."""
+    if isinstance(value, dict):
+        pairs = cast("dict[str, Any]", value).items()
+        return "{ " + ", ".join(f"{key} = {toml(item)}" for key, item in pairs) + " }"
+    # A plugin's own settings may hold what JSON does not know: dates and times.
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _as_json(loaded: Loaded) -> dict[str, Any]:

@@ -1,15 +1,26 @@
 """What a model provider implements."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from appliance.domain.messages import (
     CompletionEvent,
     CompletionRequest,
     EmbeddingRequest,
     Embeddings,
+    TokenUsage,
 )
 from appliance.domain.models import ModelInfo, ProviderStatus
+
+
+@runtime_checkable
+class MeteredStream(Protocol):
+    """A stream of a provider that counts what it used also where it was ended early."""
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Exact once the stream is closed; None where it is not known."""
+        ...
 
 
 class Provider(Protocol):
@@ -50,7 +61,8 @@ class Provider(Protocol):
         """Run one completion; loads the model if need be.
 
         Yields text deltas and tool calls, then one Finished. Closing the iterator
-        (aclose, or cancelling the task that reads it) ends the generation at once.
+        (aclose, or cancelling the task that reads it) ends the generation at once; a
+        MeteredStream then tells what it used, else the box estimates it.
         Raises UnknownModel, ContextLengthExceeded (before anything runs),
         ModelUnavailable, QueueFull or ProviderFailed.
         """

@@ -60,6 +60,8 @@ class PluginContext(Struct, frozen=True):
     `child_env()` is that process's environment, `host_env()` the one for programs of the host.
     `sandbox_python()` is the folder of the sandbox's own Python (`bin/python3` in it).
     `name` is what a provider is called here, where that is not the plugin's own name.
+    `sandbox_roots` holds the root file systems that were added (see appliance.domain.rootfs),
+    None: they are at their place in `data_dir`.
     """
 
     data_dir: Path
@@ -71,6 +73,7 @@ class PluginContext(Struct, frozen=True):
     child_env: Callable[[], dict[str, str]]
     sandbox_python: Callable[[], Path]
     name: str = ""
+    sandbox_roots: Path | None = None
 
 
 ProviderFactory = Callable[[PluginContext], Provider]

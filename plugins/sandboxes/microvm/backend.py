@@ -1,0 +1,218 @@
+"""The sandbox backend: probes by starting a machine, then runs each program in one."""
+
+import asyncio
+from collections.abc import Iterator
+
+from appliance.domain.execution import (
+    MIB,
+    BackendStatus,
+    EndReason,
+    Isolation,
+    IsolationLevel,
+    Limits,
+    RunRequest,
+    RunResult,
+)
+from appliance.errors import ApplianceError, SandboxUnavailable
+from appliance.spi.registry import PluginContext
+from appliance.spi.sandbox import RunWatcher
+from plugins.guest.results import result
+from plugins.guest.run import GuestRun
+from plugins.inside import requests
+from plugins.inside.job import job
+from plugins.inside.patience import patiently
+from plugins.rootfs import records
+from plugins.rootfs.python import interpreter
+from plugins.sandboxes.bubblewrap.identity import Identities, identities
+from plugins.sandboxes.microvm import acceleration, files, kernel, machines, probe
+from plugins.sandboxes.microvm.command import Accelerator
+from plugins.sandboxes.microvm.confinement import Confinement, confine
+from plugins.sandboxes.microvm.diagnosis import unavailable
+from plugins.sandboxes.microvm.machine import Machine
+from plugins.sandboxes.microvm.machines import Machines
+
+_NAME = "microvm"
+_UNKNOWN = Isolation(_NAME, IsolationLevel.MICROVM, ())
+_PROBE_LIMITS = Limits(wall_s=60.0, cpu_s=60.0)
+_CLOSE_S = 30.0
+_SET_UP_S = {Accelerator.KVM: 30.0, Accelerator.EMULATION: 120.0}
+_STARVED = (b"Out of memory: Killed", b"Memory cgroup out of memory")
+_SHELL = ("sh", "-c", "readlink -f /bin/sh")
+
+
+class MicroVm:
+    """Implements appliance.spi.sandbox.SandboxBackend and WatchableBackend."""
+
+    def __init__(self, context: PluginContext) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._probing = asyncio.Lock()
+        self._status: BackendStatus | None = None
+        self._machines: Machines | None = None
+        self._files: files.Files | None = None
+        self._confinement: Confinement | None = None
+        self._users = Identities(None)
+        self._lack = ""
+        self._grouped = False
+        self._runs: set[GuestRun] = set()
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        return _NAME
+
+    async def probe(self) -> BackendStatus:
+        """Start a machine, run something in it, and hold that against what it must be."""
+        async with self._probing:
+            try:
+                self._status = await self._probe()
+            except ApplianceError as error:
+                remedy = str(error.details.get("remedy", "see the log of the service"))
+                problem = error.message.removesuffix(f": {remedy}")
+                self._status = BackendStatus(_NAME, False, problem=problem, remedy=remedy)
+        return self._status
+
+    async def run(self, request: RunRequest) -> RunResult:
+        return await self._checked_run(request, None)
+
+    async def run_watched(self, request: RunRequest, watcher: RunWatcher) -> RunResult:
+        return await self._checked_run(request, watcher)
+
+    async def close(self) -> None:
+        self._closed = True
+        for run in self._runs:
+            run.kill(EndReason.CANCELLED)
+        async with asyncio.timeout(_CLOSE_S):
+            await asyncio.gather(*(run.over.wait() for run in self._runs))
+        if self._machines is not None:
+            await asyncio.to_thread(self._machines.close)
+        if self._files is not None:
+            self._files.close()
+        if self._confinement is not None:
+            self._confinement.close()
+        self._machines = self._files = self._confinement = None
+
+    async def _probe(self) -> BackendStatus:
+        if self._machines is None:
+            self._machines = await self._set_up()
+        request = RunRequest(("python", "-c", probe.FACTS), limits=_PROBE_LIMITS)
+        outcome = await self._run(request, _UNKNOWN)
+        if not outcome.ok:
+            said = outcome.stderr.decode(errors="replace").strip()[-300:]
+            raise SandboxUnavailable(
+                f"the guest's Python does not work: {said or outcome.reason.value}"
+            )
+        isolation, facts = probe.isolation(outcome.stdout, _NAME, self._machines, self._lack)
+        self._grouped = facts.grouped
+        languages = {"python": facts.python}
+        outcome = await self._run(RunRequest(_SHELL, limits=_PROBE_LIMITS), _UNKNOWN)
+        if outcome.ok:
+            path = outcome.stdout.decode(errors="replace").strip()
+            languages["sh"] = path.rpartition("/")[2][:40] or "sh"
+        return BackendStatus(_NAME, True, isolation, languages)
+
+    async def _set_up(self) -> Machines:
+        """The first way to run machines that starts one. Raises SandboxUnavailable."""
+        found = kernel.find(str(self._settings.get("microvm_kernel", "")))
+        problem, remedy = acceleration.lack_of_kvm()
+        emulate = bool(self._settings.get("microvm_emulation", False))
+        if self._confinement is None:
+            self._users = identities()
+            user = self._users.take()
+            self._users.give_back(user)
+            self._confinement = await asyncio.to_thread(confine, self._context.runtime_dir, user)
+        if problem and not emulate:
+            raise unavailable(problem, remedy)
+        if self._files is None:
+            self._files = await asyncio.to_thread(self._prepare, found)
+        if not problem:
+            try:
+                return await self._first(self._files, self._confinement, Accelerator.KVM)
+            except SandboxUnavailable as error:
+                problem, remedy = acceleration.useless_kvm(error.message)
+                if not emulate:
+                    raise unavailable(problem, remedy) from error
+        self._lack = problem
+        return await self._first(self._files, self._confinement, Accelerator.EMULATION)
+
+    def _prepare(self, found: kernel.Kernel) -> files.Files:
+        chosen = records.chosen(self._context)
+        base, digest = (chosen.path, chosen.sha256) if chosen else (None, "")
+        python = interpreter(chosen, self._context.sandbox_python)
+        return files.prepare(self._context.data_dir, files.parts(found, python, base, digest))
+
+    async def _first(
+        self, made: files.Files, confinement: Confinement, accelerator: Accelerator
+    ) -> Machines:
+        """Machines of that kind, once one has started."""
+        offered = Machines(made, confinement, accelerator)
+        user = self._users.take()
+        try:
+            await offered.keep(machines.shape(self._usual_limits()), user)
+        except BaseException:
+            await asyncio.to_thread(offered.close)
+            raise
+        finally:
+            self._users.give_back(user)
+        return offered
+
+    def _usual_limits(self) -> Limits:
+        """What most runs are given; those that ask for more get a machine of their own size."""
+        usual = Limits()
+        memory = self._settings.get("memory_mib", usual.memory_bytes // MIB)
+        cpus = self._settings.get("cpus", usual.cpus)
+        return Limits(memory_bytes=int(memory) * MIB, cpus=float(cpus))
+
+    async def _checked_run(self, request: RunRequest, watcher: RunWatcher | None) -> RunResult:
+        requests.check(request)
+        status = self._status or await self.probe()
+        if status.isolation is None:
+            raise unavailable(status.problem, status.remedy)
+        return await self._run(request, status.isolation, watcher)
+
+    async def _run(
+        self, request: RunRequest, isolation: Isolation, watcher: RunWatcher | None = None
+    ) -> RunResult:
+        user = self._users.take()
+        try:
+            machine = await self._machine(request, user)
+            run = await self._begin(machine, request, watcher)
+            try:
+                await run.play(self._job(request))
+            finally:
+                self._runs.discard(run)
+        finally:
+            self._users.give_back(user)
+        said = machine.log.value()
+        return result(
+            run,
+            isolation,
+            failure=lambda: SandboxUnavailable(
+                f"the machine ended before the program was started ({machine.last_words})"
+            ),
+            starved=any(words in said for words in _STARVED),
+        )
+
+    async def _machine(self, request: RunRequest, user: int | None) -> Machine:
+        if self._closed or self._machines is None:
+            raise SandboxUnavailable("the sandbox is shut down")
+        return await self._machines.start(machines.shape(request.limits), user)
+
+    async def _begin(
+        self, machine: Machine, request: RunRequest, watcher: RunWatcher | None
+    ) -> GuestRun:
+        try:
+            await machine.order(machines.orders(request.limits))
+            if self._closed or self._machines is None:  # while the machine was starting
+                raise SandboxUnavailable("the sandbox is shut down")
+        except BaseException:
+            await patiently(machine.end())
+            raise
+        seconds = _SET_UP_S[self._machines.accelerator]
+        source, sink = machine.give_port()
+        run = GuestRun(machine, source, sink, request, watcher, set_up_s=seconds)
+        self._runs.add(run)
+        return run
+
+    def _job(self, request: RunRequest) -> Iterator[bytes]:
+        return job(request, own_user=True, watch_memory=not self._grouped)
