@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +122,7 @@ def running_box(
 
     Its sandbox's Python is linked from the one that all tests share.
     """
-    _share_sandbox_python(data_dir)
+    share_sandbox_python(data_dir)
     if model is not None:
         command("model", "add", model, "--in-place", "--alias", "model", "--data-dir", data_dir)
     box = Box(data_dir, {**GENEROUS, **env})
@@ -132,13 +132,14 @@ def running_box(
         box.stop()
 
 
-def _share_sandbox_python(data_dir: Path) -> None:
+def share_sandbox_python(data_dir: Path, copy: Callable[[str, str], object] = os.link) -> None:
+    """Put the Python that all tests share into a data directory that is not there yet."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     made = python_runtime.prepare(cache / "monkey-coder-tests")
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = data_dir / "sandbox-python" / made.name
     # Where it can't be linked, the box makes its own.
     with contextlib.suppress(OSError, shutil.Error):
-        shutil.copytree(made, target, symlinks=True, copy_function=os.link)
+        shutil.copytree(made, target, symlinks=True, copy_function=copy)
         return
     shutil.rmtree(target, ignore_errors=True)

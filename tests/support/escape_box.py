@@ -1,0 +1,150 @@
+"""The boxes that are attacked: one whose service is root, one whose service is an ordinary user."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.box import GENEROUS, PROGRAM, Box, share_sandbox_python
+from tests.support.escape import RUN, Probe, outcome, program, unconfined
+from tests.support.escape_traces import HOME
+
+ROOT, ORDINARY = "root", "ordinary user"
+_UID = 64_997
+_SETTINGS = {
+    "SANDBOX__BACKEND": "bubblewrap",
+    "SANDBOX__PARALLEL_RUNS": "2",
+    "SANDBOX__QUEUE_LIMIT": "16",
+    "SANDBOX__QUEUE_PER_USER": "16",
+    "MODELS__PRELOAD": "false",
+}
+
+
+@dataclass
+class Target:
+    """A running box. `uid` is its service's, where that is not the user of the tests."""
+
+    box: Box
+    client: httpx.Client
+    uid: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def run(self, **body: Any) -> dict[str, Any]:
+        """The answer to a run."""
+        answer = self.client.post(RUN, json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def python(self, code: str, **more: Any) -> dict[str, Any]:
+        return self.run(argv=["python", "-c", code], **more)
+
+    def attack(self, probe: Probe) -> tuple[str, list[str]]:
+        """What the probe printed in the sandbox, and the layers that the answer claims."""
+        answer = self.run(**program(probe, self.facts))
+        return outcome(answer), answer["isolation"]["layers"]
+
+    def unconfined(self, probe: Probe) -> str:
+        """What it prints as the same ordinary user without the sandbox."""
+        assert self.uid or os.geteuid() != 0
+        python = next((self.box.data_dir / "sandbox-python").glob("*/bin/python3"))
+        done = unconfined(probe, self.facts, str(python), self.uid)
+        if done.stderr.startswith("unshare:"):
+            pytest.skip(f"NOT SHOWN: this machine makes no throw-away namespaces: {done.stderr}")
+        if done.returncode < 0:
+            return f"signal {-done.returncode}"
+        return done.stdout.strip() or done.stderr
+
+    @property
+    def privileged(self) -> bool:
+        """Whether the service is root."""
+        return self.uid is None and os.geteuid() == 0
+
+
+@contextmanager
+def attacked_box(kind: str) -> Generator[Target, None, None]:
+    """A started box whose service is of this kind; skips where the tests can't make it so."""
+    if kind == ROOT and os.geteuid() != 0:
+        pytest.skip("NOT SHOWN: a service that is root is attacked only if the tests run as root")
+    uid = _UID if kind == ORDINARY and os.geteuid() == 0 else None
+    with TemporaryHome() as home:
+        box = prepare(home, uid)
+        try:
+            with box.start().client() as client:
+                offer = client.get("/api/v1/sandbox/languages?wait=true").json()
+                if not offer["available"]:
+                    pytest.skip(f"this machine can't confine: {offer['problem']}")
+                yield Target(box, client, uid, facts_about(box))
+        finally:
+            box.stop()
+
+
+class TemporaryHome:
+    """A folder that everybody may enter, as the tests' own temporary ones are not."""
+
+    def __enter__(self) -> Path:
+        self.path = Path(tempfile.mkdtemp(prefix=HOME))
+        self.path.chmod(0o755)
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.path)
+
+
+def prepare(home: Path, uid: int | None) -> Box:
+    """A box that is not started, of the user `uid` or of our own; its data belongs to them."""
+    data = home / "data"
+    env = {**GENEROUS, **{f"MONKEY_CODER__{name}": value for name, value in _SETTINGS.items()}}
+    if uid is None:
+        share_sandbox_python(data)
+        return Box(data, env)
+    share_sandbox_python(data, copy=shutil.copy2)
+    for path in (home, *home.rglob("*")):
+        os.chown(path, uid, uid, follow_symlinks=False)
+    program = [PROGRAM[0], "-m", "tests.support.ordinary_user", str(uid), *PROGRAM]
+    return Box(data, {**env, "HOME": str(home)}, program)
+
+
+def facts_about(box: Box) -> dict[str, Any]:
+    """What an attacker could know of the service."""
+    assert box.process is not None
+    return {
+        "pid": box.process.pid,
+        "box_port": int(box.url.rpartition(":")[2]),
+        "data_dir": str(box.data_dir),
+        "database": str(next(box.data_dir.glob("*.db"))),
+        "log": str(box.log),
+        "namespaces": _namespaces(),
+        "devices": _devices(),
+        "addresses": _own_addresses(),
+    }
+
+
+def _namespaces() -> dict[str, str]:
+    """The tests' own, which are the service's too."""
+    return {path.name: str(path.readlink()) for path in Path("/proc/self/ns").iterdir()}
+
+
+def _devices() -> list[str]:
+    harmless = {"null", "zero", "full", "random", "urandom", "tty", "ptmx", "console"}
+    found: list[str] = []
+    for path in Path("/dev").iterdir():
+        with contextlib.suppress(OSError):
+            special = not path.is_symlink() and (path.is_block_device() or path.is_char_device())
+            if special and path.name not in harmless and not path.name.startswith("tty"):
+                found.append(str(path))
+    return sorted(found)
+
+
+def _own_addresses() -> list[str]:
+    """The machine's own addresses beside the loopback's."""
+    done = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False)
+    return done.stdout.split()
