@@ -16,12 +16,13 @@ from msgspec import structs
 from appliance import __version__, plugins, processes, telemetry
 from appliance.agents import CodingAgent
 from appliance.api.application import build
+from appliance.domain.users import DEFAULT_PLAN
 from appliance.errors import ApplianceError
 from appliance.events import EventBus
 from appliance.inference import Gateway, Route, providers
 from appliance.plugins import PluginProblem
 from appliance.sandbox import python_runtime
-from appliance.sandbox.runner import SandboxRunner
+from appliance.sandbox.runner import SandboxRunner, UsersRunner
 from appliance.scheduler import Scheduler
 from appliance.services.accounts import AccountService
 from appliance.services.catalog import CatalogService
@@ -91,7 +92,13 @@ async def running(
             host_env=processes.host_env,
             sandbox_python=lambda: python_runtime.prepare(data_dir),
         )
-        for_sandbox = structs.replace(context, settings=structs.asdict(settings.sandbox))
+        limits = structs.asdict(settings.sandbox)
+        for_sandbox = {
+            name: structs.replace(
+                context, settings=limits | settings.plugins.settings.get(name, {})
+            )
+            for name in loaded.registry.sandboxes
+        }
 
         gateway = Gateway(
             providers.build(loaded.registry, context, settings),
@@ -103,12 +110,15 @@ async def running(
         )
         stack.push_async_callback(gateway.close)
         sandbox = SandboxRunner(
-            {name: make(for_sandbox) for name, make in loaded.registry.sandboxes.items()},
+            {name: make(for_sandbox[name]) for name, make in loaded.registry.sandboxes.items()},
             settings.sandbox,
+            plans=settings.plans,
         )
         stack.push_async_callback(sandbox.close)
 
-        agent = CodingAgent(gateway, sandbox, settings.agent)
+        agent = CodingAgent(
+            gateway, sandbox, settings.agent, lambda user_id: _sandbox_of(store, sandbox, user_id)
+        )
         scheduler = Scheduler(store, bus, agent.run, settings.scheduler)
         accounts = AccountService(store, settings.auth, secret)
         tasks = TaskService(store, bus, scheduler, settings)
@@ -168,6 +178,13 @@ async def _username(store: Database, user_id: int) -> str | None:
     async with store.read() as connection:
         user = await users.get(connection, user_id)
     return user.username if user else None
+
+
+async def _sandbox_of(store: Database, sandbox: SandboxRunner, user_id: int) -> UsersRunner:
+    """The sandbox as that user may use it now; a user who is gone has the default plan."""
+    async with store.read() as connection:
+        user = await users.get(connection, user_id)
+    return sandbox.of_user(user_id, user.plan if user else DEFAULT_PLAN)
 
 
 async def _begin(sandbox: SandboxRunner, scheduler: Scheduler) -> None:

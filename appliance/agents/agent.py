@@ -1,6 +1,7 @@
 """The coding agent: one task from its request to a verified answer."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from msgspec import structs
@@ -21,12 +22,23 @@ from appliance.settings import AgentSettings
 
 
 class CodingAgent:
-    """Does tasks; any number at a time."""
+    """Does tasks; any number at a time.
 
-    def __init__(self, gateway: Gateway, sandbox: Runner, settings: AgentSettings) -> None:
+    `sandbox_of` gives the sandbox as the user of that id may use it; without it every task
+    uses `sandbox` as it is.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        sandbox: Runner,
+        settings: AgentSettings,
+        sandbox_of: Callable[[int], Awaitable[Runner]] | None = None,
+    ) -> None:
         self._gateway = gateway
         self._sandbox = sandbox
         self._settings = settings
+        self._sandbox_of = sandbox_of
 
     async def run(self, context: Context) -> TaskResult:
         """Do the task, going on from what its journal holds of earlier attempts.
@@ -52,8 +64,12 @@ class CodingAgent:
             messages=prompt.of_request(request, persona, way.shape, way.aim),
         )
         plan = journal.plan or await self._plan(opening)
-        work = Work(**vars(opening), plan=plan, confined=Confined(self._sandbox))
+        confined = Confined(await self._sandbox_for(context.task))
+        work = Work(**vars(opening), plan=plan, confined=confined)
         return await (write_text(work) if plan.shape is Shape.TEXT else _write_code(work))
+
+    async def _sandbox_for(self, task: Task) -> Runner:
+        return await self._sandbox_of(task.user_id) if self._sandbox_of else self._sandbox
 
     async def _route(self, task: Task, model: str | None, provider: str | None) -> Route:
         """What the name leads to, without what the task's user and labels bar.

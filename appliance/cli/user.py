@@ -8,10 +8,10 @@ import click
 from appliance.cli.accounts import iso, open_accounts, print_rows
 from appliance.cli.box import box_options, run_async
 from appliance.config import Loaded
-from appliance.domain.users import Role, User
+from appliance.domain.users import DEFAULT_PLAN, Role, User
 from appliance.services import account_rules
 
-_COLUMNS = ("username", "role", "status", "email", "name", "created_at")
+_COLUMNS = ("username", "role", "status", "plan", "email", "name", "created_at")
 _from_stdin = click.option(
     "--password-stdin", is_flag=True, help="Read the password from the first line of stdin."
 )
@@ -19,7 +19,7 @@ _from_stdin = click.option(
 
 @click.group()
 def command() -> None:
-    """The users of a box: list, add, passwd, disable."""
+    """The users of a box: list, add, passwd, plan, disable."""
 
 
 @command.command(
@@ -35,6 +35,7 @@ def command() -> None:
     default=Role.DEVELOPER.value,
     show_default=True,
 )
+@click.option("--plan", default=DEFAULT_PLAN, show_default=True, help="Whose limits hold.")
 @_from_stdin
 @box_options
 def add(
@@ -43,12 +44,14 @@ def add(
     email: str | None,
     name: str | None,
     role: str,
+    plan: str,
     password_stdin: bool,
     loaded: Loaded,
 ) -> None:
     """Add a user. Asks for the password, which is never an argument."""
     username = account_rules.valid_username(username)
     email = account_rules.valid_email(email or f"{username}@localhost")
+    plan = account_rules.valid_plan(plan)
     password = _password(password_stdin)
 
     async def work() -> User:
@@ -59,10 +62,12 @@ def add(
                 name=name or username,
                 role=Role(role),
                 password=password,
+                plan=plan,
             )
 
     user = run_async(work())
     click.echo(f"added the user {user.username} ({user.role}, {user.email})")
+    _warn_of_plan(user, loaded)
 
 
 @command.command(name="list")
@@ -96,6 +101,22 @@ def passwd(username: str, password_stdin: bool, loaded: Loaded) -> None:
     click.echo(f"changed the password of {user.username}; all sessions are ended")
 
 
+@command.command(epilog="Example: monkey-coder user plan alice pro")
+@click.argument("username")
+@click.argument("plan")
+@box_options
+def plan(username: str, plan: str, loaded: Loaded) -> None:
+    """Give a user another plan: the limits of [plans.PLAN] in the settings hold."""
+
+    async def work() -> User:
+        async with open_accounts(loaded) as accounts:
+            return await accounts.set_plan(username, plan)
+
+    user = run_async(work())
+    click.echo(f"{user.username} has the plan {user.plan}")
+    _warn_of_plan(user, loaded)
+
+
 @command.command()
 @click.argument("username")
 @box_options
@@ -112,6 +133,11 @@ def enable(username: str, loaded: Loaded) -> None:
     """Enable a user again: may log in, API keys work again."""
     user = run_async(_set_disabled(loaded, username, False))
     click.echo(f"enabled {user.username}")
+
+
+def _warn_of_plan(user: User, loaded: Loaded) -> None:
+    if user.plan not in loaded.settings.plans and user.plan != DEFAULT_PLAN:
+        click.echo(f"the settings have no [plans.{user.plan}]: the box's own limits hold", err=True)
 
 
 async def _find(loaded: Loaded, username: str) -> User:
@@ -142,6 +168,7 @@ def _row(user: User) -> dict[str, Any]:
         "email": user.email,
         "name": user.name,
         "role": user.role.value,
+        "plan": user.plan,
         "status": "disabled" if user.disabled else "active",
         "created_at": iso(user.created_at),
     }

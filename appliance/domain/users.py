@@ -4,6 +4,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+DEFAULT_PLAN = "free"
+
 
 class Role(StrEnum):
     ADMIN = "admin"
@@ -24,7 +26,10 @@ class Scope(StrEnum):
 
 
 class User(Struct, frozen=True):
-    """`public_id` is what clients see ("user_…"); times are epoch seconds."""
+    """`public_id` is what clients see ("user_…"); times are epoch seconds.
+
+    `plan` is a name that the settings may give limits to, in [plans.NAME].
+    """
 
     id: int
     public_id: str
@@ -34,6 +39,7 @@ class User(Struct, frozen=True):
     role: Role
     disabled: bool
     created_at: float
+    plan: str = DEFAULT_PLAN
 
 
 class KeyStatus(StrEnum):

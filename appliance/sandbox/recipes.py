@@ -56,7 +56,7 @@ RECIPES = (
         aliases=("shell",),
         extensions=("sh",),
         tool="sh",
-        version="basename $(readlink -f /bin/sh)",
+        version="p=$(readlink -f /bin/sh); p=${p:-sh}; echo ${p##*/}",
         run="sh {entry}",
         sample="echo works\n",
     ),

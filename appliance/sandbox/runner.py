@@ -9,7 +9,6 @@ from msgspec import structs
 
 from appliance import telemetry
 from appliance.domain.execution import (
-    MIB,
     BackendStatus,
     IsolationLevel,
     Limits,
@@ -18,11 +17,11 @@ from appliance.domain.execution import (
     RunResult,
 )
 from appliance.errors import SandboxUnavailable
-from appliance.sandbox import languages
-from appliance.settings import SandboxSettings
+from appliance.sandbox import languages, plan_limits
+from appliance.sandbox.turns import Turns
+from appliance.settings import PlanSettings, SandboxSettings
 from appliance.spi.sandbox import RunWatcher, SandboxBackend, WatchableBackend
 
-_KIB = 1024
 _PROBE_S = 180.0
 _START_S = 60.0
 _LAST_PAUSE_S = 600.0
@@ -44,10 +43,13 @@ class SandboxRunner:
         backends: Mapping[str, SandboxBackend],
         settings: SandboxSettings,
         first_pause_s: float = 15.0,
+        plans: Mapping[str, PlanSettings] | None = None,
     ) -> None:
         self._first_pause_s = first_pause_s
         self._backends = dict(backends)
         self._settings = settings
+        self._plans = dict(plans or {})
+        self._turns = Turns()
         self._backend: SandboxBackend | None = None
         self._status = BackendStatus("none", False, problem="the sandbox was not started")
         self._slots = asyncio.Semaphore(settings.parallel_runs)
@@ -103,23 +105,17 @@ class SandboxRunner:
         if self._backend is None and names:
             self._retrying = asyncio.create_task(self._look_again(names))
 
-    def limits(self) -> Limits:
-        """What the settings allow one run."""
-        given = self._settings
-        return Limits(
-            wall_s=given.wall_s,
-            cpu_s=given.cpu_s,
-            memory_bytes=given.memory_mib * MIB,
-            processes=given.processes,
-            workspace_bytes=given.workspace_mib * MIB,
-            workspace_files=given.workspace_files,
-            tmp_bytes=given.tmp_mib * MIB,
-            output_kept_bytes=given.output_kept_kib * _KIB,
-            output_killed_bytes=given.output_killed_kib * _KIB,
-            artifact_bytes=given.artifact_mib * MIB,
-            artifact_files=given.artifact_files,
-            cpus=given.cpus,
-        )
+    def limits(self, plan: str = "") -> Limits:
+        """What the settings allow one run, for a user of that plan."""
+        return plan_limits.limits(self.settings(plan))
+
+    def settings(self, plan: str = "") -> SandboxSettings:
+        """[sandbox], with what the settings say of that plan in its place."""
+        return plan_limits.in_force(self._settings, self._plans, plan)
+
+    def of_user(self, user_id: int, plan: str) -> "UsersRunner":
+        """The same sandbox with what that user may use of it."""
+        return UsersRunner(self, user_id, plan)
 
     def check_ready(self) -> None:
         """Raises SandboxUnavailable, with the reason, where nothing can be run."""
@@ -136,6 +132,14 @@ class SandboxRunner:
             result = await _run(self._ready(), request, watcher)
         telemetry.observe_sandbox_run(result.reason)
         return result
+
+    async def run_of(
+        self, user_id: int, plan: str, request: RunRequest, watcher: RunWatcher | None = None
+    ) -> RunResult:
+        """As `run`, once that user has fewer runs going on than the plan allows at once."""
+        self.check_ready()
+        async with self._turns.of(user_id, self.settings(plan).parallel_runs):
+            return await self.run(request, watcher)
 
     async def close(self) -> None:
         """End every run and let go of the backends."""
@@ -213,6 +217,26 @@ class SandboxRunner:
                 "install a stronger backend, or lower that setting",
             )
         return best
+
+
+class UsersRunner:
+    """The box's sandbox as one user may use it."""
+
+    def __init__(self, runner: SandboxRunner, user_id: int, plan: str) -> None:
+        self._runner = runner
+        self._user_id = user_id
+        self._plan = plan
+
+    @property
+    def status(self) -> BackendStatus:
+        return self._runner.status
+
+    def limits(self) -> Limits:
+        return self._runner.limits(self._plan)
+
+    async def run(self, request: RunRequest) -> RunResult:
+        """One run, waiting for its turn; raises as SandboxRunner.run does."""
+        return await self._runner.run_of(self._user_id, self._plan, request)
 
 
 async def _run(

@@ -15,6 +15,7 @@ _EMAIL_MAX_CHARACTERS = 254
 _NAME_MAX_CHARACTERS = 100
 # ASCII only: two usernames that look alike must be the same.
 _USERNAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,63}")
+_PLAN = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _EMAIL = re.compile(r"[^\s@<>()\[\],;:\\\"]+@[^\W_]([\w.-]*[^\W_])?")
 _CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # Characters that turn the direction of the text around them can make a name read as another.
@@ -25,6 +26,18 @@ def canonical(identifier: str) -> str:
     """The one spelling under which a username or an email is stored and looked up."""
     text = identifier.encode(errors="replace").decode().strip()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+
+
+def valid_plan(text: str) -> str:
+    """The canonical name of a plan, whether the settings know it or not. Raises InvalidInput."""
+    plan = canonical(text)
+    if not _PLAN.fullmatch(plan):
+        raise InvalidInput.at(
+            "plan",
+            "must be up to 32 of the letters a-z, digits, '_' and '-', and start with a letter "
+            "or digit, such as free, pro or enterprise",
+        )
+    return plan
 
 
 def valid_username(text: str) -> str:

@@ -3,7 +3,15 @@
 import time
 from collections.abc import Callable, Sequence
 
-from appliance.domain.users import ApiKey, KeyStats, Principal, Role, TokenPair, User
+from appliance.domain.users import (
+    DEFAULT_PLAN,
+    ApiKey,
+    KeyStats,
+    Principal,
+    Role,
+    TokenPair,
+    User,
+)
 from appliance.errors import InvalidToken, Unauthenticated
 from appliance.services import tokens
 from appliance.services.account_upkeep import AccountUpkeep
@@ -116,11 +124,18 @@ class AccountService:
         return await self._dev_keys.create(address)
 
     async def add_user(
-        self, *, username: str, email: str, name: str, role: Role, password: str
+        self,
+        *,
+        username: str,
+        email: str,
+        name: str,
+        role: Role,
+        password: str,
+        plan: str = DEFAULT_PLAN,
     ) -> User:
         """A new account. Raises InvalidInput, Conflict (the username or email is taken)."""
         return await self.users.add(
-            username=username, email=email, name=name, role=role, password=password
+            username=username, email=email, name=name, role=role, password=password, plan=plan
         )
 
     async def list_users(self) -> list[User]:
@@ -130,6 +145,10 @@ class AccountService:
     async def set_password(self, username: str, password: str) -> User:
         """Change a password; all sessions end, API keys stay. Raises NotFound, InvalidInput."""
         return await self.users.set_password(username, password)
+
+    async def set_plan(self, username: str, plan: str) -> User:
+        """Give a user another plan. Raises NotFound, InvalidInput."""
+        return await self.users.set_plan(username, plan)
 
     async def set_disabled(self, username: str, disabled: bool) -> User:
         """Disable or enable a user; see UserAccounts.set_disabled. Raises NotFound."""

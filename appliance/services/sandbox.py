@@ -7,7 +7,7 @@ from contextlib import aclosing
 from msgspec import Struct
 
 from appliance.domain.execution import BackendStatus, Limits, OutputStream, RunResult
-from appliance.domain.users import Principal, Scope
+from appliance.domain.users import Principal, Scope, User
 from appliance.errors import DeadlineExceeded
 from appliance.sandbox import recipes
 from appliance.sandbox.runner import SandboxRunner
@@ -57,7 +57,11 @@ class SandboxService:
         runner = self._runner
         found = tuple(_language(*each) for each in sorted(runner.status.languages.items()))
         return Offer(
-            found, runner.languages_known, runner.status, runner.limits(), runner.tells_output
+            found,
+            runner.languages_known,
+            runner.status,
+            runner.limits(principal.user.plan),
+            runner.tells_output,
         )
 
     async def known_offer(self, principal: Principal) -> Offer:
@@ -91,11 +95,12 @@ class SandboxService:
         program or the queue before the first event.
         """
         rights.require(principal, Scope.SANDBOX)
-        prepared = await self._read(program)
+        user = principal.user
+        prepared = await self._read(program, user.plan)
         started = Started(self._runner.tells_output, prepared.language, prepared.version)
         feed = Feed(started, prepared.request.limits.output_kept_bytes)
-        with self._room.enter(principal.user.id) as place:
-            run = asyncio.create_task(self._run(prepared, place, feed))
+        with self._room.enter(user.id, self._runner.settings(user.plan).queue_per_user) as place:
+            run = asyncio.create_task(self._run(user, prepared, place, feed))
             try:
                 yield Waits(place.number)
                 async for event in feed.until(run):
@@ -109,19 +114,21 @@ class SandboxService:
         events = self.events(principal, program)
         return _with_first(await anext(events), events)
 
-    async def _read(self, program: Program) -> Prepared:
+    async def _read(self, program: Program, plan: str) -> Prepared:
         runner = self._runner
         await runner.wait_for_start()
         runner.check_ready()
         recipe = recipes.find(program.language or "")
         if recipe is not None and recipe.name not in runner.status.languages:
             await runner.wait_for_languages()
-        return sandbox_programs.prepare(program, runner.limits(), self._most_files, runner.status)
+        limits = runner.limits(plan)
+        return sandbox_programs.prepare(program, limits, self._most_files, runner.status)
 
-    async def _run(self, prepared: Prepared, place: Place, feed: Feed) -> RunResult:
+    async def _run(self, user: User, prepared: Prepared, place: Place, feed: Feed) -> RunResult:
         try:
             async with asyncio.timeout(_TURN_S) as turn:
-                return await self._runner.run(prepared.request, _Watcher(place, feed, turn))
+                watcher = _Watcher(place, feed, turn)
+                return await self._runner.run_of(user.id, user.plan, prepared.request, watcher)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"no sandbox became free within {_TURN_S:.0f} s; try again later"

@@ -29,6 +29,7 @@ _LEAST: Mapping[str, float] = {
     "cpu_s": 0.1,
     "memory_bytes": 16 * MIB,
     "workspace_bytes": 4096,
+    "workspace_files": 16,
     "tmp_bytes": 4096,
     "cpus": 0.01,
     "output_kept_bytes": 0,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from appliance.domain.users import Principal, Role, User
+from appliance.domain.users import DEFAULT_PLAN, Principal, Role, User
 from appliance.errors import Conflict, Forbidden, NotFound
 from appliance.services import account_rules, rights, tokens
 from appliance.services.auth_cache import AuthCache
@@ -24,7 +24,16 @@ class UserAccounts:
         self._passwords = passwords
         self._clock = clock
 
-    async def add(self, *, username: str, email: str, name: str, role: Role, password: str) -> User:
+    async def add(
+        self,
+        *,
+        username: str,
+        email: str,
+        name: str,
+        role: Role,
+        password: str,
+        plan: str = DEFAULT_PLAN,
+    ) -> User:
         """A new account. Raises InvalidInput, Conflict (the username or email is taken)."""
         new = NewUser(
             public_id=tokens.new_id("user"),
@@ -34,6 +43,7 @@ class UserAccounts:
             role=role,
             password_hash=await self._passwords.hash(account_rules.valid_password(password)),
             at=self._clock(),
+            plan=account_rules.valid_plan(plan),
         )
         async with self._db.write() as tx:
             user = await users.insert(tx, new)
@@ -85,6 +95,15 @@ class UserAccounts:
                 await users.set_disabled(tx, user.id, disabled, now)
                 if disabled:
                     await refresh_tokens.revoke_all(tx, user.id, now)
+        return await self.get(user.username)
+
+    async def set_plan(self, name: str, plan: str) -> User:
+        """Give a user another plan; it holds from the next request. Raises InvalidInput too."""
+        plan = account_rules.valid_plan(plan)
+        user = await self.get(name)
+        with self._cache.forgetting(user.id):
+            async with self._db.write() as tx:
+                await users.set_plan(tx, user.id, plan, self._clock())
         return await self.get(user.username)
 
     async def has_admin(self) -> bool:

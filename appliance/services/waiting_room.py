@@ -15,23 +15,27 @@ class WaitingRoom:
         self._retry_after_s = retry_after_s
         self._waiting: Counter[int] = Counter()
 
-    def enter(self, user_id: int) -> "Place":
-        """A place at the end. Raises QueueFull, with the place that it would have been."""
+    def enter(self, user_id: int, per_user: int | None = None) -> "Place":
+        """A place at the end, where that user may have `per_user` instead of the usual number.
+
+        Raises QueueFull, with the place that it would have been.
+        """
+        most = self._per_user if per_user is None else per_user
         waiting = self._waiting.total()
         if waiting >= self._limit:
-            raise self._full(f"{waiting} runs wait already, which is the limit", waiting)
-        if self._waiting[user_id] >= self._per_user:
-            raise self._full(f"{self._per_user} of your runs wait already", waiting)
+            raise self._full(f"{waiting} runs wait already, which is the limit", waiting, most)
+        if self._waiting[user_id] >= most:
+            raise self._full(f"{most} of your runs wait already", waiting, most)
         self._waiting[user_id] += 1
         return Place(self._waiting, user_id, waiting + 1)
 
-    def _full(self, reason: str, waiting: int) -> QueueFull:
+    def _full(self, reason: str, waiting: int, per_user: int) -> QueueFull:
         return QueueFull(
             f"{reason}; this one would have been number {waiting + 1}. Try again later",
             details={
                 "queue_length": waiting,
                 "queue_limit": self._limit,
-                "user_limit": self._per_user,
+                "user_limit": per_user,
                 "place": waiting + 1,
             },
             retry_after=self._retry_after_s,

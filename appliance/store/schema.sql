@@ -24,7 +24,7 @@ CREATE TABLE model_probes (
     memory_bytes INTEGER NOT NULL,
     load_seconds REAL NOT NULL,
     measured_at REAL NOT NULL
-);
+, row_costs TEXT NOT NULL DEFAULT '[]');
 
 CREATE TABLE models (
     id INTEGER PRIMARY KEY,
@@ -145,7 +145,7 @@ CREATE TABLE users (
     disabled INTEGER NOT NULL DEFAULT 0 CHECK (disabled IN (0, 1)),
     created_at REAL NOT NULL,
     updated_at REAL NOT NULL
-);
+, plan TEXT NOT NULL DEFAULT 'free');
 
 CREATE INDEX api_keys_of_parent ON api_keys (parent_id);
 

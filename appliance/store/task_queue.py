@@ -138,6 +138,11 @@ async def queue_length(connection: Connection) -> int:
     return int(await connection.scalar(LENGTH))
 
 
+async def queue_length_of(connection: Connection, user_id: int) -> int:
+    """How many tasks of this user wait."""
+    return int(await connection.scalar(LENGTH_OF_USER, {"user_id": user_id}))
+
+
 async def depth(connection: Connection) -> QueueDepth:
     """How much waits and runs; costs as much as the queue is long."""
     found = await connection.one(QueueDepth, DEPTH)
@@ -179,6 +184,9 @@ SELECT
      WHERE id = (SELECT MIN(id) FROM tasks WHERE status = 'queued')) AS oldest_at
 """
 LENGTH = "SELECT COUNT(*) FROM tasks WHERE status = 'queued'"
+LENGTH_OF_USER = """
+SELECT COUNT(*) FROM tasks WHERE status = 'queued' AND user_id = :user_id
+"""
 LEFT_RUNNING = """
 SELECT id, attempt, interruptions,
     EXISTS (

@@ -2,10 +2,10 @@
 
 from msgspec import Struct
 
-from appliance.domain.users import Role, User
+from appliance.domain.users import DEFAULT_PLAN, Role, User
 from appliance.store.database import Connection, Transaction
 
-_SELECT = "SELECT id, public_id, username, email, name, role, disabled, created_at FROM users"
+_SELECT = "SELECT id, public_id, username, email, name, role, disabled, created_at, plan FROM users"
 
 
 class NewUser(Struct, frozen=True):
@@ -18,6 +18,7 @@ class NewUser(Struct, frozen=True):
     role: Role
     password_hash: str | None
     at: float
+    plan: str = DEFAULT_PLAN
 
 
 class Credentials(Struct, frozen=True):
@@ -33,8 +34,8 @@ async def insert(tx: Transaction, new: NewUser) -> User | None:
     user_id = await tx.scalar(
         """
         INSERT INTO users
-            (public_id, username, email, name, password_hash, role, created_at, updated_at)
-        VALUES (:public_id, :username, :email, :name, :password_hash, :role, :at, :at)
+            (public_id, username, email, name, password_hash, role, plan, created_at, updated_at)
+        VALUES (:public_id, :username, :email, :name, :password_hash, :role, :plan, :at, :at)
         ON CONFLICT DO NOTHING
         RETURNING id
         """,
@@ -45,6 +46,7 @@ async def insert(tx: Transaction, new: NewUser) -> User | None:
             "name": new.name,
             "password_hash": new.password_hash,
             "role": new.role.value,
+            "plan": new.plan,
             "at": new.at,
         },
     )
@@ -83,13 +85,6 @@ async def all_users(connection: Connection) -> list[User]:
     return await connection.all(User, f"{_SELECT} ORDER BY username")
 
 
-async def is_taken(connection: Connection, *, username: str) -> bool:
-    found = await connection.scalar(
-        "SELECT 1 FROM users WHERE username = :username", {"username": username}
-    )
-    return found is not None
-
-
 async def set_password_hash(tx: Transaction, user_id: int, password_hash: str, at: float) -> None:
     await tx.execute(
         "UPDATE users SET password_hash = :hash, updated_at = :at WHERE id = :id",
@@ -109,6 +104,13 @@ async def set_disabled(tx: Transaction, user_id: int, disabled: bool, at: float)
     await tx.execute(
         "UPDATE users SET disabled = :disabled, updated_at = :at WHERE id = :id",
         {"id": user_id, "disabled": int(disabled), "at": at},
+    )
+
+
+async def set_plan(tx: Transaction, user_id: int, plan: str, at: float) -> None:
+    await tx.execute(
+        "UPDATE users SET plan = :plan, updated_at = :at WHERE id = :id",
+        {"id": user_id, "plan": plan, "at": at},
     )
 
 

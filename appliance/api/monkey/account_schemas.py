@@ -30,7 +30,7 @@ class KeyBody(Struct):
 
 
 class UserAnswer(Struct):
-    """`credits` is 0 and the tier "free": this box does not meter what its users do."""
+    """`subscription_tier` is the user's plan; `credits` is 0: this box does not meter use."""
 
     id: str
     email: str

@@ -29,7 +29,7 @@ def user_answer(user: User) -> UserAnswer:
         role=user.role,
         roles=[user.role],
         credits=0.0,
-        subscription_tier="free",
+        subscription_tier=user.plan,
     )
 
 

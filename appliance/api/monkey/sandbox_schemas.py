@@ -26,6 +26,7 @@ class LimitsBody(Struct, forbid_unknown_fields=True, omit_defaults=True):
     memory_bytes: int | None = None
     processes: int | None = None
     workspace_bytes: int | None = None
+    workspace_files: int | None = None
     tmp_bytes: int | None = None
     output_kept_bytes: int | None = None
     output_killed_bytes: int | None = None
