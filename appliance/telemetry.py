@@ -42,6 +42,12 @@ TOKENS = Counter(
     ["provider", "model", "kind"],
     registry=REGISTRY,
 )
+DRAFTED_TOKENS = Counter(
+    "monkey_coder_drafted_tokens",
+    "Tokens that an engine tried ahead of their turn, by whether they were drawn then.",
+    ["provider", "model", "outcome"],
+    registry=REGISTRY,
+)
 ATTEMPTS = Counter(
     "monkey_coder_provider_attempts",
     "Tries at providers by how they ended; ok: the answer began.",
@@ -163,6 +169,12 @@ def observe_tokens(provider: str, model: str, prompt: int, completion: int) -> N
     """Count the tokens of one completion."""
     _series(TOKENS, provider, model, "prompt").inc(prompt)
     _series(TOKENS, provider, model, "completion").inc(completion)
+
+
+def observe_drafts(provider: str, model: str, drafted: int, accepted: int) -> None:
+    """Count the tokens that were tried ahead for one completion, and those that were right."""
+    _series(DRAFTED_TOKENS, provider, model, "accepted").inc(accepted)
+    _series(DRAFTED_TOKENS, provider, model, "rejected").inc(drafted - accepted)
 
 
 def observe_attempt(provider: str, error: str) -> None:

@@ -14,6 +14,7 @@ from appliance.api.dependencies import provided
 from appliance.api.dialects import Dialects
 from appliance.api.limits import RateLimiter
 from appliance.api.middleware import Envelope
+from appliance.api.proxies import TrustedProxies
 from appliance.api.requests import ApiRequest
 from appliance.services.container import Services
 from appliance.settings import Settings
@@ -40,6 +41,7 @@ def build(services: Services, settings: Settings, *, lifespan: Sequence[Lifespan
         ]
     )
     limiter = RateLimiter(settings.limits)
+    proxies = TrustedProxies(settings.server.trusted_proxies)
     gate = Gate(services, limiter, settings.server.cors_origins)
 
     api = Litestar(
@@ -62,7 +64,7 @@ def build(services: Services, settings: Settings, *, lifespan: Sequence[Lifespan
         logging_config=None,
     )
     # Around everything, so that an unmatched path is answered like any other.
-    api.asgi_handler = Envelope(api.asgi_handler, dialects, limiter)
+    api.asgi_handler = Envelope(api.asgi_handler, dialects, limiter, proxies)
     return api
 
 

@@ -7,7 +7,10 @@ from litestar.types import Scope
 
 from appliance.api import context
 
-_RELAYED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via")
+_RELAYED = (
+    *(b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
+    *(b"x-real-ip", b"via"),
+)
 
 
 def direct_address(scope: Scope) -> str:

@@ -10,6 +10,7 @@ from appliance import telemetry
 from appliance.api import context
 from appliance.api.dialects import Dialects, Headers
 from appliance.api.limits import RateLimiter, Window, address_key
+from appliance.api.proxies import TrustedProxies
 from appliance.api.unread import RequestBody
 
 _SLASHES = re.compile("/{2,}")
@@ -28,8 +29,11 @@ _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 class Envelope:
     """Gives a request its id and its plain path, and the answer its common headers."""
 
-    def __init__(self, app: ASGIApp, dialects: Dialects, limiter: RateLimiter) -> None:
+    def __init__(
+        self, app: ASGIApp, dialects: Dialects, limiter: RateLimiter, proxies: TrustedProxies
+    ) -> None:
         self._app = app
+        self._proxies = proxies
         self._dialects = dialects
         self._limiter = limiter
 
@@ -38,6 +42,7 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        self._proxies.apply(scope)
         scope["path"] = path = _SLASHES.sub("/", scope["path"])
         status = _NO_ANSWER
         body = RequestBody(scope, receive)

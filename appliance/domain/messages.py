@@ -101,17 +101,24 @@ class FinishReason(StrEnum):
 
 
 class TokenUsage(Struct, frozen=True):
-    """Exact counts. `cached_tokens` are the prompt tokens that were not computed again."""
+    """Exact counts. `cached_tokens` are the prompt tokens that were not computed again.
+
+    `drafted_tokens` were tried ahead of their turn, of which `accepted_tokens` were drawn.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     def __add__(self, other: "TokenUsage") -> "TokenUsage":
         return TokenUsage(
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             self.cached_tokens + other.cached_tokens,
+            self.drafted_tokens + other.drafted_tokens,
+            self.accepted_tokens + other.accepted_tokens,
         )
 
     @property

@@ -33,7 +33,8 @@ class ModelProbe(Struct, frozen=True):
 
     It holds for one `key` only, which its provider makes out of all that it depends on.
     `chunk` is how many prompt tokens one step computes. The speeds are those of one
-    sequence alone, None where the model writes no text.
+    sequence alone, None where the model writes no text. `row_costs` are the times of steps
+    with more and more rows, as multiples of the time of one row.
     """
 
     key: str
@@ -44,6 +45,7 @@ class ModelProbe(Struct, frozen=True):
     memory_bytes: int
     load_seconds: float
     measured_at: float
+    row_costs: tuple[float, ...] = ()
 
 
 class ModelState(StrEnum):
@@ -60,7 +62,8 @@ class ModelInfo(Struct, frozen=True):
     this machine was last seen to reach with one sequence, None before the first use.
     `embeds` says that it makes vectors instead of text, `fills_in` that it can fill a
     gap between a prompt and a suffix. `layers` confine the process that holds a loaded
-    model, `degraded` says what of them this machine could not give.
+    model, `degraded` says what of them this machine could not give. `created_at` is when it
+    was made, or registered here (epoch seconds); None where the provider does not say.
     """
 
     name: str
@@ -78,6 +81,7 @@ class ModelInfo(Struct, frozen=True):
     fills_in: bool = False
     layers: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()
+    created_at: float | None = None
 
 
 class ProviderStatus(Struct, frozen=True):

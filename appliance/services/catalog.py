@@ -1,8 +1,9 @@
 """What this box can do: providers, models, and what stands behind them."""
 
+import time
 from collections.abc import Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from appliance import __version__
 from appliance.domain.execution import BackendStatus, Limits
@@ -62,6 +63,7 @@ class CatalogService:
         self._broken = tuple(ProviderStatus(name, False, True, _BROKEN) for name in broken)
         self._sandbox = sandbox
         self._settings = settings
+        self._known_since: dict[str, float] = {}
 
     def cache(self) -> CacheFigures:
         """How the cache of completions does."""
@@ -74,7 +76,21 @@ class CatalogService:
         """Every name that a request may use: routes first, then models; or of one provider."""
         known = await self._gateway.models()
         routes = [_of_route(name, ways, known) for name, ways in self._gateway.aliases.items()]
-        return [model for model in (*routes, *known) if provider in (None, model.provider)]
+        dated = self._dated([*routes, *known])
+        return [model for model in dated if provider in (None, model.provider)]
+
+    def _dated(self, models: Sequence[ModelInfo]) -> Sequence[ModelInfo]:
+        """Clients' formats demand a time: without one, when this box first heard of the model.
+
+        It does not change while the box runs, so that whoever sorts by it gets one order.
+        """
+        now = time.time()
+        before = self._known_since
+        self._known_since = {path(each): before.get(path(each), now) for each in models}
+        return [
+            structs.replace(each, created_at=each.created_at or self._known_since[path(each)])
+            for each in models
+        ]
 
     async def capabilities(self) -> Capabilities:
         return Capabilities(

@@ -11,7 +11,7 @@ from appliance import __version__
 from appliance.domain.models import ModelInfo, ModelState
 from appliance.inference.gateway import Gateway
 from appliance.sandbox.runner import SandboxRunner
-from appliance.scheduler import Scheduler
+from appliance.scheduler import QueueStats, Scheduler
 from appliance.store.database import Database
 
 log = structlog.get_logger()
@@ -65,6 +65,17 @@ class Readiness(Struct, frozen=True):
     waiting_for: dict[str, str]
 
 
+class Load(Struct, frozen=True):
+    """What runs and what waits. `tasks` is None where the store does not answer.
+
+    The completions are those at the gate of every model, the tasks' own among them.
+    """
+
+    tasks: QueueStats | None
+    completions_running: int
+    completions_waiting: int
+
+
 class HealthService:
     """Looks at the real parts at each call; no answer is remembered.
 
@@ -101,6 +112,11 @@ class HealthService:
             sandbox=self._sandbox_part(),
         )
 
+    async def load(self) -> Load:
+        """How busy the box is now."""
+        running, waiting = self._gateway.load_of_gate()
+        return Load(await self._queue_stats(), running, waiting)
+
     async def readiness(self) -> Readiness:
         """Ready when the store answers and the default model, if there is one, is loaded."""
         waiting: dict[str, str] = {}
@@ -123,13 +139,18 @@ class HealthService:
         return Part(works=True)
 
     async def _queue_part(self) -> Part:
-        try:
-            async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                await self._scheduler.stats()
-        except Exception:
-            log.exception("the queue does not answer")
+        if await self._queue_stats() is None:
             return Part(works=False, problem="the queue does not answer; see the log")
         return Part(works=True)
+
+    async def _queue_stats(self) -> QueueStats | None:
+        """None where the queue does not answer."""
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                return await self._scheduler.stats()
+        except Exception:
+            log.exception("the queue does not answer")
+            return None
 
     def _providers_part(self) -> Part:
         providers = self._gateway.providers()

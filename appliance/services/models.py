@@ -1,12 +1,10 @@
 """The models of a box: which files there are, under which names, and which is the default."""
 
 import asyncio
-import fcntl
 import os
 import re
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,8 @@ from appliance.domain.models import ModelFile, ModelProbe
 from appliance.errors import Conflict, InvalidInput, ModelUnavailable, UnknownModel
 from appliance.services import gguf, model_check
 from appliance.services.gguf import GgufInfo
+from appliance.services.model_folder import move, one_at_a_time
+from appliance.services.model_names import alias_of_address, check_alias, default_alias
 from appliance.store import model_probes
 from appliance.store import models as table
 from appliance.store.database import Connection, Database
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from appliance.services.model_fetch import Progress
     from appliance.services.model_sources import Staged
 
-_ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -100,10 +99,10 @@ class ModelRegistry:
         sha256 = _checked_sha256(sha256)
         if in_place and (source.startswith("pypi:") or is_address(source)):
             raise InvalidInput("only a file on this machine can be registered in place")
-        early = _alias_of_address(source) if alias is None else alias
+        early = alias_of_address(source) if alias is None else alias
         if early is not None:
             await self._check_free(early)
-        with self._one_at_a_time():
+        with one_at_a_time(self._folder):
             sources = ModelSources(self._folder / ".incoming", self._environ, progress)
             sources.discard()
             try:
@@ -180,7 +179,7 @@ class ModelRegistry:
                     raise _taken(alias)
                 await (table.set_default(tx, alias) if default else table.elect_default(tx))
                 if not in_place:
-                    await asyncio.to_thread(_move, staged.path, final)
+                    await asyncio.to_thread(move, staged.path, final)
         except BaseException:
             # Moved but not committed: nobody knows of it, so it must not stay.
             if not in_place and not staged.path.exists() and not await self._known(alias):
@@ -191,16 +190,6 @@ class ModelRegistry:
     async def _known(self, alias: str) -> bool:
         async with self._db.read() as connection:
             return await table.get(connection, alias) is not None
-
-    @contextmanager
-    def _one_at_a_time(self) -> Generator[None]:
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            _lock(descriptor)
-            yield
-        finally:
-            os.close(descriptor)
 
     async def _row(self, connection: Connection, alias: str) -> StoredModel:
         row = await table.get(connection, alias)
@@ -218,42 +207,6 @@ class ModelRegistry:
         if not values.pop("in_place"):
             values["path"] = str((self._folder / row.path).absolute())
         return ModelFile(**values)
-
-
-def _lock(descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Conflict("another model is being added to this box; wait for it") from None
-
-
-def check_alias(alias: str) -> None:
-    """Raise InvalidInput unless this can name a model in a request, a file and a log."""
-    if not _ALIAS.fullmatch(alias):
-        raise InvalidInput.at(
-            "alias",
-            f"{alias[:80]!r}: use 1 to 64 of a-z, 0-9, '.', '_', '-', a letter or digit first",
-        )
-
-
-def default_alias(name: str) -> str:
-    """The alias that a file of this name gets."""
-    stem = re.sub(r"\.gguf$", "", name.lower())
-    return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("._-")[:64] or "model"
-
-
-def _alias_of_address(source: str) -> str | None:
-    """The alias that a source will get, where that is known before it is fetched."""
-    from appliance.services.model_fetch import file_name
-    from appliance.services.model_sources import is_address
-    from appliance.services.network import check_address
-
-    if source.startswith("pypi:"):
-        return None
-    if is_address(source):
-        check_address(source)
-        return default_alias(file_name(source))
-    return default_alias(Path(source).name)
 
 
 def _checked_sha256(sha256: str) -> str:
@@ -289,17 +242,6 @@ def _row(staged: "Staged", alias: str, info: GgufInfo, in_place: bool) -> Stored
         fills_in=info.fills_in,
         checked_mtime_ns=staged.path.stat().st_mtime_ns,
     )
-
-
-def _move(path: Path, final: Path) -> None:
-    """Put a file in its final place, private and on disk."""
-    path.chmod(0o600)
-    path.replace(final)
-    folder = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _taken(alias: str) -> Conflict:

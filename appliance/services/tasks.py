@@ -143,17 +143,29 @@ class TaskService:
         return known
 
     async def _accept(self, tx: Transaction, new: tasks.NewTask) -> Task:
-        waiting, limit = await task_queue.queue_length(tx), self._settings.scheduler.queue_limit
-        if waiting >= limit:
-            raise QueueFull(
-                f"the queue is full: {waiting} tasks wait; try again later",
-                details={"queue_length": waiting, "queue_limit": limit},
-                retry_after=max(1.0, self._scheduler.next_place_s() or _UNKNOWN_RETRY_S),
-            )
+        await self._require_place(tx, new.user_id)
         now = time.time()
         task = await tasks.insert(tx, new, now)
         await task_events.append(tx, task.id, EventKind.ACCEPTED, {}, now)
         return task
+
+    async def _require_place(self, tx: Transaction, user_id: int) -> None:
+        limits = self._settings.scheduler
+        waiting = await task_queue.queue_length(tx)
+        if waiting >= limits.queue_limit:
+            raise self._full(
+                f"the queue is full: {waiting} tasks wait", waiting, limits.queue_limit
+            )
+        own = await task_queue.queue_length_of(tx, user_id)
+        if own >= limits.queue_limit_per_user:
+            raise self._full(f"{own} of your tasks wait already", own, limits.queue_limit_per_user)
+
+    def _full(self, reason: str, waiting: int, limit: int) -> QueueFull:
+        return QueueFull(
+            f"{reason}, and no more than {limit} may; try again later",
+            details={"queue_length": waiting, "queue_limit": limit},
+            retry_after=max(1.0, self._scheduler.next_place_s() or _UNKNOWN_RETRY_S),
+        )
 
     async def _find(self, principal: Principal, public_id: str) -> Task:
         if not TASK_ID.fullmatch(public_id):

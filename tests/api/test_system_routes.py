@@ -72,6 +72,41 @@ async def test_health_when_the_store_is_gone_then_503_without_its_path(
     assert "box.db" not in answer.text + readiness.text
 
 
+async def test_comprehensive_when_asked_then_the_parts_and_how_much_runs_and_waits(
+    api: Api,
+) -> None:
+    async with api.client(None) as client:
+        body = (await client.get("/health/comprehensive")).json()
+        known = (await client.get("/health")).json()
+    assert body.keys() == known.keys() | {"tasks", "completions"}
+    assert body["tasks"] == {
+        "running": 0,
+        "workers": 2,
+        "waiting": 0,
+        "limit": 200,
+        "limit_per_user": 100,
+        "expected_wait_seconds": 0.0,
+    }
+    assert body["completions"] == {
+        "running": 0,
+        "waiting": 0,
+        "limit": 256,
+        "limit_per_user": 64,
+    }
+
+
+async def test_comprehensive_when_the_store_is_gone_then_503_and_no_tasks(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Any:
+        raise OSError("/var/lib/box.db is gone")
+
+    monkeypatch.setattr(api.box.db, "read", broken)
+    async with api.client(None) as client:
+        answer = await client.get("/health/comprehensive")
+    assert (answer.status_code, answer.json()["tasks"]) == (503, None)
+
+
 async def test_alive_when_asked_then_nothing_else_is_looked_at(api: Api) -> None:
     async with api.client(None) as client:
         assert (await client.get("/healthz")).json() == {"status": "ok"}

@@ -21,6 +21,7 @@ from appliance.inference import Gateway
 from appliance.services.completion_service import CompletionService
 from appliance.services.completions import Completion
 from appliance.settings import GatewaySettings, RouteSettings, Settings
+from appliance.spi.provider import Provider
 from tests.support.agent_fakes import Answer, ScriptedProvider, in_turn
 
 GREEDY = Sampling(temperature=0.0)
@@ -83,7 +84,7 @@ def route(*models: str, weights: Sequence[float] = ()) -> dict[str, RouteSetting
     return {"smart": RouteSettings(models=models, weights=tuple(weights))}
 
 
-def gateway_over(*providers: ScriptedProvider, default: str | None = None, **more: Any) -> Gateway:
+def gateway_over(*providers: Provider, default: str | None = None, **more: Any) -> Gateway:
     """`more` are sections of the settings, and what the gateway takes by name."""
 
     async def name() -> str | None:

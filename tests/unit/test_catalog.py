@@ -1,5 +1,7 @@
 """What the box says that it offers."""
 
+import time
+
 from appliance.domain.models import ModelState
 from appliance.sandbox.runner import SandboxRunner
 from appliance.services.catalog import ROUTES, CatalogService
@@ -22,5 +24,10 @@ async def test_models_when_routes_are_configured_then_their_names_are_offered_to
     assert "near/model" in offered["team"].description
     assert offered["lost"].state is ModelState.FAILED
     assert [model.name for model in await catalog.models(ROUTES)] == ["team", "lost"]
+    # Its provider does not say since when it is: the box has known it from now on.
+    assert {m.name: m.created_at for m in await catalog.models()} == {
+        name: model.created_at for name, model in offered.items()
+    }
+    assert time.time() - 60 < (offered["team"].created_at or 0) <= time.time()
     assert ROUTES not in {model.provider for model in await catalog.models("near")}
     await gateway.close()

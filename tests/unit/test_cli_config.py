@@ -75,3 +75,21 @@ def test_show_when_values_hold_odd_characters_then_stays_toml(
     monkeypatch.setenv("MONKEY_CODER__DATA__DIR", str(tmp_path / odd))
     shown = tomllib.loads(cli("config", "show").out)
     assert shown["data"]["dir"] == str(tmp_path / odd)
+
+
+def test_show_when_plugins_have_settings_then_their_secrets_are_masked_too(
+    cli: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "box.toml"
+    file.write_text(
+        "[plugins.settings.mine]\napi_key = 'hidden-1'\nsince = 2024-02-29\n"
+        "[[plugins.settings.mine.places]]\nname = 'near'\nother_key = 'hidden-2'\n"
+    )
+    for words in ((), ("--json",)):
+        ended = cli("config", "show", "--config", str(file), *words)
+        assert "hidden" not in ended.out
+        assert "2024-02-29" in ended.out
+        assert "near" in ended.out
+    told = {"mine": {"api_key": "k", "most": 3}}
+    variable = {"MONKEY_CODER__PLUGINS__SETTINGS": json.dumps(told)}
+    assert load(None, variable, {}).settings.plugins.settings == told

@@ -11,7 +11,13 @@ from appliance.errors import ConfigError
 from appliance.inference import providers
 from appliance.services.model_list import ModelList
 from appliance.services.models import ModelRegistry
-from appliance.settings import ProviderSettings, ProvidersSettings, Settings, UpstreamSettings
+from appliance.settings import (
+    PluginSettings,
+    ProviderSettings,
+    ProvidersSettings,
+    Settings,
+    UpstreamSettings,
+)
 from appliance.spi.registry import NoModels, PluginContext, Registry
 from appliance.store.database import Database
 from tests.support.gateway_parts import Scripted
@@ -57,6 +63,25 @@ def test_build_when_plugins_have_sections_then_each_gets_its_own(tmp_path: Path)
     assert made["openai"]["api_key"] == "k"
     assert made["vllm"]["base_url"] == "http://127.0.0.1:1/v1"
     assert made["foreign"] == {}
+
+
+def test_build_when_a_plugin_of_the_box_has_settings_then_they_are_its_own(tmp_path: Path) -> None:
+    found, made = registry("mine", "other")
+    told: dict[str, dict[str, Any]] = {"mine": {"api_key": "k", "depth": {"most": 3}}}
+    providers.build(found, context(tmp_path), Settings(plugins=PluginSettings(settings=told)))
+    assert made == {"mine": told["mine"], "other": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "section"), [("llama_cpp", r"\[models\]"), ("openai", r"\[providers\.openai\]")]
+)
+def test_build_when_a_built_in_has_a_plugins_settings_then_the_right_section_is_said(
+    tmp_path: Path, name: str, section: str
+) -> None:
+    found, _ = registry(name)
+    settings = Settings(plugins=PluginSettings(settings={name: {"api_key": "k"}}))
+    with pytest.raises(ConfigError, match=section):
+        providers.build(found, context(tmp_path), settings)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("openai", "openai"), ("mine", "google")])

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from appliance.errors import Conflict, InvalidInput, SetupError, UnknownModel
-from appliance.services.models import STARTER, ModelRegistry, default_alias
+from appliance.services.model_names import default_alias
+from appliance.services.models import STARTER, ModelRegistry
 from appliance.store.database import Database
 from tests.support.gguf_files import gguf, write_gguf
 

@@ -96,6 +96,22 @@ async def test_submit_when_the_queue_is_full_then_said_with_its_length(tmp_path:
         assert known.public_id == "t0"
 
 
+async def test_submit_when_one_user_fills_their_part_of_the_queue_then_others_still_get_in(
+    tmp_path: Path,
+):
+    limits = settings(queue_limit=5, queue_limit_per_user=2)
+    async with open_box(tmp_path / "box.db", with_settings=limits, start=False) as box:
+        for at in range(2):
+            await box.submit(box.alice, client_task_id=f"t{at}")
+        with pytest.raises(QueueFull, match="2 of your tasks wait already") as caught:
+            await box.submit(box.alice, client_task_id="t2")
+        assert caught.value.details == {"queue_length": 2, "queue_limit": 2}
+        assert caught.value.retry_after
+        assert (await box.submit(box.alice, client_task_id="t1")).public_id == "t1"
+        await box.submit(box.bob)
+        assert (await box.service.queue()).queued == 3
+
+
 async def test_submit_when_the_caller_goes_away_then_all_or_nothing(box: Box):
     for steps in range(0, 60, 2):
         name = f"gone{steps}"

@@ -137,8 +137,9 @@ class EmbeddingAnswer(Struct):
 class ModelAnswer(Struct):
     """A model, for clients of OpenAI's and Anthropic's APIs and for those that know the box.
 
-    `created` is 0, and `created_at` the same in words: when a model was made is not known
-    here. `context_length` is in tokens, the speed what this machine was last seen to reach.
+    `created` is in epoch seconds, and `created_at` the same in words: when the model was made
+    or registered; where its provider does not say, when this box first heard of it.
+    `context_length` is in tokens, the speed what this machine was last seen to reach.
     """
 
     id: str
@@ -155,10 +156,10 @@ class ModelAnswer(Struct):
     embeddings: bool
     fill_in_the_middle: bool
     display_name: str
-    created: int = 0
+    created: int
+    created_at: str
     object: str = "model"
     type: str = "model"
-    created_at: str = "1970-01-01T00:00:00Z"
     lifecycle: str = "active"
 
 

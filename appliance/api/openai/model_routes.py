@@ -8,6 +8,7 @@ from litestar.params import FromPath, FromQuery
 
 from appliance.api.dependencies import ServicesDependency
 from appliance.api.openai.answer_schemas import ModelAnswer, ModelListAnswer
+from appliance.api.times import iso
 from appliance.domain.models import ModelInfo
 from appliance.errors import UnknownModel
 
@@ -84,6 +85,8 @@ def _answer(identity: str, info: ModelInfo) -> ModelAnswer:
         embeddings=info.embeds,
         fill_in_the_middle=info.fills_in,
         display_name=info.name,
+        created=int(info.created_at or 0),
+        created_at=iso(info.created_at or 0),
     )
 
 

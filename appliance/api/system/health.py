@@ -54,14 +54,14 @@ async def health(
     now = await services.health.health()
     strict = request.headers.get("authorization", "").lower().startswith(_STRICT_CLIENT)
     return Response(
-        strict_answer(now) if strict else full_answer(now), status_code=_status_code(now)
+        strict_answer(now) if strict else full_answer(now), status_code=status_code(now)
     )
 
 
 @head(["/health", "/healthz"], include_in_schema=False)
 async def health_head(services: ServicesDependency) -> Response[None]:
     """For load balancers that ask without wanting the body."""
-    return Response(None, status_code=_status_code(await services.health.health()))
+    return Response(None, status_code=status_code(await services.health.health()))
 
 
 @get("/healthz", security=ANYBODY)
@@ -130,5 +130,6 @@ def _word(part: Part) -> str:
     return "healthy" if part.works else "unhealthy"
 
 
-def _status_code(now: Health) -> int:
+def status_code(now: Health) -> int:
+    """503 only where the box can't serve at all."""
     return 503 if now.condition is Condition.UNHEALTHY else 200
