@@ -99,11 +99,22 @@ class SandboxRunner:
             )
             self._looked.set()
             return
-        names = sorted(self._backends) if wanted == "auto" else [wanted]
+        names = self._meant_by_auto() if wanted == "auto" else [wanted]
         await self._look(names)
         self._looked.set()
         if self._backend is None and names:
             self._retrying = asyncio.create_task(self._look_again(names))
+
+    def _meant_by_auto(self) -> list[str]:
+        """All, but a machine of its own only where its root is set or nothing less will do.
+
+        Without a root file system of the administrator's it has Python and a shell, and the
+        host's other languages would be gone for a wall that nobody asked for.
+        """
+        names = sorted(self._backends)
+        if self._settings.rootfs or self._settings.require == IsolationLevel.MICROVM:
+            return names
+        return [name for name in names if name != IsolationLevel.MICROVM] or names
 
     def limits(self, plan: str = "") -> Limits:
         """What the settings allow one run, for a user of that plan."""

@@ -102,6 +102,27 @@ async def test_named_backend_is_taken_though_a_stronger_one_works():
 
 
 @pytest.mark.parametrize(
+    ("settings", "chosen"),
+    [
+        (SandboxSettings(), "bubblewrap"),
+        (SandboxSettings(rootfs="debian"), "microvm"),
+        (SandboxSettings(require="microvm"), "microvm"),
+        (SandboxSettings(backend="microvm"), "microvm"),
+    ],
+)
+async def test_machine_of_its_own_is_chosen_only_where_it_is_meant(
+    settings: SandboxSettings, chosen: str
+):
+    runner = await started(
+        Backend("bubblewrap", IsolationLevel.NAMESPACES),
+        Backend("microvm", IsolationLevel.MICROVM),
+        settings=settings,
+    )
+
+    assert runner.status.name == chosen
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         (SandboxSettings(backend="nowhere"), "'nowhere', which is not installed"),
