@@ -5,11 +5,11 @@ from typing import TypeVar
 
 import structlog
 
-from appliance.domain.messages import CompletionEvent
+from appliance.domain.messages import CompletionEvent, TokenUsage
 from appliance.domain.models import ModelInfo
 from appliance.errors import ApplianceError, ProviderFailed
 from appliance.inference.routes import Route
-from appliance.spi.provider import Provider
+from appliance.spi.provider import MeteredStream, Provider
 
 T = TypeVar("T")
 _log = structlog.get_logger()
@@ -47,3 +47,8 @@ async def close(stream: AsyncIterator[CompletionEvent]) -> None:
     end = getattr(stream, "aclose", None)
     if end is not None:
         await end()
+
+
+def used(stream: AsyncIterator[CompletionEvent]) -> TokenUsage | None:
+    """What a closed stream used, if its provider counted that."""
+    return stream.usage if isinstance(stream, MeteredStream) else None

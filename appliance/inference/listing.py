@@ -32,10 +32,7 @@ class Listing:
         self._ask_again_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = 0.0
-
-    @property
-    def local(self) -> bool:
-        return self._provider.status().local
+        self.local = provider.status().local
 
     @property
     def fresh(self) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from appliance.errors import ConfigError
 from appliance.settings import Settings
@@ -37,7 +37,19 @@ def build(registry: Registry, context: PluginContext, settings: Settings) -> dic
 
 
 def _section(name: str, settings: Settings) -> Mapping[str, Any]:
+    """Raises ConfigError where a built-in's settings stand in the place of plugins of the box."""
+    own = settings.plugins.settings.get(name)
+    built_in = _built_in(name, settings)
+    if built_in is None:
+        return own or {}
+    if own is not None:
+        section = "models" if name == LOCAL else f"providers.{name}"
+        raise ConfigError(f"[plugins.settings.{name}]: {name} is built in; write [{section}]")
+    return structs.asdict(built_in)
+
+
+def _built_in(name: str, settings: Settings) -> Struct | None:
     if name == LOCAL:
-        return structs.asdict(settings.models)
+        return settings.models
     sections = {field.name for field in structs.fields(settings.providers)} - {"upstreams"}
-    return structs.asdict(getattr(settings.providers, name)) if name in sections else {}
+    return getattr(settings.providers, name) if name in sections else None

@@ -127,10 +127,11 @@ class Running:
             raise
         finally:
             deadline.close()
-            self._settle(begun, record, status, pieces)
+            # Closed before it is settled: only then a provider knows what was used.
             try:
                 await foreign.close(begun.answer.rest)
             finally:
+                self._settle(begun, record, status, pieces)
                 begun.entered.release()
         yield event
 
@@ -153,12 +154,16 @@ class Running:
     ) -> None:
         exact = status is UsageStatus.COMPLETED
         if not exact:
-            self._usage = self._call.size.seen(pieces)
+            known = foreign.used(begun.answer.rest)
+            self._usage, exact = known or self._call.size.seen(pieces), known is not None
         self._cost = self._with.books.settle(record, self._usage, status, exact=exact).cost
         begun.entered.settle(self._usage, self._cost)
         telemetry.observe_tokens(
             record.provider, record.model, self._usage.prompt_tokens, self._usage.completion_tokens
         )
+        if drafted := self._usage.drafted_tokens:
+            accepted = self._usage.accepted_tokens
+            telemetry.observe_drafts(record.provider, record.model, drafted, accepted)
         if self._cost:
             telemetry.observe_cost(record.provider, record.model, self._cost)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from appliance.domain.messages import CompletionEvent, Finished, TextDelta
+from appliance.domain.messages import CompletionEvent, Finished, TextDelta, TokenUsage
 from appliance.domain.usage import UsageStatus
 from appliance.inference import foreign
 from appliance.inference.call import CompletionCall
@@ -38,14 +38,28 @@ class Streams:
             return Stream(await foreign.asked(route, anext(rest)), rest)
         except BaseException:
             await foreign.close(rest)
+            self._note(route, rest)
             raise
 
     async def drop(self, route: Route, stream: Stream) -> None:
-        """End one that nobody needs. It has begun, so what was seen of it is in the books."""
-        first = stream.first
-        seen = self.call.size.seen(int(isinstance(first, TextDelta)))
-        exact = isinstance(first, Finished)
-        usage = first.usage if isinstance(first, Finished) else seen
+        """End one that nobody needs. It has begun, so what was used of it is in the books."""
         record = self.books.open(self.call, route)
-        self.books.settle(record, usage, UsageStatus.CANCELLED, exact=exact)
-        await foreign.asked(route, foreign.close(stream.rest))
+        try:
+            await foreign.asked(route, foreign.close(stream.rest))
+        finally:
+            known = _known(stream)
+            usage = known or self.call.size.seen(int(isinstance(stream.first, TextDelta)))
+            self.books.settle(record, usage, UsageStatus.CANCELLED, exact=known is not None)
+
+    def _note(self, route: Route, rest: AsyncIterator[CompletionEvent]) -> None:
+        """Whoever left before the first event has had a prompt read, as far as that got."""
+        usage = foreign.used(rest)
+        if usage is not None and usage.total_tokens:
+            record = self.books.open(self.call, route)
+            self.books.settle(record, usage, UsageStatus.CANCELLED, exact=True)
+
+
+def _known(stream: Stream) -> TokenUsage | None:
+    if isinstance(stream.first, Finished):
+        return stream.first.usage
+    return foreign.used(stream.rest)

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
 
 from msgspec import Struct
 
@@ -13,12 +15,14 @@ MAX_MODELS = 2000
 FRESH_S = 300.0
 _TRUSTED_S = 3600.0
 _PAUSE_S = 15.0
+_LATEST = datetime(3000, 1, 1, tzinfo=UTC).timestamp()
 
 
 class Offer(Struct, frozen=True):
     """A model as the provider lists it; None: it does not say.
 
-    `output_tokens` is the longest answer, `embeds` that it makes vectors.
+    `output_tokens` is the longest answer, `embeds` that it makes vectors. `created_at` is
+    in epoch seconds.
     """
 
     name: str
@@ -26,6 +30,19 @@ class Offer(Struct, frozen=True):
     context_tokens: int | None = None
     output_tokens: int | None = None
     embeds: bool = False
+    created_at: float | None = None
+
+
+def moment(told: Any) -> float | None:
+    """Epoch seconds from a number or from a time as ISO 8601 writes it; None for all else."""
+    if isinstance(told, str):
+        try:
+            told = datetime.fromisoformat(told).timestamp()
+        except (ValueError, OverflowError, OSError):
+            return None
+    if isinstance(told, bool) or not isinstance(told, int | float) or not 0 < told < _LATEST:
+        return None
+    return float(told)
 
 
 class Catalogue:

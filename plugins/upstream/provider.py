@@ -176,4 +176,5 @@ class UpstreamProvider:
             max_parallel=PARALLEL,
             description=offer.description,
             embeds=offer.embeds,
+            created_at=offer.created_at,
         )

@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 from plugins.providers.llama_cpp.machine import usable_cpus
-from tests.bench.llama_server import running_library, running_ours, running_peer
+from tests.bench.llama_server import SETTLE_S, running_library, running_ours, running_peer
 
 PEERS = {"server": (running_peer, (1, 4, 8)), "library": (running_library, (8,))}
 Ask = Callable[[str, int, int], Awaitable[int]]
@@ -70,6 +70,7 @@ async def _compare(
 
 async def _round(ask: Ask, clients: int, tokens: int, number: int) -> float:
     """Tokens per second of all clients together."""
+    await asyncio.sleep(SETTLE_S)
     started = time.monotonic()
     asked = [
         ask(f"Tell a very long story, number {number}.{client}.", client, tokens)

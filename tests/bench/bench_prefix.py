@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from plugins.providers.llama_cpp.machine import usable_cpus
-from tests.bench.llama_server import running_ours, running_peer
+from tests.bench.llama_server import SETTLE_S, running_ours, running_peer
 
 Ask = Callable[[str], Awaitable[int]]
 # With the usual tokenizers a word is a token, and its space part of it.
@@ -57,6 +57,7 @@ async def _compare(ours: Ask, peer: Ask, rounds: int) -> tuple[float, float]:
     for number in range(rounds):
         sides = list(zip((ours, peer), seconds, strict=True))
         for ask, taken in sides if number % 2 else reversed(sides):
+            await asyncio.sleep(SETTLE_S)
             started = time.monotonic()
             await ask(f"Question {number}: what now?")
             taken.append(time.monotonic() - started)

@@ -12,9 +12,10 @@ import pytest
 
 from appliance.domain.messages import CompletionRequest, Sampling
 from plugins.providers.llama_cpp import batching
+from plugins.providers.llama_cpp.batch import Batch
 from plugins.providers.llama_cpp.batching import Batcher, EngineError
 from plugins.providers.llama_cpp.library import load
-from plugins.providers.llama_cpp.native import Batch, Context, Model, NativeError
+from plugins.providers.llama_cpp.native import Context, Model, NativeError
 from plugins.providers.llama_cpp.nativelog import ErrorLog
 from plugins.providers.llama_cpp.protocol import Done, FromEngine, Refused, Text
 from plugins.providers.llama_cpp.room import SLOTS_PER_SEQUENCE, Room

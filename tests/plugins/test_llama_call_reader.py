@@ -5,11 +5,11 @@ import random
 
 import pytest
 
-from appliance.domain.messages import ToolCall
+from appliance.domain.messages import Tool, ToolCall
 from plugins.providers.llama_cpp.call_reader import CallReader, Piece
 from plugins.providers.llama_cpp.protocol import CallForm
 
-_NAMES = ("get_weather", "add")
+_TOOLS = (Tool("get_weather"), Tool("add"))
 _HERMES = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln"}}\n</tool_call>'
 _SECOND = '<tool_call>{"name": "add", "arguments": {"a": 1, "b": [2]}}</tool_call>'
 _WEATHER, _ADD = ("get_weather", {"city": "Köln"}), ("add", {"a": 1, "b": [2]})
@@ -18,7 +18,7 @@ _WEATHER, _ADD = ("get_weather", {"city": "Köln"}), ("add", {"a": 1, "b": [2]})
 def _read(
     form: CallForm, pieces: list[str], *, parallel: bool = True, cut: bool = False
 ) -> tuple[str, list[tuple[str, object]], list[Piece]]:
-    reader = CallReader(form, _NAMES, parallel=parallel)
+    reader = CallReader(form, _TOOLS, parallel=parallel)
     found = [piece for text in pieces for piece in reader.push(text)]
     found += reader.finish(cut=cut)
     text = "".join(piece for piece in found if isinstance(piece, str))
@@ -98,7 +98,7 @@ def test_calls_when_answer_comes_in_any_pieces_then_same_text_and_calls(
 
 
 def test_calls_when_text_comes_first_then_it_streams_and_no_tag_is_shown():
-    reader = CallReader(CallForm.TAGGED, _NAMES, parallel=True)
+    reader = CallReader(CallForm.TAGGED, _TOOLS, parallel=True)
     assert reader.push("Hello wor") == ["Hello wor"]
     assert reader.push("ld\n<tool") == ["ld"]
     assert reader.push("_call>") == []
@@ -106,7 +106,7 @@ def test_calls_when_text_comes_first_then_it_streams_and_no_tag_is_shown():
 
 
 def test_calls_when_tag_only_begins_then_shown_after_all():
-    reader = CallReader(CallForm.TAGGED, _NAMES, parallel=True)
+    reader = CallReader(CallForm.TAGGED, _TOOLS, parallel=True)
     assert reader.push("a <too") == ["a"]
     assert reader.push("l b") == [" <tool b"]
 

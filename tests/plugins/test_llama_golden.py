@@ -1,13 +1,14 @@
 """Greedy tokens of our engine beside those of llama-cpp-python's own high-level class.
 
 Alone, without reuse and with the same kind of attention the arithmetic is the same, so
-the tokens must be. In a full batch it is not, in known ways: several rows at once may go
-through kernels that sum in another order than those for one row, a prompt that shares its
-beginning is computed in other pieces, and a token that gets the cell of a neighbour who
-left is added up at another place in the attention's sum. Quantized activations make steps
-of such last bits: logits of the starter model were seen to move by up to 0.9. There a
-token may differ only where the likeliest one led by less than `_TIE`, and the text can
-be compared only up to there.
+the tokens must be. In a full batch it is not, for two reasons that lie in llama.cpp's
+attention on a CPU. A step of 64 rows or more goes through a kernel that adds up values in
+32 bits, a smaller one through one that adds them up in 16; alone these prompts are smaller.
+And what is added up in 16 bits depends on the order of the cells, which is another where
+answers took turns in taking them. Either moves the tiny model's logits by some hundredths.
+Quantized activations make steps of such last bits: the starter model's logits were seen to
+move by 1.5 in large steps, and not at all in small ones. So a token may differ only where
+the likeliest one led by less than such a move, and the text can be compared only up to there.
 """
 
 import heapq
@@ -29,9 +30,13 @@ from plugins.providers.llama_cpp.sequences import Job
 from tests.support.llama_model import open_model
 from tests.support.tiny_gguf import write_tiny_gguf
 
-_TIE = 1.0
 _TOKENS = 16
 _CHUNK = 256
+# Prompt tokens of a step that stays below 64 rows with the answers of all sequences.
+_SMALL_CHUNK = 32
+# Leads within which a token may differ, in small steps and in large ones.
+_TINY_TIES = (0.05, 0.05)
+_STARTER_TIES = (0.05, 1.0)
 _SEQUENCES = 8
 _TEXTS = (
     "def fibonacci(n):\n    if n < 2:\n        return n\n    return",
@@ -88,16 +93,16 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_greedy_when_model_is_tiny_then_tokens_are_those_of_llama_cpp_python(
     tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    _compare(tiny_path, monkeypatch)
+    _compare(tiny_path, monkeypatch, _TINY_TIES)
 
 
 def test_greedy_when_model_is_the_starter_then_tokens_are_those_of_llama_cpp_python(
     starter_model: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    _compare(starter_model, monkeypatch)
+    _compare(starter_model, monkeypatch, _STARTER_TIES)
 
 
-def _compare(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _compare(path: Path, monkeypatch: pytest.MonkeyPatch, ties: tuple[float, float]) -> None:
     monkeypatch.setattr(batching, "Sampler", _Noting)
     model = open_model(path)
     first = [] if model.first_token is None else [model.first_token]
@@ -107,9 +112,10 @@ def _compare(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _run(model, [_job(number, prompt)])
     leads = dict(_Noting.leads)
     assert [_Noting.tokens[number] for number in range(len(prompts))] == golden
-    _run(model, _mixed(prompts))
-    for number, expected in enumerate(golden):
-        _same_up_to_a_tie(_Noting.tokens[number], expected, leads[number])
+    for chunk, tie in zip((_SMALL_CHUNK, _CHUNK), ties, strict=True):
+        _run(model, _mixed(prompts), chunk)
+        for number, expected in enumerate(golden):
+            _same_up_to_a_tie(_Noting.tokens[number], expected, leads[number], tie)
 
 
 def _golden(path: Path, prompts: list[list[int]]) -> list[list[int]]:
@@ -136,9 +142,9 @@ def _job(number: int, prompt: list[int], *, owner: str = "", temperature: float 
     return job
 
 
-def _run(model: Model, jobs: list[Job]) -> None:
+def _run(model: Model, jobs: list[Job], chunk: int = _CHUNK) -> None:
     slots = SLOTS_PER_SEQUENCE * _SEQUENCES
-    context = Context(model, cells=2048, slots=slots, batch_tokens=_CHUNK + _SEQUENCES, threads=1)
+    context = Context(model, cells=2048, slots=slots, batch_tokens=chunk + _SEQUENCES, threads=1)
     room = Room(
         context,
         cells=context.cells,
@@ -148,7 +154,7 @@ def _run(model: Model, jobs: list[Job]) -> None:
         divisible=True,
     )
     batcher = batching.Batcher(
-        model, context, room, chunk=_CHUNK, stops=(), send=lambda message: None
+        model, context, room, chunk=chunk, stops=(), send=lambda message: None
     )
     for job in jobs:
         batcher.waiting.append(job)
@@ -156,8 +162,10 @@ def _run(model: Model, jobs: list[Job]) -> None:
         batcher.step()
 
 
-def _same_up_to_a_tie(drawn: list[int], expected: list[int], leads: list[float]) -> None:
+def _same_up_to_a_tie(
+    drawn: list[int], expected: list[int], leads: list[float], tie: float
+) -> None:
     pairs = enumerate(zip(drawn, expected, strict=False))
     other = next((at for at, (one, two) in pairs if one != two), None)
-    assert other is None or leads[other] < _TIE
+    assert other is None or leads[other] < tie
     assert other is not None or len(drawn) == len(expected)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from plugins.providers.llama_cpp.gbnf import GrammarError
-from plugins.providers.llama_cpp.grammars import check_grammar, checked_rules, is_recursive
+from plugins.providers.llama_cpp.grammars import checked_rules, is_recursive
 from plugins.providers.llama_cpp.native import Model, NativeError
 from plugins.providers.llama_cpp.number_ranges import Bound, decimals, integers
 from plugins.providers.llama_cpp.readings import check_readings
 from plugins.providers.llama_cpp.rules import COMMON_NAMES
 from plugins.providers.llama_cpp.sampling import made_grammar
-from plugins.providers.llama_cpp.schema import schema_grammar
 from tests.support.llama_model import follows, open_model
+from tests.support.schema_grammar import schema_grammar
 from tests.support.tiny_gguf import write_tiny_gguf
 
 _MANY_WAYS = "\n".join(
@@ -90,12 +90,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.mark.parametrize(("grammar", "reason"), _WRONG)
 def test_grammar_when_llama_would_choke_then_refused_with_the_reason(grammar: str, reason: str):
     with pytest.raises(GrammarError, match=reason):
-        check_grammar(grammar)
+        checked_rules(grammar)
 
 
 @pytest.mark.parametrize(("grammar", "text"), _FINE)
 def test_grammar_when_fine_then_llama_takes_it_too(model: Model, grammar: str, text: str):
-    check_grammar(grammar)
+    checked_rules(grammar)
     assert follows(model, grammar, text)
 
 
@@ -125,7 +125,7 @@ def test_grammar_when_text_is_random_then_checked_or_refused_but_never_a_crash(m
     for _ in range(3000):
         text = "root ::= " + "".join(drawn.choices(parts, k=drawn.randrange(12)))
         try:
-            check_grammar(text)
+            checked_rules(text)
             sampler = made_grammar(model, text)
         except (GrammarError, NativeError):
             continue

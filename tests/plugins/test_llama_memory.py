@@ -169,13 +169,13 @@ async def test_probe_when_kept_for_the_same_file_then_not_measured_again(tmp_pat
     async with _box(tmp_path, "a") as (provider, models):
         await provider.load("a")
     speeds = {"prefill_tokens_per_second": 900.0, "decode_tokens_per_second": 45.5}
-    first = structs.replace(models.probes["a"], chunk=32, **speeds)
+    first = structs.replace(models.probes["a"], chunk=32, row_costs=(1.0, 2.5), **speeds)
     async with _box(tmp_path, "a") as (provider, models):
         models.probes["a"] = first
         await provider.load("a")
     again = models.probes["a"]
     assert again.measured_at > first.measured_at
-    assert (again.key, again.chunk) == (first.key, 32)
+    assert (again.key, again.chunk, again.row_costs) == (first.key, 32, (1.0, 2.5))
     assert again.decode_tokens_per_second == 45.5
 
 

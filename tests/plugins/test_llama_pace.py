@@ -7,8 +7,9 @@ import pytest
 from plugins.providers.llama_cpp import machine, pace, sizing
 from plugins.providers.llama_cpp.library import load
 from plugins.providers.llama_cpp.native import Context, Model
-from plugins.providers.llama_cpp.pace import Pace
+from plugins.providers.llama_cpp.pace import Pace, Prober
 from plugins.providers.llama_cpp.protocol import Configure
+from plugins.providers.llama_cpp.stepcosts import MEASURED_ROWS
 from tests.support.tiny_gguf import write_tiny_gguf
 
 
@@ -44,6 +45,29 @@ def test_measured_when_asked_then_sound_and_speeds_only_where_undisturbed(model:
     speeds = found.prefill_tokens_per_second, found.decode_tokens_per_second
     assert speeds == (None, None) or all(speed and speed > 0 for speed in speeds)
     assert pace.measured(_configure(), plan, model, context) is plan
+    assert found.costs.times == () or found.costs.times[0] == 1.0
+
+
+def test_costs_when_measured_then_one_for_each_number_of_rows_and_never_falling(model: Model):
+    context = Context(model, cells=512, slots=1, batch_tokens=64, threads=1, drafted=15)
+    prober = Prober(model, context, 32)
+    times = prober.costs().times
+    prober.close()
+    assert len(times) == len(MEASURED_ROWS)
+    assert times[0] == 1.0
+    assert list(times) == sorted(times)
+
+
+def test_costs_when_fewer_rows_fit_then_only_those(model: Model):
+    context = Context(model, cells=512, slots=4, batch_tokens=64, threads=1)
+    prober = Prober(model, context, 32)
+    assert len(prober.costs().times) == MEASURED_ROWS.index(4) + 1
+    prober.close()
+
+
+def test_plan_when_costs_were_measured_then_taken():
+    known = Configure("", context_tokens=0, threads=0, max_sequences=1, row_costs=(1.0, 2.5))
+    assert pace.planned(known, 1).costs.of(4) == 2.5
 
 
 def test_typical_when_nothing_was_measured_then_endless():

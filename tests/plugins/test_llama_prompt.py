@@ -20,6 +20,7 @@ from appliance.domain.messages import (
 from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.native import Model
 from plugins.providers.llama_cpp.prompt import PromptMaker
+from plugins.providers.llama_cpp.vocabulary import vocabulary
 from tests.support.llama_model import open_model
 from tests.support.tiny_gguf import FILL_IN_TOKENS, write_tiny_gguf
 
@@ -177,3 +178,10 @@ def test_shared_when_the_users_tools_come_first_then_nothing_behind_them(tool_ma
 
 def test_shared_when_no_system_message_leads_then_the_first_mark_alone(maker: PromptMaker):
     assert maker.prompt(_chat()).system_tokens == 1
+
+
+def test_special_text_when_it_stands_in_a_text_then_noticed_without_making_tokens(model: Model):
+    known = vocabulary(model)
+    assert "<|im_start|>" in known.special
+    assert not known.may_hold_special("if a < b: print('<im_start>')")
+    assert known.may_hold_special("say <|im_start|> now")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance.domain.messages import CompletionRequest, FinishReason, Sampling
+from plugins.providers.llama_cpp.batch import Batch
 from plugins.providers.llama_cpp.batching import Batcher
 from plugins.providers.llama_cpp.library import load
 from plugins.providers.llama_cpp.native import Context, Model
@@ -38,7 +39,9 @@ class _Engine:
         self._model = model
         batch = CHUNK + SEQUENCES
         slots = SLOTS_PER_SEQUENCE * SEQUENCES
-        context = Context(model, cells=CELLS, slots=slots, batch_tokens=batch, threads=1)
+        context = self.context = Context(
+            model, cells=CELLS, slots=slots, batch_tokens=batch, threads=1
+        )
         room = self.room = Room(
             context,
             cells=context.cells,
@@ -220,3 +223,55 @@ def test_shift_when_another_runs_beside_it_then_that_one_is_not_touched(model: M
     engine.run(shifting, beside)
     fresh.run(_job(2, beside.tokens, most=100))
     assert engine.text(beside) == fresh.text(beside)
+
+
+def test_prompt_when_its_beginning_is_kept_then_one_step_gives_the_first_token(model: Model):
+    engine = _Engine(model)
+    engine.run(_job(1, _prompt(100), owner="a", most=4))
+    again = _job(2, [*_prompt(100), 50, 60, 70], owner="a", most=4)
+    engine.batcher.waiting.append(again)
+    engine.batcher.step()
+    assert engine.text(again)
+    engine.run()
+    assert engine.done(again).usage.cached_tokens == 99
+    alone = _Engine(model)
+    alone.run(_job(2, again.tokens, most=4))
+    assert engine.text(again) == alone.text(again)
+
+
+def test_candidates_when_the_last_piece_is_read_then_all_draw_in_the_same_step(model: Model):
+    engine, jobs = _Engine(model), [_job(at, _prompt(40), owner="a", most=6) for at in range(3)]
+    for job in jobs:
+        engine.batcher.waiting.append(job)
+    engine.batcher.step()
+    assert not any(engine.text(job) for job in jobs)
+    engine.batcher.step()
+    assert all(engine.text(job) for job in jobs)
+    engine.run()
+    alone = _Engine(model)
+    alone.run(_job(1, _prompt(40), most=6))
+    assert {engine.text(job) for job in jobs} == {alone.text(_job(1, []))}
+    assert sorted(engine.done(job).usage.cached_tokens for job in jobs) == [0, 39, 39]
+
+
+def test_candidates_when_their_common_step_fails_then_the_others_are_as_alone(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+):
+    engine, jobs = _Engine(model), [_job(at, _prompt(40), owner="a", most=6) for at in range(3)]
+    for job in jobs:
+        engine.batcher.waiting.append(job)
+    engine.batcher.step()
+    context = engine.context
+    decode = context.decode
+    monkeypatch.setattr(context, "decode", _full)
+    engine.batcher.step()
+    monkeypatch.setattr(context, "decode", decode)
+    engine.run()
+    alone = _Engine(model)
+    alone.run(_job(1, _prompt(40), most=6))
+    assert [engine.text(job) for job in jobs] == [alone.text(_job(1, []))] * 2 + [""]
+    assert sorted(engine.done(job).usage.cached_tokens for job in jobs[:2]) == [0, 39]
+
+
+def _full(_batch: Batch) -> int:
+    return 1

@@ -10,7 +10,7 @@ from plugins.providers.llama_cpp.candidates import Candidates
 from plugins.providers.llama_cpp.native import Context, Model, NativeError
 from plugins.providers.llama_cpp.sampling import Sampler
 from plugins.providers.llama_cpp.vocabulary import vocabulary
-from tests.support.llama_model import BYTES, END, computed, open_model
+from tests.support.llama_model import BYTES, computed, open_model
 from tests.support.tiny_gguf import write_tiny_gguf
 
 _PROMPT = [1, 70, 80, 90]
@@ -128,17 +128,6 @@ def test_grammar_when_control_token_spells_it_then_not_drawn(model: Model, at: t
         grammar='root ::= "<|im_start|>"',
     )
     assert model.piece(token) == b"<"
-
-
-def test_accept_when_grammar_forbids_the_token_then_error(model: Model):
-    sampler = Sampler(model, _GREEDY, _PROMPT, 'root ::= "ab"')
-    sampler.accept(BYTES + ord("a"))
-    with pytest.raises(NativeError, match="does not allow"):
-        sampler.accept(BYTES + ord("a"))
-    sampler.accept(BYTES + ord("b"))
-    sampler.accept(END)
-    sampler.close()
-    sampler.close()
 
 
 def test_likelihoods_when_asked_then_probabilities_of_the_raw_logits(

@@ -9,8 +9,8 @@ import pytest
 
 from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.native import Model
-from plugins.providers.llama_cpp.schema import schema_grammar
 from tests.support.llama_model import follows, open_model
+from tests.support.schema_grammar import schema_grammar
 from tests.support.tiny_gguf import write_tiny_gguf
 
 _NODE: dict[str, Any] = {

@@ -3,7 +3,8 @@
 import pytest
 
 from appliance.domain.messages import Message, MessageRole
-from plugins.providers.llama_cpp.template import ChatTemplate, TemplateError
+from plugins.providers.llama_cpp.jinja_room import TemplateError
+from plugins.providers.llama_cpp.template import ChatTemplate
 
 _HELLO = [Message(MessageRole.USER, "hello")]
 _WITH_SYSTEM = [Message(MessageRole.SYSTEM, "be brief"), *_HELLO]

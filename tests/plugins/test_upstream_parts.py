@@ -7,7 +7,7 @@ import pytest
 
 from appliance.errors import ApplianceError, ProviderFailed
 from plugins.upstream import said
-from plugins.upstream.catalogue import Catalogue, Offer
+from plugins.upstream.catalogue import Catalogue, Offer, moment
 from plugins.upstream.options import address
 from plugins.upstream.sse import EventTooLong, ServerEvent, SseParser
 
@@ -131,3 +131,18 @@ def test_address_when_given_then_gets_the_usual_path(given: str, always: bool, w
 )  # fmt: skip
 def test_said_when_the_error_is_in_no_known_form_then_nothing_breaks(body: bytes) -> None:
     assert said.read(body).retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        (1_700_000_000, 1_700_000_000.0),
+        (1_700_000_000.5, 1_700_000_000.5),
+        ("2023-11-14T22:13:20Z", 1_700_000_000.0),
+        *((odd, None) for odd in (None, 0, -5, True, 10**30, float("nan"), "soon", "", (1,))),
+    ],
+)
+def test_moment_when_told_in_any_form_then_epoch_seconds_or_unknown(
+    told: object, wanted: float | None
+) -> None:
+    assert moment(told) == wanted

@@ -3,9 +3,10 @@
 from functools import lru_cache
 from pathlib import Path
 
+from plugins.providers.llama_cpp.batch import Batch
 from plugins.providers.llama_cpp.candidates import Candidates
 from plugins.providers.llama_cpp.library import load
-from plugins.providers.llama_cpp.native import Batch, Context, Model
+from plugins.providers.llama_cpp.native import Context, Model
 from plugins.providers.llama_cpp.nativelog import ErrorLog
 from plugins.providers.llama_cpp.sampling import made_grammar
 

@@ -4,9 +4,20 @@ import random
 import struct
 from pathlib import Path
 
+from tests.support.gguf_pieces import (
+    ARRAY,
+    BOOL,
+    FLOAT32,
+    INT32,
+    STRING,
+    UINT32,
+    array,
+    entry,
+    string,
+    write_gguf,
+)
+
 _WIDTH, _FEED_FORWARD, _LAYERS, _HEADS = 32, 64, 2, 2
-_ALIGNMENT = 32
-_UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _INT32 = 4, 6, 7, 8, 9, 5
 _MEAN = 1
 DIMENSIONS = _WIDTH
 
@@ -19,14 +30,11 @@ def write_tiny_embedder(path: Path, *, context_tokens: int = 64, pooling: int = 
     tokens += [chr(code) for code in range(33, 127)]
     metadata = _metadata(tokens, context_tokens, pooling)
     tensors = _tensors(len(tokens), context_tokens)
-    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(metadata)) + b"".join(metadata)
-    infos, data = b"", b""
-    for name, (shape, values) in tensors.items():
-        infos += _string(name) + struct.pack("<I", len(shape))
-        infos += struct.pack(f"<{len(shape)}Q", *shape) + struct.pack("<IQ", 0, len(data))
-        data += _padded(struct.pack(f"<{len(values)}f", *values))
-    path.write_bytes(_padded(head + infos) + data)
-    return path
+    packed = (
+        (name, shape, struct.pack(f"<{len(values)}f", *values))
+        for name, (shape, values) in tensors.items()
+    )
+    return write_gguf(path, metadata, packed)
 
 
 def _metadata(tokens: list[str], context: int, pooling: int) -> list[bytes]:
@@ -46,17 +54,17 @@ def _metadata(tokens: list[str], context: int, pooling: int) -> list[bytes]:
     }
     kinds = [3] * 5 + [1] * (len(tokens) - 5)
     return [
-        _entry("general.architecture", _STRING, _string("bert")),
-        _entry("general.name", _STRING, _string("tiny embedder")),
-        *(_entry(key, _UINT32, struct.pack("<I", value)) for key, value in numbers.items()),
-        _entry("bert.attention.layer_norm_epsilon", _FLOAT32, struct.pack("<f", 1e-12)),
-        _entry("bert.attention.causal", _BOOL, b"\0"),
-        _entry("tokenizer.ggml.model", _STRING, _string("bert")),
-        _entry("tokenizer.ggml.tokens", _ARRAY, _array(_STRING, [_string(t) for t in tokens])),
-        _entry(
+        entry("general.architecture", STRING, string("bert")),
+        entry("general.name", STRING, string("tiny embedder")),
+        *(entry(key, UINT32, struct.pack("<I", value)) for key, value in numbers.items()),
+        entry("bert.attention.layer_norm_epsilon", FLOAT32, struct.pack("<f", 1e-12)),
+        entry("bert.attention.causal", BOOL, b"\0"),
+        entry("tokenizer.ggml.model", STRING, string("bert")),
+        entry("tokenizer.ggml.tokens", ARRAY, array(STRING, [string(t) for t in tokens])),
+        entry(
             "tokenizer.ggml.token_type",
-            _ARRAY,
-            _array(_INT32, [struct.pack("<i", kind) for kind in kinds]),
+            ARRAY,
+            array(INT32, [struct.pack("<i", kind) for kind in kinds]),
         ),
     ]
 
@@ -95,20 +103,3 @@ def _tensors(vocabulary: int, context: int) -> dict[str, tuple[tuple[int, ...], 
             f"{block}ffn_down.bias": ((_WIDTH,), [0.0] * _WIDTH),
         }
     return tensors
-
-
-def _entry(key: str, kind: int, value: bytes) -> bytes:
-    return _string(key) + struct.pack("<I", kind) + value
-
-
-def _string(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def _array(kind: int, items: list[bytes]) -> bytes:
-    return struct.pack("<IQ", kind, len(items)) + b"".join(items)
-
-
-def _padded(data: bytes) -> bytes:
-    return data + b"\0" * (-len(data) % _ALIGNMENT)

@@ -9,14 +9,25 @@ import random
 import struct
 from pathlib import Path
 
+from tests.support.gguf_pieces import (
+    ARRAY,
+    BOOL,
+    FLOAT32,
+    INT32,
+    STRING,
+    UINT32,
+    array,
+    entry,
+    string,
+    write_gguf,
+)
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _EMBEDDING, _FEED_FORWARD, _LAYERS, _HEADS = 64, 96, 2, 2
-_ALIGNMENT = 32
-_UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _INT32 = 4, 6, 7, 8, 9, 5
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 _SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 _SILENT = range(len(_SPECIAL))
@@ -39,14 +50,11 @@ def write_tiny_gguf(
     tensors = _tensors(len(tokens))
     metadata = _metadata(tokens, types, context_tokens, template, architecture)
     metadata += _fill_in_marks() if fill_in else []
-    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(metadata)) + b"".join(metadata)
-    infos, data = b"", b""
-    for name, (shape, values) in tensors.items():
-        infos += _string(name) + struct.pack("<I", len(shape))
-        infos += struct.pack(f"<{len(shape)}Q", *shape) + struct.pack("<IQ", 0, len(data))
-        data += _padded(struct.pack(f"<{len(values)}f", *values))
-    path.write_bytes(_padded(head + infos) + data)
-    return path
+    packed = (
+        (name, shape, struct.pack(f"<{len(values)}f", *values))
+        for name, (shape, values) in tensors.items()
+    )
+    return write_gguf(path, metadata, packed)
 
 
 def _vocabulary() -> tuple[list[str], list[int]]:
@@ -60,10 +68,10 @@ def _metadata(
     tokens: list[str], types: list[int], context: int, template: str | None, architecture: str
 ) -> list[bytes]:
     entries = [
-        _entry("general.architecture", _STRING, _string(architecture)),
-        _entry("general.name", _STRING, _string("tiny")),
+        entry("general.architecture", STRING, string(architecture)),
+        entry("general.name", STRING, string("tiny")),
         *(
-            _entry(f"{architecture}.{key}", _UINT32, struct.pack("<I", value))
+            entry(f"{architecture}.{key}", UINT32, struct.pack("<I", value))
             for key, value in {
                 "context_length": context,
                 "embedding_length": _EMBEDDING,
@@ -74,36 +82,34 @@ def _metadata(
                 "rope.dimension_count": _EMBEDDING // _HEADS,
             }.items()
         ),
-        _entry(
-            f"{architecture}.attention.layer_norm_rms_epsilon", _FLOAT32, struct.pack("<f", 1e-5)
-        ),
-        _entry("tokenizer.ggml.model", _STRING, _string("llama")),
-        _entry("tokenizer.ggml.tokens", _ARRAY, _array(_STRING, [_string(t) for t in tokens])),
-        _entry(
+        entry(f"{architecture}.attention.layer_norm_rms_epsilon", FLOAT32, struct.pack("<f", 1e-5)),
+        entry("tokenizer.ggml.model", STRING, string("llama")),
+        entry("tokenizer.ggml.tokens", ARRAY, array(STRING, [string(t) for t in tokens])),
+        entry(
             "tokenizer.ggml.scores",
-            _ARRAY,
-            _array(_FLOAT32, [struct.pack("<f", -float(at)) for at in range(len(tokens))]),
+            ARRAY,
+            array(FLOAT32, [struct.pack("<f", -float(at)) for at in range(len(tokens))]),
         ),
-        _entry(
+        entry(
             "tokenizer.ggml.token_type",
-            _ARRAY,
-            _array(_INT32, [struct.pack("<i", kind) for kind in types]),
+            ARRAY,
+            array(INT32, [struct.pack("<i", kind) for kind in types]),
         ),
         *(
-            _entry(f"tokenizer.ggml.{which}_token_id", _UINT32, struct.pack("<I", token))
+            entry(f"tokenizer.ggml.{which}_token_id", UINT32, struct.pack("<I", token))
             for which, token in {"unknown": 0, "bos": 1, "eos": 4}.items()
         ),
-        _entry("tokenizer.ggml.add_bos_token", _BOOL, b"\x01"),
-        _entry("tokenizer.ggml.add_space_prefix", _BOOL, b"\x00"),
+        entry("tokenizer.ggml.add_bos_token", BOOL, b"\x01"),
+        entry("tokenizer.ggml.add_space_prefix", BOOL, b"\x00"),
     ]
     if template is not None:
-        entries.append(_entry("tokenizer.chat_template", _STRING, _string(template)))
+        entries.append(entry("tokenizer.chat_template", STRING, string(template)))
     return entries
 
 
 def _fill_in_marks() -> list[bytes]:
     return [
-        _entry(f"tokenizer.ggml.fim_{part}_token_id", _UINT32, struct.pack("<I", token))
+        entry(f"tokenizer.ggml.fim_{part}_token_id", UINT32, struct.pack("<I", token))
         for part, token in FILL_IN_TOKENS.items()
     ]
 
@@ -132,20 +138,3 @@ def _tensors(vocabulary: int) -> dict[str, tuple[tuple[int, ...], list[float]]]:
     shape, values = matrix(_EMBEDDING, vocabulary)
     values[: len(_SILENT) * _EMBEDDING] = [0.0] * (len(_SILENT) * _EMBEDDING)
     return tensors | {"output.weight": (shape, [4 * value for value in values])}
-
-
-def _entry(key: str, kind: int, value: bytes) -> bytes:
-    return _string(key) + struct.pack("<I", kind) + value
-
-
-def _string(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def _array(kind: int, items: list[bytes]) -> bytes:
-    return struct.pack("<IQ", kind, len(items)) + b"".join(items)
-
-
-def _padded(data: bytes) -> bytes:
-    return data + b"\0" * (-len(data) % _ALIGNMENT)

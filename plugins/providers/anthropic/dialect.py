@@ -8,7 +8,7 @@ from appliance.errors import InvalidInput
 from appliance.spi.provider import Provider
 from plugins.providers.anthropic import requests, wire
 from plugins.providers.anthropic.reader import Reader
-from plugins.upstream.catalogue import MAX_MODELS, Catalogue, Offer
+from plugins.upstream.catalogue import MAX_MODELS, Catalogue, Offer, moment
 from plugins.upstream.client import Client
 from plugins.upstream.options import address, missing, read_options
 from plugins.upstream.provider import Call, UpstreamProvider
@@ -74,4 +74,5 @@ def _offer(model: wire.Model) -> Offer:
         description=model.display_name,
         context_tokens=model.max_input_tokens,
         output_tokens=model.max_tokens,
+        created_at=moment(model.created_at),
     )

@@ -11,6 +11,7 @@ class Model(Struct):
     lifecycle: str = ""
     max_input_tokens: int | None = None
     max_tokens: int | None = None
+    created_at: Any = None
 
 
 class ModelList(Struct):

@@ -16,7 +16,14 @@ from appliance.domain.messages import (
     ToolCall,
 )
 from plugins.providers.google.signatures import Signatures
-from plugins.providers.google.wire import Candidate, Logprobs, Part, Piece, Token, Usage
+from plugins.providers.google.wire import (
+    Candidate,
+    FunctionCall,
+    Logprobs,
+    Piece,
+    Token,
+    Usage,
+)
 from plugins.upstream import failures
 from plugins.upstream.client import decoded
 from plugins.upstream.said import Said, clean
@@ -72,7 +79,7 @@ class Reader:
         likelihoods = _likelihoods(candidate.logprobs_result)
         for part in (candidate.content and candidate.content.parts) or ():
             if part.function_call is not None:
-                yield self._call(part)
+                yield self._call(part.function_call, part.thought_signature)
             elif part.text and not part.thought:
                 yield TextDelta(part.text, likelihoods)
                 likelihoods = ()
@@ -81,12 +88,10 @@ class Reader:
         if candidate.finish_reason:
             self._reason = self._finish(candidate)
 
-    def _call(self, part: Part) -> ToolCall:
-        assert part.function_call is not None  # noqa: S101
-        found = part.function_call
+    def _call(self, found: FunctionCall, signature: str) -> ToolCall:
         self._called = True
         id_ = found.id or f"call_{secrets.token_hex(12)}"
-        self._signatures.keep(id_, part.thought_signature)
+        self._signatures.keep(id_, signature)
         return ToolCall(id_, found.name, msgspec.json.encode(found.args or {}).decode())
 
     def _finish(self, candidate: Candidate) -> FinishReason:

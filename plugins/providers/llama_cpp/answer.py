@@ -12,6 +12,7 @@ from appliance.domain.messages import (
     FinishReason,
     TextDelta,
     TokenLikelihood,
+    TokenUsage,
 )
 from appliance.errors import (
     ApplianceError,
@@ -20,7 +21,14 @@ from appliance.errors import (
     ProviderFailed,
 )
 from plugins.providers.llama_cpp.call_reader import CallReader, Piece
-from plugins.providers.llama_cpp.protocol import Calls, Done, RefusalKind, Refused, Text
+from plugins.providers.llama_cpp.protocol import (
+    Calls,
+    Cancelled,
+    Done,
+    RefusalKind,
+    Refused,
+    Text,
+)
 
 
 class LinkError(Exception):
@@ -47,30 +55,39 @@ class Answer:
         self._finished: Finished | None = None
         self._error: Exception | None = None
         self._news = asyncio.Event()
+        self.over = asyncio.Event()
+        self.usage: TokenUsage | None = None
 
     @property
     def ended(self) -> bool:
         return self._finished is not None or self._error is not None
 
-    def take(self, message: Calls | Text | Done | Refused) -> None:
+    def take(self, message: Calls | Text | Done | Cancelled | Refused) -> None:
+        self._note(message)
+        if not isinstance(message, Calls | Text):
+            self.over.set()
+        self._news.set()
+
+    def _note(self, message: Calls | Text | Done | Cancelled | Refused) -> None:
         match message:
             case Calls():
                 self._reader = self._made_reader(message)
-                return
             case Text(_, text, likelihoods):
                 self._text.append(text)
                 self._likelihoods += likelihoods
             case Done(_, reason, usage, _, stop):
                 # The model's own marks end answers too; they are not the caller's.
                 known = stop if stop in self._request.sampling.stop else ""
-                self._finished = Finished(reason, usage, known)
+                self._finished, self.usage = Finished(reason, usage, known), usage
+            case Cancelled(_, usage):
+                self.usage = usage
             case Refused():
                 self._error = _refusal(message)
-        self._news.set()
 
     def fail(self, error: Exception) -> None:
         if not self.ended:
             self._error = error
+            self.over.set()
             self._news.set()
 
     async def events(self) -> AsyncIterator[CompletionEvent]:
@@ -96,8 +113,8 @@ class Answer:
                 return
 
     def _made_reader(self, calls: Calls) -> CallReader:
-        names = frozenset(tool.name for tool in self._request.tools)
-        return CallReader(calls.form, names, parallel=self._request.tool_choice.parallel)
+        asked = self._request
+        return CallReader(calls.form, asked.tools, parallel=asked.tool_choice.parallel)
 
     def _told(self, text: str) -> Iterator[CompletionEvent]:
         """Likelihoods go with the text that they are of; those of a call go with the call."""

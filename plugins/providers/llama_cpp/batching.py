@@ -6,19 +6,24 @@ another's answer to end. Owners take turns: see `turns`.
 
 from collections.abc import Callable, Iterator
 
-from appliance.domain.messages import FinishReason
-from plugins.providers.llama_cpp.native import Batch, Context, Model, NativeError
-from plugins.providers.llama_cpp.prefixes import can_start
-from plugins.providers.llama_cpp.protocol import Done, FromEngine, RefusalKind, Refused, Text
+from appliance.domain.messages import TokenUsage
+from plugins.providers.llama_cpp.attaching import Attaching
+from plugins.providers.llama_cpp.batch import Batch
+from plugins.providers.llama_cpp.drafting import Drafter
+from plugins.providers.llama_cpp.drawing import Drawing
+from plugins.providers.llama_cpp.native import Context, Model, NativeError
+from plugins.providers.llama_cpp.protocol import Cancelled, FromEngine, RefusalKind, Refused
 from plugins.providers.llama_cpp.room import Plan, Room
 from plugins.providers.llama_cpp.sampling import Sampler
-from plugins.providers.llama_cpp.sequences import Job, Lane, Sequence
-from plugins.providers.llama_cpp.shifting import shifted
+from plugins.providers.llama_cpp.sequences import Job, Lane, Prefix, Sequence
+from plugins.providers.llama_cpp.speculation import Speculation
 from plugins.providers.llama_cpp.speed import SoloSpeed
+from plugins.providers.llama_cpp.stepcosts import StepCosts
 from plugins.providers.llama_cpp.turns import Waiting, portions
 
 _NO_CELL = 1
 _FAILURES_IN_A_ROW = 3
+_UNKNOWN = StepCosts()
 
 
 class EngineError(Exception):
@@ -37,12 +42,19 @@ class Batcher:
         chunk: int,
         stops: tuple[str, ...],
         send: Callable[[FromEngine], None],
+        costs: StepCosts = _UNKNOWN,
     ) -> None:
-        """`chunk` is how many prompt tokens a step computes. Raises NativeError."""
+        """`chunk` is how many prompt tokens a step computes; where `costs` are unknown nothing is
+        drafted. Raises NativeError.
+        """
         self._model, self._context, self._room = model, context, room
         self._chunk, self._stops, self._send = chunk, stops, send
         self._batch = Batch(model.lib, context.batch_tokens)
-        self._speed = SoloSpeed()
+        self._speed, self._speculation = SoloSpeed(), Speculation(costs)
+        self._drawing, self._attaching = (
+            Drawing(model, context, room, send),
+            Attaching(context, room),
+        )
         self._failures = 0
         self.waiting = Waiting()
 
@@ -62,7 +74,7 @@ class Batcher:
         """Admit, compute, draw. Raises EngineError when it has failed several times in a row."""
         self._drop_cancelled()
         self._admit()
-        self._attach()
+        self._attaching.attach()
         rows = self._fill()
         if not self._batch.size:
             return
@@ -72,14 +84,18 @@ class Batcher:
             self._recover(code)
             return
         self._failures = 0
-        for sequence, row in rows:
-            self._draw(sequence, row)
-        self._speed.end(drawn=len(rows), computed=self._batch.size)
-        self._finish()
+        alone = len(rows) == 1 and len(self._batch.counts) == 1 and rows[0][0].decoding
+        drawn = [self._drawing.draw(sequence, row) for sequence, row in rows]
+        if alone:
+            self._speed.end(drawn[0])
+        self._drawing.finish(self._speed.tokens_per_second)
 
     def _drop_cancelled(self) -> None:
-        self.waiting.drop(lambda job: job.cancelled)
+        """Each gets a last word with what it used, which is owed all the same."""
+        for job in self.waiting.drop(lambda job: job.cancelled):
+            self._send(Cancelled(job.number, TokenUsage()))
         for sequence in [each for each in self._room.sequences if each.job.cancelled]:
+            self._send(Cancelled(sequence.job.number, sequence.used()))
             self._room.leave(sequence)
 
     def _admit(self) -> None:
@@ -98,22 +114,9 @@ class Batcher:
             self._room.give_back(plan.slot)
             self._send(Refused(job.number, RefusalKind.FAILED, str(error)))
             return
-        self._room.enter(job, plan, sampler=sampler, stops=self._stops)
-
-    def _attach(self) -> None:
-        """Give lanes their shared beginning as soon as that is computed."""
-        for lane in self._lanes():
-            base = lane.base
-            if lane.attached or base is None or not can_start(lane):
-                continue
-            if lane.on_whole_base:
-                self._context.copy_all(base.slot, lane.slot)
-            else:
-                self._context.copy(base.slot, lane.slot, lane.base_length)
-            lane.attached, lane.position = True, lane.base_length
-            self._room.prefixes.touch(base)
-            if isinstance(lane, Sequence):
-                lane.cached = base.charge() if lane.on_whole_base else lane.base_length
+        sequence = self._room.enter(job, plan, sampler=sampler, stops=self._stops)
+        if self._speculation.possible:
+            sequence.drafter = Drafter()
 
     def _lanes(self) -> Iterator[Lane]:
         yield from self._room.prefixes.nodes
@@ -123,14 +126,27 @@ class Batcher:
         """Put this step's tokens into the batch; returns whose logits lie in which row."""
         self._batch.clear()
         rows: list[tuple[Sequence, int]] = []
-        for sequence in self._room.sequences:
-            if sequence.decoding:
-                rows.append((sequence, self._add(sequence, 1)))
-        for lane, count in self._prompt_pieces():
+        decoding = [each for each in self._room.sequences if each.decoding]
+        pieces = list(self._prompt_pieces())
+        self._draft(decoding, reading=sum(count for _, count in pieces))
+        for sequence in decoding:
+            rows.append((sequence, self._add_drawn(sequence)))
+        for lane, count in pieces:
             row = self._add(lane, count)
             if isinstance(lane, Sequence) and not lane.pending:
                 rows.append((lane, row))
+            if isinstance(lane, Prefix):
+                spare = self._context.batch_tokens - self._batch.size
+                for sequence in self._attaching.join(lane, self._batch, count, spare):
+                    rows.append((sequence, self._add(sequence, 1)))
         return rows
+
+    def _draft(self, decoding: list[Sequence], *, reading: int) -> None:
+        """Drafts take only rows that nobody needs in this step."""
+        context = self._context
+        unused = context.batch_tokens - len(decoding) - reading
+        spare = min(unused, context.outputs - len(self._room.sequences))
+        self._speculation.draft(decoding, reading=reading, spare=spare)
 
     def _prompt_pieces(self) -> Iterator[tuple[Lane, int]]:
         """Which prompts go on in this step by how many tokens: one chunk in all."""
@@ -143,6 +159,12 @@ class Batcher:
         for owner, granted in portions(wanted, self._chunk).items():
             yield from _shared_out(lanes[owner], granted)
 
+    def _add_drawn(self, sequence: Sequence) -> int:
+        """Add the token drawn last, and the draft behind it; returns the first one's row."""
+        tokens, start = [sequence.tokens[-1], *sequence.draft], sequence.position
+        sequence.position += len(tokens)
+        return self._batch.draft(tokens, start, sequence.slot)
+
     def _add(self, lane: Lane, count: int) -> int:
         """Add the next tokens of a lane; returns the last one's row."""
         start, end = lane.position, lane.position + count
@@ -150,52 +172,14 @@ class Batcher:
         lane.position = end
         return self._batch.extend(lane.tokens[start:end], start, lane.slot, wants_logits=wanted)
 
-    def _draw(self, sequence: Sequence, row: int) -> None:
-        try:
-            drawn = sequence.sampler.draw(self._context, row)
-        except NativeError as error:
-            self._fail([sequence], str(error))
-            return
-        sequence.generated += 1
-        if self._model.ends_generation(drawn.token):
-            sequence.finished = FinishReason.STOP
-            return
-        sequence.tokens.append(drawn.token)
-        piece = self._model.piece(drawn.token)
-        self._show(sequence, sequence.text.push(piece, drawn.likelihood))
-        if sequence.text.stopped:
-            sequence.finished = FinishReason.STOP
-        elif sequence.ended_by_limit or not self._may_go_on(sequence):
-            sequence.finished = FinishReason.LENGTH
-
-    def _may_go_on(self, sequence: Sequence) -> bool:
-        """Whether there is a cell for the token just drawn and for the next."""
-        if sequence.generated < sequence.allowance or self._room.grow(sequence):
-            return True
-        return shifted(sequence, self._context)
-
-    def _show(self, sequence: Sequence, text: str) -> None:
-        told = sequence.text.told()
-        if text or told:
-            self._send(Text(sequence.job.number, text, told))
-
-    def _finish(self) -> None:
-        for sequence in [each for each in self._room.sequences if each.finished]:
-            self._show(sequence, sequence.text.finish())
-            reason = sequence.finished or FinishReason.STOP
-            number, usage = sequence.job.number, sequence.usage()
-            speed, stop = self._speed.tokens_per_second, sequence.text.stop
-            self._send(Done(number, reason, usage, speed, stop))
-            self._room.retire(sequence)
-
     def _recover(self, code: int) -> None:
         """After a failed decode: end what can't go on, and leave a consistent memory."""
         if code == _NO_CELL:
-            self._fail(self._room.sequences[-1:], "the model's memory is full")
+            self._drawing.fail(self._room.sequences[-1:], "the model's memory is full")
             self._rewind()
             return
         self._failures += 1
-        self._fail(list(self._room.sequences), f"llama.cpp failed to compute (code {code})")
+        self._drawing.fail(list(self._room.sequences), f"llama.cpp failed to compute (code {code})")
         self._room.forget_prefixes()
         self._context.clear()
         if self._failures >= _FAILURES_IN_A_ROW:
@@ -205,11 +189,7 @@ class Batcher:
         """The memory is as it was before the step: so must the positions be."""
         for lane in self._lanes():
             lane.position -= self._batch.counts.get(lane.slot, 0)
-
-    def _fail(self, sequences: list[Sequence], message: str) -> None:
-        for sequence in sequences:
-            self._send(Refused(sequence.job.number, RefusalKind.FAILED, message))
-            self._room.leave(sequence)
+        self._attaching.undo()
 
 
 def _shared_out(lanes: list[Lane], tokens: int) -> Iterator[tuple[Lane, int]]:

@@ -1,16 +1,14 @@
 """Tool calls out of the text of an answer, while it comes."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 
-from appliance.domain.messages import ToolCall
-from plugins.providers.llama_cpp.call_texts import call_of, marked_call, row_of_calls
+from appliance.domain.messages import Tool, ToolCall
+from plugins.providers.llama_cpp.call_forms import FRAMES, read_calls
 from plugins.providers.llama_cpp.protocol import CallForm
 from plugins.providers.llama_cpp.text import overlap
-from plugins.providers.llama_cpp.tools import CALL_END, CALL_START
 
 Piece = str | ToolCall
-_LIST_MARK = "[TOOL_CALLS]"
-_CODE_MARK = "<|python_tag|>"
+_MOST_ENDS = 64
 _FIRST_KEYS = ('"name"', '"type"', '"function"')
 
 
@@ -18,19 +16,20 @@ class CallReader:
     """Splits an answer into text and calls; what may yet become a call waits.
 
     Only calls of known functions with an object for arguments are calls; all else is
-    text, as the model wrote it. Without `parallel` the first call is the only one.
+    text, as the model wrote it. A call is told whole: what is told can't be taken back,
+    and its last character may show that it was none. Without `parallel` the first call
+    is the only one.
     """
 
-    def __init__(self, form: CallForm, names: Collection[str], *, parallel: bool) -> None:
-        self._names, self._parallel = names, parallel
-        self._form = form
-        self._mark = {CallForm.TAGGED: CALL_START, CallForm.LISTED: _LIST_MARK}.get(
-            form, _CODE_MARK
-        )
+    def __init__(self, form: CallForm, tools: Iterable[Tool], *, parallel: bool) -> None:
+        self._tools = {tool.name: tool for tool in tools}
+        self._parallel = parallel
+        self._form, self._frame = form, FRAMES[form]
         self._held = ""
         self._inside = False
         self._begun = False
-        self._searched = 0
+        self._after_call = False
+        self._searched = self._tried = 0
         self.calls = 0
 
     def push(self, text: str) -> list[Piece]:
@@ -45,24 +44,12 @@ class CallReader:
         """
         rest, self._held = self._held, ""
         if not self._inside:
+            if self._after_call and self._frame.closing.startswith(rest.strip()):
+                return []
             return [rest] if rest.strip() or (rest and not self.calls) else []
-        calls = self._calls(rest.removeprefix(self._mark))
+        whole = not (cut and self._form is CallForm.XML)
+        calls = read_calls(self._form, rest.lstrip(), self._tools) if whole else []
         return self._counted(iter(calls or ([] if cut else [rest])))
-
-    def _calls(self, inner: str) -> list[ToolCall]:
-        """The calls in what stands behind the mark, none if it holds anything else."""
-        if self._form is CallForm.TAGGED:
-            call = call_of(inner, self._names)
-            return [call] if call else []
-        if self._form is CallForm.BARE:
-            return row_of_calls(inner, self._names)
-        found = row_of_calls(inner, self._names)
-        parts = [] if found else [marked_call(part, self._names) for part in self._parts(inner)]
-        return found or [call for part in parts for call in part] * all(parts)
-
-    @staticmethod
-    def _parts(inner: str) -> list[str]:
-        return [part for part in inner.split(_LIST_MARK) if part.strip()]
 
     def _sure(self) -> Iterator[Piece]:
         while self._held:
@@ -73,23 +60,42 @@ class CallReader:
 
     def _text(self) -> Iterator[Piece]:
         """Text up to a mark; blanks wait, as they say nothing in front of a call."""
-        at = self._held.find(self._mark)
-        if at < 0 and self._form is CallForm.BARE and not self._begun:
-            at = self._bare_start()
+        if self._after_call and self._closes():
+            return
+        at = self._start()
         if at >= 0:
-            text, self._held = self._held[:at].rstrip(), self._held[at:]
+            text = self._held[:at].rstrip()
+            self._held = self._held[len(text) :]
             self._inside, self._begun = True, True
-            self._searched = 0
+            self._searched = self._tried = 0
             if text:
                 yield text
             yield from self._call()
             return
-        keep = overlap(self._held, self._mark)
+        keep = max(overlap(self._held, start) for start in self._frame.starts)
         sure = self._held[: len(self._held) - keep].rstrip()
         if sure and not self._may_be_bare():
             self._begun = True
             self._held = self._held[len(sure) :]
             yield sure
+
+    def _closes(self) -> bool:
+        """Whether a closing mark follows a call, or may yet; then it is no text."""
+        closing, following = self._frame.closing, self._held.lstrip()
+        if closing and following.startswith(closing):
+            self._held = following.removeprefix(closing)
+            self._after_call = False
+        elif not closing.startswith(following):
+            self._after_call = False
+        return self._after_call
+
+    def _start(self) -> int:
+        """Where a call may begin, -1 if nowhere."""
+        places = [self._held.find(start) for start in self._frame.starts]
+        at = min((place for place in places if place >= 0), default=-1)
+        if at < 0 and self._form is CallForm.BARE and not self._begun:
+            return self._bare_start()
+        return at
 
     def _may_be_bare(self) -> bool:
         """Whether the answer may still turn out to be a call without a mark."""
@@ -108,17 +114,23 @@ class CallReader:
         return -1
 
     def _call(self) -> Iterator[Piece]:
-        """A tagged call ends at its tag, unless that stands within its texts."""
-        while self._form is CallForm.TAGGED:
-            end = self._held.find(CALL_END, self._searched)
+        """A call with an end mark ends there, unless that stands within its texts.
+
+        What has had so many ends and was no call is looked at once more at the answer's.
+        """
+        mark = self._frame.end
+        while mark and self._tried < _MOST_ENDS:
+            end = self._held.find(mark, self._searched)
             if end < 0:
-                self._searched = max(0, len(self._held) - len(CALL_END))
+                self._searched = max(0, len(self._held) - len(mark))
                 return
-            call = call_of(self._held[len(self._mark) : end], self._names)
-            self._searched = end + 1
-            if call is not None:
-                self._held, self._inside = self._held[end + len(CALL_END) :], False
-                yield call
+            after = end + len(mark)
+            found = read_calls(self._form, self._held[:after].lstrip(), self._tools)
+            self._searched, self._tried = end + 1, self._tried + 1
+            if found:
+                self._held, self._inside = self._held[after:], False
+                self._after_call = True
+                yield from found
                 return
 
     def _counted(self, pieces: Iterator[Piece]) -> list[Piece]:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator
 from typing import Any, cast
 
 from appliance.domain.messages import ToolCall
+from plugins.providers.llama_cpp.call_marks import ARGUMENTS_MARK, ID_MARK
 
-_ARGUMENTS_MARK = "[ARGS]"
 _BETWEEN = " \t\r\n;,"
 _decoder = json.JSONDecoder()
 
@@ -41,7 +41,14 @@ def made_call(name: Any, arguments: Any, names: Collection[str]) -> ToolCall | N
             return None
     if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
         return None
-    text = json.dumps(arguments, ensure_ascii=False)
+    try:
+        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except UnicodeEncodeError:
+        # Half a surrogate pair can only stand there escaped.
+        text = json.dumps(arguments)
+    except (ValueError, RecursionError):
+        return None
     return ToolCall(f"call_{secrets.token_hex(12)}", name, text)
 
 
@@ -56,10 +63,19 @@ def row_of_calls(text: str, names: Collection[str]) -> list[ToolCall]:
     return [call for call in calls if call] if all(calls) else []
 
 
-def marked_call(text: str, names: Collection[str]) -> list[ToolCall]:
+def listed_calls(text: str, mark: str, names: Collection[str]) -> list[ToolCall]:
+    """The calls behind a mark: a list of objects, or `name[ARGS]{…}` once or more often."""
+    inner = text.removeprefix(mark)
+    found = row_of_calls(inner, names)
+    parts = [part for part in inner.split(mark) if part.strip()]
+    marked = [] if found else [_marked_call(part, names) for part in parts]
+    return found or [call for calls in marked for call in calls] * all(marked)
+
+
+def _marked_call(text: str, names: Collection[str]) -> list[ToolCall]:
     """The call in `name[ARGS]{…}` or `name{…}`; none if the text is neither."""
     name, _, rest = text.partition("{")
-    name = name.strip().removesuffix(_ARGUMENTS_MARK).partition("[CALL_ID]")[0].strip()
+    name = name.strip().removesuffix(ARGUMENTS_MARK).partition(ID_MARK)[0].strip()
     try:
         arguments = json.loads("{" + rest)
     except (ValueError, RecursionError):

@@ -6,11 +6,12 @@ import time
 from typing import Any
 
 from plugins.providers.llama_cpp import machine, pace, sizing
+from plugins.providers.llama_cpp.batch import Batch
 from plugins.providers.llama_cpp.batching import Batcher
 from plugins.providers.llama_cpp.confinement import Walls
 from plugins.providers.llama_cpp.intake import Intake
 from plugins.providers.llama_cpp.library import load
-from plugins.providers.llama_cpp.native import Batch, Context, Model, NativeError
+from plugins.providers.llama_cpp.native import Context, Model, NativeError
 from plugins.providers.llama_cpp.nativelog import ErrorLog
 from plugins.providers.llama_cpp.outbox import Outbox
 from plugins.providers.llama_cpp.prompt import PromptMaker
@@ -24,6 +25,8 @@ from plugins.providers.llama_cpp.protocol import (
 )
 from plugins.providers.llama_cpp.room import SLOTS_PER_SEQUENCE, Room
 from plugins.providers.llama_cpp.sequences import Job
+from plugins.providers.llama_cpp.speculation import MOST_DRAFTED
+from plugins.providers.llama_cpp.stepcosts import StepCosts
 
 _BEAT_SECONDS = 1.0
 _BATCH_STEP = 32
@@ -72,6 +75,7 @@ class Engine:
             chunk=measured.chunk,
             stops=prompts.stops,
             send=self._send,
+            costs=measured.costs if model.divisible_memory else StepCosts(),
         )
         self._last_beat = 0.0
         said = ", ".join(filter(None, [model.description.strip(), prompts.note]))
@@ -86,6 +90,7 @@ class Engine:
             decode_tokens_per_second=measured.decode_tokens_per_second,
             walls=walls.layers,
             breaches=walls.breaches,
+            row_costs=measured.costs.times,
         )
         outbox.put(ready)
 
@@ -148,6 +153,7 @@ def _context(model: Model, room: sizing.Room, sequences: int, threads: int, chun
         slots=SLOTS_PER_SEQUENCE * sequences,
         batch_tokens=batch_tokens,
         threads=threads,
+        drafted=MOST_DRAFTED,
     )
 
 

@@ -53,13 +53,8 @@ Rules = dict[str, list[list[Part]]]
 Needs = list[tuple[str, list[str]]]
 
 
-def check_grammar(text: str) -> None:
-    """Raises GrammarError with the place and the reason."""
-    checked_rules(text)
-
-
 def checked_rules(text: str) -> Rules:
-    """The rules of a grammar that `check_grammar` has nothing to say against."""
+    """The rules of a grammar without harm. Raises GrammarError with the place and the reason."""
     size = len(text.encode())
     if size > _MOST_BYTES:
         raise GrammarError(f"it has {size} bytes; {_MOST_BYTES} are allowed")

@@ -17,6 +17,7 @@ from typing import TypeVar
 from appliance.domain.messages import CompletionRequest, FinishReason, TokenUsage
 from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp import protocol
+from plugins.providers.llama_cpp.jinja_room import TemplateError
 from plugins.providers.llama_cpp.native import NativeError
 from plugins.providers.llama_cpp.preparing import Prepared, Preparer
 from plugins.providers.llama_cpp.prompt import PromptMaker
@@ -33,7 +34,6 @@ from plugins.providers.llama_cpp.protocol import (
     ToEngine,
 )
 from plugins.providers.llama_cpp.sequences import Job
-from plugins.providers.llama_cpp.template import TemplateError
 
 _PROTOCOL_ERROR = 3
 T = TypeVar("T")

@@ -1,11 +1,10 @@
 """The server's end of the connection to an engine, and the streams that run over it."""
 
 import asyncio
-import contextlib
 import socket
 from itertools import count
 
-from appliance.domain.messages import CompletionRequest
+from appliance.domain.messages import CompletionRequest, TokenUsage
 from appliance.errors import PayloadTooLarge
 from plugins.providers.llama_cpp import protocol
 from plugins.providers.llama_cpp.answer import Answer, LinkError
@@ -13,6 +12,7 @@ from plugins.providers.llama_cpp.protocol import (
     Broken,
     Calls,
     Cancel,
+    Cancelled,
     Count,
     Done,
     FromEngine,
@@ -23,6 +23,9 @@ from plugins.providers.llama_cpp.protocol import (
     Text,
     ToEngine,
 )
+
+# An engine hears of a cancellation between two steps; the largest takes a few seconds.
+_LAST_WORD_S = 5.0
 
 
 class Link:
@@ -64,12 +67,25 @@ class Link:
         answer = self._open(request)
         return self._ask(answer, Count(answer.number, request))
 
-    def close_answer(self, answer: Answer) -> None:
-        """Nobody reads it any more: the engine stops writing it."""
+    def forget(self, answer: Answer) -> None:
+        """Nobody waits for it any more."""
         self._answers.pop(answer.number, None)
-        if not answer.ended:
-            with contextlib.suppress(LinkError):
+
+    async def end(self, answer: Answer) -> TokenUsage | None:
+        """Nobody reads it any more: the engine stops writing it, and says what it used.
+
+        None if it does not: it was lost, refused, or is not heard of for a while.
+        """
+        try:
+            if not answer.ended:
                 self._write(Cancel(answer.number))
+                async with asyncio.timeout(_LAST_WORD_S):
+                    await answer.over.wait()
+        except (LinkError, TimeoutError):
+            return None
+        finally:
+            self.forget(answer)
+        return answer.usage
 
     async def read(self) -> None:
         """Hand out what the engine says until it goes away. Raises LinkError then."""
@@ -103,7 +119,7 @@ class Link:
 
     def _deliver(self, message: FromEngine) -> None:
         match message:
-            case Calls() | Text() | Done() | Refused():
+            case Calls() | Text() | Done() | Cancelled() | Refused():
                 if isinstance(message, Done) and message.solo_tokens_per_second:
                     self.speed = message.solo_tokens_per_second
                 answer = self._answers.get(message.id)

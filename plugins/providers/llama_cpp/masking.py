@@ -20,8 +20,12 @@ class Mask:
     tokenized together with it, exactly as the model was trained.
     """
 
-    def __init__(self, holds_special: Callable[[str], bool]) -> None:
+    def __init__(
+        self, holds_special: Callable[[str], bool], *, raw_arguments: bool = False
+    ) -> None:
+        """With `raw_arguments` the texts among a call's arguments are not rendered as JSON."""
         self._holds_special = holds_special
+        self._raw_arguments = raw_arguments
         self._originals: dict[str, str] = {}
         self._placeholders: dict[str, str] = {}
 
@@ -80,7 +84,16 @@ class Mask:
         arguments = call.arguments
         if self._holds_special(arguments):
             try:
-                arguments = json.dumps(self.value(json.loads(arguments)), ensure_ascii=False)
+                arguments = json.dumps(self._arguments(json.loads(arguments)), ensure_ascii=False)
             except (ValueError, RecursionError):
                 arguments = self.text(arguments)
         return ToolCall(self.text(call.id), self.text(call.name), arguments)
+
+    def _arguments(self, value: Any) -> Any:
+        if not self._raw_arguments or not isinstance(value, dict):
+            return self.value(value)
+        pairs = cast(dict[str, Any], value).items()
+        return {
+            self.text(key): self.text(each) if isinstance(each, str) else self.value(each)
+            for key, each in pairs
+        }

@@ -3,6 +3,8 @@
 import ctypes
 from typing import Any
 
+from plugins.providers.llama_cpp.batch import Batch
+
 _META_BYTES = 1024
 _PIECE_BYTES = 256
 _F16_BYTES = 2
@@ -149,9 +151,11 @@ class Context:
         slots: int,
         batch_tokens: int,
         threads: int,
+        drafted: int = 0,
     ) -> None:
         """`slots` is how many sequence ids there are, if llama.cpp takes so many.
 
+        A step may have the logits of a row for each of them, and of `drafted` more.
         Raises NativeError if the memory for it is not there.
         """
         self.lib = model.lib
@@ -159,7 +163,7 @@ class Context:
         self.slots = min(slots, int(self.lib.llama_max_parallel_sequences()))
         params.n_ctx, params.n_seq_max = cells, self.slots
         params.n_batch = params.n_ubatch = batch_tokens
-        params.n_outputs_max = self.slots
+        self.outputs = params.n_outputs_max = min(self.slots + drafted, batch_tokens)
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
         self.handle: Any = self.lib.llama_init_from_model(model.handle, params)
@@ -174,7 +178,7 @@ class Context:
         self.cells = int(self.lib.llama_n_ctx(self.handle))
         self.batch_tokens = batch_tokens
 
-    def decode(self, batch: "Batch") -> int:
+    def decode(self, batch: Batch) -> int:
         """llama_decode's own code: 0 done, 1 no room in the memory, others failed."""
         return int(self.lib.llama_decode(self.handle, batch.raw))
 
@@ -190,6 +194,14 @@ class Context:
         """Forget a whole sequence; never fails."""
         self.lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
+    def cut(self, sequence: int, length: int) -> None:
+        """Forget what a sequence has behind its first `length` tokens.
+
+        Raises NativeError where the memory can't: never so if the model's is divisible.
+        """
+        if not self.lib.llama_memory_seq_rm(self._memory, sequence, length, -1):
+            raise NativeError("this model's memory can't forget a sequence's last tokens")
+
     @property
     def can_shift(self) -> bool:
         """Whether tokens of a sequence can move to other positions."""
@@ -203,57 +215,3 @@ class Context:
     def clear(self) -> None:
         """Forget every sequence."""
         self.lib.llama_memory_clear(self._memory, False)
-
-
-class Batch:
-    """The tokens of one step; `counts` says how many of them each sequence has.
-
-    The arrays are Python's own and written in slices: a loop over ctypes pointers costs
-    some microseconds a token, which a prompt has many of.
-    """
-
-    def __init__(self, lib: Any, capacity: int) -> None:
-        self._token, self._pos, self._seq = ((ctypes.c_int32 * capacity)() for _ in range(3))
-        self._logits = (ctypes.c_int8 * capacity)()
-        self._count = (ctypes.c_int32 * capacity)(*([1] * capacity))
-        first, size = ctypes.addressof(self._seq), ctypes.sizeof(ctypes.c_int32)
-        addresses = (ctypes.c_void_p * capacity)(*(first + size * at for at in range(capacity)))
-        self._addresses = addresses
-        self.raw: Any = lib.llama_batch()
-        for name, array in {
-            "token": self._token,
-            "pos": self._pos,
-            "n_seq_id": self._count,
-            "seq_id": addresses,
-            "logits": self._logits,
-        }.items():
-            setattr(self.raw, name, ctypes.cast(array, getattr(self.raw, name).__class__))
-        self.size = 0
-        self.counts: dict[int, int] = {}
-
-    def clear(self) -> None:
-        self.size = self.raw.n_tokens = 0
-        self.counts.clear()
-
-    def add(self, token: int, position: int, sequence: int, *, wants_logits: bool) -> int:
-        """Append one token; returns its row."""
-        return self.extend([token], position, sequence, wants_logits=wants_logits)
-
-    def extend(self, tokens: list[int], position: int, sequence: int, *, wants_logits: bool) -> int:
-        """Append tokens of a sequence, from this position on; returns the last one's row.
-
-        Logits are wanted of the last one only, or of none.
-        """
-        start, end = self.size, self.size + len(tokens)
-        self._token[start:end] = tokens
-        self._pos[start:end] = range(position, position + len(tokens))
-        self._seq[start:end] = [sequence] * len(tokens)
-        self._logits[start:end] = [0] * len(tokens)
-        self._logits[end - 1] = wants_logits
-        self.counts[sequence] = self.counts.get(sequence, 0) + len(tokens)
-        self.size = self.raw.n_tokens = end
-        return end - 1
-
-    def free(self) -> None:
-        """Give the memory back; the batch can't be used any more."""
-        self.raw = None

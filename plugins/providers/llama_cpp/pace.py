@@ -1,9 +1,10 @@
-"""How many threads, and how many prompt tokens in one step: estimated first, then measured.
+"""How many threads, prompt tokens in one step, and what rows cost: estimated, then measured.
 
 The measurement is short: a few steps of each kind for each number of threads that
-makes sense. What it finds is kept with the model's record, so that the next load
-computes in the same pieces, and need not measure. Where others kept the processor busy
-meanwhile, it says nothing of the machine: the estimate holds until the next load.
+makes sense, then some with several rows whose logits are wanted, as drafts have. What it
+finds is kept with the model's record, so that the next load computes in the same pieces,
+and need not measure. Where others kept the processor busy meanwhile, it says nothing of
+the machine: the estimate holds until the next load.
 """
 
 import time
@@ -12,13 +13,16 @@ from collections.abc import Iterator
 from msgspec import Struct, structs
 
 from plugins.providers.llama_cpp import machine, sizing
-from plugins.providers.llama_cpp.native import Batch, Context, Model
+from plugins.providers.llama_cpp.batch import Batch
+from plugins.providers.llama_cpp.native import Context, Model
 from plugins.providers.llama_cpp.protocol import Configure
+from plugins.providers.llama_cpp.stepcosts import MEASURED_ROWS, StepCosts
 
 _DECODED = 12
 _REPEATED = 3
 _STEP_S = 0.2
 _WHOLE_S = 2.0
+_ROWS_S = 1.0
 # A request as it is typical: mostly read, then written.
 _TYPICAL_PROMPT = 512
 _TYPICAL_ANSWER = 128
@@ -35,6 +39,7 @@ class Pace(Struct, frozen=True):
     chunk: int
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
+    costs: StepCosts = StepCosts()
 
     @property
     def typical_s(self) -> float:
@@ -50,26 +55,27 @@ def planned(configure: Configure, parameters: int) -> Pace:
     threads = configure.threads or machine.usable_cpus()
     if configure.probe:
         return Pace(threads, sizing.LARGEST_CHUNK)
-    return Pace(threads, configure.chunk or sizing.prefill_chunk(parameters, threads))
+    chunk = configure.chunk or sizing.prefill_chunk(parameters, threads)
+    return Pace(threads, chunk, costs=StepCosts(configure.row_costs))
 
 
 def measured(configure: Configure, plan: Pace, model: Model, context: Context) -> Pace:
-    """The plan, or with `probe` the best that measuring finds within about two seconds."""
+    """The plan, or with `probe` the best that measuring finds within about three seconds."""
     if not configure.probe:
         return plan
-    prober = _Prober(model, context, plan.chunk)
+    prober = Prober(model, context, plan.chunk)
     try:
         first, *others = [
             prober.measure(threads)
             for threads in _candidates(configure.threads, plan.threads)
             if threads == plan.threads or prober.has_time
         ]
+        estimate = Pace(plan.threads, sizing.prefill_chunk(model.parameters, plan.threads))
+        found = _chosen(model, first, others) if prober.undisturbed else estimate
+        context.lib.llama_set_n_threads(context.handle, found.threads, found.threads)
+        return structs.replace(found, costs=prober.costs()) if prober.undisturbed else found
     finally:
         prober.close()
-    estimate = Pace(plan.threads, sizing.prefill_chunk(model.parameters, plan.threads))
-    found = _chosen(model, first, others) if prober.undisturbed else estimate
-    context.lib.llama_set_n_threads(context.handle, found.threads, found.threads)
-    return found
 
 
 def _chosen(model: Model, first: Pace, others: list[Pace]) -> Pace:
@@ -87,7 +93,7 @@ def _candidates(asked: int, usable: int) -> Iterator[int]:
         yield usable // 2
 
 
-class _Prober:
+class Prober:
     """Times steps of one sequence, and leaves the context empty.
 
     Of several steps of a kind the fastest counts: whatever else runs only slows.
@@ -98,6 +104,7 @@ class _Prober:
         self._context, self._token = context, model.first_token or 0
         self._prompt = min(chunk, context.cells // 2)
         self._decoded = min(_DECODED, context.cells - self._prompt)
+        self._most_rows = min(context.outputs, self._prompt, context.cells // _REPEATED)
         self._batch = Batch(context.lib, self._prompt)
         self._until = time.monotonic() + _WHOLE_S
         self.undisturbed = True
@@ -113,6 +120,18 @@ class _Prober:
         prefill, decode = self._prefill_rate(size, threads), self._decode_rate(size)
         self._context.clear()
         return Pace(threads, self._prompt, prefill, decode)
+
+    def costs(self) -> StepCosts:
+        """Of steps with more and more rows, as far as there is time for them."""
+        until, times = time.monotonic() + _ROWS_S, list[float]()
+        for rows in MEASURED_ROWS:
+            if (times and time.monotonic() > until) or rows > self._most_rows:
+                break
+            self._context.clear()
+            steps = (self._step_s(rows, at * rows, every=True) for at in range(_REPEATED))
+            times.append(min(steps))
+        self._context.clear()
+        return StepCosts.relative(times)
 
     def close(self) -> None:
         self._batch.free()
@@ -144,11 +163,14 @@ class _Prober:
             best = min(best, self._step_s(1, position + at))
         return _per_second(1, best)
 
-    def _step_s(self, tokens: int, position: int) -> float:
-        """Seconds of one step; without end if llama.cpp could not compute it."""
+    def _step_s(self, tokens: int, position: int, *, every: bool = False) -> float:
+        """Seconds of one step; without end if llama.cpp could not compute it.
+
+        The logits of its last row are wanted, or those of `every` row.
+        """
         self._batch.clear()
         for at in range(tokens):
-            self._batch.add(self._token, position + at, 0, wants_logits=at == tokens - 1)
+            self._batch.add(self._token, position + at, 0, wants_logits=every or at == tokens - 1)
         started = time.monotonic()
         if self._context.decode(self._batch):
             return float("inf")

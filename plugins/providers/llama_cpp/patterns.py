@@ -1,5 +1,6 @@
-"""Regular expressions of JSON schemas as GBNF, within the quotes of a JSON string."""
+"""Regular expressions of JSON schemas as GBNF, as a text of some kind writes characters."""
 
+from collections.abc import Callable
 from typing import NoReturn
 
 from msgspec import Struct
@@ -44,21 +45,23 @@ class Pattern(Struct, frozen=True):
 
 
 _NOTHING = Pattern('""', 0, 0)
-ANY_TEXT = Pattern(f"{in_json(EVERYTHING)}*", 0, None)
 
 
-def pattern_of(source: str) -> Pattern:
+def pattern_of(source: str, write: Callable[[Ranges], str] = in_json) -> Pattern:
     """What a JSON schema's `pattern` allows: without anchors it may stand anywhere in the text.
 
-    Knows characters, classes, groups, alternatives, quantifiers and outer anchors.
+    Knows characters, classes, groups, alternatives, quantifiers and outer anchors. `write`
+    gives GBNF for one of the characters, "" if the text can hold none of them.
     Raises PatternError.
     """
-    return _Reader(source).whole()
+    return _Reader(source, write).whole()
 
 
 class _Reader:
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, write: Callable[[Ranges], str]) -> None:
         self._source = source
+        self._write = write
+        self._anything = Pattern(f"{write(EVERYTHING)}*", 0, None)
         self._at = 0
         self._depth = 0
 
@@ -72,9 +75,9 @@ class _Reader:
 
     def _branch(self) -> Pattern:
         """One alternative of the whole pattern, which may be anchored on either side."""
-        before = _NOTHING if self._take("^") else ANY_TEXT
+        before = _NOTHING if self._take("^") else self._anything
         inner = self._sequence()
-        after = _NOTHING if self._take("$") else ANY_TEXT
+        after = _NOTHING if self._take("$") else self._anything
         if self._here not in {"|", ")", ""}:
             self._fail("anchors stand at the ends only")
         return _row([before, inner, after])
@@ -186,9 +189,9 @@ class _Reader:
         return ((ord(kind), ord(kind)),)
 
     def _one(self, characters: Ranges) -> Pattern:
-        gbnf = in_json(characters)
+        gbnf = self._write(characters)
         if not gbnf:
-            self._fail("a part of it allows no character that JSON can hold")
+            self._fail("a part of it allows no character that can stand there")
         return Pattern(gbnf, 1, 1)
 
     @property

@@ -3,7 +3,8 @@
 import ctypes
 from typing import Any
 
-from plugins.providers.llama_cpp.native import Batch, Model, NativeError
+from plugins.providers.llama_cpp.batch import Batch
+from plugins.providers.llama_cpp.native import Model, NativeError
 
 _POOLING_NONE, _POOLING_MEAN, _POOLING_RANK = 0, 1, 4
 _FLOAT_BYTES = 4

@@ -30,7 +30,8 @@ class Prefixes:
 
     def __init__(self, memory: Memory, slots: list[int], *, divisible: bool) -> None:
         self.nodes: list[Prefix] = []
-        self._memory, self._slots, self._divisible = memory, slots, divisible
+        self.divisible = divisible
+        self._memory, self._slots = memory, slots
         self._clock = 0
 
     @property
@@ -46,7 +47,7 @@ class Prefixes:
             common = common_length(node.tokens, job.tokens, _limit(node, job))
             # The node that holds the last common token itself, not one further out.
             found = (common, common > node.base_length)
-            if found > rank and (self._divisible or common == len(node.tokens)):
+            if found > rank and (self.divisible or common == len(node.tokens)):
                 best, rank = (node, common), found
         return best
 
@@ -118,7 +119,7 @@ class Prefixes:
 
     def _absorb(self, node: Prefix) -> None:
         """Take over the nodes that only this one goes on from, so that a chat stays one node."""
-        while self._divisible and (base := node.base) is not None:
+        while self.divisible and (base := node.base) is not None:
             if base.users > 1 or base.shared or base.pending or not node.on_whole_base:
                 return
             node.rest_on(base.base, base.base_length)

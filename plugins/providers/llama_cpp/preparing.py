@@ -5,11 +5,11 @@ from msgspec import Struct
 
 from appliance.domain.messages import CompletionRequest, OutputFormat, OutputKind, ToolUse
 from appliance.errors import InvalidInput
+from plugins.providers.llama_cpp.call_forms import LAST_WORDS
 from plugins.providers.llama_cpp.native import Model
 from plugins.providers.llama_cpp.outputs import Outputs, offered_tools
 from plugins.providers.llama_cpp.prompt import Prompt, PromptMaker
 from plugins.providers.llama_cpp.protocol import CallForm
-from plugins.providers.llama_cpp.tools import CALL_END
 from plugins.providers.llama_cpp.vocabulary import vocabulary
 
 
@@ -64,8 +64,9 @@ class Preparer:
     def _stops(request: CompletionRequest, form: CallForm | None) -> tuple[str, ...]:
         """Where one call is all that is wanted, its end is the answer's."""
         free = request.tool_choice.use is ToolUse.AUTO
-        alone = form is CallForm.TAGGED and free and not request.tool_choice.parallel
-        return (CALL_END,) if alone else ()
+        alone = free and not request.tool_choice.parallel
+        last = LAST_WORDS.get(form) if form and alone else None
+        return (last,) if last else ()
 
 
 def _as_grammar(grammar: str) -> OutputFormat:

@@ -15,6 +15,7 @@ from appliance.domain.messages import (
     Tool,
 )
 from appliance.errors import InvalidInput
+from plugins.providers.llama_cpp.call_marks import SHOWN
 from plugins.providers.llama_cpp.masking import Mask
 from plugins.providers.llama_cpp.native import Model
 from plugins.providers.llama_cpp.outputs import offered_tools
@@ -22,10 +23,8 @@ from plugins.providers.llama_cpp.prefixes import common_length
 from plugins.providers.llama_cpp.protocol import CallForm
 from plugins.providers.llama_cpp.template import ChatTemplate
 from plugins.providers.llama_cpp.tools import with_system
-from plugins.providers.llama_cpp.vocabulary import fill_in_tokens
+from plugins.providers.llama_cpp.vocabulary import fill_in_tokens, vocabulary
 
-# Control tokens with which models mark calls: an answer's text must show them.
-_CALL_MARKS = ("[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<tool_call>", "</tool_call>")
 _SYSTEMS_KEPT = 32
 # Two users who begin differently: what their prompts share is nobody's own text.
 _STRANGERS = ("a", "Z")
@@ -75,7 +74,7 @@ class PromptMaker:
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), demand: str = ""
     ) -> list[int]:
         """A chat's tokens; `demand` is said of the answer's format in the system message."""
-        mask = Mask(self._holds_special)
+        mask = Mask(self._holds_special, raw_arguments=self.form is CallForm.XML)
         masked = [mask.message(message) for message in messages]
         if demand:
             masked = with_system(masked, mask.text(demand))
@@ -122,6 +121,8 @@ class PromptMaker:
         return known
 
     def _holds_special(self, text: str) -> bool:
+        if not vocabulary(self._model).may_hold_special(text):
+            return False
         plain = self._model.tokenize(text, parse_special=False)
         return plain != self._model.tokenize(text, parse_special=True)
 
@@ -135,7 +136,7 @@ def _demand(request: CompletionRequest) -> str:
 
 
 def _reveal_marks(model: Model) -> None:
-    for mark in _CALL_MARKS:
+    for mark in SHOWN:
         tokens = model.tokenize(mark, parse_special=True)
         if len(tokens) == 1 and not model.piece(tokens[0]):
             model.reveal(tokens[0])

@@ -26,8 +26,9 @@ class Configure(Struct, frozen=True, tag="configure"):
     """What to load and how; zeros mean: choose what suits model and machine.
 
     `chunk` is how many prompt tokens one step computes. With `probe` threads and chunk
-    are chosen by measuring. `memory_bytes` is what the model may take. `gpu_layers` -1
-    means all of them, where there is a GPU. `embeds`: the model makes vectors.
+    are chosen by measuring, else `row_costs` are what was measured before. `memory_bytes`
+    is what the model may take. `gpu_layers` -1 means all of them, where there is a GPU.
+    `embeds`: the model makes vectors.
     """
 
     path: str
@@ -39,6 +40,7 @@ class Configure(Struct, frozen=True, tag="configure"):
     memory_bytes: int = 0
     gpu_layers: int = -1
     embeds: bool = False
+    row_costs: tuple[float, ...] = ()
 
 
 class Submit(Struct, frozen=True, tag="submit"):
@@ -60,7 +62,8 @@ class Cancel(Struct, frozen=True, tag="cancel"):
 class Ready(Struct, frozen=True, tag="ready"):
     """`cells` is the room of all sequences together, `context_tokens` that of one.
 
-    The speeds are what the probe measured, None without one. `walls` are the layers that
+    The speeds are what the probe measured, None without one; `row_costs` the times of steps
+    with more and more rows, as multiples of the time of one row. `walls` are the layers that
     confine the process, `breaches` what of them this machine could not give.
     """
 
@@ -74,6 +77,7 @@ class Ready(Struct, frozen=True, tag="ready"):
     decode_tokens_per_second: float | None = None
     walls: tuple[str, ...] = ()
     breaches: tuple[str, ...] = ()
+    row_costs: tuple[float, ...] = ()
 
 
 class Broken(Struct, frozen=True, tag="broken"):
@@ -87,12 +91,18 @@ class CallForm(StrEnum):
 
     TAGGED: `<tool_call>{"name", "arguments"}</tool_call>`, any number of them. LISTED:
     `[TOOL_CALLS]` and a JSON array of the same objects, or `name[ARGS]{...}` behind it.
-    BARE: the answer is `{"name", "parameters"}` itself, several split by `;`.
+    BARE: the answer is `{"name", "parameters"}` itself, several split by `;`. XML:
+    `<tool_call><function=name><parameter=key>value</parameter></function></tool_call>`.
+    FENCED and PARTED: between DeepSeek's marks, `function<sep>name` and the arguments in
+    a fence of Markdown, or `name<sep>{...}`.
     """
 
     TAGGED = "tagged"
     LISTED = "listed"
     BARE = "bare"
+    XML = "xml"
+    FENCED = "fenced"
+    PARTED = "parted"
 
 
 class Calls(Struct, frozen=True, tag="calls"):
@@ -123,6 +133,13 @@ class Done(Struct, frozen=True, tag="done"):
     stop: str = ""
 
 
+class Cancelled(Struct, frozen=True, tag="cancelled"):
+    """The last word on a request that was cancelled: what had been computed of it."""
+
+    id: int
+    usage: TokenUsage
+
+
 class RefusalKind(StrEnum):
     CONTEXT = "context"
     INPUT = "input"
@@ -145,7 +162,7 @@ class Progress(Struct, frozen=True, tag="progress"):
 
 
 ToEngine = Configure | Submit | Count | Cancel
-FromEngine = Ready | Broken | Calls | Text | Done | Refused | Progress
+FromEngine = Ready | Broken | Calls | Text | Done | Cancelled | Refused | Progress
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

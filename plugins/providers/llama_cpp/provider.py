@@ -19,6 +19,7 @@ from plugins.providers.llama_cpp import vectors
 from plugins.providers.llama_cpp.answer import Answer, LinkError
 from plugins.providers.llama_cpp.fleet import Fleet
 from plugins.providers.llama_cpp.link import Link
+from plugins.providers.llama_cpp.metered import Metered
 from plugins.providers.llama_cpp.options import read_options
 from plugins.providers.llama_cpp.requests import checked
 from plugins.providers.llama_cpp.supervisor import Embedder, Phase, Writer
@@ -88,8 +89,13 @@ class LlamaCppProvider:
         except LinkError as error:
             raise ProviderFailed(f"the engine ended while it counted: {error}") from error
 
-    async def stream(self, request: CompletionRequest) -> AsyncGenerator[CompletionEvent, None]:
+    def stream(self, request: CompletionRequest) -> Metered:
         """One completion. A request that an engine's end left unanswered is tried again."""
+        return Metered(lambda meter: self._completed(request, meter))
+
+    async def _completed(
+        self, request: CompletionRequest, meter: Metered
+    ) -> AsyncGenerator[CompletionEvent, None]:
         request, tenant = checked(request), await self.fleet.tenant(request.model)
         supervisor = tenant.writer()
         async with tenant.admission.enter():
@@ -97,7 +103,7 @@ class LlamaCppProvider:
                 for attempt in range(_RETRIES + 1):
                     delivered = False
                     try:
-                        async with aclosing(self._run(supervisor, request)) as events:
+                        async with aclosing(self._run(supervisor, request, meter)) as events:
                             async for event in events:
                                 delivered = delivered or not isinstance(event, Finished)
                                 yield event
@@ -133,7 +139,7 @@ class LlamaCppProvider:
         raise ProviderFailed("the engine gave no vectors")
 
     async def _run(
-        self, supervisor: Writer, request: CompletionRequest
+        self, supervisor: Writer, request: CompletionRequest, meter: Metered
     ) -> AsyncGenerator[CompletionEvent, None]:
         """One attempt. Raises LinkError when the engine ends."""
         link = await self.fleet.link(supervisor)
@@ -144,7 +150,7 @@ class LlamaCppProvider:
                     supervisor.worked(link)
                 yield event
         finally:
-            link.close_answer(answer)
+            meter.usage = await link.end(answer)
 
     async def _info(self, file: ModelFile) -> ModelInfo:
         tenant, known = self.fleet.known(file.alias), await self.fleet.records.of(file)
@@ -168,6 +174,7 @@ class LlamaCppProvider:
             fills_in=file.fills_in,
             layers=ready.walls if ready else (),
             degraded=ready.breaches if ready else (),
+            created_at=file.created_at or None,
         )
 
 
@@ -177,7 +184,7 @@ async def _prompt_tokens(link: Link, answer: Answer) -> int:
             if isinstance(event, Finished):
                 return event.usage.prompt_tokens
     finally:
-        link.close_answer(answer)
+        link.forget(answer)
     raise ProviderFailed("the engine gave no count")
 
 

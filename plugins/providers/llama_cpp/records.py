@@ -57,6 +57,7 @@ class Records:
             memory_bytes=loaded.memory_bytes,
             load_seconds=loaded.seconds,
             measured_at=time.time(),
+            row_costs=ready.row_costs or (last.row_costs if last else ()),
         )
         self._known[file.alias] = probe.key, probe
         try:

@@ -63,17 +63,6 @@ class Sampler:
             return Drawn(token)
         return Drawn(token, self._likelihoods.of(token, context, row))
 
-    def accept(self, token: int) -> None:
-        """Count a token as drawn that this sampler did not draw.
-
-        Raises NativeError if the grammar does not allow it here.
-        """
-        if self._candidates is not None:
-            if not self._allows(self._candidates, token):
-                raise NativeError("the grammar does not allow this token here")
-            self._lib.llama_sampler_accept(self._grammar, token)
-        self._lib.llama_sampler_accept(self._chain, token)
-
     def close(self) -> None:
         """Free the chain and all in it; calling it again does nothing."""
         for sampler in filter(None, (self._chain, self._grammar)):

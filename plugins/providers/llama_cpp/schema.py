@@ -12,8 +12,6 @@ from typing import Any, cast
 
 from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.charsets import literal
-from plugins.providers.llama_cpp.gbnf import GrammarError
-from plugins.providers.llama_cpp.grammars import check_grammar
 from plugins.providers.llama_cpp.rules import Rules
 from plugins.providers.llama_cpp.schema_arrays import array_body
 from plugins.providers.llama_cpp.schema_merge import (
@@ -33,24 +31,13 @@ _MOST_RULES = 8000
 _DEEPEST = 64
 
 
-def schema_grammar(schema: Any, place: str) -> str:
-    """The grammar of the JSON texts that fulfil a schema.
+def schema_rule(rules: Rules, schema: Any, place: str, *, whole: Any = None) -> str:
+    """The name of a rule for the JSON texts that fulfil a schema.
 
-    `place` names the schema in errors: "output.schema". Raises InvalidInput that names
-    the keyword's place.
+    `whole` is what its references are within, if it is a part. Raises InvalidInput.
     """
-    rules = Rules()
-    text = rules.text(schema_rule(rules, schema, place))
-    try:
-        check_grammar(text)
-    except GrammarError as error:
-        raise InvalidInput.at(place, f"no grammar can be made of it: {error}") from error
-    return text
-
-
-def schema_rule(rules: Rules, schema: Any, place: str) -> str:
-    """The name of a rule for the JSON texts that fulfil a schema. Raises InvalidInput."""
-    return _Compiler(rules, Document(schema, place)).rule(schema, place)
+    document = Document(schema if whole is None else whole, place)
+    return _Compiler(rules, document).rule(schema, place)
 
 
 class _Compiler:

@@ -1,8 +1,12 @@
 """Strings of a JSON schema: lengths, patterns and formats."""
 
+from collections.abc import Callable
 from typing import Any
 
+from msgspec import Struct
+
 from appliance.errors import InvalidInput
+from plugins.providers.llama_cpp.charsets import Ranges, in_json
 from plugins.providers.llama_cpp.patterns import PatternError, pattern_of
 from plugins.providers.llama_cpp.rules import Rules
 from plugins.providers.llama_cpp.schema_merge import Schema
@@ -30,37 +34,53 @@ FORMATS = {
 }
 
 
-def string_body(rules: Rules, schema: Schema, place: str) -> str:
-    """GBNF of the JSON strings that fulfil the schema's keywords. Raises InvalidInput."""
+class Writing(Struct, frozen=True):
+    """How texts are written: GBNF of any one character, of one of a set, and of the quotes."""
+
+    any_one: Callable[[Rules], str]
+    one_of: Callable[[Ranges], str]
+    quote: str = ""
+
+
+_AS_JSON = Writing(lambda _: "char", in_json, '"\\""')
+
+
+def string_body(rules: Rules, schema: Schema, place: str, writing: Writing = _AS_JSON) -> str:
+    """GBNF of the strings that fulfil the schema's keywords, JSON's if nothing else is told.
+
+    Raises InvalidInput.
+    """
     low, high = bounds(schema, "minLength", "maxLength", place)
     form, pattern = schema.get("format"), schema.get("pattern")
     if form is not None and pattern is not None:
         raise InvalidInput.at(f"{place}.pattern", "is not supported beside format")
     if form is not None:
-        return _formed(form, low, high, place)
-    if pattern is not None:
-        return _matching(pattern, low, high, f"{place}.pattern")
-    if not low and high is None:
+        body = _formed(form, low, high, place, writing)
+    elif pattern is not None:
+        body = _matching(pattern, low, high, f"{place}.pattern", writing)
+    elif writing is _AS_JSON and not low and high is None:
         return "string"
-    return f'"\\"" {rules.repeated("char", low, high)} "\\""'
+    else:
+        body = rules.repeated(writing.any_one(rules), low, high)
+    return f"{writing.quote} {body} {writing.quote}".strip()
 
 
-def _formed(form: Any, low: int, high: int | None, place: str) -> str:
+def _formed(form: Any, low: int, high: int | None, place: str, writing: Writing) -> str:
     source = FORMATS.get(form) if isinstance(form, str) else None
     if source is None:
         known = ", ".join(sorted(FORMATS))
         raise InvalidInput.at(f"{place}.format", f"{form!r} is not supported; there are: {known}")
-    return _matching(f"^({source})$", low, high, f"{place}.format")
+    return _matching(f"^({source})$", low, high, f"{place}.format", writing)
 
 
-def _matching(source: Any, low: int, high: int | None, place: str) -> str:
+def _matching(source: Any, low: int, high: int | None, place: str, writing: Writing) -> str:
     if not isinstance(source, str):
         raise InvalidInput.at(place, "must be text")
     try:
-        pattern = pattern_of(source)
+        pattern = pattern_of(source, writing.one_of)
     except PatternError as error:
         raise InvalidInput.at(place, str(error)) from error
     too_short = pattern.shortest < low
     if too_short or (high is not None and (pattern.longest is None or pattern.longest > high)):
         raise InvalidInput.at(place, "with lengths beside it, it must bound the length itself")
-    return f'"\\"" {pattern.gbnf} "\\""'
+    return pattern.gbnf

@@ -1,6 +1,7 @@
 """What occupies the engine's memory: prefixes to share, and answers being written."""
 
 from appliance.domain.messages import CompletionRequest, FinishReason, TokenUsage
+from plugins.providers.llama_cpp.drafting import Drafter
 from plugins.providers.llama_cpp.sampling import Sampler
 from plugins.providers.llama_cpp.text import TextStream
 
@@ -123,7 +124,8 @@ class Sequence(Lane):
     """One answer: the prompt, then the tokens drawn so far.
 
     `allowance` is how many tokens it may draw with the cells that it has. `whole` says
-    that the memory still begins with the prompt's first token.
+    that the memory still begins with the prompt's first token. `draft` are the tokens that
+    the running step tries behind the last one drawn, where its `drafter` foretells any.
     """
 
     def __init__(
@@ -146,12 +148,22 @@ class Sequence(Lane):
         self.cached = 0
         self.generated = 0
         self.whole = True
+        self.drafter: Drafter | None = None
+        self.draft: list[int] = []
+        self.drafted = self.accepted = 0
         self.finished: FinishReason | None = None
 
     @property
     def decoding(self) -> bool:
         """Whether the prompt is done and one drawn token waits to be computed."""
         return self.generated > 0
+
+    @property
+    def left(self) -> int:
+        """How many more tokens it may draw with the cells that it has."""
+        limit = self.job.max_tokens
+        most = self.allowance if limit is None else min(limit, self.allowance)
+        return most - self.generated
 
     @property
     def ended_by_limit(self) -> bool:
@@ -170,6 +182,15 @@ class Sequence(Lane):
         self.position -= count
         self.allowance += count
         self.whole = False
+        if self.drafter is not None:
+            self.drafter.forget()
+
+    def used(self) -> TokenUsage:
+        """As `usage`, of an answer that has not ended: only what was read of the prompt counts."""
+        whole = self.usage()
+        if self.generated:
+            return whole
+        return TokenUsage(min(self.position, whole.prompt_tokens), 0, self.cached)
 
     def usage(self) -> TokenUsage:
         """Exact counts; the token that ended the answer is one of the completion's."""
@@ -177,6 +198,8 @@ class Sequence(Lane):
             prompt_tokens=len(self.job.tokens),
             completion_tokens=self.generated,
             cached_tokens=self.cached,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted,
         )
 
 

@@ -6,7 +6,7 @@ _TOKENS_PER_MEASURE = 16
 
 
 class SoloSpeed:
-    """Times the steps that computed one token of one answer and nothing else."""
+    """Times the steps that computed the next tokens of one answer and nothing else."""
 
     def __init__(self) -> None:
         self.tokens_per_second: float | None = None
@@ -18,11 +18,9 @@ class SoloSpeed:
         """A step's computation starts."""
         self._started = time.monotonic()
 
-    def end(self, *, drawn: int, computed: int) -> None:
-        """The step is over: so many tokens drawn, so many computed."""
-        if not drawn == computed == 1:
-            return
-        self._tokens += 1
+    def end(self, drawn: int) -> None:
+        """A step of one answer alone is over, which drew so many tokens."""
+        self._tokens += drawn
         self._seconds += time.monotonic() - self._started
         if self._tokens >= _TOKENS_PER_MEASURE:
             self.tokens_per_second = self._tokens / self._seconds

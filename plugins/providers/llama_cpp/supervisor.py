@@ -151,7 +151,7 @@ class Supervisor(ABC, Generic[WireT]):
 
     async def _configure(self, granted: int) -> Configure:
         options, known = self._options, await self._house.records.of(self.file)
-        if known is not None and known.decode_tokens_per_second is None:
+        if known is not None and not (known.decode_tokens_per_second and known.row_costs):
             known = None  # it was loaded, but nothing could be measured then
         return Configure(
             path=self.file.path,
@@ -163,6 +163,7 @@ class Supervisor(ABC, Generic[WireT]):
             memory_bytes=granted,
             gpu_layers=options.gpu_layers,
             embeds=self.file.embeds,
+            row_costs=known.row_costs if known else (),
         )
 
     async def _started(self, configure: Configure) -> tuple[WireT, Child, Ready]:

@@ -12,18 +12,41 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from appliance.domain.messages import Message, MessageRole, Tool, ToolCall
+from plugins.providers.llama_cpp.call_marks import (
+    CALL_BEGIN,
+    CALL_END,
+    CALL_START,
+    CALLS_BEGIN,
+    CALLS_END,
+    FENCE_END,
+    FENCE_START,
+    FENCED_END,
+    SEPARATOR,
+)
+from plugins.providers.llama_cpp.protocol import CallForm
 
-CALL_START, CALL_END = "<tool_call>", "</tool_call>"
 _RESULT_START, _RESULT_END = "<tool_response>", "</tool_response>"
 _SHORT_ID = 9
-_INTRODUCTION = (
+_OFFER = (
     "You may call functions. These are available, one JSON object per line, with the "
     "JSON schema of their parameters:\n{tools}\n"
     "To call one, write exactly:\n"
-    + CALL_START
-    + '\n{{"name": "<function>", "arguments": {{<arguments as JSON>}}}}\n'
-    + CALL_END
 )
+_ARGUMENTS = "{<arguments as JSON>}"
+# The forms whose templates may leave it to the system message to tell of the tools.
+_EXAMPLES = {
+    CallForm.TAGGED: (
+        f'{CALL_START}\n{{"name": "<function>", "arguments": {_ARGUMENTS}}}\n{CALL_END}'
+    ),
+    CallForm.FENCED: (
+        f"{CALLS_BEGIN}{CALL_BEGIN}function{SEPARATOR}<function>\n"
+        f"{FENCE_START}{_ARGUMENTS}{FENCE_END}{FENCED_END}{CALLS_END}"
+    ),
+    CallForm.PARTED: (
+        f"{CALLS_BEGIN}{CALL_BEGIN}<function>{SEPARATOR}{_ARGUMENTS}{FENCED_END}{CALLS_END}"
+    ),
+}
+MAY_BE_INTRODUCED = frozenset(_EXAMPLES) - {CallForm.TAGGED}
 
 
 def described(tool: Tool) -> dict[str, Any]:
@@ -36,10 +59,10 @@ def described(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def introduction(tools: Sequence[Tool]) -> str:
-    """The generic format's part of the system message."""
+def introduction(tools: Sequence[Tool], form: CallForm = CallForm.TAGGED) -> str:
+    """What the system message says of the tools, and of how this form calls one."""
     lines = (json.dumps(described(tool)["function"], ensure_ascii=False) for tool in tools)
-    return _INTRODUCTION.format(tools="\n".join(lines))
+    return _OFFER.format(tools="\n".join(lines)) + _EXAMPLES[form]
 
 
 def with_system(messages: Sequence[Message], text: str) -> list[Message]:
@@ -87,6 +110,18 @@ def short_id(number: str) -> str:
     if len(number) == _SHORT_ID and number.isascii() and number.isalnum():
         return number
     return hashlib.sha256(number.encode()).hexdigest()[:_SHORT_ID]
+
+
+def apart_from_text(messages: Sequence[Message]) -> list[Message]:
+    """Turns with a text and calls taken apart: for templates that show one of the two."""
+    found: list[Message] = []
+    for message in messages:
+        if message.content and message.tool_calls:
+            found.append(Message(message.role, message.content))
+            found.append(Message(message.role, "", message.tool_calls))
+        else:
+            found.append(message)
+    return found
 
 
 def one_call_each(messages: Sequence[Message]) -> list[Message]:

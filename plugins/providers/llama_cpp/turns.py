@@ -29,9 +29,11 @@ class Waiting:
         """It is admitted, or gone."""
         self._jobs.remove(job)
 
-    def drop(self, unwanted: Callable[[Job], bool]) -> None:
-        """Forget those that nobody waits for any more."""
-        self._jobs = [job for job in self._jobs if not unwanted(job)]
+    def drop(self, unwanted: Callable[[Job], bool]) -> list[Job]:
+        """Forget those that nobody waits for any more; returns them."""
+        gone = [job for job in self._jobs if unwanted(job)]
+        self._jobs = [job for job in self._jobs if job not in gone]
+        return gone
 
 
 def portions(wanted: Mapping[str, int], total: int) -> dict[str, int]:

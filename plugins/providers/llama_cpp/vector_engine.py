@@ -5,10 +5,11 @@ import socket
 from collections.abc import Iterator, Sequence
 
 from plugins.providers.llama_cpp import machine, sizing
+from plugins.providers.llama_cpp.batch import Batch
 from plugins.providers.llama_cpp.batching import EngineError
 from plugins.providers.llama_cpp.confinement import Walls
 from plugins.providers.llama_cpp.library import load
-from plugins.providers.llama_cpp.native import Batch, Model, NativeError
+from plugins.providers.llama_cpp.native import Model, NativeError
 from plugins.providers.llama_cpp.nativelog import ErrorLog
 from plugins.providers.llama_cpp.outbox import Outbox
 from plugins.providers.llama_cpp.pooling import Pooling

@@ -16,7 +16,7 @@ from plugins.providers.openai import requests, wire
 from plugins.providers.openai.counting import Counter
 from plugins.providers.openai.reader import Reader
 from plugins.upstream import refusals, vectors
-from plugins.upstream.catalogue import Catalogue, Offer
+from plugins.upstream.catalogue import Catalogue, Offer, moment
 from plugins.upstream.client import Client
 from plugins.upstream.options import address, missing, read_options
 from plugins.upstream.provider import Call, UpstreamProvider
@@ -92,4 +92,5 @@ def _offer(model: wire.Model) -> Offer:
     for key in ("n_ctx", "n_ctx_train"):
         if room is None and isinstance(found := (model.meta or {}).get(key), int):
             room = found
-    return Offer(model.id, context_tokens=room, embeds="embed" in model.id.lower())
+    embeds, created = "embed" in model.id.lower(), moment(model.created)
+    return Offer(model.id, context_tokens=room, embeds=embeds, created_at=created)

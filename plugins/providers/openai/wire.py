@@ -9,6 +9,7 @@ class Model(Struct):
     id: str
     max_model_len: int | None = None
     meta: dict[str, Any] | None = None
+    created: Any = None
 
 
 class ModelList(Struct):

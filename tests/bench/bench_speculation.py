@@ -1,0 +1,188 @@
+"""Decoding with prompt lookup and without: one engine, alternating rounds.
+
+    python -m tests.bench.bench_speculation --model FILE [--rounds 5] [--tokens 256]
+
+`edit`: the prompt holds a file of some sixty lines and the answer is that file with two
+names changed. Small models can't be relied on to do that, so a grammar spells the answer:
+what is timed is what an able model would do with the same tokens. `repeat`: the model goes
+on by itself behind a text that begins to repeat. `open`: a free text at the usual
+temperature, where there is little to look up. The time is that of decoding alone, from the
+first token to the last; the figure is the median over the rounds of (without / with), so
+more than 1 is faster. The same of the processor's time is told too: it says more where
+others use the machine. What rows cost is measured first, as at an engine's first load.
+Prints a line for each and, last, one line of JSON.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from msgspec import Struct
+
+from appliance.domain.messages import (
+    CompletionRequest,
+    OutputFormat,
+    OutputKind,
+    Sampling,
+    TokenUsage,
+)
+from plugins.providers.llama_cpp import prefixes
+from plugins.providers.llama_cpp.batching import Batcher
+from plugins.providers.llama_cpp.library import load
+from plugins.providers.llama_cpp.machine import usable_cpus
+from plugins.providers.llama_cpp.native import Context, Model
+from plugins.providers.llama_cpp.nativelog import ErrorLog
+from plugins.providers.llama_cpp.pace import Prober
+from plugins.providers.llama_cpp.protocol import Done, FromEngine
+from plugins.providers.llama_cpp.room import Room
+from plugins.providers.llama_cpp.sequences import Job
+from plugins.providers.llama_cpp.speculation import MOST_DRAFTED
+from plugins.providers.llama_cpp.stepcosts import StepCosts
+
+_CELLS = 4096
+_CHUNK = 256
+_LINES = 60
+_RENAMED = (("nearest", "closest"), ("evict", "expel"))
+
+
+class Task(Struct, frozen=True):
+    """A raw prompt, and what holds its answer: a grammar, or "" for none."""
+
+    name: str
+    prompt: str
+    sampling: Sampling
+    grammar: str = ""
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="a GGUF file")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=256, help="new tokens of each answer")
+    parser.add_argument("--threads", type=int, default=usable_cpus())
+    chosen = parser.parse_args()
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    bench = _Bench(chosen.model.resolve(), chosen.threads)
+    print(f"rows cost {[round(cost, 2) for cost in bench.costs.times]}; {chosen.threads} threads")
+    results = [bench.compare(task, chosen.rounds, chosen.tokens) for task in _tasks()]
+    line = {"bench": "speculation", "model": chosen.model.name, "threads": chosen.threads}
+    print(json.dumps(line | {"costs": bench.costs.times, "results": results}))
+    return 0
+
+
+def _tasks() -> list[Task]:
+    lines = inspect.getsource(prefixes).splitlines()
+    file = "\n".join(lines[:_LINES]) + "\n"
+    edited = file
+    for old, new in _RENAMED:
+        edited = edited.replace(old, new)
+    asked = f"Here is a file:\n\n{file}\nHere it is with other names:\n\n"
+    greedy = Sampling(temperature=0)
+    return [
+        Task("edit", asked, greedy, f"root ::= {json.dumps(edited, ensure_ascii=False)}"),
+        Task("repeat", f"{file}\n\n# The same again:\n{file[:400]}", greedy),
+        Task("open", "Once upon a time there was a", Sampling(temperature=0.8, seed=1)),
+    ]
+
+
+class Taken(Struct, frozen=True):
+    """What decoding took, in seconds for each token behind the first."""
+
+    wall: float
+    processor: float
+    usage: TokenUsage
+
+
+class _Bench:
+    def __init__(self, path: Path, threads: int) -> None:
+        lib, self._log = load(), ErrorLog()
+        self._log.install(lib)
+        lib.llama_backend_init()
+        self._model = Model(lib, str(path))
+        self._context = Context(
+            self._model,
+            cells=_CELLS,
+            slots=3,
+            batch_tokens=_CHUNK + 32,
+            threads=threads,
+            drafted=MOST_DRAFTED,
+        )
+        # One room for all rounds: the prompt is computed once, and shared after that.
+        self._room = Room(
+            self._context,
+            cells=self._context.cells,
+            sequences=1,
+            slots=self._context.slots,
+            context_tokens=self._context.cells,
+            divisible=True,
+        )
+        # Disturbed or not: an engine would leave it to the next load.
+        prober = Prober(self._model, self._context, _CHUNK)
+        self.costs = prober.costs()
+        prober.close()
+
+    def compare(self, task: Task, rounds: int, tokens: int) -> dict[str, Any]:
+        """The median of (seconds without / seconds with), and what was drafted."""
+        ratios: list[tuple[float, float]] = []
+        usage = TokenUsage()
+        for number in range(rounds + 1):
+            sides = [StepCosts(), self.costs]
+            order = sides if number % 2 else reversed(sides)
+            taken = {costs.useful: self._run(task, costs, tokens) for costs in order}
+            plain, drafting = taken[False], taken[True]
+            usage = drafting.usage
+            if number:
+                ratios.append((plain.wall / drafting.wall, plain.processor / drafting.processor))
+        wall, processor = (median(each) for each in zip(*ratios, strict=True))
+        drafted, accepted = usage.drafted_tokens, usage.accepted_tokens
+        print(
+            f"{task.name}: {wall:.2f} x as fast with drafts, {processor:.2f} x by processor time; "
+            f"{accepted} of {drafted} drafted tokens held, {usage.completion_tokens} written"
+        )
+        found = {"task": task.name, "ratio": wall, "processor_ratio": processor}
+        counts = {"drafted": drafted, "accepted": accepted, "tokens": usage.completion_tokens}
+        return found | counts
+
+    def _run(self, task: Task, costs: StepCosts, tokens: int) -> Taken:
+        sent: list[FromEngine] = []
+        batcher = Batcher(
+            self._model,
+            self._context,
+            self._room,
+            chunk=_CHUNK,
+            stops=(),
+            send=sent.append,
+            costs=costs,
+        )
+        batcher.waiting.append(self._job(task, tokens))
+        while not any(sequence.decoding for sequence in self._room.sequences):
+            batcher.step()
+        started, used = time.monotonic(), time.process_time()
+        while not batcher.idle:
+            batcher.step()
+        seconds, used = time.monotonic() - started, time.process_time() - used
+        last = sent[-1]
+        assert isinstance(last, Done)
+        behind = last.usage.completion_tokens - 1
+        return Taken(seconds / behind, used / behind, last.usage)
+
+    def _job(self, task: Task, tokens: int) -> Job:
+        output = OutputFormat(
+            OutputKind.GRAMMAR if task.grammar else OutputKind.TEXT, grammar=task.grammar
+        )
+        job = Job(1, CompletionRequest("m", (), task.sampling, tokens, "bench", output=output))
+        first = self._model.first_token
+        text = self._model.tokenize(task.prompt, parse_special=False)
+        job.tokens = text if first is None else [first, *text]
+        return job
+
+
+if __name__ == "__main__":
+    sys.exit(main())

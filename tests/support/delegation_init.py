@@ -1,0 +1,155 @@
+"""PID 1 of a guest: what systemd gives to a service with `User=` and `Delegate=yes`.
+
+Runs alone (`python -I -S`), as the guest's root. It mounts the control groups of version 2
+with every controller, divides them as systemd does, starts a service in a group of its own
+for an ordinary user and then for root, and says on the serial port, as one JSON object,
+what the services printed and what they left behind.
+"""
+
+import ctypes
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ORDINARY_USER = 64_998
+CODE = "/opt/code"
+PYTHON = "/opt/python/bin/python3"
+SERVICE = "tests.support.delegation_service"
+
+_GROUPS = Path("/sys/fs/cgroup")
+_SLICE = _GROUPS / "system.slice"
+# systemd.resource-control(5), "Delegate=": the group's folder, and these files in it.
+_HANDED_OVER = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
+_NOSUID, _NODEV, _NOEXEC, _REMOUNT = 2, 4, 8, 32
+_SECURE = _NOSUID | _NODEV | _NOEXEC
+_RESTART = 0x01234567
+_POLL_S = 0.01
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> None:
+    _mount_all()
+    controllers = _divide()
+    report: dict[str, Any] = {"kernel": os.uname().release, "controllers": controllers}
+    report["ordinary"] = _serve("monkey-coder.service", ORDINARY_USER, delegated=True)
+    report["root"] = _serve("monkey-coder-root.service", 0, delegated=True)
+    report["withheld"] = _serve("monkey-coder-plain.service", ORDINARY_USER, delegated=False)
+    with Path(_port()).open("wb", buffering=0) as port:
+        port.write(json.dumps(report).encode() + b"\n")
+    time.sleep(1)  # QEMU hands on what the port holds
+    _libc.reboot(_RESTART)
+
+
+def _mount_all() -> None:
+    os.umask(0o022)
+    _mount("proc", "/proc", "proc", _SECURE | _REMOUNT, "hidepid=0")  # as systemd leaves it
+    _mount("sysfs", "/sys", "sysfs", _SECURE)
+    _mount("cgroup2", str(_GROUPS), "cgroup2", _SECURE, "nsdelegate,memory_recursiveprot")
+    for folder in ("/dev/pts", "/dev/shm"):
+        Path(folder).mkdir()
+    _mount("devpts", "/dev/pts", "devpts", _NOSUID | _NOEXEC, "ptmxmode=0666,mode=620")
+    for folder in ("/dev/shm", "/tmp"):
+        _mount("tmpfs", folder, "tmpfs", _NOSUID | _NODEV, "mode=1777")
+    _mount("tmpfs", "/run", "tmpfs", _NOSUID | _NODEV, "mode=0755")
+
+
+def _divide() -> list[str]:
+    """Make the groups that systemd makes at its start; the controllers that there are."""
+    scope = _GROUPS / "init.scope"
+    scope.mkdir()
+    (scope / "cgroup.procs").write_text("0")
+    _SLICE.mkdir()
+    controllers = (_GROUPS / "cgroup.controllers").read_text().split()
+    for group in (_GROUPS, _SLICE):
+        enabled = " ".join(f"+{name}" for name in controllers)
+        (group / "cgroup.subtree_control").write_text(enabled)
+    return controllers
+
+
+def _serve(name: str, user: int, *, delegated: bool) -> dict[str, Any]:
+    """What a service of that user printed, and what is left in its group after it."""
+    group, runtime = _SLICE / name, Path("/run", name)
+    group.mkdir()
+    runtime.mkdir(mode=0o700)
+    os.chown(runtime, user, user)
+    if delegated:
+        for path in (group, *(group / file for file in _HANDED_OVER)):
+            os.chown(path, user, user)
+    began = time.monotonic()
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _become(group, user, write, [str(runtime), "runs" if delegated else "probe"])
+    os.close(write)
+    with open(read, "rb") as said:
+        printed = said.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return {
+        "exit_code": code,
+        "seconds": time.monotonic() - began,
+        "said": json.loads(printed) if code == 0 else None,
+        "left": _left(group),
+        "removed": _removed(group),
+    }
+
+
+def _become(group: Path, user: int, output: int, arguments: list[str]) -> None:
+    try:
+        (group / "cgroup.procs").write_text("0")
+        os.dup2(output, 1)
+        os.setsid()
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+        os.chdir("/")
+        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": CODE, "HOME": arguments[0]}
+        os.execve(PYTHON, [PYTHON, "-m", SERVICE, *arguments], environment)
+    except OSError as error:
+        sys.stderr.write(f"the service could not be started: {error}\n")
+    finally:
+        os._exit(127)
+
+
+def _left(group: Path) -> dict[str, Any]:
+    procs = [path.read_text() for path in group.rglob("cgroup.procs")]
+    return {
+        "groups": [str(path.relative_to(group)) for path in group.rglob("*") if path.is_dir()],
+        "processes": "".join(procs).split(),
+        "subtree_control": (group / "cgroup.subtree_control").read_text().split(),
+    }
+
+
+def _removed(group: Path) -> bool:
+    """As systemd removes the group of a service that has ended."""
+    while os.wait3(os.WNOHANG)[0] if _has_children() else 0:
+        pass
+    try:
+        group.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _has_children() -> bool:
+    return bool(Path("/proc/1/task/1/children").read_text().split())
+
+
+def _port() -> str:
+    while not (found := [name for name in os.listdir("/dev") if name.startswith("vport")]):
+        time.sleep(_POLL_S)
+    return f"/dev/{found[0]}"
+
+
+def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+    words = (source.encode(), target.encode(), kind.encode())
+    if _libc.mount(*words, ctypes.c_ulong(flags), options.encode()) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target)
+
+
+if __name__ == "__main__":
+    main()

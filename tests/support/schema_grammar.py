@@ -1,0 +1,20 @@
+"""A schema's grammar by itself; the product joins its rule with others first."""
+
+from typing import Any
+
+from appliance.errors import InvalidInput
+from plugins.providers.llama_cpp.gbnf import GrammarError
+from plugins.providers.llama_cpp.grammars import checked_rules
+from plugins.providers.llama_cpp.rules import Rules
+from plugins.providers.llama_cpp.schema import schema_rule
+
+
+def schema_grammar(schema: Any, place: str) -> str:
+    """The checked grammar of the JSON texts that fulfil a schema. Raises InvalidInput."""
+    rules = Rules()
+    text = rules.text(schema_rule(rules, schema, place))
+    try:
+        checked_rules(text)
+    except GrammarError as error:
+        raise InvalidInput.at(place, f"no grammar can be made of it: {error}") from error
+    return text
