@@ -48,7 +48,9 @@ def parse_arguments() -> argparse.Namespace:
 def install(environment: Path, *, portable: bool) -> None:
     """The locked dependencies in an environment of their own, with the wanted llama.cpp."""
     BUILD.mkdir(exist_ok=True)
+    # The project itself anew: uv takes a build of an earlier state for this one.
     options = ["--frozen", "--no-default-groups", "--group", "package", "--no-editable"]
+    options += ["--reinstall-package", "monkey-coder"]
     if portable:
         options += ["--no-install-package", "llama-cpp-python", "--inexact"]
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
