@@ -71,6 +71,11 @@ def argument(index: int) -> Instruction:
     return _load(_ARGUMENT + _ARGUMENT_SIZE * index)
 
 
+def upper_half(index: int) -> Instruction:
+    """Load the upper half of a call's argument, as of an address."""
+    return _load(_ARGUMENT + _ARGUMENT_SIZE * index + _ARGUMENT_SIZE // 2)
+
+
 def allow() -> Instruction:
     return _give(_ALLOW)
 

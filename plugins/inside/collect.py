@@ -7,16 +7,21 @@ and into no other file system, and only regular files with one name are taken. A
 before 5.6 has no openat2; there each folder is opened on its own, without following links.
 """
 
-# As in the stage: pathlib is slow to load.
+# As in the stage: pathlib is slow to load, and so is `ctypes`.
 # ruff: noqa: PTH123
-import ctypes
 import errno
 import os
 import re
 import stat
 import struct
-from collections.abc import Callable, Iterator
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    Frame = Callable[[bytes, bytes], None]
+    Walk = Iterator[tuple[str, bool]]
 
 ARTIFACT = struct.Struct(">BH")
 
@@ -33,11 +38,8 @@ _REASONS = {
     errno.EXDEV: "outside of the workspace",
 }
 
-Frame = Callable[[bytes, bytes], None]
-Walk = Iterator[tuple[str, bool]]
 
-
-def collect(job: dict[str, Any], report: Frame) -> None:
+def collect(job: "dict[str, Any]", report: "Frame") -> None:
     """Report what matches the job's patterns as A frames, what may not come out as R frames."""
     wanted = [re.compile(pattern, re.DOTALL).fullmatch for pattern in job["patterns"]]
     left_files, left_bytes = job["artifact_files"], job["artifact_bytes"]
@@ -65,7 +67,8 @@ class Opener:
     def __init__(self, root: int) -> None:
         self.resolves = True
         self._root = root
-        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._ctypes = __import__("_ctypes")
+        self._syscall = _syscall(self._ctypes)
 
     def open(self, path: str, flags: int = 0) -> int:
         """A descriptor for reading. Raises OSError."""
@@ -80,10 +83,9 @@ class Opener:
 
     def _openat2(self, path: str, flags: int) -> int:
         how = _OPEN_HOW.pack(flags, 0, _RESOLVE)
-        words = (self._root, os.fsencode(path), how, _OPEN_HOW.size)
-        fd: int = self._libc.syscall(ctypes.c_long(_OPENAT2), *words)
+        fd = self._syscall(_OPENAT2, self._root, os.fsencode(path), how, _OPEN_HOW.size)
         if fd < 0:
-            number = ctypes.get_errno()
+            number = self._ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         return fd
 
@@ -99,7 +101,15 @@ class Opener:
             os.close(place)
 
 
-def _walk(opener: Opener) -> Walk:
+def _syscall(parts: "Any") -> "Callable[..., int]":
+    """The C library's syscall(), which keeps its errno: what `ctypes` makes of these parts."""
+    number: Any = type("Number", (parts._SimpleCData,), {"_type_": "i"})
+    flags = parts.FUNCFLAG_CDECL | parts.FUNCFLAG_USE_ERRNO
+    kind: Any = type("Function", (parts.CFuncPtr,), {"_flags_": flags, "_restype_": number})
+    return kind(parts.dlsym(parts.dlopen(None, os.RTLD_NOW), "syscall"))
+
+
+def _walk(opener: Opener) -> "Walk":
     """All entries but folders below the workspace, by path; False for what is not looked at."""
     seen = 0
     todo = ["."]

@@ -29,8 +29,10 @@ def rlimits(limits: Limits, *, own_user: bool) -> list[Rlimit]:
     # One more for the stage, which the kernel counts too.
     processes = limits.processes + 1 + (0 if own_user else _processes_of_this_user())
     wanted = [
-        # The second more is for programs that catch the warning signal.
-        (resource.RLIMIT_CPU, cpu, cpu + 1),
+        # The kernel's clock for this one runs ahead of the one that the stage reads, and counts
+        # the start of an interpreter: the stage is to end the run first. The second more is for
+        # programs that catch the warning signal.
+        (resource.RLIMIT_CPU, cpu + 1, cpu + 2),
         (resource.RLIMIT_DATA, limits.memory_bytes, limits.memory_bytes),
         (resource.RLIMIT_FSIZE, largest, largest),
         (resource.RLIMIT_NPROC, processes, processes),
@@ -38,7 +40,9 @@ def rlimits(limits: Limits, *, own_user: bool) -> list[Rlimit]:
         (resource.RLIMIT_STACK, _STACK, _STACK),
         (resource.RLIMIT_MEMLOCK, _LOCKED, _LOCKED),
         (resource.RLIMIT_MSGQUEUE, 0, 0),
-        (resource.RLIMIT_CORE, 0, 0),
+        # Too few for any file; and other than 0 it keeps the kernel from starting the machine's
+        # own handler of core dumps, a process outside of every limit (see core(5)).
+        (resource.RLIMIT_CORE, 1, 1),
     ]
     return [_below_ceiling(*limit) for limit in wanted]
 

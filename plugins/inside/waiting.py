@@ -10,8 +10,13 @@ import marshal
 import os
 import resource
 import time
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Start = Callable[[dict[str, Any], list[int]], int]
 
 _FOLDER = "/tmp/.start"
 _PROGRAM = "program.pyc"
@@ -23,13 +28,11 @@ _PROCESS_CLOCK = 2
 _AT_START = ("PYTHON", "LC_", "LD_", "MALLOC_", "GLIBC_")
 _AT_START_TOO = ("PATH", "HOME", "LANG", "LANGUAGE", "LOCPATH", "TZ", "TZDIR")
 
-Start = Callable[[dict[str, Any], list[int]], int]
-
 
 class Waiting:
     """Made before the job is known; then `ready` once, then `go_on` once."""
 
-    def __init__(self, head: dict[str, Any], streams: list[int], start: Start) -> None:
+    def __init__(self, head: "dict[str, Any]", streams: list[int], start: "Start") -> None:
         self._env: dict[str, str] = head["env"]
         self._streams = streams
         self._start = start
@@ -48,7 +51,7 @@ class Waiting:
         os.close(self._told)
         return bool(said)
 
-    def go_on(self, job: dict[str, Any]) -> tuple[int, float]:
+    def go_on(self, job: "dict[str, Any]") -> tuple[int, float]:
         """The process of the job's program, and the processor time used before it, in s."""
         try:
             if self._fits(job):
@@ -67,7 +70,7 @@ class Waiting:
             with open(os.path.join(_FOLDER, name), "xb") as file:
                 file.write(content)
 
-    def _fits(self, job: dict[str, Any]) -> bool:
+    def _fits(self, job: "dict[str, Any]") -> bool:
         env: dict[str, str] = job["env"]
         return job["argv"][0] in _CONTINUED and not any(
             env.get(name) != self._env.get(name)
@@ -75,7 +78,7 @@ class Waiting:
             if name in _AT_START_TOO or name.startswith(_AT_START)
         )
 
-    def _continue(self, job: dict[str, Any]) -> float:
+    def _continue(self, job: "dict[str, Any]") -> float:
         for name, soft, hard in job["rlimits"]:
             resource.prlimit(self._child, name, (soft, hard))
         used = time.clock_gettime(~self._child << 3 | _PROCESS_CLOCK)

@@ -17,7 +17,7 @@ NO_RIGHT = {"EPERM": "no_capabilities"}
 SYSCTL = {"EACCES": "user_namespace", "EROFS": "read_only_system", "ENOENT": "mount_namespace"}
 SEES_HOST: dict[str, Any] = {"bites": True, "keeps": ("pid",)}
 # Numbers of asm-generic/resource.h.
-LIMITS = {"CPU": 0, "FSIZE": 1, "DATA": 2, "STACK": 3, "CORE": 4, "NPROC": 6, "NOFILE": 7,
+LIMITS = {"CPU": 0, "FSIZE": 1, "DATA": 2, "STACK": 3, "NPROC": 6, "NOFILE": 7,
           "MEMLOCK": 8, "MSGQUEUE": 12}  # fmt: skip
 
 
@@ -125,6 +125,11 @@ PROBES = [
     attempt("real-time disk access", "call('ioprio_set', 1, 0, 1 << 13)", NO_RIGHT),
     *(attempt(f"raise the limit of {name}", f"call('setrlimit', {number}, bytes([255] * 16))",
               {"EPERM": "rlimits"}) for name, number in LIMITS.items()),
+    *(Probe(f"make the limit of core dumps {text}",
+            f"call('setrlimit', 4, bytes([{byte}] * 16))\n"
+            "print(__import__('resource').getrlimit(4))",
+            {"(1, 1)": "seccomp"}, bites=byte == 0)
+      for text, byte in (("nothing", 0), ("endless", 255))),
     attempt("lock all memory", "call('mlockall', 1)", {"ENOMEM": "rlimits", "EPERM": "rlimits"}),
 ]  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The system-call filter, run by a small BPF machine: so also for other architectures."""
 
 import errno
+import resource
 import struct
 
 import pytest
@@ -12,6 +13,7 @@ ALLOW = 0x7FFF0000
 KILL = 0x80000000
 REFUSED = 0x00050000 | errno.EPERM
 UNKNOWN = 0x00050000 | errno.ENOSYS
+PASSED_OVER = 0x00050000
 
 MACHINES = ["x86_64", "aarch64"]
 
@@ -147,3 +149,17 @@ def test_personality_can_be_asked_but_not_changed(machine: str):
 
     assert verdict(machine, personality, 0xFFFFFFFF) == ALLOW
     assert verdict(machine, personality, 0x0040000) == REFUSED
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("address", [0x7FFF12345678, 0x1000, 0x100000000, 0xFFFFFFFF00000000])
+def test_limit_on_core_dumps_can_be_asked_but_not_changed(machine: str, address: int):
+    setrlimit, prlimit = syscalls.SETRLIMIT[machine], syscalls.PRLIMIT64[machine]
+    core, files = resource.RLIMIT_CORE, resource.RLIMIT_NOFILE
+
+    assert verdict(machine, setrlimit, core, address) == PASSED_OVER
+    assert verdict(machine, setrlimit, core | 1 << 32, address) == PASSED_OVER
+    assert verdict(machine, setrlimit, files, address) == ALLOW
+    assert verdict(machine, prlimit, 0, core, address, 0) == PASSED_OVER
+    assert verdict(machine, prlimit, 0, core, 0, address) == ALLOW
+    assert verdict(machine, prlimit, 0, files, address, 0) == ALLOW

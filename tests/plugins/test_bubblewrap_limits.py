@@ -66,6 +66,49 @@ async def test_cpu_time_of_many_processes_counts_as_a_whole(backend: Backend):
     assert result.reason is EndReason.CPU_TIME
 
 
+async def test_core_dumps_when_a_program_lowers_their_limit_then_it_stays(backend: Backend):
+    code = (
+        "import resource as r\n"
+        "r.setrlimit(r.RLIMIT_CORE, (0, 0))\n"
+        "r.prlimit(0, r.RLIMIT_CORE, (0, 0))\n"
+        "print(r.getrlimit(r.RLIMIT_CORE), r.prlimit(0, r.RLIMIT_CORE))"
+    )
+    result = await run_python(backend, code)
+
+    assert result.stdout == b"(1, 1) (1, 1)\n", result.stderr
+
+
+async def test_core_dumps_when_a_program_crashes_then_there_is_no_file(backend: Backend):
+    crash = ("sh", "-c", "ulimit -c 0; kill -SEGV $$")
+
+    result = await backend.run(RunRequest(crash, artifacts=("**",), limits=GENEROUS))
+
+    assert (result.reason, result.signal) == (EndReason.SIGNALLED, 11)
+    assert result.artifacts == ()
+    assert result.stderr == b""
+
+
+async def test_memory_in_sockets_is_counted_or_bounded_by_their_number(backend: Backend):
+    code = (
+        "import os, socket, time\n"
+        "for _ in range(3): os.fork()\n"
+        "pairs = []\n"
+        "while len(pairs) < 240:\n"
+        "    pairs.append(socket.socketpair())\n"
+        "    for one in pairs[-1]:\n"
+        "        one.setblocking(False)\n"
+        "        try:\n"
+        "            while one.send(bytes(1 << 16)): pass\n"
+        "        except BlockingIOError: pass\n"
+        "time.sleep(600)"
+    )
+    limits = Limits(wall_s=60, cpu_s=60, memory_bytes=128 * MIB)
+
+    result = await run_python(backend, code, limits=limits)
+
+    assert result.reason is EndReason.MEMORY
+
+
 async def test_one_large_allocation_is_refused_to_the_program(backend: Backend):
     result = await run_python(backend, "x = bytearray(1 << 30)")
 

@@ -3,7 +3,9 @@
 import re
 import stat
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.domain.execution import Limits, SandboxFile
@@ -11,7 +13,8 @@ from appliance.errors import SandboxUnavailable
 from plugins.inside import collect, paths, rlimits, stage
 from plugins.inside.output import CappedOutput
 from plugins.inside.report import Report
-from plugins.sandboxes.bubblewrap import binary, diagnosis, identity
+from plugins.sandboxes.bubblewrap import binary, diagnosis, identity, probe
+from plugins.sandboxes.bubblewrap.walls import Walls
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 
@@ -179,6 +182,42 @@ def test_rlimits_never_go_beyond_those_of_the_service(monkeypatch: pytest.Monkey
     monkeypatch.setattr("resource.getrlimit", low)
 
     assert all(soft <= hard <= 100 for _, soft, hard in rlimits.rlimits(Limits(), own_user=True))
+
+
+FACTS = {
+    "python": "3",
+    "namespaces": dict.fromkeys(("user", "pid", "mnt", "net", "ipc", "uts", "cgroup"), "another"),
+    "seccomp": 2,
+    "no_new_privileges": 1,
+    "capabilities": 0,
+    "processes": [1, 2],
+    "interfaces": ["lo"],
+    "writable": [],
+    "supervisor_hidden": True,
+    "core_bytes": [1, 1],
+    "core_pattern": "|/usr/lib/handler",
+    "groups": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("fact", "said"),
+    [
+        ({}, []),
+        ({"core_bytes": [0, 0]}, ["own handler of core dumps"]),
+        ({"core_bytes": [0, 0], "core_pattern": "core"}, []),
+        ({"groups": 2}, ["keep 2 further groups"]),
+    ],
+)
+def test_probe_tells_what_of_the_machine_runs_still_have(fact: dict[str, Any], said: list[str]):
+    walls = Walls("", True, (), ())
+
+    isolation, _ = probe.isolation(
+        msgspec.json.encode(FACTS | fact), "bubblewrap", walls, own_user=True
+    )
+
+    assert len(isolation.degraded) == len(said)
+    assert all(part in lack for part, lack in zip(said, isolation.degraded, strict=True))
 
 
 @pytest.mark.parametrize(

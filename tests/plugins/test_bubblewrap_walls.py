@@ -299,6 +299,22 @@ async def test_death_of_the_service_ends_its_sandboxes(
     await asyncio.wait([running])
 
 
+async def test_service_with_further_groups_tells_that_its_runs_keep_them(
+    ordinary_home: Path,
+):
+    service = await start_as_ordinary_user(ordinary_home, groups=(4, 27))
+    try:
+        status = await service.probe()
+        if status.isolation is None:
+            pytest.skip(f"this machine can't confine: {status.problem}")
+        result = await run_python(service, "import os; print(len(os.getgroups()))")
+    finally:
+        await service.close()
+
+    assert result.stdout in (b"2\n", b"3\n"), result.stderr
+    assert any("2 further groups" in lack for lack in status.isolation.degraded)
+
+
 @pytest.mark.parametrize("user", ["user of the tests", "ordinary user"])
 async def test_machine_without_user_namespaces_is_told_with_a_remedy(
     user: str, sandbox_python: Path, request: pytest.FixtureRequest, tmp_path: Path

@@ -140,10 +140,15 @@ def without_user_namespaces() -> tuple[str, ...]:
     return (str(binary.locate().program), *options, "--")
 
 
-async def start_as_ordinary_user(home: Path, launcher: str = "") -> OtherUsersBackend:
-    """`launcher`: Python code that starts the launcher in place of the product's own way."""
+async def start_as_ordinary_user(
+    home: Path, launcher: str = "", groups: tuple[int, ...] = ()
+) -> OtherUsersBackend:
+    """`launcher`: Python code that starts the launcher in place of the product's own way.
+
+    `groups` are those that the user is in beside its own.
+    """
     where = (home / "python", home / "run", home / "code", ORDINARY_USER)
-    return await start_service(*where, launcher=launcher)
+    return await start_service(*where, launcher=launcher, groups=groups)
 
 
 async def start_service(
@@ -154,6 +159,7 @@ async def start_service(
     inside: tuple[str, ...] = (),
     *,
     launcher: str = "",
+    groups: tuple[int, ...] = (),
 ) -> OtherUsersBackend:
     """A backend in a process of `user` (None: our own), started by the command `inside`."""
     process = await asyncio.create_subprocess_exec(
@@ -171,6 +177,6 @@ async def start_service(
         env={"PYTHONPATH": str(code), "PATH": "/usr/bin:/bin"},
         user=user,
         group=user,
-        extra_groups=None if user is None else [],
+        extra_groups=None if user is None else groups,
     )
     return OtherUsersBackend(process)

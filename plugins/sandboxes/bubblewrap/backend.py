@@ -32,7 +32,7 @@ from plugins.sandboxes.bubblewrap.usual import usual_limits
 _NAME = "bubblewrap"
 _UNKNOWN = Isolation(_NAME, IsolationLevel.NAMESPACES, ())
 _PROBE_LIMITS = Limits(wall_s=60.0, cpu_s=30.0, memory_bytes=1 << 30)
-_CLOSE_S = 10.0
+_CLOSE_S = 5.0
 
 # What tells the version of a language that the host may have.
 _HOST_LANGUAGES = {
@@ -89,11 +89,12 @@ class Bubblewrap:
 
     async def close(self) -> None:
         self._closed = True
-        await self._pool.close()
         runs = self._sandboxes.kill(EndReason.CANCELLED)
-        async with asyncio.timeout(_CLOSE_S):
-            await asyncio.gather(*(run.over.wait() for run in runs))
+        ending = asyncio.gather(self._pool.close(), *(run.over.wait() for run in runs))
+        # A launcher that does not answer is not waited for: what is left ends with it.
+        await asyncio.wait({ending}, timeout=_CLOSE_S)
         await self._spawner.stop()
+        await ending
 
     async def _probe(self) -> BackendStatus:
         if not self._started:

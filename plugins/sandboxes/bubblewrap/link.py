@@ -74,7 +74,8 @@ class Link:
         """Have everything laid out; what the launcher answers. Raises SandboxUnavailable."""
         self._send(*wanted)
         try:
-            return await asyncio.wait_for(asyncio.shield(self._ready), _START_S)
+            async with asyncio.timeout(_START_S):
+                return await asyncio.shield(self._ready)
         except TimeoutError:
             raise SandboxUnavailable(
                 f"the process that runs the sandboxes was not ready within {_START_S:.0f} s"
@@ -101,7 +102,8 @@ class Link:
         answer = self._adapting[sandbox.name] = self._loop.create_future()
         self._send(b"adapt", sandbox.name, bounds.packed())
         try:
-            return await asyncio.wait_for(answer, _END_S)
+            async with asyncio.timeout(_END_S):
+                return await answer
         finally:
             self._adapting.pop(sandbox.name, None)
 
@@ -169,7 +171,8 @@ class Link:
             problem, remedy = (word.decode(errors="replace") for word in words)
             self._settle(unavailable(problem, remedy))
         elif what == b"adapted":
-            if answer := self._adapting.get(words[0]):
+            answer = self._adapting.get(words[0])
+            if answer and not answer.done():
                 answer.set_result(words[1].decode(errors="replace"))
         elif what == b"met":
             self._known(words[0]).meet()

@@ -13,10 +13,12 @@ _NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
 # The stage, the program, and a child of it.
 _MOST_PROCESSES = 3
 _SECCOMP_FILTER = 2
+# See core(5): the kernel then neither writes a file nor starts a handler.
+_NO_DUMPS = (1, 1)
 _MUST_DIFFER = ("user", "pid", "mnt", "net", "ipc", "uts")
 
 FACTS = """
-import json, os, platform, socket
+import json, os, platform, resource, socket
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 def writable(path):
     try:
@@ -35,6 +37,9 @@ print(json.dumps({
     "writable": [path for path in ("/x", "/etc/x", "/usr/x", "/opt/python/x", "/dev/x",
                                    "/proc/sys/kernel/core_pattern") if writable(path)],
     "supervisor_hidden": not os.access("/proc/1/mem", os.R_OK),
+    "core_bytes": resource.getrlimit(resource.RLIMIT_CORE),
+    "core_pattern": open("/proc/sys/kernel/core_pattern").read(),
+    "groups": sum(int(group) != os.getgid() for group in status["Groups"].split()),
 }))
 """.replace("NAMESPACES", repr(_NAMESPACES))
 
@@ -51,6 +56,9 @@ class Facts(msgspec.Struct, frozen=True):
     interfaces: list[str]
     writable: list[str]
     supervisor_hidden: bool
+    core_bytes: tuple[int, int]
+    core_pattern: str
+    groups: int
 
 
 def isolation(
@@ -68,7 +76,7 @@ def isolation(
             backend,
             IsolationLevel.NAMESPACES,
             _layers(facts, walls, own_user),
-            _degraded(walls, own_user),
+            _degraded(facts, walls, own_user),
         ),
         facts,
     )
@@ -100,10 +108,21 @@ def _layers(facts: Facts, walls: Walls, own_user: bool) -> tuple[str, ...]:
     return tuple(layers)
 
 
-def _degraded(walls: Walls, own_user: bool) -> tuple[str, ...]:
+def _degraded(facts: Facts, walls: Walls, own_user: bool) -> tuple[str, ...]:
     lacks = [*walls.degraded]
     if not own_user:
         lacks.append("runs have the service's own user id on the host")
+    if facts.groups:
+        lacks.append(
+            f"runs keep {facts.groups} further groups of the service's user on the host: start "
+            "the service as a user that is in its own group only"
+        )
+    if facts.core_pattern.startswith("|") and facts.core_bytes != _NO_DUMPS:
+        lacks.append(
+            "a program that crashes has the machine's own handler of core dumps started "
+            "(kernel.core_pattern), outside of the run's limits: start the service with a limit "
+            "on core dumps of 1 byte or more"
+        )
     return tuple(lacks)
 
 

@@ -63,17 +63,13 @@ class Sandboxes:
         """One that waits for its job. Raises SandboxUnavailable."""
         uid = self._spawner.users.take()
         try:
-            child, cancelled = await patiently(self._spawner.spawn(limits, uid))
+            child = await self._spawner.spawn(limits, uid)
         except BaseException:
             self._spawner.users.give_back(uid)
             raise
         run = Run(child, at_exit)
         self._runs.add(run)
-        sandbox = Sandbox(child, run, limits, uid, self)
-        if cancelled:
-            await sandbox.end()
-            raise asyncio.CancelledError
-        return sandbox
+        return Sandbox(child, run, limits, uid, self)
 
     async def make_ready(self, limits: Limits, at_exit: Callable[[], None]) -> Sandbox:
         """One with an interpreter that waits for its program. Raises SandboxUnavailable."""

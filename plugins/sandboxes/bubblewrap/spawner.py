@@ -147,7 +147,8 @@ class Spawner:
             ) from error
         link.spawn(sandbox, order, [theirs[name] for name in _THEIRS])
         try:
-            await asyncio.wait_for(asyncio.shield(sandbox.made), _SET_UP_S)
+            async with asyncio.timeout(_SET_UP_S):
+                await asyncio.shield(sandbox.made)
         except TimeoutError:
             _close(ours)
             link.break_off()

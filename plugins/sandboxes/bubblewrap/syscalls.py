@@ -14,6 +14,8 @@ IOCTL = {"x86_64": 16, "aarch64": 29}
 SOCKET = {"x86_64": 41, "aarch64": 198}
 SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
 PERSONALITY = {"x86_64": 135, "aarch64": 92}
+SETRLIMIT = {"x86_64": 160, "aarch64": 164}
+PRLIMIT64 = {"x86_64": 302, "aarch64": 261}
 
 # name: (x86_64, aarch64)
 DENIED: dict[str, tuple[int | None, int | None]] = {

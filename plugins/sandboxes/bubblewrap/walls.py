@@ -7,6 +7,10 @@ from plugins.sandboxes.bubblewrap.fence import REMEDY
 from plugins.sandboxes.bubblewrap.wire import unpack
 
 _ONE_BY_ONE = "runs go one at a time, and without memory files (memfd_create)"
+_OF_THE_KERNEL = (
+    "what the kernel itself keeps for a run, such as what waits unread in its sockets, is no part "
+    "of its memory: only the number of sockets is watched"
+)
 
 
 class Walls(Struct, frozen=True):
@@ -26,7 +30,7 @@ class Walls(Struct, frozen=True):
 
     @property
     def degraded(self) -> tuple[str, ...]:
-        lacks = self.fence_lacks + (() if self.counts_memory else (_ONE_BY_ONE,))
+        lacks = self.fence_lacks + (() if self.counts_memory else (_ONE_BY_ONE, _OF_THE_KERNEL))
         if not self.lack:
             return lacks
         return (

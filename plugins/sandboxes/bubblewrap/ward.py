@@ -3,6 +3,7 @@
 # ruff: noqa: S606
 import contextlib
 import os
+import resource
 
 from plugins.sandboxes.bubblewrap import children, kernel
 
@@ -26,6 +27,7 @@ FILTERS = {True: "counted.bpf", False: "uncounted.bpf"}
 _INFO_BYTES = 4096
 _CHILD_PID = b'"child-pid":'
 _FIRST_TO_DIE = b"1000"
+_ONE_BYTE = 1
 _CAN_NOT_START = 127
 _OWN_SIGNALS = (2, 15)  # those that the launcher ignores
 
@@ -138,6 +140,7 @@ class Ward:
             if self._group is not None:
                 self._group.step_in()
             _die_first()
+            _dump_nothing()
             os.setsid()
             for number in _OWN_SIGNALS:
                 kernel.ignore_signal(number, False)
@@ -254,3 +257,13 @@ def _die_first() -> None:
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(fd, _FIRST_TO_DIE)
         os.close(fd)
+
+
+def _dump_nothing() -> None:
+    """No file for what crashes, and no word of it to the machine's own handler (see core(5)).
+
+    The filter keeps the limit so. Whoever was started with a lower one, and may not raise it,
+    finds out that it is not so from what the probe says.
+    """
+    with contextlib.suppress(ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (_ONE_BYTE, _ONE_BYTE))
