@@ -18,6 +18,13 @@ ORDINARY_USER = 64_998
 CODE = "/opt/code"
 PYTHON = "/opt/python/bin/python3"
 SERVICE = "tests.support.delegation_service"
+_RUNTIME = "/run/monkey-coder"
+_ONLY_LOOK = """
+import json
+from plugins.sandboxes.bubblewrap.fence import Fence
+fence = Fence()
+print(json.dumps({"layers": fence.layers, "degraded": fence.degraded, "remedy": fence.remedy}))
+"""
 
 _GROUPS = Path("/sys/fs/cgroup")
 _SLICE = _GROUPS / "system.slice"
@@ -35,10 +42,10 @@ def main() -> None:
     _mount_all()
     controllers = _divide()
     report: dict[str, Any] = {"kernel": os.uname().release, "controllers": controllers}
-    report["ordinary"] = _serve("monkey-coder.service", ORDINARY_USER, delegated=True)
-    report["root"] = _serve("monkey-coder-root.service", 0, delegated=True)
-    report["withheld"] = _serve("monkey-coder-plain.service", ORDINARY_USER, delegated=False)
-    with Path(_port()).open("wb", buffering=0) as port:
+    report["ordinary"] = _serve("ordinary", ORDINARY_USER, ["-m", SERVICE, _RUNTIME, "all"])
+    report["root"] = _serve("root", 0, ["-m", SERVICE, _RUNTIME, "some"])
+    report["withheld"] = _serve("plain", ORDINARY_USER, ["-c", _ONLY_LOOK], delegated=False)
+    with _port().open("wb", buffering=0) as port:
         port.write(json.dumps(report).encode() + b"\n")
     time.sleep(1)  # QEMU hands on what the port holds
     _libc.reboot(_RESTART)
@@ -70,27 +77,25 @@ def _divide() -> list[str]:
     return controllers
 
 
-def _serve(name: str, user: int, *, delegated: bool) -> dict[str, Any]:
+def _serve(name: str, user: int, arguments: list[str], *, delegated: bool = True) -> dict[str, Any]:
     """What a service of that user printed, and what is left in its group after it."""
-    group, runtime = _SLICE / name, Path("/run", name)
+    group = _SLICE / f"monkey-coder-{name}.service"
     group.mkdir()
-    runtime.mkdir(mode=0o700)
-    os.chown(runtime, user, user)
+    Path(_RUNTIME).mkdir(mode=0o700, exist_ok=True)
+    os.chown(_RUNTIME, user, user)
     if delegated:
         for path in (group, *(group / file for file in _HANDED_OVER)):
             os.chown(path, user, user)
-    began = time.monotonic()
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become(group, user, write, [str(runtime), "runs" if delegated else "probe"])
+        _become(group, user, write, arguments)
     os.close(write)
-    with open(read, "rb") as said:
+    with os.fdopen(read, "rb") as said:
         printed = said.read()
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return {
         "exit_code": code,
-        "seconds": time.monotonic() - began,
         "said": json.loads(printed) if code == 0 else None,
         "left": _left(group),
         "removed": _removed(group),
@@ -106,8 +111,8 @@ def _become(group: Path, user: int, output: int, arguments: list[str]) -> None:
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
         os.chdir("/")
-        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": CODE, "HOME": arguments[0]}
-        os.execve(PYTHON, [PYTHON, "-m", SERVICE, *arguments], environment)
+        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": CODE, "HOME": _RUNTIME}
+        os.execve(PYTHON, [PYTHON, *arguments], environment)
     except OSError as error:
         sys.stderr.write(f"the service could not be started: {error}\n")
     finally:
@@ -125,8 +130,6 @@ def _left(group: Path) -> dict[str, Any]:
 
 def _removed(group: Path) -> bool:
     """As systemd removes the group of a service that has ended."""
-    while os.wait3(os.WNOHANG)[0] if _has_children() else 0:
-        pass
     try:
         group.rmdir()
     except OSError:
@@ -134,14 +137,10 @@ def _removed(group: Path) -> bool:
     return True
 
 
-def _has_children() -> bool:
-    return bool(Path("/proc/1/task/1/children").read_text().split())
-
-
-def _port() -> str:
-    while not (found := [name for name in os.listdir("/dev") if name.startswith("vport")]):
+def _port() -> Path:
+    while not (found := list(Path("/dev").glob("vport*"))):
         time.sleep(_POLL_S)
-    return f"/dev/{found[0]}"
+    return found[0]
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:

@@ -1,82 +1,31 @@
-"""A service in a delegated control group: real runs, and how the kernel held them.
+"""A service in a control group of its own: real runs, and how the kernel held them.
 
-Arguments: the runtime folder, and "runs" or only "probe". Prints one JSON object.
+Arguments: the runtime folder, and how much to try ("all" or "some"). Prints one JSON object.
 """
 
 import asyncio
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Awaitable
 from pathlib import Path
 from typing import Any
 
 from appliance.domain.execution import MIB, Limits, RunRequest, RunResult
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from plugins.sandboxes.bubblewrap.fence import Fence
+from tests.support import delegation_programs as programs
 from tests.support.sandbox_service import plugin_context
 
 PYTHON = Path("/opt/python")
-MARK = "marked-by-the-test"
-LEAF = "monkey-coder-service"
 _GROUPS = Path("/sys/fs/cgroup")
 _WATCHED = ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max")
-_LOOK_S = 0.1
+_LOOK_S = 0.2
 
 # In an emulated machine everything takes its time.
 _PATIENT: dict[str, Any] = {"wall_s": 120.0, "cpu_s": 120.0}
-
-_STAYS = """
-import os, time
-print(open('/proc/self/cgroup').read())
-os.fork()
-time.sleep(3)
-"""
-_HUNGRY = """
-import mmap
-kept = []
-for _ in range(40):
-    kept.append(mmap.mmap(-1, 8 << 20))
-    kept[-1].write(b'x' * (8 << 20))
-"""
-_HUNGRY_FAMILY = """
-import mmap, os, time
-for _ in range(8):
-    if os.fork() == 0:
-        kept = mmap.mmap(-1, 16 << 20)
-        kept.write(b'x' * (16 << 20))
-        break
-time.sleep(100)
-"""
-_FORKS = """
-import os, signal, time
-made = 0
-try:
-    while made < 100:
-        if os.fork() == 0:
-            signal.pause()
-        made += 1
-except BlockingIOError:
-    time.sleep(2)
-    print(made)
-"""
-_BOMB = f"""
-'{MARK}'
-import os, signal
-for number in (1, 2, 15):
-    signal.signal(number, signal.SIG_IGN)
-while True:
-    try:
-        if os.fork() == 0:
-            os.setsid()
-    except BlockingIOError:
-        pass
-"""
-_BUSY = "import os\nos.fork()\nwhile True: pass"
 
 
 class Watch:
@@ -87,7 +36,7 @@ class Watch:
         self.seen: dict[str, dict[str, Any]] = {}
 
     @contextlib.asynccontextmanager
-    async def looking(self) -> AsyncIterator[None]:
+    async def looking(self) -> AsyncGenerator[None]:
         self.seen = {}
         looking = asyncio.create_task(self._look_on())
         try:
@@ -108,8 +57,10 @@ class Watch:
         members = (group / "cgroup.procs").read_text().split()
         found["most_processes"] = max(found["most_processes"], len(members))
         found |= {name: (group / name).read_text().strip() for name in _WATCHED}
-        found["forks_refused"] = _number(group / "pids.events", "max")
         found["throttled"] = _number(group / "cpu.stat", "nr_throttled")
+        sample = (time.monotonic(), _number(group / "cpu.stat", "usage_usec") / 1e6)
+        found.setdefault("first_cpu", sample)
+        found["last_cpu"] = sample
 
 
 class Shown:
@@ -120,8 +71,8 @@ class Shown:
         self._watch = watch
 
     async def two_at_once(self) -> dict[str, Any]:
-        first = self._python(_STAYS, memory_bytes=64 * MIB, processes=10, cpus=0.5)
-        second = self._python(_STAYS, memory_bytes=80 * MIB, processes=20, cpus=0.75)
+        first = self._python(programs.STAYS, memory_bytes=64 * MIB, processes=10, cpus=0.5)
+        second = self._python(programs.STAYS, memory_bytes=80 * MIB, processes=20, cpus=0.75)
         async with self._watch.looking():
             results = await asyncio.gather(first, second)
         return {"results": [_told(result) for result in results], "groups": self._watch.seen}
@@ -135,34 +86,34 @@ class Shown:
         """A shell that would live on if the kernel killed no more than it must."""
         request = RunRequest(
             ("sh", "-c", 'python -c "$CODE"; echo survived'),
-            env={"CODE": _HUNGRY_FAMILY},
+            env={"CODE": programs.HUNGRY_FAMILY},
             limits=Limits(memory_bytes=64 * MIB, **_PATIENT),
         )
         return {"result": _told(await self._backend.run(request))}
 
     async def bomb(self) -> dict[str, Any]:
-        shown = await self.alone(_BOMB, processes=12, wall_s=3.0)
-        return shown | {"alive": _alive(), "members": _members(self._watch)}
+        shown = await self.alone(programs.BOMB, processes=12, wall_s=3.0)
+        return shown | {"alive": _alive()}
 
-    def _python(self, code: str, **limits: Any) -> Any:
+    def _python(self, code: str, **limits: Any) -> Awaitable[RunResult]:
         request = RunRequest(("python", "-c", code), limits=Limits(**{**_PATIENT, **limits}))
         return self._backend.run(request)
 
 
-async def main(runtime_dir: Path, runs: bool) -> dict[str, Any]:
+async def main(runtime_dir: Path, extent: str) -> dict[str, Any]:
     home = _own_group()
     backend = Bubblewrap(plugin_context(PYTHON, runtime_dir))
     watch = Watch(home)
-    said: dict[str, Any] = {"group": str(home)}
+    said: dict[str, Any] = {}
     try:
         status = await backend.probe()
-        said |= {"problem": status.problem, "moved_to": str(_own_group())}
+        said |= {"problem": status.problem, "moved_to": _own_group().name}
         said["in_the_group_itself"] = (home / "cgroup.procs").read_text().split()
         if status.isolation is not None:
             said["layers"] = status.isolation.layers
             said["degraded"] = status.isolation.degraded
-        if runs and status.available:
-            said |= await _runs(Shown(backend, watch))
+        if status.available:
+            said |= await _runs(Shown(backend, watch), extent)
             said["group_kill"] = _group_kill(home)
         said["run_groups_before_close"] = [path.name for path in _run_groups(home)]
     finally:
@@ -172,40 +123,46 @@ async def main(runtime_dir: Path, runs: bool) -> dict[str, Any]:
     return said
 
 
-async def _runs(shown: Shown) -> dict[str, Any]:
-    said = {"two_at_once": await shown.two_at_once()}
-    said["family"] = await shown.family_with_a_survivor()
-    if os.geteuid() != 0:
-        said["hungry"] = await shown.alone(_HUNGRY, memory_bytes=64 * MIB)
-        said["forks"] = await shown.alone(_FORKS, processes=12)
+async def _runs(shown: Shown, extent: str) -> dict[str, Any]:
+    said = {"family": await shown.family_with_a_survivor()}
+    if extent == "all":
+        said["two_at_once"] = await shown.two_at_once()
+        said["hungry"] = await shown.alone(programs.HUNGRY, memory_bytes=64 * MIB)
         said["bomb"] = await shown.bomb()
-        said["busy"] = await shown.alone(_BUSY, cpus=0.25, wall_s=6.0)
+        said["busy"] = await shown.alone(programs.BUSY, cpus=0.25, wall_s=3.0)
     return said
 
 
 def _group_kill(home: Path) -> dict[str, Any]:
     """By cgroup.kill alone: processes that would outlive a signal to the first of them."""
     fence = Fence()
-    group = fence.make(Limits())
+    group = fence.make(Limits(processes=6))
     if group is None:
         return {"lack": fence.lack}
-    shell = subprocess.Popen(["sh", "-c", "setsid sleep 600 & setsid sleep 600 & wait"])
-    group.take_in(shell.pid)
-    (place,) = [path for path in _run_groups(home) if str(shell.pid) in _procs(path)]
-    deadline = time.monotonic() + 60
-    while len(_procs(place)) < 3 and time.monotonic() < deadline:
-        time.sleep(_LOOK_S)
-    members = len(_procs(place))
+    family = subprocess.Popen(
+        [sys.executable, "-S", "-c", programs.FORKS_ON_ORDER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    group.take_in(family.pid)
+    (place,) = [path for path in _run_groups(home) if str(family.pid) in _procs(path)]
+    assert family.stdin
+    assert family.stdout
+    family.stdin.write(b"go\n")
+    family.stdin.flush()
+    said = {
+        "said": family.stdout.readline().decode().strip(),
+        "members": len(_procs(place)),
+        "most": (place / "pids.max").read_text().strip(),
+        "forks_refused": _number(place / "pids.events", "max"),
+    }
     group.kill()
-    code = shell.wait(60)
+    said["status"] = family.wait(60)
+    said["end_of_output"] = family.stdout.read().decode()  # once all that held it are gone
+    deadline = time.monotonic() + 60
     while not (removed := group.remove()) and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
-    return {
-        "members": members,
-        "killed_by": -code if code == -signal.SIGKILL else code,
-        "removed": removed,
-        "closed": fence.close(),
-    }
+    return said | {"removed": removed, "closed": fence.close()}
 
 
 def _told(result: RunResult) -> dict[str, Any]:
@@ -228,11 +185,6 @@ def _run_groups(home: Path) -> list[Path]:
     return list(home.glob("monkey-coder-*-*/run-*"))
 
 
-def _members(watch: Watch) -> list[str]:
-    del watch
-    return [pid for group in _run_groups(_own_group().parent) for pid in _procs(group)]
-
-
 def _procs(group: Path) -> list[str]:
     return (group / "cgroup.procs").read_text().split()
 
@@ -248,8 +200,8 @@ def _alive() -> list[str]:
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
                 found.append((folder / "cmdline").read_bytes().decode(errors="replace"))
-    return [line for line in found if MARK in line]
+    return [line for line in found if programs.MARK in line]
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(main(Path(sys.argv[1]), sys.argv[2] == "runs"))))
+    print(json.dumps(asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))))
