@@ -67,6 +67,10 @@ class Group(Protocol):
         """Whether the kernel killed something in it for want of memory."""
         ...
 
+    def cpu_us(self) -> int:
+        """Microseconds of processor that all in it has used; 0 if the kernel keeps no account."""
+        ...
+
     def kill(self) -> None:
         """Kill all that is in it, at once."""
         ...

@@ -24,6 +24,7 @@ _LAYERS = {
 _MISSING = {
     "cpu": "no control group for processors: a run may keep all of them busy",
 }
+_ACCOUNT = "cpuacct"
 _MEMORY, _WITH_SWAP = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
 
 
@@ -112,6 +113,11 @@ class GroupV1:
     def starved(self) -> bool:
         return groups.count(groups.read(self._file("memory", "memory.oom_control")), "oom_kill") > 0
 
+    def cpu_us(self) -> int:
+        places = [self._places[name] for name in (_ACCOUNT, "cpu") if name in self._places]
+        told = groups.read(os.path.join(places[0], "cpuacct.usage")) if places else ""
+        return int(told or 0) // 1000
+
     def kill(self) -> None:
         """Frozen first where that is possible: what forks can't outrun what kills it."""
         if "freezer" in self._places:
@@ -148,13 +154,18 @@ def available(service: int) -> GroupsV1:  # noqa: ARG001 - as in version 2
     own = groups.own_groups(groups.read("/proc/self/cgroup"))
     homes: dict[str, str] = {}
     for mount in groups.mounts(groups.read("/proc/self/mountinfo")):
-        for controller in (
-            mount.options.intersection(_LAYERS, own) if mount.kind == "cgroup" else ()
-        ):
+        for controller in _wanted(mount) & own.keys():
             homes[controller] = mount.path(own[controller])
     if lacking := [name for name in _NEEDED if name not in homes]:
         raise NoGroups(f"no hierarchy of version 1 for {' and '.join(lacking)}")
     return GroupsV1(dict(sorted(homes.items())))
+
+
+def _wanted(mount: groups.Mount) -> frozenset[str]:
+    """What a hierarchy is used for. The account of processor time is mostly kept beside "cpu"."""
+    if mount.kind != "cgroup":
+        return frozenset()
+    return mount.options.intersection(_LAYERS) or mount.options.intersection({_ACCOUNT})
 
 
 def _step_into(group: str) -> None:

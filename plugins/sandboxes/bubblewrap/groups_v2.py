@@ -120,6 +120,9 @@ class GroupV2:
     def starved(self) -> bool:
         return groups.count(groups.read(self._file("memory.events")), "oom_kill") > 0
 
+    def cpu_us(self) -> int:
+        return groups.count(groups.read(self._file("cpu.stat")), "usage_usec")
+
     def kill(self) -> None:
         groups.write_if_there(self._file("cgroup.kill"), 1)  # from Linux 5.14 on
 

@@ -199,7 +199,8 @@ class _Launcher:
         if os.WIFSIGNALED(ward.status):
             children.end_strays({other.pid for other in self._wards.values()})
         usage = ward.usage
-        cpu_us = int((usage.ru_utime + usage.ru_stime) * 1e6) if usage else 0
+        reaped_us = int((usage.ru_utime + usage.ru_stime) * 1e6) if usage else 0
+        cpu_us = max(reaped_us, ward.cpu_us)
         rss = usage.ru_maxrss if usage else 0
         figures = (ward.status, cpu_us, rss, int(ward.starved))
         self._channel.send(b"over", name, *map(number, figures))

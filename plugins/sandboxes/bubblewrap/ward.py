@@ -74,6 +74,7 @@ class Ward:
         self.status = 0
         self.usage: struct_rusage | None = None
         self.starved = False
+        self.cpu_us = 0
         self._nest = nest
         self._fence = fence
         self._slot = order.slot
@@ -226,6 +227,8 @@ class Ward:
     def _end(self) -> None:
         if self._group is not None:
             self.starved = self.starved or self._group.starved()
+            # What is killed with its namespace, or beside bwrap, is in nobody's rusage.
+            self.cpu_us = self._group.cpu_us()
             if os.WIFSIGNALED(self.status):
                 self._group.kill()
         self._clear()
