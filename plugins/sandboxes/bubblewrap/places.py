@@ -8,8 +8,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from plugins.inside import parts
+from plugins.inside.unavailable import unavailable
 from plugins.sandboxes.bubblewrap import binary, seccomp, system
-from plugins.sandboxes.bubblewrap.diagnosis import unavailable
 from plugins.sandboxes.bubblewrap.nest import Wanted
 from plugins.sandboxes.bubblewrap.ward import FILTERS
 

@@ -3,6 +3,7 @@
 from appliance.domain.execution import EndReason, Isolation, RunResult, RunUsage
 from appliance.errors import ApplianceError, InvalidInput, SandboxUnavailable
 from plugins.inside import stage
+from plugins.inside.unavailable import unavailable
 from plugins.sandboxes.bubblewrap import diagnosis
 from plugins.sandboxes.bubblewrap.run import Run
 
@@ -42,7 +43,7 @@ def _failure(run: Run) -> ApplianceError:
     if run.report.failure:
         return InvalidInput.at("files", run.report.failure)
     log = run.log.value().decode(errors="replace")
-    return diagnosis.unavailable(*diagnosis.diagnose(log))
+    return unavailable(*diagnosis.diagnose(log))
 
 
 def _end(run: Run) -> tuple[EndReason, int]:

@@ -13,9 +13,9 @@ from msgspec import Struct
 from appliance.domain.execution import Limits
 from appliance.errors import SandboxUnavailable
 from appliance.spi.registry import PluginContext
+from plugins.inside.unavailable import unavailable
 from plugins.sandboxes.bubblewrap import command, places
 from plugins.sandboxes.bubblewrap.bounds import Bounds
-from plugins.sandboxes.bubblewrap.diagnosis import unavailable
 from plugins.sandboxes.bubblewrap.identity import Identities, identities
 from plugins.sandboxes.bubblewrap.launched import Launched
 from plugins.sandboxes.bubblewrap.link import Link, Order

@@ -20,13 +20,13 @@ from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
 from plugins.guest.results import result
 from plugins.guest.run import GuestRun
-from plugins.inside import requests
+from plugins.inside.backend import ProbedBackend
 from plugins.inside.patience import patiently
+from plugins.inside.unavailable import unavailable
 from plugins.rootfs import records
 from plugins.rootfs.python import interpreter
 from plugins.sandboxes.gvisor import differences, probe, runsc, words
 from plugins.sandboxes.gvisor.bundle import Root
-from plugins.sandboxes.gvisor.runsc import unavailable
 from plugins.sandboxes.gvisor.spawner import Spawner, Started, launcher
 from plugins.sandboxes.gvisor.tree import Tree
 
@@ -45,42 +45,19 @@ _HOST_LANGUAGES = {
 }
 
 
-class GVisor:
-    """Implements appliance.spi.sandbox.SandboxBackend and WatchableBackend.
+class GVisor(ProbedBackend):
+    """A kernel of its own in user space, by runsc; where there is none the probe costs nothing.
 
     `trial_s` is how long a platform may take to run something when it is tried.
     """
 
     def __init__(self, context: PluginContext, trial_s: float = _TRIAL_S) -> None:
+        super().__init__(_NAME)
         self._trial_s = trial_s
         self._context = context
-        self._probing = asyncio.Lock()
         self._spawner: Spawner | None = None
         self._platforms: tuple[str, ...] = ()
-        self._status: BackendStatus | None = None
         self._runs: set[GuestRun] = set()
-        self._closed = False
-
-    @property
-    def name(self) -> str:
-        return _NAME
-
-    async def probe(self) -> BackendStatus:
-        """Run something for real, anew at each call; free of cost where there is no runsc."""
-        async with self._probing:
-            try:
-                self._status = await self._probe()
-            except ApplianceError as error:
-                remedy = str(error.details.get("remedy", "see the log of the service"))
-                problem = error.message.removesuffix(f": {remedy}")
-                self._status = BackendStatus(_NAME, False, problem=problem, remedy=remedy)
-        return self._status
-
-    async def run(self, request: RunRequest) -> RunResult:
-        return await self._checked_run(request, None)
-
-    async def run_watched(self, request: RunRequest, watcher: RunWatcher) -> RunResult:
-        return await self._checked_run(request, watcher)
 
     async def close(self) -> None:
         self._closed = True
@@ -104,8 +81,7 @@ class GVisor:
 
     async def _started(self) -> Spawner:
         """Whatever the runs need, laid out once. Raises SandboxUnavailable."""
-        if self._closed:
-            raise SandboxUnavailable("the sandbox is shut down")
+        self._require_open()
         if self._spawner is None:
             setting = str(self._context.settings.get("runsc", ""))
             env = self._context.host_env()
@@ -139,7 +115,7 @@ class GVisor:
             try:
                 most = min(_KVM_TRIAL_S, self._trial_s) if platform == "kvm" else self._trial_s
                 async with asyncio.timeout(most):
-                    outcome = await self._run(spawner, request, platform, _UNKNOWN)
+                    outcome = await self._run_on(spawner, request, platform, _UNKNOWN)
             except TimeoutError:
                 problems.append(f"{platform}: it started nothing in time")
             except ApplianceError as error:
@@ -157,23 +133,18 @@ class GVisor:
         found: dict[str, str] = {}
         for name, argv in _HOST_LANGUAGES.items():
             request = RunRequest(argv, limits=_PROBE_LIMITS)
-            outcome = await self._run(spawner, request, self._platforms[0], _UNKNOWN)
+            outcome = await self._run_on(spawner, request, self._platforms[0], _UNKNOWN)
             if outcome.ok:
                 found[name] = outcome.stdout.decode(errors="replace").strip()[:40]
         return found
 
-    async def _checked_run(self, request: RunRequest, watcher: RunWatcher | None) -> RunResult:
-        requests.check(request)
-        if self._closed:
-            raise SandboxUnavailable("the sandbox is shut down")
-        status = self._status or await self.probe()
-        if status.isolation is None or self._spawner is None:
-            raise unavailable(status.problem, status.remedy)
-        return await self._run(
-            self._spawner, request, self._platforms[0], status.isolation, watcher
-        )
-
     async def _run(
+        self, request: RunRequest, isolation: Isolation, watcher: RunWatcher | None = None
+    ) -> RunResult:
+        spawner = await self._started()
+        return await self._run_on(spawner, request, self._platforms[0], isolation, watcher)
+
+    async def _run_on(
         self,
         spawner: Spawner,
         request: RunRequest,
@@ -181,8 +152,7 @@ class GVisor:
         isolation: Isolation,
         watcher: RunWatcher | None = None,
     ) -> RunResult:
-        if self._closed:
-            raise SandboxUnavailable("the sandbox is shut down")
+        self._require_open()
         started, cancelled = await patiently(spawner.spawn(request.limits, platform))
         try:
             run, tree = _adopt(started, request, watcher)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from appliance.errors import SandboxUnavailable
+from plugins.inside.unavailable import unavailable
 
 _PLACES = ("/usr/bin/runsc", "/usr/local/bin/runsc")
 _INSTALL = (
@@ -30,11 +30,6 @@ class Runsc(Struct, frozen=True):
     program: Path
     version: str
     platforms: tuple[str, ...]
-
-
-def unavailable(problem: str, remedy: str) -> SandboxUnavailable:
-    """The error that says both; `details` holds the remedy apart."""
-    return SandboxUnavailable(f"{problem}: {remedy}", details={"remedy": remedy})
 
 
 def locate(setting: str, env: Mapping[str, str], answer_s: float = 10.0) -> Runsc:

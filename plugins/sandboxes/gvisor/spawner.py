@@ -20,11 +20,12 @@ from msgspec import Struct, structs
 from appliance.domain.execution import Limits
 from appliance.spi.registry import PluginContext
 from plugins.guest.compiled import compiled
+from plugins.inside.unavailable import unavailable
 from plugins.sandboxes.bubblewrap.fence import Fence
 from plugins.sandboxes.bubblewrap.groups import Group
 from plugins.sandboxes.gvisor.bundle import Root
 from plugins.sandboxes.gvisor.launch import OWN_MEMORY
-from plugins.sandboxes.gvisor.runsc import Runsc, unavailable
+from plugins.sandboxes.gvisor.runsc import Runsc
 
 _LAUNCHER = "plugins.sandboxes.gvisor.launch"
 

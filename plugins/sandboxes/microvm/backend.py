@@ -13,21 +13,21 @@ from appliance.domain.execution import (
     RunRequest,
     RunResult,
 )
-from appliance.errors import ApplianceError, SandboxUnavailable
+from appliance.errors import SandboxUnavailable
 from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
 from plugins.guest.results import result
 from plugins.guest.run import GuestRun
-from plugins.inside import requests
+from plugins.inside.backend import ProbedBackend
 from plugins.inside.job import job
 from plugins.inside.patience import patiently
+from plugins.inside.unavailable import unavailable
 from plugins.rootfs import records
 from plugins.rootfs.python import interpreter
 from plugins.sandboxes.bubblewrap.identity import Identities, identities
 from plugins.sandboxes.microvm import acceleration, files, kernel, machines, probe
 from plugins.sandboxes.microvm.command import Accelerator
 from plugins.sandboxes.microvm.confinement import Confinement, confine
-from plugins.sandboxes.microvm.diagnosis import unavailable
 from plugins.sandboxes.microvm.machine import Machine
 from plugins.sandboxes.microvm.machines import Machines
 
@@ -40,14 +40,13 @@ _STARVED = (b"Out of memory: Killed", b"Memory cgroup out of memory")
 _SHELL = ("sh", "-c", "readlink -f /bin/sh")
 
 
-class MicroVm:
-    """Implements appliance.spi.sandbox.SandboxBackend and WatchableBackend."""
+class MicroVm(ProbedBackend):
+    """A virtual machine for each run, by QEMU."""
 
     def __init__(self, context: PluginContext) -> None:
+        super().__init__(_NAME)
         self._context = context
         self._settings = context.settings
-        self._probing = asyncio.Lock()
-        self._status: BackendStatus | None = None
         self._machines: Machines | None = None
         self._files: files.Files | None = None
         self._confinement: Confinement | None = None
@@ -55,28 +54,6 @@ class MicroVm:
         self._lack = ""
         self._grouped = False
         self._runs: set[GuestRun] = set()
-        self._closed = False
-
-    @property
-    def name(self) -> str:
-        return _NAME
-
-    async def probe(self) -> BackendStatus:
-        """Start a machine, run something in it, and hold that against what it must be."""
-        async with self._probing:
-            try:
-                self._status = await self._probe()
-            except ApplianceError as error:
-                remedy = str(error.details.get("remedy", "see the log of the service"))
-                problem = error.message.removesuffix(f": {remedy}")
-                self._status = BackendStatus(_NAME, False, problem=problem, remedy=remedy)
-        return self._status
-
-    async def run(self, request: RunRequest) -> RunResult:
-        return await self._checked_run(request, None)
-
-    async def run_watched(self, request: RunRequest, watcher: RunWatcher) -> RunResult:
-        return await self._checked_run(request, watcher)
 
     async def close(self) -> None:
         self._closed = True
@@ -162,13 +139,6 @@ class MicroVm:
         memory = self._settings.get("memory_mib", usual.memory_bytes // MIB)
         cpus = self._settings.get("cpus", usual.cpus)
         return Limits(memory_bytes=int(memory) * MIB, cpus=float(cpus))
-
-    async def _checked_run(self, request: RunRequest, watcher: RunWatcher | None) -> RunResult:
-        requests.check(request)
-        status = self._status or await self.probe()
-        if status.isolation is None:
-            raise unavailable(status.problem, status.remedy)
-        return await self._run(request, status.isolation, watcher)
 
     async def _run(
         self, request: RunRequest, isolation: Isolation, watcher: RunWatcher | None = None

@@ -14,8 +14,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from appliance.errors import SandboxUnavailable
+from plugins.inside.unavailable import unavailable
 from plugins.sandboxes.bubblewrap import binary
-from plugins.sandboxes.microvm.diagnosis import unavailable
 
 QEMU = "qemu-system-x86_64"
 _PLACES = "/usr/bin:/bin:/usr/local/bin"

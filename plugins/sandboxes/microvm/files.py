@@ -17,9 +17,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from plugins.guest.compiled import agent_files, compiled
+from plugins.inside.unavailable import unavailable
 from plugins.rootfs.python import Interpreter
 from plugins.sandboxes.microvm import initramfs, root
-from plugins.sandboxes.microvm.diagnosis import unavailable
 from plugins.sandboxes.microvm.kernel import Kernel
 from plugins.sandboxes.microvm.modules import Modules
 

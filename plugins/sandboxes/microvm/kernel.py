@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from plugins.sandboxes.microvm.diagnosis import unavailable
+from plugins.inside.unavailable import unavailable
 
 _BOOT = Path("/boot")
 _MODULES = Path("/lib/modules")

@@ -22,10 +22,10 @@ from msgspec import Struct
 from appliance.domain.execution import Limits
 from appliance.errors import ApplianceError, SandboxUnavailable
 from plugins.inside.patience import patiently
+from plugins.inside.unavailable import unavailable
 from plugins.sandboxes.microvm import command, init
 from plugins.sandboxes.microvm.command import Accelerator, Shape
 from plugins.sandboxes.microvm.confinement import Confinement
-from plugins.sandboxes.microvm.diagnosis import unavailable
 from plugins.sandboxes.microvm.files import Files
 from plugins.sandboxes.microvm.machine import Machine
 from plugins.sandboxes.microvm.monitor import Monitor

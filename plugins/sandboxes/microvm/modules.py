@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from plugins.sandboxes.microvm.diagnosis import unavailable
+from plugins.inside.unavailable import unavailable
 
 _MODULE = re.compile(r"(.+)\.ko(\.gz|\.xz|\.zst)?")
 _UNPACK_S = 30.0

@@ -12,8 +12,8 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from plugins.inside.unavailable import unavailable
 from plugins.rootfs.python import Interpreter
-from plugins.sandboxes.microvm.diagnosis import unavailable
 from plugins.sandboxes.microvm.initramfs import SANDBOX
 
 _TOOLS = (
