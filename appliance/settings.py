@@ -96,6 +96,7 @@ class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):
     cpus: Annotated[float, Meta(gt=0)] = 1.0
     queue_limit: Positive = 32
     queue_per_user: Positive = 8
+    runs_per_hour: Annotated[int, Meta(ge=0)] = 0
     toolchains: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("*",)
     runsc: str = ""
@@ -209,6 +210,7 @@ class PlanSandboxSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_
     artifact_files: Positive | None = None
     cpus: Annotated[float, Meta(gt=0)] | None = None
     queue_per_user: Positive | None = None
+    runs_per_hour: Annotated[int, Meta(ge=0)] | None = None
 
 
 class PlanSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ from appliance.errors import DeadlineExceeded
 from appliance.sandbox import recipes
 from appliance.sandbox.runner import SandboxRunner
 from appliance.services import rights, sandbox_programs
+from appliance.services.run_quota import RunQuota
 from appliance.services.sandbox_feed import Event, Feed, Finished, Started, Waits
 from appliance.services.sandbox_programs import Prepared, Program, ProgramResult
 from appliance.services.waiting_room import Place, WaitingRoom
@@ -49,6 +50,7 @@ class SandboxService:
         own = settings.sandbox
         self._runner = runner
         self._most_files = settings.limits.files
+        self._quota = RunQuota()
         self._room = WaitingRoom(own.queue_limit, own.queue_per_user, own.wall_s)
 
     def offer(self, principal: Principal) -> Offer:
@@ -80,7 +82,7 @@ class SandboxService:
         """Run it to its end; cancelling the call kills it.
 
         Raises Forbidden, SandboxUnavailable, InvalidInput that names the field, QueueFull,
-        and DeadlineExceeded if its turn did not come.
+        RateLimited, and DeadlineExceeded if its turn did not come.
         """
         async with aclosing(self.events(principal, program)) as events:
             async for event in events:
@@ -99,7 +101,9 @@ class SandboxService:
         prepared = await self._read(program, user.plan)
         started = Started(self._runner.tells_output, prepared.language, prepared.version)
         feed = Feed(started, prepared.request.limits.output_kept_bytes)
-        with self._room.enter(user.id, self._runner.settings(user.plan).queue_per_user) as place:
+        allowed = self._runner.settings(user.plan)
+        with self._room.enter(user.id, allowed.queue_per_user) as place:
+            self._quota.take(user.id, allowed.runs_per_hour)
             run = asyncio.create_task(self._run(user, prepared, place, feed))
             try:
                 yield Waits(place.number)

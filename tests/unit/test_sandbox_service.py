@@ -21,7 +21,13 @@ from appliance.domain.execution import (
     SandboxFile,
 )
 from appliance.domain.users import Principal, Role, Scope, User
-from appliance.errors import Forbidden, InvalidInput, QueueFull, SandboxUnavailable
+from appliance.errors import (
+    Forbidden,
+    InvalidInput,
+    QueueFull,
+    RateLimited,
+    SandboxUnavailable,
+)
 from appliance.sandbox import recipes
 from appliance.sandbox.runner import SandboxRunner
 from appliance.services import rights, sandbox_programs
@@ -118,6 +124,20 @@ async def test_every_use_when_the_scope_is_missing_then_forbidden(service: Sandb
             await work
     with pytest.raises(Forbidden):
         service.offer(viewer)
+
+
+async def test_run_when_the_hour_is_used_up_then_refused_with_the_time(backend: Backend) -> None:
+    settings = Settings(sandbox=SandboxSettings(runs_per_hour=1))
+    runner = SandboxRunner({"test": backend}, settings.sandbox)
+    await runner.start()
+    service = SandboxService(runner, settings)
+    backend.go.set()
+
+    await service.run(principal(), PROGRAM)
+
+    with pytest.raises(RateLimited, match="at most 1 runs"):
+        await service.begun(principal(), PROGRAM)
+    await runner.close()
 
 
 async def test_run_when_there_is_no_sandbox_then_the_reason() -> None:
