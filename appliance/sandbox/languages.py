@@ -48,7 +48,7 @@ async def _with_tools(run: Run, limits: Limits, asked: Sequence[Recipe]) -> list
     if not asked:
         return []
     lines = [f"command -v {each.tool} >/dev/null && echo {each.name}" for each in asked]
-    result = await _attempt(run, limits, ("sh", "-c", recipes.with_path("\n".join(lines))))
+    result = await _attempt(run, limits, ("sh", "-c", "\n".join(lines)))
     found = set(result.stdout.decode(errors="replace").split()) if result else set[str]()
     return [recipe for recipe in asked if recipe.name in found]
 
@@ -63,7 +63,7 @@ async def _version(run: Run, limits: Limits, recipe: Recipe) -> str | None:
         said = result.stderr[-300:].decode(errors="replace") if result else ""
         log.warning("sandbox.language_failed", language=recipe.name, ended=ended, said=said)
         return None
-    told = await _attempt(run, limits, ("sh", "-c", recipes.with_path(recipe.version)))
+    told = await _attempt(run, limits, ("sh", "-c", recipe.version))
     words = told.stdout.decode(errors="replace").strip() if told and told.ok else ""
     return words[:_MAX_VERSION] or "unknown"
 

@@ -10,8 +10,6 @@ from msgspec import Struct
 _MARK = re.compile(r"\{(entry|sources|main)\}")
 _BUILD = "/tmp/build"  # noqa: S108 - the sandbox's own
 _LOG_BYTES = 65536
-# Compilers that don't stand among the system's programs, where they are usually put.
-_PATH = "PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin"
 
 
 class Recipe(Struct, frozen=True):
@@ -149,19 +147,17 @@ def command(
 
     What the compiler said goes into the file `log` of the workspace, for `build_log`.
     """
-    return ("sh", "-c", with_path(_script(recipe, entry, paths, log)), "sh", *args)
-
-
-def with_path(script: str) -> str:
-    """A shell script that also finds compilers outside of the system's own folders."""
-    return f"{_PATH}\n{script}"
+    if recipe.build:
+        return ("sh", "-c", _script(recipe, entry, paths, log), "sh", *args)
+    # Without a shell between, an interpreter that waits can go on with it.
+    # Behind ./ no name can pass for an option, or for one of the interpreter's own commands.
+    named = entry if entry[0].isalnum() and "." in entry else f"./{entry}"
+    return (*(named if word == "{entry}" else word for word in recipe.run.split()), *args)
 
 
 def _script(recipe: Recipe, entry: str, paths: Sequence[str], log: str) -> str:
     words = _words(recipe, entry, paths)
     run = f'exec {_filled(recipe.run, words)} "$@"'
-    if not recipe.build:
-        return run
     out, err = f"{_BUILD}/.stdout", f"{_BUILD}/.stderr"
     return f"""mkdir {_BUILD} && cd /workspace || exit 125
 {_filled(recipe.build, words)} </dev/null >{out} 2>{err}

@@ -4,7 +4,8 @@ _TMP = "/tmp"  # noqa: S108 - the sandbox's own
 TOOLCHAINS = "/opt/toolchains"
 
 ENVIRONMENT = {
-    "PATH": "/opt/python/bin:/usr/local/bin:/usr/bin:/bin",
+    # Go's programs don't stand among the system's, where they are usually put.
+    "PATH": "/opt/python/bin:/usr/local/bin:/usr/bin:/bin:/usr/local/go/bin:/usr/lib/go/bin",
     "HOME": _TMP,
     "LANG": "C.UTF-8",
     "TMPDIR": _TMP,

@@ -7,7 +7,7 @@ from typing import Any
 from appliance.domain.execution import RunRequest
 from plugins.inside import parts, paths
 from plugins.inside.environment import environment
-from plugins.inside.rlimits import rlimits, rlimits_at_start
+from plugins.inside.rlimits import rlimits
 
 
 def job(
@@ -21,18 +21,6 @@ def job(
     yield marshal.dumps(head | {"memory_bytes": request.limits.memory_bytes if watch_memory else 0})
     for file in request.files:
         yield marshal.dumps((file.path, file.executable, file.content))
-
-
-def word_to_wait(toolchains: int = 0) -> bytes:
-    """What comes before the job where the sandbox is to have an interpreter ready for it."""
-    head = {
-        "waiting": parts.code("waiting"),
-        "starter": parts.pyc("starter"),
-        "landlock": parts.code("landlock"),
-        "env": environment(toolchains),
-        "rlimits": rlimits_at_start(),
-    }
-    return marshal.dumps(head)
 
 
 def _head(request: RunRequest, own_user: bool, toolchains: int) -> dict[str, Any]:

@@ -11,10 +11,10 @@ Arguments: the descriptors job, report, stdin, stdout, stderr.
 
 The job is a series of marshalled values: one dict (see `job.py`), then one tuple
 (path, executable, content) per file. Before them may come another dict, for a sandbox
-that is to wait for its job with an interpreter ready (see `waiting.py`). The report is
+that is to wait for its job with a process ready (see `waiting.py`). The report is
 a series of frames, each a kind (1 byte), a length (4 bytes, big-endian) and that many bytes:
 
-    W  an interpreter waits for the job
+    W  what was to wait for the job does
     S  the program starts now
     X  it ended: kind (0 exit, 1 signal, 2 cpu, 3 memory), number, cpu µs, max rss KiB
     A  an artifact: executable (1 byte), length of the path (2 bytes), path, content
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     Frame = Callable[[bytes, bytes], None]
+    StandBy = Callable[[], dict[str, Any]]
 
 WORKSPACE = "/workspace"
 
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> None:
         if "waiting" in job:
             waiting = part(job["waiting"])["Waiting"](job, streams, start)
             if not waiting.ready():
-                report(b"F", b"the interpreter that was to wait has ended")
+                report(b"F", b"what was to wait for the job has ended")
                 return
             report(b"W", b"")
             job = marshal.load(source)
@@ -124,18 +125,22 @@ def part(code: "Any") -> "dict[str, Any]":
 # The program
 
 
-def start(job: "dict[str, Any]", fds: list[int]) -> int:
-    """Its process id. The descriptors become its 0, 1, 2 and so on."""
+def start(job: "dict[str, Any]", fds: list[int], stand_by: "StandBy | None" = None) -> int:
+    """Its process id. The descriptors become its 0, 1, 2 and so on.
+
+    With `stand_by` it becomes what that returns, as a job, once all else is done.
+    """
     child = os.fork()
     if child == 0:
         try:
-            _become(job, fds)
+            _dress(job, fds)
+            _become(stand_by() if stand_by else job)
         finally:
             os._exit(NOT_EXECUTABLE)
     return child
 
 
-def _become(job: "dict[str, Any]", fds: list[int]) -> None:
+def _dress(job: "dict[str, Any]", fds: list[int]) -> None:
     os.setsid()
     for target, fd in enumerate(fds):
         os.dup2(fd, _ABOVE_ALL + target)
@@ -151,6 +156,9 @@ def _become(job: "dict[str, Any]", fds: list[int]) -> None:
         _signals().signal(number, _signals().SIG_DFL)
     for name, soft, hard in job["rlimits"]:
         resource.setrlimit(name, (soft, hard))
+
+
+def _become(job: "dict[str, Any]") -> None:
     program = job["argv"][0]
     try:
         os.execvpe(program, job["argv"], job["env"])

@@ -8,12 +8,11 @@ nothing of ours beneath it or in its way, as if it had been named on the command
 
 What can't be continued so (other options, no source, wrong syntax) is started anew.
 
-Descriptors: 3, where the order comes from (a marshalled dict: argv, env); 4, where the
-waiting is told.
+Descriptors: 3, where the order comes from (see waiting.py); 4, where the waiting is told.
 """
 
 # Every module that is imported here is one more that the program would find loaded.
-# ruff: noqa: PTH106, PTH108, PTH109, PTH113, PTH116, PTH118, PTH120, PTH123, PTH208, S302, S606
+# ruff: noqa: PTH106, PTH108, PTH109, PTH113, PTH116, PTH118, PTH120, PTH123, PTH208, S606
 import marshal
 import os
 import sys
@@ -43,7 +42,7 @@ def prepare() -> None:
         _EXTERNAL.SourcelessFileLoader = usual
         target = _descriptor(path)
         _leave_no_trace(os.path.dirname(path))
-        return _continue(_order(), target)
+        return _continue(*_order(), target)
 
     _EXTERNAL.SourcelessFileLoader = begin
 
@@ -69,19 +68,20 @@ def _leave_no_trace(folder: str) -> None:
     os.rmdir(folder)
 
 
-def _order() -> "dict[str, Any]":
+def _order() -> tuple[list[str], dict[str, str]]:
+    """The command line and the environment."""
     os.write(_TOLD, b".")
     os.close(_TOLD)
     with open(_ORDER, "rb") as source:
-        order = source.read()
-    if not order:
+        words = source.read().split(b"\0")
+    if len(words) == 1:
         os._exit(0)
-    return marshal.loads(order)
+    end = 1 + int(words[0])
+    pairs = (os.fsdecode(word).split("=", 1) for word in words[end:-1])
+    return [os.fsdecode(word) for word in words[1:end]], dict(pairs)
 
 
-def _continue(order: "dict[str, Any]", target: int) -> "Any":
-    argv: list[str] = order["argv"]
-    env: dict[str, str] = order["env"]
+def _continue(argv: list[str], env: dict[str, str], target: int) -> "Any":
     os.umask(0o022)
     os.chdir(_WORKSPACE)
     try:

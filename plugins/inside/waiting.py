@@ -1,12 +1,16 @@
-"""The stage's side of an interpreter that waits for its program (see `starter.py`).
+"""The stage's side of a process that waits for its program.
 
-Comes with the word to wait. The interpreter is a child like any program's, under the same
-Landlock; its limits are set once it is known what they are, before it is let go on.
+Comes with the word to wait (see readiness.py). The process is a child like any program's,
+under the same Landlock; its limits are set once it is known what they are, before it is let
+go on. Mostly it is an interpreter, which waits in its own way (see starter.py, starter.cjs);
+without one it is a copy of the stage that becomes any program.
+
+The order that it waits for is a series of words that end in NUL: how many are of the command
+line, these, and the environment.
 """
 
 # As in the stage: little is imported.
-# ruff: noqa: PTH102, PTH118, PTH123, S108
-import marshal
+# ruff: noqa: PTH102, PTH110, PTH118, PTH123, S108
 import os
 import resource
 import time
@@ -16,32 +20,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    Start = Callable[[dict[str, Any], list[int]], int]
+    Start = Callable[..., int]
 
 _FOLDER = "/tmp/.start"
-_PROGRAM = "program.pyc"
-_CONTINUED = ("python", "python3")
+_WORKSPACE = "/workspace"
+_ORDER, _TOLD = 3, 4
 _SIGKILL = 9
 _PROCESS_CLOCK = 2
-
-# What an interpreter, its loader or the C library read only as they start.
-_AT_START = ("PYTHON", "LC_", "LD_", "MALLOC_", "GLIBC_")
-_AT_START_TOO = ("PATH", "HOME", "LANG", "LANGUAGE", "LOCPATH", "TZ", "TZDIR")
 
 
 class Waiting:
     """Made before the job is known; then `ready` once, then `go_on` once."""
 
     def __init__(self, head: "dict[str, Any]", streams: list[int], start: "Start") -> None:
-        self._env: dict[str, str] = head["env"]
+        self._head = head
         self._streams = streams
         self._start = start
-        self._lay_out(head["starter"])
+        self._lay_out(head["files"])
         order, self._order = os.pipe()
         self._told, told = os.pipe()
-        env = self._env | {"PYTHONPATH": _FOLDER}
-        argv = [_CONTINUED[0], os.path.join(_FOLDER, _PROGRAM)]
-        self._child = start(head | {"argv": argv, "env": env}, [*streams, order, told])
+        stand_by = None if head["argv"] else _stand_by
+        self._child = start(head, [*streams, order, told], stand_by)
         os.close(order)
         os.close(told)
 
@@ -64,26 +63,55 @@ class Waiting:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         return self._start(job, self._streams), used.ru_utime + used.ru_stime
 
-    def _lay_out(self, starter: bytes) -> None:
-        os.mkdir(_FOLDER, 0o700)
-        for name, content in (("sitecustomize.pyc", starter), (_PROGRAM, b"")):
+    def _lay_out(self, files: dict[str, bytes]) -> None:
+        if files:
+            os.mkdir(_FOLDER, 0o700)
+        for name, content in files.items():
             with open(os.path.join(_FOLDER, name), "xb") as file:
                 file.write(content)
 
     def _fits(self, job: "dict[str, Any]") -> bool:
-        env: dict[str, str] = job["env"]
-        return job["argv"][0] in _CONTINUED and not any(
-            env.get(name) != self._env.get(name)
-            for name in {*env, *self._env}
-            if name in _AT_START_TOO or name.startswith(_AT_START)
+        if not self._head["argv"]:
+            return True
+        argv: list[str] = job["argv"]
+        if argv[0] not in self._head["programs"]:
+            return False
+        if self._head["only_files"] and not (
+            len(argv) > 1 and not argv[1].startswith("-") and os.path.exists(argv[1])
+        ):
+            return False
+        env, usual = job["env"], self._head["usual_env"]
+        return not any(
+            env.get(name) != usual.get(name)
+            for name in {*env, *usual}
+            if name.startswith(self._head["read_at_start"])
         )
 
     def _continue(self, job: "dict[str, Any]") -> float:
         for name, soft, hard in job["rlimits"]:
             resource.prlimit(self._child, name, (soft, hard))
         used = time.clock_gettime(~self._child << 3 | _PROCESS_CLOCK)
-        order = memoryview(marshal.dumps({"argv": job["argv"], "env": job["env"]}))
+        order = memoryview(_packed(job["argv"], job["env"]))
         while order:
             order = order[os.write(self._order, order) :]
         os.close(self._order)
         return used
+
+
+def _packed(argv: list[str], env: dict[str, str]) -> bytes:
+    words = [str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
+    return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def _stand_by() -> "dict[str, Any]":
+    """In the process that waits without an interpreter: the job of its program."""
+    os.write(_TOLD, b".")
+    os.close(_TOLD)
+    with open(_ORDER, "rb") as source:
+        words = source.read().split(b"\0")
+    if len(words) == 1:
+        os._exit(0)
+    os.chdir(_WORKSPACE)
+    end = 1 + int(words[0])
+    pairs = (word.split(b"=", 1) for word in words[end:-1])
+    return {"argv": words[1:end], "env": dict(pairs)}

@@ -1,17 +1,19 @@
-"""`print(1)` in the sandbox, from its start to its result: cold, warm, and unconfined.
+"""A program that prints 1 in the sandbox, from its start to its result: cold, warm, unconfined.
 
     python -m tests.bench.bench_sandbox [--rounds 15] [--seconds 3]
 
-Each round does all three in turn: a sandbox made for the run, a sandbox that waited with an
-interpreter started, and the sandbox's own Python as a plain subprocess. Then the runs per
-second at 1, 2, 4 and 8 at once, with 2 and with no sandboxes waiting, and the memory of one
-that waits: its share of what is mapped (PSS). Prints, last, one line of JSON.
+Each round does all three in turn: a sandbox made for the run, a sandbox that waited with that
+program's interpreter started, and the same program as a plain subprocess. So for Python (the
+sandbox's own, which the goals name), for Node, where there is one, and for a shell. Then, for
+Python, the runs per second at 1, 2, 4 and 8 at once, with 2 and with no sandboxes waiting, and
+the memory of one that waits: its share of what is mapped (PSS). Prints, last, one line of JSON.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -21,19 +23,29 @@ from statistics import median
 
 from msgspec import structs
 
-from appliance.domain.execution import RunRequest
+from appliance.domain.execution import RunRequest, SandboxFile
 from appliance.sandbox import python_runtime
+from plugins.inside.readiness import Readiness
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from tests.support.sandbox_service import plugin_context
 
 KIB = 1024
-_WORDS = ("-c", "print(1)")
+_SOURCE = SandboxFile("one.js", b"console.log(1)")
+_PROGRAMS = {
+    Readiness.PYTHON: ("python", "-c", "print(1)"),
+    Readiness.NODE: ("node", _SOURCE.path),
+    Readiness.ANY: ("sh", "-c", "echo 1"),
+}
+# How the command lines of those begin that wait for them, below the sandbox's first process.
+_WAITS_AS = {
+    Readiness.PYTHON: b"python\0/tmp/.start",
+    Readiness.NODE: b"node\0--require",
+    Readiness.ANY: b"/",
+}
 _WAITING = 2
 _AT_ONCE = (1, 2, 4, 8)
 _GOALS = {"cold": 1.5, "warm": 0.7}
 _SETTLE_S = 0.05
-# Its first process, under bwrap or alone, and the interpreter.
-_OF_A_SANDBOX = (b"stage.pyc", b"program.pyc")
 
 Run = Callable[[], Awaitable[None]]
 
@@ -52,15 +64,23 @@ def main() -> int:
 
 
 async def _bench(folder: Path, rounds: int, seconds: float) -> None:
+    (folder / _SOURCE.path).write_bytes(_SOURCE.content)
+    os.chdir(folder)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     python = python_runtime.prepare(cache / "monkey-coder-tests")
     cold = await _started(python, folder / "cold", 0)
-    before = _children()
     warm = await _started(python, folder / "warm", _WAITING)
+    kinds = {
+        kind: found
+        for kind, (name, *_) in _PROGRAMS.items()
+        if (found := str(python / "bin" / "python3") if name == "python" else shutil.which(name))
+    }
+    medians: dict[str, dict[str, float]] = {}
+    memory: dict[str, int] = {}
     try:
-        await _filled(warm)
-        memory = _memory(_children() - before) / _WAITING
-        medians = await _alternate(python, cold, warm, rounds)
+        for kind, program in kinds.items():
+            medians[kind] = await _alternate(kind, program, cold, warm, rounds)
+            memory[kind] = round(_memory(kind) / _WAITING)
         rates = {
             name: {str(number): await _rate(box, number, seconds) for number in _AT_ONCE}
             for name, box in (("cold", cold), ("warm", warm))
@@ -80,8 +100,8 @@ async def _started(python: Path, runtime_dir: Path, waiting: int) -> Bubblewrap:
     return box
 
 
-async def _filled(box: Bubblewrap) -> None:
-    while box.waiting < _WAITING:
+async def _filled(box: Bubblewrap, kind: Readiness) -> None:
+    while box.waiting(kind) < _WAITING:
         await asyncio.sleep(0.005)
     await asyncio.sleep(_SETTLE_S)
 
@@ -90,36 +110,37 @@ async def _filled(box: Bubblewrap) -> None:
 
 
 async def _alternate(
-    python: Path, cold: Bubblewrap, warm: Bubblewrap, rounds: int
+    kind: Readiness, program: str, cold: Bubblewrap, warm: Bubblewrap, rounds: int
 ) -> dict[str, float]:
     """The median seconds of each."""
     runs: dict[str, Run] = {
-        "plain": lambda: _plain(python),
-        "cold": lambda: _confined(cold),
-        "warm": lambda: _confined(warm),
+        "plain": lambda: _plain(program, *_PROGRAMS[kind][1:]),
+        "cold": lambda: _confined(cold, kind),
+        "warm": lambda: _confined(warm, kind),
     }
+    await _confined(warm, kind)  # it is this that has some of that kind wait
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items() if number % 2 else reversed(runs.items()):
-            await _filled(warm)
+            await _filled(warm, kind)
             begun = time.perf_counter()
             await run()
             if number:  # the first of each finds nothing in the caches
                 taken[name].append(time.perf_counter() - begun)
+    await _filled(warm, kind)
     return {name: median(values) for name, values in taken.items()}
 
 
-async def _plain(python: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        python / "bin" / "python3", *_WORDS, stdout=asyncio.subprocess.PIPE
-    )
+async def _plain(program: str, *words: str) -> None:
+    process = await asyncio.create_subprocess_exec(program, *words, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     if output != b"1\n":
         sys.exit(f"the plain interpreter said {output!r}")
 
 
-async def _confined(box: Bubblewrap) -> None:
-    result = await box.run(RunRequest(("python", *_WORDS)))
+async def _confined(box: Bubblewrap, kind: Readiness = Readiness.PYTHON) -> None:
+    files = (_SOURCE,) if kind is Readiness.NODE else ()
+    result = await box.run(RunRequest(_PROGRAMS[kind], files))
     if result.stdout != b"1\n":
         sys.exit(f"a run ended with {result}")
 
@@ -146,41 +167,56 @@ async def _rate(box: Bubblewrap, at_once: int, seconds: float) -> float:
 # Memory
 
 
-def _children() -> set[int]:
-    """Processes that descend from this one."""
-    found: set[int] = set()
-    todo = [os.getpid()]
-    while todo:
-        for task in Path(f"/proc/{todo.pop()}/task").iterdir():
-            more = set(map(int, (task / "children").read_text().split()))
-            todo += more
-            found |= more
+def _memory(kind: Readiness) -> int:
+    """The proportional set size of the sandboxes that wait so, in bytes."""
+    return sum(sum(map(_share, tree)) for tree in _sandboxes() if _says(tree[-1], _WAITS_AS[kind]))
+
+
+def _sandboxes() -> list[list[int]]:
+    """Of each that waits: bwrap, the first process inside, and the one that waits."""
+    trees = [_line_of(pid) for pid in _below(os.getpid()) if _says(pid, b"bwrap\0")]
+    return [tree for tree in trees if len(tree) == len(("bwrap", "first", "waits"))]
+
+
+def _line_of(pid: int) -> list[int]:
+    return [pid, *_below(pid)]
+
+
+def _below(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *_below(child)]
     return found
 
 
-def _memory(processes: set[int]) -> float:
-    """The proportional set size of the sandboxes among them, in bytes."""
-    total = 0
-    for pid in processes:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if not any(name in command for name in _OF_A_SANDBOX):
-            continue  # what the box has once, however many wait
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total * KIB
+def _says(pid: int, words: bytes) -> bool:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(words)
 
 
-def _report(medians: dict[str, float], rates: dict[str, dict[str, float]], memory: float) -> None:
-    ratios = {name: medians[name] / medians["plain"] for name in _GOALS}
-    for name, value in medians.items():
-        ratio = f", {ratios[name]:.2f} x (goal {_GOALS[name]} x)" if name in ratios else ""
-        print(f"{name}: {1000 * value:.1f} ms{ratio}")
+def _share(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * KIB
+
+
+def _report(
+    medians: dict[str, dict[str, float]],
+    rates: dict[str, dict[str, float]],
+    memory: dict[str, int],
+) -> None:
+    for kind, times in medians.items():
+        program = _PROGRAMS[Readiness(kind)][0]
+        print(f"{program}: {1000 * times['plain']:.1f} ms as it is")
+        for name, goal in _GOALS.items():
+            ratio = times[name] / times["plain"]
+            wanted = f" (goal {goal} x)" if kind is Readiness.PYTHON else ""
+            print(f"  {name}: {1000 * times[name]:.1f} ms, {ratio:.2f} x{wanted}")
+        print(f"  one that waits: {memory[kind] / KIB / KIB:.1f} MiB")
     for name, counts in rates.items():
         said = ", ".join(f"{rate:.0f} at {number}" for number, rate in counts.items())
         print(f"{name}, runs per second: {said}")
-    print(f"a waiting sandbox: {memory / KIB / KIB:.1f} MiB")
-    line = {"bench": "sandbox", "seconds": medians, "ratios": ratios, "per_s": rates}
-    print(json.dumps(line | {"waiting_bytes": round(memory), "cpus": os.cpu_count()}))
+    line = {"bench": "sandbox", "seconds": medians, "per_s": rates, "waiting_bytes": memory}
+    print(json.dumps(line | {"cpus": os.cpu_count()}))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 
 from appliance.domain.execution import EndReason, IsolationLevel, Limits, RunRequest, SandboxFile
 from appliance.errors import InvalidInput
+from plugins.inside.environment import ENVIRONMENT
 from tests.support.sandbox import GENEROUS, Backend, files, run_python
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
@@ -61,7 +62,7 @@ async def test_environment_is_exactly_what_was_given(backend: Backend):
     result = await run_python(backend, code, env={"A": "b=c", "HOME": "/x"})
 
     assert json.loads(result.stdout) == {
-        "PATH": "/opt/python/bin:/usr/local/bin:/usr/bin:/bin",
+        "PATH": ENVIRONMENT["PATH"],
         "HOME": "/x",
         "TMPDIR": "/tmp",
         "LANG": "C.UTF-8",

@@ -94,7 +94,7 @@ async def test_close_while_the_launcher_is_stuck_then_what_waits_ends_with_it(
     monkeypatch.setattr(backend, "_CLOSE_S", 0.2)
     monkeypatch.setattr(link, "_END_S", 0.5)
     box = await make(2)
-    await until(lambda: box.waiting >= waiting)
+    await until(lambda: box.waiting() >= waiting)
     (inner,) = children_of(box.launcher_pid)
     sandboxes = children_of(inner)
     os.kill(inner, signal.SIGSTOP)

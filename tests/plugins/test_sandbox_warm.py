@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,29 @@ from msgspec import structs
 from appliance.domain.execution import EndReason, Limits, RunRequest, RunResult
 from appliance.errors import SandboxUnavailable
 from plugins.inside import landlock_proof
-from plugins.sandboxes.bubblewrap import pool
+from plugins.inside.readiness import Readiness, fitting
+from plugins.sandboxes.bubblewrap import likeness
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
-from plugins.sandboxes.bubblewrap.pool import Pool
 from plugins.sandboxes.bubblewrap.usual import usual_limits
 from tests.support.sandbox import GENEROUS, files, run_python
 from tests.support.sandbox_service import plugin_context
+from tests.support.warm_node_programs import NODE_CASES, NODE_FILES
 from tests.support.warm_programs import CASES, FILES, Case
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _WAITED = "print(b'program' + b'.pyc' in open('/proc/self/cmdline', 'rb').read())"
+_NODE_WAITED = """
+const line = require("fs").readFileSync("/proc/self/cmdline", "utf8");
+console.log(line.includes("--require"));
+"""
 _OBJECT = re.compile(rb"0x[0-9a-f]+|in [0-9.]+s")
+
+
+_needs_node = pytest.mark.skipif(
+    shutil.which("node", path="/usr/local/bin:/usr/bin:/bin") is None, reason="there is no node"
+)
 
 
 async def _box(python: Path, runtime_dir: str, warm: int) -> Bubblewrap:
@@ -60,14 +70,19 @@ async def cold(sandbox_python: Path) -> AsyncIterator[Bubblewrap]:
         await box.close()
 
 
-async def _until_waiting(box: Bubblewrap, number: int = 1) -> None:
+async def _until_waiting(
+    box: Bubblewrap, number: int = 1, kind: Readiness = Readiness.PYTHON
+) -> None:
     async with asyncio.timeout(60):
-        while box.waiting < number:
+        while box.waiting(kind) < number:
             await asyncio.sleep(0.01)
 
 
 async def _run_warm(box: Bubblewrap, request: RunRequest) -> RunResult:
-    await _until_waiting(box)
+    kind = fitting(request.argv)
+    if not box.waiting(kind):
+        await box.run(request)  # for others than Python, it is this that has some made
+    await _until_waiting(box, 1, kind)
     return await box.run(request)
 
 
@@ -89,6 +104,14 @@ def _own_stages() -> list[int]:
     return found
 
 
+def _children() -> set[int]:
+    return {
+        int(pid)
+        for task in Path("/proc/self/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    }
+
+
 def _ancestors(pid: int) -> list[int]:
     found: list[int] = []
     while pid > 1:
@@ -105,6 +128,72 @@ async def test_program_in_a_waiting_interpreter_shows_what_it_shows_in_a_new_one
     request = RunRequest(
         (case.program, *case.words), FILES, stdin=case.stdin, env=case.env, limits=GENEROUS
     )
+
+    assert _seen(await _run_warm(warm, request)) == _seen(await cold.run(request))
+
+
+@_needs_node
+@pytest.mark.parametrize("case", NODE_CASES.values(), ids=NODE_CASES)
+async def test_program_in_a_waiting_node_shows_what_it_shows_in_a_new_one(
+    warm: Bubblewrap, cold: Bubblewrap, case: Case
+):
+    request = RunRequest(
+        ("node", *case.words), NODE_FILES, stdin=case.stdin, env=case.env, limits=GENEROUS
+    )
+
+    assert _seen(await _run_warm(warm, request)) == _seen(await cold.run(request))
+
+
+@_needs_node
+@pytest.mark.parametrize(
+    ("words", "waited"), [(("waited.js",), True), (("-e", "require('./waited')"), False)]
+)
+async def test_node_with_a_sandbox_waiting_goes_on_in_it_where_it_can(
+    warm: Bubblewrap, words: tuple[str, ...], waited: bool
+):
+    request = RunRequest(("node", *words), files(waited__js=_NODE_WAITED), limits=GENEROUS)
+
+    assert (await _run_warm(warm, request)).stdout == f"{str(waited).lower()}\n".encode()
+
+
+@_needs_node
+async def test_node_that_waits_and_differs_from_a_new_one_is_not_used(
+    sandbox_python: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async def differ(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(likeness, "alike", differ)
+    request = RunRequest(("node", "waited.js"), files(waited__js=_NODE_WAITED), limits=GENEROUS)
+    with tempfile.TemporaryDirectory() as runtime_dir:
+        box = await _box(sandbox_python, runtime_dir, 1)
+        await box.run(request)
+        await _until_waiting(box, 1, Readiness.NODE)
+
+        assert (await box.run(request)).stdout == b"false\n"
+        assert (await box.run(request)).stdout == b"false\n"
+        await box.close()
+
+
+@pytest.mark.parametrize(
+    ("argv", "stdin"),
+    [
+        (
+            ("sh", "-c", "echo $0 $* $A; pwd; umask; ls -A . /tmp /proc/self/fd; ps", "a", "b c"),
+            b"",
+        ),
+        (("bash", "-c", "cat; ulimit -a; echo $$ $PPID; trap; set -o; exit 3"), b"some input"),
+        (("cat", "/proc/self/limits", "/proc/self/cmdline", "/proc/self/environ"), b""),
+        (("nothing-of-this-name",), b""),
+        (("/workspace",), b""),
+        (("sh", "-c", "kill -9 $$"), b""),
+        (("env",), b""),
+    ],
+)
+async def test_other_programs_show_in_a_sandbox_that_waited_what_they_show_in_a_new_one(
+    warm: Bubblewrap, cold: Bubblewrap, argv: tuple[str, ...], stdin: bytes
+):
+    request = RunRequest(argv, files(x="y"), stdin=stdin, env={"A": "ä", "PATH": "/usr/bin:/bin"})
 
     assert _seen(await _run_warm(warm, request)) == _seen(await cold.run(request))
 
@@ -181,30 +270,6 @@ async def test_run_that_needs_more_memory_than_usual_gets_it_where_a_sandbox_wai
     assert not too_little.ok
 
 
-async def test_pool_of_more_than_may_be_stays_smaller():
-    factory = _Factory()
-    filled = factory.pool(2)
-    filled.start(1)
-    await _turns()
-
-    assert filled.idle == 1
-    await filled.close()
-
-
-async def test_sandbox_put_back_is_given_again():
-    factory = _Factory()
-    filled = factory.pool(1)
-    filled.start(9)
-    await _turns()
-    taken = filled.take()
-    assert taken
-
-    filled.put_back(taken)
-
-    assert filled.take() is taken
-    await filled.close()
-
-
 async def test_two_runs_share_neither_files_nor_hash_seed_nor_addresses(warm: Bubblewrap):
     code = f"{_WAITED}; import os; print(hash('x'), id(object)); print(os.listdir('/tmp'))\n"
     code += "open('/tmp/left', 'w'); open('left', 'w'); print(os.listdir())"
@@ -261,7 +326,7 @@ async def test_waiting_sandbox_that_was_killed_is_replaced(warm: Bubblewrap):
 
     assert (await run_python(warm, "print(1)")).stdout == b"1\n"
     async with asyncio.timeout(60):
-        while warm.waiting < 2 or set(_own_stages()) & set(stages):
+        while warm.waiting() < 2 or set(_own_stages()) & set(stages):
             await asyncio.sleep(0.01)
 
 
@@ -280,15 +345,16 @@ async def test_cancelled_run_in_a_waiting_sandbox_ends_it(warm: Bubblewrap):
 async def test_close_with_sandboxes_waiting_leaves_none(warm: Bubblewrap, sandbox_python: Path):
     await _until_waiting(warm, 2)
     with tempfile.TemporaryDirectory() as runtime_dir:
-        others = set(_own_stages())
+        others = _children()
         box = await _box(sandbox_python, runtime_dir, 1)
         await _until_waiting(box)
-        waiting = set(_own_stages()) - others
+        (launcher,) = _children() - others
+        waiting = [pid for pid in _own_stages() if launcher in _ancestors(pid)]
         assert waiting
 
         await box.close()
 
-        assert not waiting & set(_own_stages())
+        assert not set(waiting) & set(_own_stages())
         with pytest.raises(SandboxUnavailable):
             await run_python(box, "print(1)")
 
@@ -305,127 +371,3 @@ async def test_usual_limits_are_those_of_the_settings():
     )
     assert (limits.processes, limits.cpus, limits.workspace_files) == (5, 0.5, 6)
     assert usual_limits({}) == Limits()
-
-
-# The pool alone
-
-
-class _Fake:
-    def __init__(self) -> None:
-        self.born = time.monotonic()
-        self.waits = True
-        self.ended = False
-
-    async def end(self) -> None:
-        self.ended = True
-
-
-class _Factory:
-    def __init__(self) -> None:
-        self.active = 0
-        self.made: list[_Fake] = []
-        self.failures = 0
-
-    async def make(self) -> _Fake:
-        if self.failures:
-            self.failures -= 1
-            raise SandboxUnavailable("not now")
-        self.made.append(_Fake())
-        return self.made[-1]
-
-    def pool(self, size: int = 2) -> "Pool[_Fake]":
-        return Pool(size, self.make, lambda: self.active, 2)
-
-
-async def _turns() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-async def test_pool_while_as_many_runs_go_on_as_may_makes_nothing():
-    factory = _Factory()
-    factory.active = 2
-    filled = factory.pool()
-    filled.start(9)
-    await _turns()
-    assert not factory.made
-
-    factory.active = 0
-    filled.moved()
-    await _turns()
-
-    assert filled.idle == len(factory.made) == 2
-    await filled.close()
-    assert all(each.ended for each in factory.made)
-
-
-async def test_pool_of_size_zero_never_makes_one():
-    factory = _Factory()
-    filled = factory.pool(0)
-    filled.start(9)
-    await _turns()
-
-    assert filled.take() is None
-    assert not factory.made
-    await filled.close()
-
-
-async def test_pool_gives_none_that_is_dead_and_replaces_it():
-    factory = _Factory()
-    filled = factory.pool(1)
-    filled.start(9)
-    await _turns()
-    factory.made[0].waits = False
-
-    assert filled.take() is None
-    await _turns()
-
-    assert factory.made[0].ended
-    assert filled.take() is factory.made[1]
-    await filled.close()
-    assert not factory.made[1].ended
-
-
-async def test_pool_replaces_those_that_waited_too_long(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pool, "_MOST_AGE_S", 0.02)
-    factory = _Factory()
-    filled = factory.pool(1)
-
-    filled.start(9)
-    async with asyncio.timeout(30):
-        while len(factory.made) < 2:
-            await asyncio.sleep(0.001)
-
-    assert factory.made[0].ended
-    await filled.close()
-
-
-async def test_pool_with_more_put_back_than_it_holds_ends_those():
-    factory = _Factory()
-    filled = factory.pool(1)
-    filled.start(9)
-    await _turns()
-    taken = filled.take()
-    assert taken
-    await _turns()
-
-    filled.put_back(taken)
-    await _turns()
-
-    assert filled.idle == 1
-    assert sum(each.ended for each in factory.made) == 1
-    await filled.close()
-
-
-async def test_pool_that_can_make_none_tries_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pool, "_FIRST_PAUSE_S", 0.0)
-    factory = _Factory()
-    factory.failures = 2
-    filled = factory.pool(1)
-
-    filled.start(9)
-    async with asyncio.timeout(30):
-        while not filled.idle:
-            await asyncio.sleep(0.001)
-
-    await filled.close()

@@ -140,6 +140,41 @@ async def test_run_when_the_hour_is_used_up_then_refused_with_the_time(backend: 
     await runner.close()
 
 
+class Refusing(Backend):
+    async def run_watched(self, request: RunRequest, watcher: RunWatcher) -> RunResult:
+        raise InvalidInput.at("argv", "is too long")
+
+
+@pytest.mark.parametrize("backend", [Refusing], indirect=True)
+async def test_run_when_it_never_begins_then_it_counts_for_nothing(backend: Backend) -> None:
+    settings = Settings(sandbox=SandboxSettings(runs_per_hour=1))
+    runner = SandboxRunner({"test": backend}, settings.sandbox)
+    await runner.start()
+    service = SandboxService(runner, settings)
+
+    for _ in range(3):
+        with pytest.raises(InvalidInput, match="too long"):
+            await service.run(principal(), PROGRAM)
+    await runner.close()
+
+
+async def test_quota_when_many_ask_at_once_then_exactly_so_many_run(backend: Backend) -> None:
+    settings = Settings(
+        sandbox=SandboxSettings(runs_per_hour=10, queue_limit=200, queue_per_user=200)
+    )
+    runner = SandboxRunner({"test": backend}, settings.sandbox)
+    await runner.start()
+    service = SandboxService(runner, settings)
+    backend.go.set()
+
+    asked = [service.run(principal(), PROGRAM) for _ in range(100)]
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert len(backend.requests) == 10
+    assert sum(isinstance(each, RateLimited) for each in ended) == 90
+    await runner.close()
+
+
 async def test_run_when_there_is_no_sandbox_then_the_reason() -> None:
     settings = Settings()
     runner = SandboxRunner({}, settings.sandbox)
@@ -247,6 +282,7 @@ async def test_feed_when_nobody_reads_then_bounded_and_joined() -> None:
         ({"processes": 0}, "limits.processes"),
         ({"cpu_s": float("nan")}, "limits.cpu_s"),
         ({"artifact_files": -1}, "limits.artifact_files"),
+        ({"memory_bytes": 10**400}, "limits.memory_bytes: a number of hundreds of digits is not"),
     ],
 )
 def test_limits_when_outside_of_the_boxes_then_both_ends_are_named(
@@ -282,8 +318,28 @@ def test_program_when_it_has_to_be_built_then_what_the_compiler_said_comes_apart
 @pytest.mark.parametrize("recipe", recipes.RECIPES, ids=lambda recipe: recipe.name)
 def test_recipe_when_filled_then_each_name_stays_one_word(recipe: recipes.Recipe) -> None:
     entry = "{sources} '$(x).zz"
-    script = recipes.command(recipe, entry, [entry, "b;c"], ["$x"], "log")[2]
+    argv = recipes.command(recipe, entry, [entry, "b;c"], ["$x"], "log")
 
     quoted = "'./{sources} '\"'\"'$(x).zz'"
-    assert quoted in script or "{sources} '\"'\"'$(x)" in script
+    if recipe.build:
+        assert quoted in argv[2] or "{sources} '\"'\"'$(x)" in argv[2]
+    else:
+        assert argv == (recipe.tool, f"./{entry}", "$x")
     assert recipes.find(recipe.name.upper()) is recipe
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ("main.js", "main.js"),
+        ("folder/main.js", "folder/main.js"),
+        ("-e.js", "./-e.js"),
+        ("+x.js", "./+x.js"),
+        ("inspect", "./inspect"),
+    ],
+)
+def test_interpreter_when_started_then_takes_no_file_for_an_option(entry: str, named: str) -> None:
+    node = recipes.find("node")
+
+    assert node
+    assert recipes.command(node, entry, [entry], (), "log") == ("node", named)

@@ -1,7 +1,6 @@
 """The sandbox backend: probes once, then runs."""
 
 import asyncio
-import os
 from pathlib import Path
 
 import msgspec
@@ -20,15 +19,15 @@ from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
 from plugins.inside import landlock_proof
 from plugins.inside.backend import ProbedBackend
+from plugins.inside.readiness import Readiness
 from plugins.rootfs import records
 from plugins.rootfs.python import interpreter
 from plugins.sandboxes.bubblewrap import probe
-from plugins.sandboxes.bubblewrap.pool import Pool
 from plugins.sandboxes.bubblewrap.results import result
 from plugins.sandboxes.bubblewrap.run import Run
-from plugins.sandboxes.bubblewrap.sandboxes import Sandbox, Sandboxes
+from plugins.sandboxes.bubblewrap.sandboxes import Sandboxes
 from plugins.sandboxes.bubblewrap.spawner import Spawner
-from plugins.sandboxes.bubblewrap.usual import usual_limits
+from plugins.sandboxes.bubblewrap.warmth import Warmth
 
 _NAME = "bubblewrap"
 _UNKNOWN = Isolation(_NAME, IsolationLevel.NAMESPACES, ())
@@ -51,25 +50,18 @@ class Bubblewrap(ProbedBackend):
         self._spawner = Spawner(context)
         self._toolchains = tuple(map(Path, context.settings.get("toolchains", ())))
         self._sandboxes = Sandboxes(self._spawner, len(self._toolchains))
-        self._usual = usual_limits(context.settings)
-        self._pool = Pool(
-            context.settings.get("warm", 0),
-            self._make_ready,
-            lambda: self._active,
-            _at_once(context.settings.get("parallel_runs", 1)),
-        )
+        self._warmth = Warmth(self._sandboxes, context.settings, lambda: self._active)
         self._active = 0
         self._started = False
 
-    @property
-    def waiting(self) -> int:
-        """How many sandboxes wait for a run with an interpreter started."""
-        return self._pool.idle
+    def waiting(self, kind: Readiness = Readiness.PYTHON) -> int:
+        """How many sandboxes wait for a run with that ready."""
+        return self._warmth.waiting(kind)
 
     async def close(self) -> None:
         self._closed = True
         runs = self._sandboxes.kill(EndReason.CANCELLED)
-        ending = asyncio.gather(self._pool.close(), *(run.over.wait() for run in runs))
+        ending = asyncio.gather(self._warmth.close(), *(run.over.wait() for run in runs))
         # A launcher that does not answer is not waited for: what is left ends with it.
         await asyncio.wait({ending}, timeout=_CLOSE_S)
         await self._spawner.stop()
@@ -87,9 +79,9 @@ class Bubblewrap(ProbedBackend):
             outcome.stdout, _NAME, fence, own_user=self._spawner.users.own_user
         )
         isolation = await self._with_landlock(isolation)
-        # One place stays for runs that none of those that wait can serve.
-        self._pool.start(self._spawner.parallel - 1)
         languages = {"python": facts.python} | await self._host_languages()
+        # One place stays for runs that none of those that wait can serve.
+        self._warmth.start(self._spawner.parallel - 1, with_node="node" in languages)
         return BackendStatus(_NAME, True, isolation, languages, remedy=fence.remedy)
 
     async def _start(self) -> None:
@@ -133,16 +125,16 @@ class Bubblewrap(ProbedBackend):
     ) -> RunResult:
         self._require_open()
         self._active += 1
-        self._pool.moved()
+        self._warmth.moved()
         try:
             run = await self._play(request, watcher)
         finally:
             self._active -= 1
-            self._pool.moved()
+            self._warmth.moved()
         return result(run, isolation)
 
     async def _play(self, request: RunRequest, watcher: RunWatcher | None) -> Run:
-        ready = await self._ready(request.limits)
+        ready = await self._warmth.take(request)
         if ready is not None:
             await ready.play(request, watcher)
             if not ready.run.in_vain:
@@ -150,28 +142,6 @@ class Bubblewrap(ProbedBackend):
         sandbox = await self._sandboxes.make(request.limits)
         await sandbox.play(request, watcher)
         return sandbox.run
-
-    async def _ready(self, limits: Limits) -> Sandbox | None:
-        """One that waited, with these limits, if there is one."""
-        sandbox = self._pool.take()
-        if sandbox is None:
-            return None
-        try:
-            fits = await sandbox.fit(limits)
-        except BaseException:
-            await sandbox.end()
-            raise
-        if not fits:
-            self._pool.put_back(sandbox)
-        return sandbox if fits else None
-
-    async def _make_ready(self) -> Sandbox:
-        return await self._sandboxes.make_ready(self._usual, self._pool.moved)
-
-
-def _at_once(parallel_runs: int) -> int:
-    """How many runs there may be, one that is being made ready included."""
-    return max(1, min(parallel_runs, len(os.sched_getaffinity(0))))
 
 
 def _last_line(outcome: RunResult) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from plugins.inside import parts
+from plugins.inside import parts, readiness
 from plugins.inside.unavailable import unavailable
 from plugins.sandboxes.bubblewrap import binary, seccomp, system
 from plugins.sandboxes.bubblewrap.nest import Wanted
@@ -123,6 +123,7 @@ def _files() -> dict[str, bytes]:
     files = {f"etc/{name}": text.encode() for name, text in _ETC.items()}
     for name in ("stage", "collect"):
         files[f"etc/sandbox/{name}.pyc"] = parts.pyc(name)
+    files[readiness.NODE_STARTER.lstrip("/")] = readiness.node_starter()
     for counted, name in FILTERS.items():
         files[name] = seccomp.program(machine, memory_counted=counted)
     return files

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 from appliance.domain.execution import EndReason, Limits, RunRequest
 from appliance.spi.sandbox import RunWatcher
-from plugins.inside.job import job, word_to_wait
+from plugins.inside.job import job
 from plugins.inside.patience import patiently
+from plugins.inside.readiness import Readiness, word_to_wait
 from plugins.sandboxes.bubblewrap.run import Run
 from plugins.sandboxes.bubblewrap.spawner import Child, Spawner
 from plugins.sandboxes.bubblewrap.usual import made_alike
@@ -71,11 +72,13 @@ class Sandboxes:
         self._runs.add(run)
         return Sandbox(child, run, limits, uid, self)
 
-    async def make_ready(self, limits: Limits, at_exit: Callable[[], None]) -> Sandbox:
-        """One with an interpreter that waits for its program. Raises SandboxUnavailable."""
+    async def make_ready(
+        self, limits: Limits, readiness: Readiness, at_exit: Callable[[], None] | None = None
+    ) -> Sandbox:
+        """One with that ready for its program. Raises SandboxUnavailable."""
         sandbox = await self.make(limits, at_exit)
         try:
-            await sandbox.run.prepare(word_to_wait(self._toolchains))
+            await sandbox.run.prepare(word_to_wait(readiness, self._toolchains))
         except BaseException:
             await sandbox.end()
             raise
