@@ -29,6 +29,7 @@ from appliance.settings import (
     parts,
     values,
 )
+from appliance.toml_places import TomlPlaces
 
 FILE_SUFFIX = "__FILE"
 CONFIG_VARIABLE = "MONKEY_CODER_CONFIG"
@@ -55,10 +56,6 @@ _VARIABLES = {setting.variable: name for name, setting in _KNOWN.items()}
 _ENTRY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
 _MAX_FILE_BYTES = 1024 * 1024
 _WORDS_FOR_BOOL = {"yes": "true", "on": "true", "no": "false", "off": "false"}
-_KEY_PART = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
-_KEY_PATH = rf"({_KEY_PART}(?:\s*\.\s*{_KEY_PART})*)"
-_TOML_HEADER = re.compile(rf"\s*\[\s*{_KEY_PATH}\s*\]")
-_TOML_KEY = re.compile(rf"\s*{_KEY_PATH}\s*=")
 
 
 class Loaded(Struct, frozen=True):
@@ -214,8 +211,7 @@ def _from_file(file: Path) -> dict[str, _Given]:
         tree = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from None
-    lines = _line_numbers(text)
-    return dict(_flatten(tree, "", lambda name: _place(file, lines, name)))
+    return dict(_flatten(tree, "", TomlPlaces(file, text).of))
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str, place: Callable[[str], str]) -> Iterator[_Named]:
@@ -311,32 +307,6 @@ def _read(path: Path, what: str) -> str:
         raise ConfigError(f"{what}: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{what}: {path} is not UTF-8 text") from None
-
-
-def _line_numbers(text: str) -> dict[str, int]:
-    """The line of each section and key, as far as lines alone tell it (tomllib does not)."""
-    found: dict[str, int] = {}
-    section = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := _TOML_HEADER.match(line):
-            section = _dotted(header[1]) + "."
-            for end in (match.start() for match in re.finditer(r"\.", section)):
-                found.setdefault(section[:end], number)
-        elif key := _TOML_KEY.match(line):
-            found.setdefault(section + _dotted(key[1]), number)
-    return found
-
-
-def _dotted(path: str) -> str:
-    return re.sub(r"\s*\.\s*", ".", path.strip()).replace('"', "").replace("'", "")
-
-
-def _place(file: Path, lines: Mapping[str, int], name: str) -> str:
-    """file:line of a key, or of the nearest table around it."""
-    name = name.replace('"', "")
-    while name and name not in lines:
-        name = name.rpartition(".")[0]
-    return f"{file}:{lines[name]}" if name else str(file)
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
