@@ -16,12 +16,14 @@ from msgspec import structs
 from appliance import __version__, plugins, processes, telemetry
 from appliance.agents import CodingAgent
 from appliance.api.application import build
+from appliance.domain import prepared
 from appliance.domain.users import DEFAULT_PLAN
 from appliance.errors import ApplianceError
 from appliance.events import EventBus
 from appliance.inference import Gateway, Route, providers
 from appliance.plugins import PluginProblem
 from appliance.sandbox import python_runtime
+from appliance.sandbox.prepared import Preparation
 from appliance.sandbox.runner import SandboxRunner, UsersRunner
 from appliance.scheduler import Scheduler
 from appliance.services.accounts import AccountService
@@ -113,6 +115,7 @@ async def running(
             {name: make(for_sandbox[name]) for name, make in loaded.registry.sandboxes.items()},
             settings.sandbox,
             plans=settings.plans,
+            preparation=Preparation(data_dir / prepared.FOLDER),
         )
         stack.push_async_callback(sandbox.close)
 

@@ -169,6 +169,10 @@ def sandbox(status: BackendStatus) -> Iterator[Finding]:
         yield Finding("sandbox", Grade.WARN, f"{said}; not here: {missing}", remedy)
     else:
         yield Finding("sandbox", Grade.OK, said)
+    for name, problem in status.languages_failed.items():
+        yield Finding(
+            f"language {name}", Grade.WARN, problem, "raise the limits of [sandbox], or mend it"
+        )
 
 
 def models(settings: Settings, found: list[ModelFile]) -> Iterator[Finding]:

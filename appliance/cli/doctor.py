@@ -23,7 +23,7 @@ from appliance.cli.box import (
 )
 from appliance.cli.checks import Finding, Grade
 from appliance.config import Loaded
-from appliance.domain import rootfs
+from appliance.domain import prepared, rootfs
 from appliance.domain.execution import BackendStatus
 from appliance.domain.models import ModelFile
 from appliance.errors import ApplianceError, ConfigError
@@ -130,6 +130,7 @@ def _context(settings: Settings, folder: Path) -> PluginContext:
         child_env=processes.child_env,
         sandbox_python=lambda: python_runtime.prepare(python_home),
         sandbox_roots=home / rootfs.FOLDER,
+        sandbox_prepared=home / prepared.FOLDER,
     )
 
 

@@ -11,13 +11,12 @@ from typing import IO, Any
 
 import click
 
-from appliance.cli import artifacts, sandbox_rootfs
+from appliance.cli import artifacts, sandbox_program, sandbox_rootfs
 from appliance.cli.box import box_options, run_async
 from appliance.cli.client import BoxClient, find_key, find_url
 from appliance.config import Loaded
 from appliance.errors import ApplianceError, InvalidInput
 
-_MAX_FILE = 8 * 1024 * 1024
 _SANDBOX_ENDED = 124
 _SIGNAL_BASE = 128
 
@@ -60,7 +59,7 @@ command.add_command(sandbox_rootfs.command, "rootfs")
 @click.argument("program", type=_path)
 @click.argument("args", nargs=-1)
 @box_options
-@click.option("--language", help="The language; from the file's name if not given.")
+@click.option("--language", help="Else its #! line or name tells it.")
 @click.option("--stdin", "stdin", type=click.Path(path_type=Path), help="A file, or -.")
 @click.option("--file", "files", type=_path, multiple=True, help="Send a file along.")
 @click.option("--artifact", "wanted", multiple=True, help="Bring these files back (pattern).")
@@ -90,8 +89,7 @@ def languages(loaded: Loaded, as_json: bool, **options: Any) -> None:
     for each in answer["languages"]:
         also = f"  ({', '.join(each['aliases'])})" if each["aliases"] else ""
         click.echo(f"{each['name']:<8} {each['version']:<10}{also}")
-    if not answer["available"]:
-        raise ApplianceError(f"the box can't run code: {answer['problem']}. {answer['remedy']}")
+    _check_available(answer)
 
 
 def _client(loaded: Loaded, options: Mapping[str, Any]) -> BoxClient:
@@ -112,7 +110,7 @@ async def _run(
     """The result, once all output has been passed on."""
     try:
         language = options["language"] or await _language_of(client, program)
-        body = _body(program, args, language, options)
+        body = sandbox_program.body(program, args, language, options)
         async with aclosing(client.post_stream("/api/v1/sandbox/run/stream", body)) as frames:
             async for frame in frames:
                 if frame["type"] == "error":
@@ -127,70 +125,21 @@ async def _run(
 
 async def _language_of(client: BoxClient, program: Path) -> str:
     offer = await client.get("/api/v1/sandbox/languages")
-    if not offer["complete"]:
-        offer = await client.get("/api/v1/sandbox/languages?wait=true")
-    suffix = program.suffix.removeprefix(".").lower()
-    for language in offer["languages"]:
-        # Where two take the same files, the one that they are named after comes first.
-        if suffix in language["extensions"][:1]:
-            return str(language["name"])
-    for language in offer["languages"]:
-        if suffix in language["extensions"]:
-            return str(language["name"])
-    names = ", ".join(language["name"] for language in offer["languages"])
-    raise InvalidInput(
-        f"{program}: its name tells no language that the box can run ({names}); use --language"
-    )
+    languages, complete = offer["languages"], offer["complete"]
+    found = sandbox_program.language_among(program, languages, complete=complete)
+    if found is not None:
+        return found
+    # Some are still being tried, and that can take a minute; or there is none.
+    offer = await client.get("/api/v1/sandbox/languages?wait=true")
+    _check_available(offer)
+    return sandbox_program.language_of(program, offer["languages"])
 
 
-def _body(
-    program: Path, args: Sequence[str], language: str, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    files = [program, *options["files"]]
-    timeout = options["timeout"]
-    return {
-        "language": language,
-        "files": [_file(path) for path in files],
-        "args": list(args),
-        "stdin": _base64(_input(options["stdin"])),
-        "stdin_encoding": "base64",
-        "artifacts": list(options["wanted"]),
-        "limits": {} if timeout is None else {"wall_s": timeout},
-    }
-
-
-def _file(path: Path) -> dict[str, Any]:
-    """A file under its path from here, or under its bare name if it lies elsewhere."""
-    here, absolute = Path.cwd(), path.absolute()
-    inside = absolute.is_relative_to(here) and ".." not in absolute.parts
-    name = absolute.relative_to(here) if inside else Path(path.name)
-    return {
-        "path": name.as_posix(),
-        "content": _base64(_read(path)),
-        "encoding": "base64",
-        "executable": os.access(path, os.X_OK),
-    }
-
-
-def _input(given: Path | None) -> bytes:
-    if given is None:
-        return b""
-    return _read(Path("/dev/stdin") if str(given) == "-" else given)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_FILE + 1)
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}") from None
-    if len(content) > _MAX_FILE:
-        raise InvalidInput(f"{path}: more than the {_MAX_FILE} bytes that can be sent")
-    return content
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+def _check_available(offer: Mapping[str, Any]) -> None:
+    if not offer["available"]:
+        raise ApplianceError(
+            f"the box can't run code: {offer['problem']}. {offer['remedy'] or ''}".rstrip()
+        )
 
 
 def _pass_on(frame: Mapping[str, Any]) -> None:

@@ -82,6 +82,12 @@ class Isolation(Struct, frozen=True):
 
 
 class RunUsage(Struct, frozen=True):
+    """`max_rss_bytes` is the largest process's, where the program ended by itself.
+
+    Of a run that was killed it is what all in it had together, files in memory included, where
+    the kernel counts that.
+    """
+
     wall_s: float
     cpu_s: float
     max_rss_bytes: int
@@ -110,12 +116,14 @@ class BackendStatus(Struct, frozen=True):
     """Answer of a probe that really ran something.
 
     `problem` says what is missing and `remedy` how to get it, where not available.
-    `languages` maps what can be run to the version found, e.g. {"python": "3.11.7"}.
+    `languages` maps what can be run to the version found, e.g. {"python": "3.11.7"}, and
+    `languages_failed` what is there but does not work to how it failed.
     """
 
     name: str
     available: bool
     isolation: Isolation | None = None
     languages: dict[str, str] = field(default_factory=dict[str, str])
+    languages_failed: dict[str, str] = field(default_factory=dict[str, str])
     problem: str = ""
     remedy: str = ""

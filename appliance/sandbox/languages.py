@@ -1,13 +1,15 @@
 """Which languages this box can really run: each is tried by a small program."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from typing import TypeGuard
 
 import structlog
-from msgspec import structs
+from msgspec import Struct, structs
 
 from appliance.domain.execution import Limits, RunRequest, RunResult, SandboxFile
 from appliance.errors import ApplianceError
 from appliance.sandbox import recipes
+from appliance.sandbox.prepared import Preparation
 from appliance.sandbox.recipes import Recipe
 
 _EXPECTED = b"works\n"
@@ -16,6 +18,9 @@ EVERY = "*"
 # At the start the machine is busy with other things; only the clock is given more.
 _PATIENCE = 6
 _MAX_VERSION = 40
+# What takes longer for so small a program makes something anew in each run.
+_SLOW_S = 3.0
+_SAID_BYTES = 300
 
 log = structlog.get_logger()
 
@@ -23,13 +28,26 @@ log = structlog.get_logger()
 Run = Callable[[RunRequest], Awaitable[RunResult]]
 
 
+class Trial(Struct, frozen=True):
+    """What came of trying a language: the version that it says it has, or why it fails."""
+
+    name: str
+    version: str = ""
+    problem: str = ""
+
+
 async def tried(
-    run: Run, limits: Limits, known: Mapping[str, str], wanted: Collection[str]
-) -> AsyncGenerator[tuple[str, str], None]:
-    """Name and version of each language beyond the `known` ones whose sample program works.
+    run: Run,
+    limits: Limits,
+    known: Mapping[str, str],
+    wanted: Collection[str],
+    preparation: Preparation | None = None,
+) -> AsyncGenerator[Trial, None]:
+    """Each language beyond the `known` ones that is there, once its sample program was run.
 
     It is run within `limits`, as a caller's would be. `wanted` holds the names to try;
-    EVERY stands for all.
+    EVERY stands for all. What is slow because it needs something ready-made gets it by
+    `preparation`, after the others.
     """
     asked = [
         each
@@ -37,10 +55,17 @@ async def tried(
         if each.name not in known and (EVERY in wanted or each.name in wanted)
     ]
     patient = structs.replace(limits, wall_s=limits.wall_s * _PATIENCE)
+    slow: list[Recipe] = []
     for recipe in await _with_tools(run, patient, asked):
-        version = await _version(run, patient, recipe)
-        if version is not None:
-            yield recipe.name, version
+        ended = await _sample(run, patient, recipe)
+        if preparation and recipe.prepare and _lacks_something(ended, preparation.has(recipe)):
+            slow.append(recipe)
+        else:
+            yield await _judged(run, patient, recipe, ended)
+    for recipe in slow:
+        if preparation:
+            await preparation.make(recipe, run)
+        yield await _judged(run, patient, recipe, await _sample(run, patient, recipe))
 
 
 async def _with_tools(run: Run, limits: Limits, asked: Sequence[Recipe]) -> list[Recipe]:
@@ -53,16 +78,34 @@ async def _with_tools(run: Run, limits: Limits, asked: Sequence[Recipe]) -> list
     return [recipe for recipe in asked if recipe.name in found]
 
 
-async def _version(run: Run, limits: Limits, recipe: Recipe) -> str | None:
-    """The version that it says it has, once the sample was built and run; None if it was not."""
+async def _sample(run: Run, limits: Limits, recipe: Recipe) -> RunResult | None:
+    """How its sample program ended."""
     file = SandboxFile(recipe.main_file, recipe.sample.encode())
     argv = recipes.command(recipe, file.path, [file.path], (), _LOG)
-    result = await _attempt(run, limits, argv, file)
-    if result is None or not result.ok or result.stdout != _EXPECTED:
-        ended = result.reason if result else "not run"
-        said = result.stderr[-300:].decode(errors="replace") if result else ""
-        log.warning("sandbox.language_failed", language=recipe.name, ended=ended, said=said)
-        return None
+    return await _attempt(run, limits, argv, file)
+
+
+def _works(ended: RunResult | None) -> TypeGuard[RunResult]:
+    return ended is not None and ended.ok and ended.stdout == _EXPECTED
+
+
+def _lacks_something(ended: RunResult | None, prepared: bool) -> bool:
+    return not _works(ended) or (ended.usage.wall_s > _SLOW_S and not prepared)
+
+
+async def _judged(run: Run, limits: Limits, recipe: Recipe, ended: RunResult | None) -> Trial:
+    if _works(ended):
+        return Trial(recipe.name, version=await _version(run, limits, recipe))
+    problem = "its sample program could not be run"
+    if ended is not None:
+        how = f"{ended.reason}, exit code {ended.exit_code}"
+        said = ended.stderr[-_SAID_BYTES:].decode(errors="replace").strip()
+        problem = f"its sample program ended with {how}: {said or 'nothing was said'}"
+    log.warning("sandbox.language_failed", language=recipe.name, problem=problem)
+    return Trial(recipe.name, problem=problem)
+
+
+async def _version(run: Run, limits: Limits, recipe: Recipe) -> str:
     told = await _attempt(run, limits, ("sh", "-c", recipe.version))
     words = told.stdout.decode(errors="replace").strip() if told and told.ok else ""
     return words[:_MAX_VERSION] or "unknown"

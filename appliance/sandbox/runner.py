@@ -10,14 +10,15 @@ from msgspec import structs
 from appliance import telemetry
 from appliance.domain.execution import (
     BackendStatus,
-    IsolationLevel,
     Limits,
     OutputStream,
     RunRequest,
     RunResult,
 )
 from appliance.errors import SandboxUnavailable
-from appliance.sandbox import languages, plan_limits
+from appliance.sandbox import choice, languages, plan_limits
+from appliance.sandbox.languages import Trial
+from appliance.sandbox.prepared import Preparation
 from appliance.sandbox.turns import Turns
 from appliance.settings import PlanSettings, SandboxSettings
 from appliance.spi.sandbox import RunWatcher, SandboxBackend, WatchableBackend
@@ -25,8 +26,6 @@ from appliance.spi.sandbox import RunWatcher, SandboxBackend, WatchableBackend
 _PROBE_S = 180.0
 _START_S = 60.0
 _LAST_PAUSE_S = 600.0
-# From the weakest wall to the strongest.
-_LEVELS = (IsolationLevel.NAMESPACES, IsolationLevel.GVISOR, IsolationLevel.MICROVM)
 
 log = structlog.get_logger()
 
@@ -44,11 +43,13 @@ class SandboxRunner:
         settings: SandboxSettings,
         first_pause_s: float = 15.0,
         plans: Mapping[str, PlanSettings] | None = None,
+        preparation: Preparation | None = None,
     ) -> None:
         self._first_pause_s = first_pause_s
         self._backends = dict(backends)
         self._settings = settings
         self._plans = dict(plans or {})
+        self._preparation = preparation
         self._turns = Turns()
         self._backend: SandboxBackend | None = None
         self._status = BackendStatus("none", False, problem="the sandbox was not started")
@@ -93,28 +94,19 @@ class SandboxRunner:
         wanted = self._settings.backend
         if wanted != "auto" and wanted not in self._backends:
             known = ", ".join(sorted(self._backends)) or "none"
-            self._status = _none(
+            self._status = choice.none(
                 f"the setting sandbox.backend names {wanted!r}, which is not installed",
                 f"set it to auto or to one of: {known}",
             )
             self._looked.set()
             return
-        names = self._meant_by_auto() if wanted == "auto" else [wanted]
+        names = (
+            choice.meant_by_auto(self._backends, self._settings) if wanted == "auto" else [wanted]
+        )
         await self._look(names)
         self._looked.set()
         if self._backend is None and names:
             self._retrying = asyncio.create_task(self._look_again(names))
-
-    def _meant_by_auto(self) -> list[str]:
-        """All, but a machine of its own only where its root is set or nothing less will do.
-
-        Without a root file system of the administrator's it has Python and a shell, and the
-        host's other languages would be gone for a wall that nobody asked for.
-        """
-        names = sorted(self._backends)
-        if self._settings.rootfs or self._settings.require == IsolationLevel.MICROVM:
-            return names
-        return [name for name in names if name != IsolationLevel.MICROVM] or names
 
     def limits(self, plan: str = "") -> Limits:
         """What the settings allow one run, for a user of that plan."""
@@ -159,7 +151,7 @@ class SandboxRunner:
                 task.cancel()
                 await asyncio.wait({task})
         self._backend = None
-        self._status = _none("the sandbox is shut down", "")
+        self._status = choice.none("the sandbox is shut down", "")
         for backend in self._backends.values():
             await backend.close()
 
@@ -171,7 +163,7 @@ class SandboxRunner:
 
     async def _look(self, names: Sequence[str]) -> None:
         probed = [await self._probe(name) for name in names]
-        self._status = self._choose(probed)
+        self._status = choice.strongest(probed, self._settings.require)
         self._backend = self._backends[self._status.name] if self._status.available else None
         if self._backend is not None:
             self._trying = asyncio.create_task(self._try_languages())
@@ -180,15 +172,27 @@ class SandboxRunner:
         """Beside the first runs: a compiler takes seconds, and most runs need none."""
         try:
             tried = languages.tried(
-                self._trial, self.limits(), self._status.languages, self._settings.languages
+                self._trial,
+                self.limits(),
+                self._status.languages,
+                self._settings.languages,
+                self._preparation,
             )
-            async for name, version in tried:
-                found = {**self._status.languages, name: version}
-                self._status = structs.replace(self._status, languages=found)
+            async for trial in tried:
+                self._note(trial)
         except Exception:
             # A plugin's own fault: what was found so far works.
             log.exception("sandbox.languages_failed", backend=self._status.name)
         log.info("sandbox.languages", found=self._status.languages)
+
+    def _note(self, trial: Trial) -> None:
+        status = self._status
+        if trial.problem:
+            failed = {**status.languages_failed, trial.name: trial.problem}
+            self._status = structs.replace(status, languages_failed=failed)
+        else:
+            found = {**status.languages, trial.name: trial.version}
+            self._status = structs.replace(status, languages=found)
 
     async def _trial(self, request: RunRequest) -> RunResult:
         """A run of the box's own, which counts as nobody's."""
@@ -214,20 +218,6 @@ class SandboxRunner:
             status = BackendStatus(name, False, problem=f"the backend {name} failed; see the log")
         log.info("sandbox.probed", backend=name, available=status.available, problem=status.problem)
         return status
-
-    def _choose(self, probed: list[BackendStatus]) -> BackendStatus:
-        works = [status for status in probed if status.available and status.isolation]
-        if not works:
-            return probed[0] if len(probed) == 1 else _no_backend(probed)
-        best = max(works, key=_strength)
-        required = self._settings.require
-        if required and _strength(best) < _LEVELS.index(IsolationLevel(required)):
-            return _none(
-                f"the setting sandbox.require asks for {required}; "
-                f"this machine offers {_LEVELS[_strength(best)]}",
-                "install a stronger backend, or lower that setting",
-            )
-        return best
 
 
 class UsersRunner:
@@ -262,17 +252,3 @@ async def _run(
     watcher.output(OutputStream.STDOUT, result.stdout)
     watcher.output(OutputStream.STDERR, result.stderr)
     return result
-
-
-def _strength(status: BackendStatus) -> int:
-    return _LEVELS.index(status.isolation.level) if status.isolation else -1
-
-
-def _no_backend(probed: list[BackendStatus]) -> BackendStatus:
-    problems = "; ".join(f"{status.name}: {status.problem}" for status in probed)
-    remedies = "; ".join(filter(None, (status.remedy for status in probed)))
-    return _none(problems or "no sandbox backend is installed", remedies)
-
-
-def _none(problem: str, remedy: str) -> BackendStatus:
-    return BackendStatus("none", False, problem=problem, remedy=remedy)

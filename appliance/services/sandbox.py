@@ -1,7 +1,7 @@
 """Runs callers' programs in the sandbox: who may, how many wait, and what becomes of each."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from msgspec import Struct
@@ -78,6 +78,14 @@ class SandboxService:
         self._runner.check_ready()
         return offer
 
+    async def offer_with(self, principal: Principal, enough: Callable[[Offer], bool]) -> Offer:
+        """As `ready_offer`, but as it is now where that is `enough`: trying can take a minute."""
+        rights.require(principal, Scope.SANDBOX)
+        await self._runner.wait_for_start()
+        self._runner.check_ready()
+        offer = self.offer(principal)
+        return offer if enough(offer) else await self.ready_offer(principal)
+
     async def run(self, principal: Principal, program: Program) -> ProgramResult:
         """Run it to its end; cancelling the call kills it.
 
@@ -94,7 +102,8 @@ class SandboxService:
         """Run it and tell how it goes: Waits at once, then Started, Output …, Finished.
 
         Closing the generator kills the run. Raises as `run` does; what is wrong with the
-        program or the queue before the first event.
+        program, the queue or the quota before the first event, but for what only the backend
+        refuses (words that are too long, odd patterns): that when its turn comes.
         """
         rights.require(principal, Scope.SANDBOX)
         user = principal.user
@@ -103,7 +112,7 @@ class SandboxService:
         feed = Feed(started, prepared.request.limits.output_kept_bytes)
         allowed = self._runner.settings(user.plan)
         with self._room.enter(user.id, allowed.queue_per_user) as place:
-            self._quota.take(user.id, allowed.runs_per_hour)
+            counted = self._quota.take(user.id, allowed.runs_per_hour)
             run = asyncio.create_task(self._run(user, prepared, place, feed))
             try:
                 yield Waits(place.number)
@@ -112,6 +121,8 @@ class SandboxService:
                 yield Finished(prepared.result(await run))
             finally:
                 await _ended(run)
+                if not feed.begun:
+                    counted.give_back()
 
     async def begun(self, principal: Principal, program: Program) -> AsyncGenerator[Event, None]:
         """`events`, once it is sure that the program is in order and has a place in the queue."""

@@ -40,7 +40,8 @@ Event = Waits | Started | Output | Finished
 class Feed:
     """Between a run and its reader: keeps what was not read yet, up to `most` bytes a stream.
 
-    Output beyond that is in no event; the result holds its end, as always.
+    Output beyond that is in no event; the result holds its end, as always. `begun`: the
+    program began.
     """
 
     def __init__(self, started: Started, most: int) -> None:
@@ -48,8 +49,10 @@ class Feed:
         self._room = dict.fromkeys(OutputStream, most)
         self._events: deque[Started | tuple[OutputStream, bytearray]] = deque()
         self._moved = asyncio.Event()
+        self.begun = False
 
     def start(self) -> None:
+        self.begun = True
         self._events.append(self._started)
         self._moved.set()
 

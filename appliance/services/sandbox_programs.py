@@ -119,15 +119,27 @@ def prepare(program: Program, allowed: Limits, most_files: int, status: BackendS
 def lowered(allowed: Limits, wanted: Mapping[str, float]) -> Limits:
     """The box's limits with the caller's in their place. Raises InvalidInput for a higher one."""
     for name, value in wanted.items():
-        most, least = getattr(allowed, name), _LEAST.get(name, 1)
+        most, lowest = getattr(allowed, name), least(name)
         # Written so that NaN fails too.
-        if not least <= value <= most:
+        if not lowest <= value <= most:
             raise InvalidInput.at(
                 f"limits.{name}",
-                f"{value:.10g} is not from {least:.10g} to the {most:.10g} that this box allows",
+                f"{_told(value)} is not from {lowest:.10g} to the {most:.10g} that this box allows",
             )
     changes: dict[str, Any] = dict(wanted)
     return structs.replace(allowed, **changes)
+
+
+def least(name: str) -> float:
+    """The lowest value that a limit can have."""
+    return _LEAST.get(name, 1)
+
+
+def _told(value: float) -> str:
+    try:
+        return f"{value:.10g}"
+    except OverflowError:
+        return "a number of hundreds of digits"
 
 
 def _check_counts(program: Program, most_files: int) -> None:

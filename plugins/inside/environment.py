@@ -3,9 +3,12 @@
 _TMP = "/tmp"  # noqa: S108 - the sandbox's own
 TOOLCHAINS = "/opt/toolchains"
 
+_FIRST = "/opt/python/bin"
+# Go's programs don't stand among the system's, where they are usually put.
+_SYSTEM = "/usr/local/bin:/usr/bin:/bin:/usr/local/go/bin:/usr/lib/go/bin"
+
 ENVIRONMENT = {
-    # Go's programs don't stand among the system's, where they are usually put.
-    "PATH": "/opt/python/bin:/usr/local/bin:/usr/bin:/bin:/usr/local/go/bin:/usr/lib/go/bin",
+    "PATH": f"{_FIRST}:{_SYSTEM}",
     "HOME": _TMP,
     "LANG": "C.UTF-8",
     "TMPDIR": _TMP,
@@ -13,6 +16,9 @@ ENVIRONMENT = {
 
 
 def environment(toolchains: int) -> dict[str, str]:
-    """What every program gets, where that many toolchains of the administrator's are bound."""
-    added = "".join(f":{TOOLCHAINS}/{number}/bin" for number in range(toolchains))
-    return ENVIRONMENT | {"PATH": ENVIRONMENT["PATH"] + added}
+    """What every program gets, where that many toolchains of the administrator's are bound.
+
+    They come before the system's own.
+    """
+    added = [f"{TOOLCHAINS}/{number}/bin" for number in range(toolchains)]
+    return ENVIRONMENT | {"PATH": ":".join([_FIRST, *added, _SYSTEM])}

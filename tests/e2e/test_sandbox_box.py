@@ -123,6 +123,16 @@ WORKS = {
 }
 
 
+def test_java_when_in_a_package_then_its_class_is_found(sandbox: httpx.Client) -> None:
+    source = "// first\n package a.b ;\nclass Main { public static void main(String[] x) "
+    file = {"path": "a/b/Main.java", "content": source + '{ System.out.println("in it"); } }'}
+    answer = sandbox.post(RUN, json={"language": "java", "files": [file]})
+    if answer.status_code == 400:
+        pytest.skip("this machine has no Java")
+
+    assert answer.json()["stdout"] == "in it\n", answer.json()
+
+
 @pytest.mark.parametrize("language", list(WORKS))
 def test_language_when_listed_then_its_programs_are_built_and_run(
     language: str, sandbox: httpx.Client
@@ -203,6 +213,9 @@ WRONG: dict[str, tuple[Any, str]] = {
     "higher limit": ({"argv": ["true"], "limits": {"wall_s": 11}}, "limits.wall_s: 11 is not"),
     "negative limit": ({"argv": ["true"], "limits": {"memory_bytes": -1}}, "limits.memory_bytes"),
     "unknown limit": ({"argv": ["true"], "limits": {"disks": 1}}, "disks"),
+    "limit of many digits": (
+        b'{"argv":["true"],"limits":{"memory_bytes":' + b"9" * 400 + b"}}", "hundreds of digits"
+    ),
     "text limit": ({"argv": ["true"], "limits": {"wall_s": "long"}}, "wall_s"),
     "bad variable": ({"argv": ["true"], "environment": {"A=B": "x"}}, "environment"),
     "nul in argv": ({"argv": ["a\0"]}, "argv"),
@@ -396,6 +409,7 @@ PISTON_WRONG: dict[str, dict[str, Any]] = {
     "no version": {"language": "python", "files": [{"content": ""}]},
     "no files": {"language": "python", "version": "*", "files": []},
     "other version": {"language": "python", "version": "2.7", "files": [{"content": ""}]},
+    "long version": {"language": "python", "version": "9" * 10_000, "files": [{"content": ""}]},
     "odd version": {"language": "python", "version": "; rm", "files": [{"content": ""}]},
     "other language": {"language": "cobol", "version": "*", "files": [{"content": ""}]},
     "time": {"language": "python", "version": "*", "files": [{"content": ""}],
@@ -412,6 +426,32 @@ def test_piston_when_the_request_is_wrong_then_a_message(name: str, sandbox: htt
 
     assert answer.status_code == 400
     assert answer.json().keys() == {"message"}
+
+
+def test_piston_when_its_client_looks_for_packages_then_those_that_run(
+    sandbox: httpx.Client,
+) -> None:
+    listed = sandbox.get("/api/v2/packages").json()
+    python = next(each for each in listed if each["language"] == "python")
+    assert python["installed"]
+
+    there = {"language": "python", "version": python["language_version"]}
+    assert sandbox.post("/api/v2/packages", json=there).json() == there
+    missing = sandbox.post("/api/v2/piston/packages", json={**there, "language": "cobol"})
+    assert (missing.status_code, missing.json().keys()) == (404, {"message"})
+    assert sandbox.request("DELETE", "/api/v2/packages", json=there).status_code == 405
+
+
+def test_piston_when_a_compiler_fails_then_both_stages_show_it(sandbox: httpx.Client) -> None:
+    body = {"language": "gcc", "version": "*", "files": [{"content": "int main({"}]}
+    answer = sandbox.post(PISTON, json={**body, "stdin": None, "args": None})
+    if answer.status_code == 400:
+        pytest.skip("this machine has no C")
+
+    assert answer.json()["run"] == answer.json()["compile"]
+    assert (answer.json()["run"]["code"], answer.json()["run"]["signal"]) == (1, None)
+    assert "error" in answer.json()["run"]["stderr"]
+    assert answer.json()["run"]["wall_time"] > 0
 
 
 def test_piston_when_the_time_is_over_then_its_status_says_so(sandbox: httpx.Client) -> None:

@@ -41,3 +41,18 @@ def test_take_when_the_limit_was_lowered_then_it_holds_at_once() -> None:
     quota.take(1, 5)
     with pytest.raises(RateLimited):
         quota.take(1, 1)
+
+
+def test_give_back_when_the_run_never_began_then_another_may() -> None:
+    clock = Clock()
+    quota = RunQuota(clock)
+    counted = quota.take(1, 1)
+    counted.give_back()
+    late = quota.take(1, 1)
+
+    clock.now = 3600.0
+    quota.take(1, 1)
+    late.give_back()  # of the hour before
+
+    with pytest.raises(RateLimited):
+        quota.take(1, 1)

@@ -119,11 +119,36 @@ def test_scope_when_a_viewer_then_not_among_theirs() -> None:
 async def test_every_use_when_the_scope_is_missing_then_forbidden(service: SandboxService) -> None:
     viewer = principal(Role.VIEWER)
     for work in (service.run(viewer, PROGRAM), service.begun(viewer, PROGRAM),
-                 service.known_offer(viewer), service.ready_offer(viewer)):  # fmt: skip
+                 service.known_offer(viewer), service.ready_offer(viewer),
+                 service.offer_with(viewer, lambda _: True)):  # fmt: skip
         with pytest.raises(Forbidden, match="'sandbox'"):
             await work
     with pytest.raises(Forbidden):
         service.offer(viewer)
+
+
+class Slow(Backend):
+    """Its trials of compilers take as long as the test wants."""
+
+    async def run(self, request: RunRequest) -> RunResult:
+        await self.go.wait()
+        return result_of()
+
+
+@pytest.mark.parametrize("backend", [Slow], indirect=True)
+async def test_offer_when_languages_are_still_tried_then_waits_only_for_what_it_lacks(
+    service: SandboxService, backend: Backend
+) -> None:
+    now = await service.offer_with(
+        principal(), lambda offer: "python" in [each.name for each in offer.languages]
+    )
+    assert not now.complete
+
+    later = asyncio.create_task(service.offer_with(principal(), lambda _: False))
+    await asyncio.sleep(0.01)
+    assert not later.done()
+    backend.go.set()
+    assert (await later).complete
 
 
 async def test_run_when_the_hour_is_used_up_then_refused_with_the_time(backend: Backend) -> None:

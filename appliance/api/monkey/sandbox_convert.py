@@ -27,6 +27,7 @@ from appliance.api.streaming import Frame, Frames
 from appliance.domain.execution import Isolation, OutputStream, SandboxFile
 from appliance.errors import ApplianceError, InvalidInput
 from appliance.sandbox import recipes
+from appliance.services.main_files import main_file
 from appliance.services.sandbox import Language, Offer
 from appliance.services.sandbox_feed import Event, Finished, Output, Started, Waits
 from appliance.services.sandbox_programs import BuildReport, Program, ProgramResult
@@ -162,9 +163,11 @@ def _files(body: RunBody) -> tuple[SandboxFile, ...]:
         raise InvalidInput.at("code", "needs a language that says how to run it")
     if body.entry:
         raise InvalidInput.at("entry", "and code exclude each other; put the code into files")
+    code = content("code", body.code, "utf-8")
     recipe = recipes.find(body.language)
-    name = recipe.main_file if recipe else "main"  # an unknown language is refused later
-    return (SandboxFile(name, content("code", body.code, "utf-8")), *files)
+    # An unknown language is refused later.
+    name = main_file(recipe.name, recipe.main_file, code) if recipe else "main"
+    return (SandboxFile(name, code), *files)
 
 
 def _file(field: str, file: SandboxFileBody) -> SandboxFile:

@@ -114,7 +114,10 @@ class RunAnswer(Struct):
 
 
 class LanguageAnswer(Struct):
-    """`main_file` names a program's file where the request gives only `code`."""
+    """`main_file` names a program's file where the request gives only `code`.
+
+    A Java program's is named after its public class, else after the one around main.
+    """
 
     name: str
     version: str

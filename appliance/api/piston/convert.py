@@ -1,38 +1,60 @@
-"""Piston's requests to programs, and their results to its answers: pure functions."""
+"""Piston's requests to programs, and what the box offers in its words: pure functions."""
 
 import base64
 import binascii
-import signal
 from collections.abc import Sequence
+
+from msgspec import UNSET
 
 from appliance.api.piston import versions
 from appliance.api.piston.schemas import (
-    ExecuteAnswer,
     ExecuteBody,
+    PackageAnswer,
+    PackageBody,
+    PackageEntry,
     PistonFile,
     RuntimeAnswer,
-    StageAnswer,
 )
-from appliance.domain.execution import EndReason, Limits, RunResult, SandboxFile
-from appliance.errors import InvalidInput
+from appliance.domain.execution import Limits, SandboxFile
+from appliance.errors import InvalidInput, NotFound
+from appliance.services import sandbox_programs
+from appliance.services.main_files import main_file
 from appliance.services.sandbox import Language, Offer
-from appliance.services.sandbox_programs import BuildReport, Program, ProgramResult
+from appliance.services.sandbox_programs import Program
 
-# What its clients call these languages.
+# What its clients call these languages, by their own name here.
 _NAMES = {"node": "javascript", "cpp": "c++"}
+_ALSO = {"python": {"py3"}, "bash": {"sh"}}
+_RUNTIMES = {"node": "node"}
 _MS = 1000
-
-_STATUS = {
-    EndReason.WALL_TIME: ("TO", "the time limit was reached"),
-    EndReason.CPU_TIME: ("TO", "the limit of processor time was reached"),
-    EndReason.MEMORY: ("RE", "the memory limit was reached"),
-    EndReason.OUTPUT: ("OL", "the output is longer than the limit"),
-    EndReason.CANCELLED: ("XX", "the run was cancelled"),
-}
 
 
 def runtimes(offer: Offer) -> list[RuntimeAnswer]:
     return [_runtime(language) for language in offer.languages]
+
+
+def packages(offer: Offer) -> list[PackageEntry]:
+    """What can be run, as if it had been installed by Piston's own means."""
+    return [
+        PackageEntry(shown_name(language.name), language.version, installed=True)
+        for language in offer.languages
+    ]
+
+
+def package(body: PackageBody, offer: Offer) -> PackageAnswer:
+    """The package that is asked for, if it is there. Raises NotFound."""
+    language = _found(body.language, body.version, offer.languages)
+    if language is None:
+        raise NotFound(
+            f"{_named(body.language, body.version)} is not on this box; its administrator sets "
+            f"up what can be run, here {_listed(offer.languages)}"
+        )
+    return PackageAnswer(shown_name(language.name), language.version)
+
+
+def has(body: ExecuteBody, offer: Offer) -> bool:
+    """Whether the runtime that is asked for is there. Raises InvalidInput for an odd version."""
+    return _found(body.language, body.version, offer.languages) is not None
 
 
 def program(body: ExecuteBody, offer: Offer) -> Program:
@@ -41,50 +63,72 @@ def program(body: ExecuteBody, offer: Offer) -> Program:
     return Program(
         language=language.name,
         files=tuple(_file(at, file, language) for at, file in enumerate(body.files)),
-        args=tuple(body.args),
-        stdin=body.stdin.encode(),
+        args=tuple(body.args or ()),
+        stdin=(body.stdin or "").encode(),
         limits=_limits(body, offer.limits, compiled=language.compiled),
     )
 
 
-def answer(result: ProgramResult) -> ExecuteAnswer:
-    """A compiler that failed is shown in both places, as Piston does."""
-    name = result.language or ""
-    shown, version = _NAMES.get(name, name), result.version or ""
-    build = result.build
-    if build is None:
-        return ExecuteAnswer(shown, version, _run_stage(result.run))
-    compiled = _compile_stage(build)
-    run = _run_stage(result.run) if build.ok else compiled
-    return ExecuteAnswer(shown, version, run, compiled)
+def shown_name(language: str) -> str:
+    """What Piston's clients call a language of this box."""
+    return _NAMES.get(language, language)
 
 
 def _runtime(language: Language) -> RuntimeAnswer:
-    name = _NAMES.get(language.name, language.name)
-    aliases = sorted({language.name, *language.aliases} - {name})
-    return RuntimeAnswer(name, language.version, aliases)
+    name = shown_name(language.name)
+    aliases = sorted(_words(language) - {name})
+    return RuntimeAnswer(name, language.version, aliases, _RUNTIMES.get(language.name, UNSET))
+
+
+def _words(language: Language) -> set[str]:
+    """Every name that means this language."""
+    also = _ALSO.get(language.name, set[str]())
+    return {language.name, shown_name(language.name), *language.aliases} | also
 
 
 def _language(body: ExecuteBody, known: Sequence[Language]) -> Language:
-    wanted = body.language.strip().lower()
-    for language in known:
-        if wanted in (language.name, *language.aliases) and versions.matches(
-            body.version, language.version
-        ):
-            return language
-    raise InvalidInput(f"{body.language[:40]}-{body.version[:40]} is no runtime of this box")
+    language = _found(body.language, body.version, known)
+    if language is None:
+        raise InvalidInput(
+            f"{_named(body.language, body.version)} is no runtime of this box; "
+            f"it has {_listed(known)}"
+        )
+    return language
+
+
+def _found(name: str, version: str, known: Sequence[Language]) -> Language | None:
+    """The language of that name, else one that is also called so, in that version."""
+    wanted = name.strip().lower()
+    called = [each for each in known if wanted in _words(each)]
+    called.sort(key=lambda each: wanted != each.name)
+    return next((each for each in called if versions.matches(version, each.version)), None)
+
+
+def _named(language: str, version: str) -> str:
+    return f"{language[:40]}-{version[:40]}"
+
+
+def _listed(known: Sequence[Language]) -> str:
+    return ", ".join(f"{shown_name(each.name)} {each.version}" for each in known)
 
 
 def _file(at: int, file: PistonFile, language: Language) -> SandboxFile:
-    default = language.main_file if at == 0 else f"file{at}.code"
-    return SandboxFile(file.name or default, _content(f"files[{at}].content", file))
+    content = _content(f"files[{at}].content", file)
+    return SandboxFile(file.name or _name(at, content, language), content)
+
+
+def _name(at: int, content: bytes, language: Language) -> str:
+    if at > 0:
+        return f"file{at}.code"
+    return main_file(language.name, language.main_file, content)
 
 
 def _content(field: str, file: PistonFile) -> bytes:
     try:
         match file.encoding:
             case "base64":
-                return base64.b64decode(file.content, validate=True)
+                # Programs that encode break the lines, which Piston does not mind.
+                return base64.b64decode("".join(file.content.split()), validate=True)
             case "hex":
                 return bytes.fromhex(file.content)
             case _:
@@ -95,76 +139,31 @@ def _content(field: str, file: PistonFile) -> bytes:
 
 def _limits(body: ExecuteBody, allowed: Limits, *, compiled: bool) -> dict[str, float]:
     """Both stages share one sandbox: their times are added, of their memory the larger counts."""
-    wall = _bounded("run_timeout", body.run_timeout, allowed.wall_s * _MS)
-    cpu = _bounded("run_cpu_time", body.run_cpu_time, allowed.cpu_s * _MS)
-    memory = _bounded("run_memory_limit", body.run_memory_limit, allowed.memory_bytes)
+    wall = _bounded("run_timeout", body, allowed, "wall_s", _MS)
+    cpu = _bounded("run_cpu_time", body, allowed, "cpu_s", _MS)
+    memory = _bounded("run_memory_limit", body, allowed, "memory_bytes")
     if compiled:
-        wall += _bounded("compile_timeout", body.compile_timeout, allowed.wall_s * _MS)
-        cpu += _bounded("compile_cpu_time", body.compile_cpu_time, allowed.cpu_s * _MS)
-        building = _bounded("compile_memory_limit", body.compile_memory_limit, allowed.memory_bytes)
+        wall += _bounded("compile_timeout", body, allowed, "wall_s", _MS)
+        cpu += _bounded("compile_cpu_time", body, allowed, "cpu_s", _MS)
+        building = _bounded("compile_memory_limit", body, allowed, "memory_bytes")
         memory = max(memory, building)
     return {
-        "wall_s": min(wall / _MS, allowed.wall_s),
-        "cpu_s": min(cpu / _MS, allowed.cpu_s),
+        "wall_s": min(wall, allowed.wall_s),
+        "cpu_s": min(cpu, allowed.cpu_s),
         "memory_bytes": int(memory),
     }
 
 
-def _bounded(field: str, given: float | None, most: float) -> float:
-    if given is None or given < 0:
+def _bounded(field: str, body: ExecuteBody, allowed: Limits, name: str, units: int = 1) -> float:
+    """What the client gives in `units` of the limit `name`, or all that is allowed."""
+    most, least = getattr(allowed, name), sandbox_programs.least(name)
+    given: float | None = getattr(body, field)
+    if given is None or given <= 0:
         return most
-    if given > most:
-        raise InvalidInput.at(field, f"can't exceed the {most:.10g} that this box allows")
-    return given
-
-
-def _run_stage(run: RunResult) -> StageAnswer:
-    status, message = _verdict(run)
-    killed = status is not None and run.exit_code is None
-    stdout, stderr = run.stdout.decode(errors="replace"), run.stderr.decode(errors="replace")
-    return StageAnswer(
-        stdout=stdout,
-        stderr=stderr,
-        output=stdout + stderr,
-        code=run.exit_code,
-        signal=_signal_name(run.signal or signal.SIGKILL) if killed else None,
-        message=message,
-        status=status,
-        cpu_time=round(run.usage.cpu_s * _MS),
-        wall_time=round(run.usage.wall_s * _MS),
-        memory=run.usage.max_rss_bytes,
-    )
-
-
-def _verdict(run: RunResult) -> tuple[str | None, str | None]:
-    if run.ok:
-        return None, None
-    if run.reason is EndReason.EXITED:
-        return "RE", f"exited with the status {run.exit_code}"
-    if run.reason is EndReason.SIGNALLED:
-        return "SG", f"ended by the signal {_signal_name(run.signal or 0)}"
-    return _STATUS[run.reason]
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)
-
-
-def _compile_stage(build: BuildReport) -> StageAnswer:
-    """What the stage used is not told apart from the run that it shares a sandbox with."""
-    stdout, stderr = build.stdout.decode(errors="replace"), build.stderr.decode(errors="replace")
-    return StageAnswer(
-        stdout=stdout,
-        stderr=stderr,
-        output=stdout + stderr,
-        code=build.exit_code,
-        signal=None,
-        message=None if build.ok else f"exited with the status {build.exit_code}",
-        status=None if build.ok else "RE",
-        cpu_time=None,
-        wall_time=None,
-        memory=None,
-    )
+    if not least * units <= given <= most * units:
+        raise InvalidInput.at(
+            field,
+            f"{given:.10g} is not from {least * units:.10g} to the {most * units:.10g} "
+            "that this box allows",
+        )
+    return given / units

@@ -8,9 +8,16 @@ from litestar.params import JSONBody
 from appliance.api.auth import authenticated
 from appliance.api.departure import unless_gone
 from appliance.api.dependencies import ServicesDependency
-from appliance.api.piston import convert
+from appliance.api.piston import connect, convert, following
 from appliance.api.piston.errors import PREFIX
-from appliance.api.piston.schemas import ExecuteAnswer, ExecuteBody, RuntimeAnswer
+from appliance.api.piston.schemas import (
+    ExecuteAnswer,
+    ExecuteBody,
+    PackageAnswer,
+    PackageBody,
+    PackageEntry,
+    RuntimeAnswer,
+)
 from appliance.api.requests import principal_of
 
 AnyRequest = Request[Any, Any, Any]
@@ -22,9 +29,9 @@ async def execute(
 ) -> ExecuteAnswer:
     """Build (where the language needs it) and run a program; stdin, args and limits go along."""
     principal = principal_of(request)
-    offer = await services.sandbox.ready_offer(principal)
-    work = services.sandbox.run(principal, convert.program(data, offer))
-    return convert.answer(await unless_gone(request, work))
+    offer = await services.sandbox.offer_with(principal, lambda now: convert.has(data, now))
+    events = services.sandbox.events(principal, convert.program(data, offer))
+    return await unless_gone(request, following.whole(events))
 
 
 @get(["/runtimes", "/piston/runtimes"])
@@ -33,8 +40,27 @@ async def list_runtimes(request: AnyRequest, services: ServicesDependency) -> li
     return convert.runtimes(await services.sandbox.ready_offer(principal_of(request)))
 
 
+@get(["/packages", "/piston/packages"])
+async def list_packages(request: AnyRequest, services: ServicesDependency) -> list[PackageEntry]:
+    """The same languages as packages, for clients that look whether one is installed."""
+    return convert.packages(await services.sandbox.ready_offer(principal_of(request)))
+
+
+@post(["/packages", "/piston/packages"], status_code=200)
+async def install_package(
+    request: AnyRequest, data: JSONBody[PackageBody], services: ServicesDependency
+) -> PackageAnswer:
+    """Answer for what is there already; nothing can be installed over HTTP."""
+    return convert.package(data, await services.sandbox.ready_offer(principal_of(request)))
+
+
 def router() -> Router:
     """/api/v2."""
     return Router(
-        PREFIX, route_handlers=[execute, list_runtimes], guards=[authenticated], tags=["Piston"]
-    )
+        PREFIX,
+        route_handlers=[
+            execute, list_runtimes, list_packages, install_package, connect.connect,
+        ],
+        guards=[authenticated],
+        tags=["Piston"],
+    )  # fmt: skip

@@ -1,11 +1,11 @@
 """Requests and answers as Piston's clients know them (its API, version 2).
 
-Times are milliseconds, memory is bytes; a limit of -1 means: the box's own.
+Times are milliseconds, memory is bytes; a limit of -1 or 0 means: the box's own.
 """
 
 from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 Count = Annotated[float, Meta(ge=-1)]
 Args = Annotated[list[str], Meta(max_length=256)]
@@ -16,15 +16,15 @@ class PistonFile(Struct):
 
     content: str
     name: str | None = None
-    encoding: Literal["utf8", "base64", "hex"] = "utf8"
+    encoding: Literal["utf8", "utf-8", "base64", "hex"] | None = None
 
 
 class ExecuteBody(Struct):
     language: str
     version: str
     files: Annotated[list[PistonFile], Meta(min_length=1)]
-    stdin: str = ""
-    args: Args = field(default_factory=list[str])
+    stdin: str | None = None
+    args: Args | None = None
     run_timeout: Count | None = None
     compile_timeout: Count | None = None
     run_cpu_time: Count | None = None
@@ -34,7 +34,11 @@ class ExecuteBody(Struct):
 
 
 class StageAnswer(Struct):
-    """`output` is stdout and stderr in one; `status` is null where nothing went wrong."""
+    """`output` is stdout and stderr in one, in the order in which they came.
+
+    `status` is null where nothing went wrong. The figures are left out where the stage
+    shared its sandbox with another one.
+    """
 
     stdout: str
     stderr: str
@@ -43,9 +47,9 @@ class StageAnswer(Struct):
     signal: str | None
     message: str | None
     status: str | None
-    cpu_time: int | None
-    wall_time: int | None
-    memory: int | None
+    cpu_time: int | UnsetType = UNSET
+    wall_time: int | UnsetType = UNSET
+    memory: int | UnsetType = UNSET
 
 
 class ExecuteAnswer(Struct):
@@ -58,6 +62,25 @@ class ExecuteAnswer(Struct):
 
 
 class RuntimeAnswer(Struct):
+    """`runtime` names what runs the language, where that is another word."""
+
     language: str
     version: str
     aliases: list[str]
+    runtime: str | UnsetType = UNSET
+
+
+class PackageBody(Struct):
+    language: str
+    version: str
+
+
+class PackageAnswer(Struct):
+    language: str
+    version: str
+
+
+class PackageEntry(Struct):
+    language: str
+    language_version: str
+    installed: bool
