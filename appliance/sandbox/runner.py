@@ -21,7 +21,7 @@ from appliance.sandbox.languages import Trial
 from appliance.sandbox.prepared import Preparation
 from appliance.sandbox.turns import Turns
 from appliance.settings import PlanSettings, SandboxSettings
-from appliance.spi.sandbox import RunWatcher, SandboxBackend, WatchableBackend
+from appliance.spi.sandbox import CheckingBackend, RunWatcher, SandboxBackend, WatchableBackend
 
 _PROBE_S = 180.0
 _START_S = 60.0
@@ -123,6 +123,11 @@ class SandboxRunner:
     def check_ready(self) -> None:
         """Raises SandboxUnavailable, with the reason, where nothing can be run."""
         self._ready()
+
+    def check(self, request: RunRequest) -> None:
+        """Raises InvalidInput for what is known to be refused when its turn comes."""
+        if isinstance(self._backend, CheckingBackend):
+            self._backend.check(request)
 
     async def run(self, request: RunRequest, watcher: RunWatcher | None = None) -> RunResult:
         """One run, waiting for its turn.

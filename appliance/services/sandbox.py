@@ -102,8 +102,7 @@ class SandboxService:
         """Run it and tell how it goes: Waits at once, then Started, Output …, Finished.
 
         Closing the generator kills the run. Raises as `run` does; what is wrong with the
-        program, the queue or the quota before the first event, but for what only the backend
-        refuses (words that are too long, odd patterns): that when its turn comes.
+        program, the queue or the quota before the first event.
         """
         rights.require(principal, Scope.SANDBOX)
         user = principal.user
@@ -137,7 +136,9 @@ class SandboxService:
         if recipe is not None and recipe.name not in runner.status.languages:
             await runner.wait_for_languages()
         limits = runner.limits(plan)
-        return sandbox_programs.prepare(program, limits, self._most_files, runner.status)
+        prepared = sandbox_programs.prepare(program, limits, self._most_files, runner.status)
+        runner.check(prepared.request)
+        return prepared
 
     async def _run(self, user: User, prepared: Prepared, place: Place, feed: Feed) -> RunResult:
         try:

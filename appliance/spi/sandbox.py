@@ -47,3 +47,12 @@ class WatchableBackend(Protocol):
     async def run_watched(self, request: RunRequest, watcher: RunWatcher) -> RunResult:
         """As `run`, telling `watcher`. A run that never began is not told as started."""
         ...
+
+
+@runtime_checkable
+class CheckingBackend(Protocol):
+    """A backend that knows what it would refuse before there is a turn for it."""
+
+    def check(self, request: RunRequest) -> None:
+        """Raises InvalidInput as `run` would."""
+        ...

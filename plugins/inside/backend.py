@@ -11,7 +11,7 @@ from plugins.inside.unavailable import told, unavailable
 
 
 class ProbedBackend(ABC):
-    """Implements appliance.spi.sandbox.SandboxBackend and WatchableBackend, but for `close`."""
+    """Implements all of appliance.spi.sandbox's protocols, but for `close`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -34,6 +34,9 @@ class ProbedBackend(ABC):
                 self._status = BackendStatus(self._name, False, problem=problem, remedy=remedy)
         return self._status
 
+    def check(self, request: RunRequest) -> None:
+        requests.check(request)
+
     async def run(self, request: RunRequest) -> RunResult:
         return await self._checked_run(request, None)
 
@@ -41,7 +44,7 @@ class ProbedBackend(ABC):
         return await self._checked_run(request, watcher)
 
     async def _checked_run(self, request: RunRequest, watcher: RunWatcher | None) -> RunResult:
-        requests.check(request)
+        self.check(request)
         self._require_open()
         status = self._status or await self.probe()
         if status.isolation is None:

@@ -182,6 +182,23 @@ def test_stream_when_the_request_is_wrong_then_a_plain_error(sandbox: httpx.Clie
     assert "python" in error_of(answer)[2]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"args": ["x" * 200_000]},
+        {"environment": {"A=B": "x"}},
+        {"artifacts": ["x" * 300]},
+        {"args": ["a\0b"]},
+    ],
+)
+def test_stream_when_only_the_sandbox_would_refuse_it_then_a_plain_error(
+    wrong: dict[str, Any], sandbox: httpx.Client
+) -> None:
+    body = {"language": "python", "code": "pass", **wrong}
+
+    assert error_of(sandbox.post(f"{RUN}/stream", json=body))[0] == 400
+
+
 def files(*paths: str) -> dict[str, Any]:
     return {"language": "sh", "files": [{"path": path, "content": "echo x"} for path in paths]}
 
