@@ -6,7 +6,7 @@ The same stage as everywhere (plugins/inside) plays the run in there; agent.py i
 first process of the guest and carries what the stage's five pipes would carry.
 
     agent.py      runs inside as PID 1: the channel on one side, the stage's pipes on the other
-    pidfd.py      inside: what the stage needs and an odd kernel may lack
+    pidfd.py, filecount.py    inside: what an odd kernel may lack
     frames.py     outside: takes the agent's frames, and makes those for it
     run.py        outside: one run, over two descriptors, with limits, watcher and deadlines
     results.py    outside: a finished run as the result that callers get

@@ -13,8 +13,9 @@ has another user: the program can't signal, trace or look into the agent. When t
 is gone the agent tells what is left and returns; the guest is to end then, and with the
 agent everything in it. It also returns, at once, when the service goes away.
 
-Arguments: the descriptors to read from and to write to (they may be the same), and the
-user and group id that the stage gets, or -1 for the agent's own.
+Arguments: the descriptors to read from and to write to (they may be the same), the user
+and group id that the stage gets, or -1 for the agent's own, and the most files that a run
+may have, if nothing but the agent counts them.
 """
 
 # As in the stage: pathlib is slow to load.
@@ -31,6 +32,7 @@ FRAME_BYTES = 32768
 BUFFER = 65536
 
 _KEEP = -1
+_PAUSE_S = 0.1
 _CLONE_NEWPID = 0x20000000
 _MS_RDONLY = 1
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
@@ -42,16 +44,18 @@ _TOLD = {"report": b"R", "stdout": b"O", "stderr": b"E"}
 
 
 def main(arguments: list[str]) -> None:
-    source, sink, user = (int(word) for word in arguments)
-    serve(source, sink, lambda: become(user))
+    source, sink, user, *files = (int(word) for word in arguments)
+    serve(source, sink, lambda: become(user), *files)
 
 
-def serve(source: int, sink: int, enter: Callable[[], None]) -> None:
+def serve(source: int, sink: int, enter: Callable[[], None], files: int = 0) -> None:
     """Play one run over the channel and return when all of it was said.
 
-    `enter` is called in the stage's process before anything else happens there. The agent
-    must be allowed to make process namespaces and to mount. Raises OSError if it is not.
+    `enter` is called in the stage's process before anything else happens there. With `files`
+    a run that has more is ended. The agent must be allowed to make process namespaces and to
+    mount. Raises OSError if it is not.
     """
+    count = _file_count(files) if files else None
     ours, stage_pid = _start_stage(enter)
     for fd in (source, sink, *ours.values()):
         os.set_blocking(fd, False)
@@ -59,11 +63,23 @@ def serve(source: int, sink: int, enter: Callable[[], None]) -> None:
     outwards = _Outwards(sink, ours)
     while not (outwards.over or inwards.ended):
         readable, writable, _ = select.select(
-            inwards.readable() + outwards.readable(), inwards.writable() + outwards.writable(), []
+            inwards.readable() + outwards.readable(),
+            inwards.writable() + outwards.writable(),
+            [],
+            count and _PAUSE_S,
         )
         inwards.move(readable, writable)
         outwards.move(readable, writable)
+        if count and count.exceeded():
+            outwards.tell(b"E", b"sandbox: there were more than %d files\n" % files)
+            outwards.end()  # the run ends with the guest
+            count = None
     os.waitpid(stage_pid, os.WNOHANG)
+
+
+def _file_count(most: int) -> Any:
+    sys.path.append(os.path.dirname(__file__))
+    return __import__("filecount").FileCount(most)
 
 
 def become(user: int) -> None:
@@ -224,24 +240,31 @@ class _Outwards:
         for name, fd in list(self._pipes.items()):
             if fd in readable:
                 self._take(name, fd)
-        if "report" not in self._pipes and not self._ending:
-            self._end()
+        if "report" not in self._pipes and not self._ending and not self._waits():
+            self.end()
+
+    def tell(self, kind: bytes, data: bytes) -> None:
+        """A frame, of FRAME_BYTES at most."""
+        self._bytes += HEADER.pack(kind, len(data)) + data
 
     def _take(self, name: str, fd: int) -> None:
         data = _read(fd, FRAME_BYTES)
         if data:
-            self._bytes += HEADER.pack(_TOLD[name], len(data)) + data
+            self.tell(_TOLD[name], data)
         elif data == b"":
             os.close(self._pipes.pop(name))
 
-    def _end(self) -> None:
-        """The stage is gone: it is over once nothing that the program wrote waits any more.
+    def end(self) -> None:
+        """Nothing is said after this."""
+        self._ending = True
+        self._bytes += HEADER.pack(b"Z", 0)
+
+    def _waits(self) -> bool:
+        """Whether something that the program wrote does, once the stage is gone.
 
         Its pipes may never end, where something of the program has outlived the stage.
         """
-        if not select.select(list(self._pipes.values()), [], [], 0)[0]:
-            self._ending = True
-            self._bytes += HEADER.pack(b"Z", 0)
+        return bool(select.select(list(self._pipes.values()), [], [], 0)[0])
 
     def _send(self) -> None:
         try:

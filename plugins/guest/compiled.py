@@ -13,6 +13,7 @@ _UNCHECKED_HASH = (1).to_bytes(4, "little") + bytes(8)
 _MODULES = {
     "agent": "plugins.guest.agent",
     "pidfd": "plugins.guest.pidfd",
+    "filecount": "plugins.guest.filecount",
     "stage": "plugins.inside.stage",
     "collect": "plugins.inside.collect",
 }

@@ -4,12 +4,14 @@ What the guest sends may come from a program that took it over: bytes of a stran
 Nothing of them is kept here beyond one frame of FRAME_BYTES.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 
 from plugins.guest.agent import FRAME_BYTES, HEADER
 
 END = b"Z"
-_KINDS = frozenset({b"R", b"O", b"E", END})
+_KINDS = frozenset({b"R", b"O", b"E"})
 
 
 def outgoing(job: Iterable[bytes], stdin: bytes) -> Iterator[bytes]:
@@ -28,8 +30,9 @@ def _frames(kind: bytes, data: bytes) -> Iterator[bytes]:
 
 
 class Incoming:
-    """Fed with bytes as they come, hands each frame's kind and payload to `take`.
+    """Fed with bytes as they come, hands payloads with their kind to `take`.
 
+    Those of one kind that came together are one by then: each costs, however small it is.
     `ended` after the last frame; `broken` once the bytes make no sense, or go on after it.
     """
 
@@ -43,28 +46,27 @@ class Incoming:
         if self.broken:
             return
         self._buffer += data
-        at = 0
-        while (end := self._frame_end(at)) is not None:
-            kind, _ = HEADER.unpack_from(self._buffer, at)
-            payload = bytes(self._buffer[at + HEADER.size : end])
-            at = end
-            if kind == END:
-                self.ended = True
-            else:
-                self._take(kind, payload)
-        del self._buffer[:at]
+        for kind, frames in itertools.groupby(self._whole(), key=itemgetter(0)):
+            self._take(kind, b"".join(payload for _, payload in frames))
         self.broken |= self.ended and bool(self._buffer)
         if self.broken:
             self._buffer.clear()
 
-    def _frame_end(self, at: int) -> int | None:
-        """Where the frame that begins at `at` ends, if all of it is there and it can be one."""
-        if self.broken or len(self._buffer) < at + HEADER.size:
-            return None
-        kind, length = HEADER.unpack_from(self._buffer, at)
-        right_length = length == 0 if kind == END else 0 < length <= FRAME_BYTES
-        if self.ended or kind not in _KINDS or not right_length:
-            self.broken = True
-            return None
-        end = at + HEADER.size + length
-        return end if end <= len(self._buffer) else None
+    def _whole(self) -> list[tuple[bytes, bytes]]:
+        """Kind and payload of all frames that are whole; they are taken away."""
+        found: list[tuple[bytes, bytes]] = []
+        at = 0
+        while not (self.ended or self.broken) and len(self._buffer) >= at + HEADER.size:
+            kind, length = HEADER.unpack_from(self._buffer, at)
+            start, end = at + HEADER.size, at + HEADER.size + length
+            if kind == END and not length:
+                self.ended = True
+            elif kind not in _KINDS or not 0 < length <= FRAME_BYTES:
+                self.broken = True
+            elif end > len(self._buffer):
+                break
+            else:
+                found.append((kind, bytes(self._buffer[start:end])))
+            at = end
+        del self._buffer[:at]
+        return found

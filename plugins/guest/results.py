@@ -25,22 +25,18 @@ def result(
     failure: Callable[[], ApplianceError],
     *,
     starved: bool = False,
-    cpu_s: float = 0.0,
-    max_rss_bytes: int = 0,
+    most_bytes: int = 0,
 ) -> RunResult:
     """What came of it, once `run.over`.
 
     `failure` makes the error for a guest that ended before the program was started,
-    `starved` says that the kernel ended the guest for want of memory. Time and memory are
-    the whole guest's, used where the stage could not tell those of the program.
-    Raises what `failure` makes, or InvalidInput.
+    `starved` says that the kernel ended the guest for want of memory, `most_bytes` is what the
+    whole guest had of it at most. What the stage could not tell of the program, since it was
+    killed, is told of the guest. Raises what `failure` makes, or InvalidInput.
     """
     if not (run.report.started or run.killed or starved):
         raise InvalidInput.at("files", run.report.failure) if run.report.failure else failure()
     reason, number = _end(run, starved)
-    if run.report.ended is not None:
-        _, _, cpu_us, rss_kib = run.report.ended
-        cpu_s, max_rss_bytes = cpu_us / 1e6, rss_kib * 1024
     return RunResult(
         reason=reason,
         exit_code=number & 0xFF if reason is EndReason.EXITED else None,
@@ -48,7 +44,7 @@ def result(
         stdout=run.out.value(),
         stderr=run.err.value(),
         output_truncated=run.out.truncated or run.err.truncated,
-        usage=RunUsage(run.wall_s, cpu_s, max_rss_bytes),
+        usage=_usage(run, most_bytes),
         isolation=isolation,
         artifacts=() if run.broken else tuple(run.report.artifacts),
         artifacts_refused=_refused(run),
@@ -65,6 +61,13 @@ def _end(run: GuestRun, starved: bool) -> tuple[EndReason, int]:
         return EndReason.SIGNALLED, _SIGKILL
     kind, number, _, _ = run.report.ended
     return _REASONS.get(kind, EndReason.SIGNALLED), number
+
+
+def _usage(run: GuestRun, most_bytes: int) -> RunUsage:
+    if run.report.ended is None:
+        return RunUsage(run.wall_s, run.cpu_s, most_bytes)
+    _, _, cpu_us, rss_kib = run.report.ended
+    return RunUsage(run.wall_s, cpu_us / 1e6, rss_kib * 1024)
 
 
 def _refused(run: GuestRun) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from plugins.inside.report import Report
 _SET_UP_S = 60.0
 _COLLECT_S = 30.0
 _DRAIN_S = 5.0
+_TICK_S = 0.1
 
 _STREAMS = {b"O": OutputStream.STDOUT, b"E": OutputStream.STDERR}
 
@@ -35,6 +36,13 @@ class Guest(Protocol):
         """
         ...
 
+    def cpu_us(self) -> int:
+        """Microseconds of the host's processors that all of it has used; 0 if nobody counts.
+
+        To be asked at any time, its end included.
+        """
+        ...
+
 
 class GuestRun:
     """Created with a guest whose agent waits for its job; `play` does the rest, once.
@@ -42,7 +50,9 @@ class GuestRun:
     Then `over` is set, `killed` says why we ended it, if we did; `report`, `out` and `err`
     hold what came out. `source` and `sink` are the ends of the channel, two descriptors
     that belong to the run from now on. `set_up_s` is how long the guest may take until the
-    program starts, unpacking the files included.
+    program starts, unpacking the files included. `hold_cpu` has the limit of processor time
+    held from here, by what the guest uses of the host's from the program's start on: for
+    guests whose own account is wrong. That is `cpu_s`, in any case; 0 where nobody counts.
     """
 
     def __init__(
@@ -54,11 +64,13 @@ class GuestRun:
         watcher: RunWatcher | None = None,
         *,
         set_up_s: float = _SET_UP_S,
+        hold_cpu: bool = False,
     ) -> None:
         self.over = asyncio.Event()
         self.killed: EndReason | None = None
         self.late = False
         self.wall_s = 0.0
+        self.cpu_s = 0.0
         self.report = Report(request.limits)
         self.out = CappedOutput(request.limits.output_kept_bytes)
         self.err = CappedOutput(request.limits.output_kept_bytes)
@@ -66,6 +78,8 @@ class GuestRun:
         self._request = request
         self._watcher = watcher
         self._set_up_s = set_up_s
+        self._hold_cpu = hold_cpu
+        self._cpu_before_us: int | None = None
         self._told = False
         self._moved = asyncio.Event()
         self._frames = Incoming(self._take)
@@ -101,6 +115,8 @@ class GuestRun:
         try:
             await self._guest.end()
             await self._until(lambda: False, _DRAIN_S)
+            if self.report.ended is None:
+                self._count_cpu()
         finally:
             self._channel.close()
             self.over.set()
@@ -113,13 +129,30 @@ class GuestRun:
     async def _see_through(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        if not await self._until(
-            lambda: self.report.ended is not None, self._request.limits.wall_s
+        deadline = began + self._request.limits.wall_s
+        while not await self._until(
+            lambda: self.report.ended is not None, self._next_look(deadline - loop.time())
         ):
-            self.kill(EndReason.WALL_TIME)
+            if reason := self._excess(deadline - loop.time()):
+                self.kill(reason)
+                break
         self.wall_s = loop.time() - began
         if not await self._until(lambda: False, _COLLECT_S):
             self.late = True
+
+    def _next_look(self, left_s: float) -> float:
+        return max(0.0, min(_TICK_S, left_s) if self._hold_cpu else left_s)
+
+    def _excess(self, left_s: float) -> EndReason | None:
+        """Which time the program has used up."""
+        if left_s <= 0:
+            return EndReason.WALL_TIME
+        self._count_cpu()
+        return EndReason.CPU_TIME if self.cpu_s >= self._request.limits.cpu_s else None
+
+    def _count_cpu(self) -> None:
+        if self._cpu_before_us is not None:
+            self.cpu_s = max(0, self._guest.cpu_us() - self._cpu_before_us) / 1e6
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Whether the condition came true, or the guest said its last word, within that time."""
@@ -142,7 +175,12 @@ class GuestRun:
         if kind in _STREAMS:
             self._take_output(_STREAMS[kind], payload)
             return
+        over = self.report.ended
         self.report.feed(payload)
+        if self.report.started and self._cpu_before_us is None:
+            self._cpu_before_us = self._guest.cpu_us()
+        if self.report.ended is not over:
+            self._count_cpu()
         if self.report.started:
             self._tell_start()
 

@@ -11,7 +11,10 @@ from plugins.inside import collect, paths, stage
 
 _NAMES_ROOM = 512 * 1024
 _MAX_REFUSED = 256
+# A stage says a handful, and one for each file that it looks at.
+_MAX_FRAMES = 25_000
 _MAX_REASON = 1200
+_MAX_FIGURE = 1 << 40  # µs of processor time, or KiB of memory
 
 
 class Report:
@@ -27,6 +30,7 @@ class Report:
         self.broken = False
         self._limits = limits
         self._buffer = bytearray()
+        self._frames = 0
         self._room = limits.artifact_bytes + limits.artifact_files * 1100 + _NAMES_ROOM
 
     def feed(self, data: bytes) -> None:
@@ -36,7 +40,9 @@ class Report:
             self._buffer.clear()
             return
         self._buffer += data
-        while frame := self._next():
+        while not self.broken and (frame := self._next()):
+            self._frames += 1
+            self.broken = self._frames > _MAX_FRAMES
             try:
                 self._take(*frame)
             except (ValueError, struct.error):
@@ -60,7 +66,7 @@ class Report:
             case b"S":
                 self.started = True
             case b"X" if self.ended is None:
-                self.ended = stage.ENDED.unpack(payload)
+                self._end(*stage.ENDED.unpack(payload))
             case b"F":
                 self.failure = payload[:_MAX_REASON].decode(errors="replace")
             case b"A":
@@ -69,6 +75,11 @@ class Report:
                 self._refuse(payload.decode(errors="replace"))
             case _:
                 raise ValueError(kind)
+
+    def _end(self, kind: int, number: int, cpu_us: int, rss_kib: int) -> None:
+        if max(cpu_us, rss_kib) > _MAX_FIGURE:
+            raise ValueError(max(cpu_us, rss_kib))
+        self.ended = kind, number, cpu_us, rss_kib
 
     def _artifact(self, payload: bytes) -> None:
         executable, length = collect.ARTIFACT.unpack_from(payload)
@@ -87,5 +98,7 @@ class Report:
         return known or len(self.artifacts) >= self._limits.artifact_files
 
     def _refuse(self, reason: str) -> None:
+        """Names are the program's, and may hold what a terminal would obey."""
         if len(self.refused) < _MAX_REFUSED:
-            self.refused.append(reason[:_MAX_REASON])
+            shown = (char if char.isprintable() else "?" for char in reason[:_MAX_REASON])
+            self.refused.append("".join(shown))

@@ -24,6 +24,7 @@ from appliance.domain.execution import (
     SandboxFile,
 )
 from appliance.errors import InvalidInput, SandboxUnavailable
+from plugins.guest import filecount
 from plugins.guest.agent import FRAME_BYTES, HEADER
 from plugins.guest.frames import Incoming, outgoing
 from plugins.guest.results import result
@@ -205,6 +206,7 @@ class Silent:
 
     def __init__(self) -> None:
         self.kills = 0
+        self.used_us = 0
         ours, self.theirs = socket.socketpair()
         self.ends = (os.dup(ours.fileno()), ours.detach())
 
@@ -215,6 +217,9 @@ class Silent:
 
     async def end(self) -> None:
         self.kill()
+
+    def cpu_us(self) -> int:
+        return self.used_us
 
 
 def _frame(kind: bytes, payload: bytes = b"") -> bytes:
@@ -257,12 +262,16 @@ async def _hear(said: bytes, limits: Limits = _PATIENT) -> RunResult:
 
 
 async def _say(channel: socket.socket, said: bytes) -> None:
-    channel.setblocking(False)
     try:
-        await asyncio.get_running_loop().sock_sendall(channel, said)
+        await _say_on(channel, said)
         channel.shutdown(socket.SHUT_WR)
     except OSError:
         return  # it was cut off in the middle of a word
+
+
+async def _say_on(channel: socket.socket, said: bytes) -> None:
+    channel.setblocking(False)
+    await asyncio.get_running_loop().sock_sendall(channel, said)
 
 
 @pytest.mark.parametrize("said", _NONSENSE.values(), ids=_NONSENSE)
@@ -305,6 +314,27 @@ async def test_names_from_the_guest_are_checked_anew():
     assert outcome.exit_code == 0
     assert not outcome.artifacts
     assert "passwd" in outcome.artifacts_refused[0]
+
+
+async def test_processor_time_beyond_the_limit_by_the_hosts_account_ends_the_run():
+    guest = Silent()
+    guest.used_us = 500_000
+    limits = Limits(wall_s=60.0, cpu_s=2.0)
+    run = GuestRun(guest, *guest.ends, RunRequest(("sh",), limits=limits), hold_cpu=True)
+    playing = asyncio.create_task(run.play([b"job"]))
+    await _say_on(guest.theirs, _STARTED)
+    while not run.report.started:
+        await asyncio.sleep(0)
+
+    guest.used_us = 2_400_000  # less than the limit since its start
+    await asyncio.sleep(0.3)
+    assert not guest.kills
+    guest.used_us = 2_600_000
+    await playing
+
+    outcome = result(run, _ISOLATION, lambda: SandboxUnavailable("never began"))
+    assert (outcome.reason, outcome.usage.cpu_s) == (EndReason.CPU_TIME, 2.1)
+    guest.theirs.close()
 
 
 def test_frames_cut_anywhere_are_put_together():
@@ -355,3 +385,25 @@ def test_handle_of_a_child_on_a_kernel_without_one_tells_its_end():
     done = subprocess.run(words, capture_output=True, timeout=60, check=False)
 
     assert done.stdout == b"good\n", done.stderr
+
+
+def test_files_are_counted_below_a_folder_without_following_links(tmp_path: Path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path)
+
+    assert filecount.holds_more(str(tmp_path), 3)
+    assert not filecount.holds_more(str(tmp_path), 4)
+    assert not filecount.holds_more(str(tmp_path / "none"), 0)
+
+
+def test_files_below_a_path_that_is_too_long_are_not_overlooked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(20):
+        os.mkdir("x" * 250)  # noqa: PTH102
+        os.chdir("x" * 250)
+    (Path() / "file").write_bytes(b"")
+
+    assert filecount.holds_more(str(tmp_path), 1000)

@@ -81,6 +81,7 @@ async def test_run_without_runsc_is_refused_with_the_reason(sandbox_python: Path
         ("neither script nor program", 0o755, "can't be started"),
         (_KNOWS_ITS_NAME.format(run="echo no such thing >&2; exit 1"), 0o755, "no such thing"),
         (_KNOWS_ITS_NAME.format(run="exec cat /dev/zero"), 0o755, "runs nothing here"),
+        (_KNOWS_ITS_NAME.format(run="exec cat /dev/zero >&2"), 0o755, "runs nothing here"),
         (_KNOWS_ITS_NAME.format(run="printf 'O\\0\\0\\0\\1x'"), 0o755, "runs nothing here"),
     ],
 )
@@ -142,6 +143,7 @@ _FACTS = probe.Facts(
     writable=[],
     supervisor_hidden=True,
     descriptors=[0, 1, 2, 3],
+    files=4097,
 )
 
 

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -151,6 +152,65 @@ async def test_files_beyond_the_size_of_a_folder_can_not_be_written(backend: GVi
     assert len(result.stdout.split()) == 3
 
 
+async def test_number_of_files_is_limited_in_each_folder(backend: GVisor):
+    status = await backend.probe()
+    assert status.isolation is not None
+    if "inode_limit" not in status.isolation.layers:
+        assert any("number of files" in lack for lack in status.isolation.degraded)
+        pytest.skip("only root has the host count a run's files")
+    code = (
+        "import errno, os\ndef fill(path):\n try:\n  for n in range(10_000):"
+        " open(f'{path}/{n}', 'x').close()\n"
+        " except OSError as error: print(n, errno.errorcode[error.errno])\n"
+        "fill('/workspace'); fill('/tmp'); fill('/dev/shm')"
+    )
+
+    result = await run_python(backend, code, limits=Limits(60.0, 30.0, workspace_files=40))
+
+    assert result.stdout == b"40 ENOSPC\n" * 3, result
+
+
+async def test_files_count_as_memory_of_the_run(backend: GVisor):
+    code = (
+        "with open('/workspace/x', 'wb', 0) as file:\n"
+        " for _ in range(400): file.write(bytes(1 << 20))"
+    )
+    limits = Limits(60.0, 30.0, memory_bytes=64 << 20, workspace_bytes=512 << 20)
+
+    assert (await run_python(backend, code, limits=limits)).reason is EndReason.MEMORY
+
+
+async def test_artifact_whose_other_name_was_taken_away_comes_out(backend: GVisor):
+    code = (
+        "import os\nfor name in ('a', 'b'):\n open('draft', 'w').write(name)\n"
+        " os.link('draft', name)\n os.unlink('draft')\n"
+        "open('twice', 'w').close(); os.link('twice', 'again')"
+    )
+
+    result = await run_python(backend, code, artifacts=("*",))
+
+    assert result.artifacts == (SandboxFile("a", b"a"), SandboxFile("b", b"b"))
+    assert result.artifacts_refused == ("again: not a plain file", "twice: not a plain file")
+
+
+async def test_processes_that_wait_for_a_processor_use_no_time_of_it(backend: GVisor):
+    status = await backend.probe()
+    assert status.isolation is not None
+    if "cgroup_cpu" not in status.isolation.layers:
+        pytest.skip("nobody but gVisor counts the time here")
+    code = (
+        "import os, time\nend = time.monotonic() + 1\n"
+        "made = [os.fork() for _ in range(4)]\n"  # 16 processes
+        "while time.monotonic() < end: pass\n"
+        "for pid in filter(None, made): os.waitpid(pid, 0)"
+    )
+
+    result = await run_python(backend, code, limits=Limits(60.0, 5.0))
+
+    assert result.reason is EndReason.EXITED, result
+    assert 0 < result.usage.cpu_s < 5
+
+
 async def test_nothing_of_the_host_is_to_be_seen(backend: GVisor, tmp_path: Path):
     (tmp_path / "secret").write_text("secret")
     code = (
@@ -278,7 +338,11 @@ async def test_ordinary_user_gets_the_same_wall(ordinary_home: Path):
     program = ordinary_home / "runsc"
     shutil.copy(runsc(), program)
     program.chmod(0o755)
-    words = (ordinary_home / "python", ordinary_home / "run" / "g", program, "print(6 * 7)")
+    code = (
+        "print(6 * 7, flush=True)\nimport os, time; os.mkdir('/tmp/d', 0o700)\n"
+        "for number in range(5000): open(f'/tmp/d/{number}', 'x').close()\ntime.sleep(60)"
+    )
+    words = (ordinary_home / "python", ordinary_home / "run" / "g", program, code)
 
     done = await asyncio.to_thread(
         subprocess.run,
@@ -297,4 +361,8 @@ async def test_ordinary_user_gets_the_same_wall(ordinary_home: Path):
     status, result = json.loads(done.stdout)
     assert status["available"]
     assert "no cgroup" in status["isolation"]["degraded"][0]
-    assert result["exit_code"] == 0
+    assert "number of files" in status["isolation"]["degraded"][1]
+    assert (result["reason"], result["signal"]) == ("signalled", 9)
+    assert msgspec.convert(result["stdout"], bytes) == b"42\n"
+    stderr = msgspec.convert(result["stderr"], bytes)
+    assert stderr == b"sandbox: there were more than 4096 files\n"

@@ -3,8 +3,10 @@
 import json
 import os
 import platform
+import tempfile
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -12,12 +14,17 @@ from appliance.domain.execution import BackendStatus, IsolationLevel, RunRequest
 from appliance.errors import InvalidInput, SandboxUnavailable
 from appliance.sandbox.runner import SandboxRunner
 from appliance.settings import SandboxSettings
+from plugins.sandboxes.bubblewrap import groups_v1, groups_v2
+from plugins.sandboxes.bubblewrap.fence import Fence
+from plugins.sandboxes.bubblewrap.groups import NoGroups
 from plugins.sandboxes.microvm import acceleration, confinement, kernel, probe
 from plugins.sandboxes.microvm.backend import MicroVm
 from plugins.sandboxes.microvm.command import Accelerator
 from plugins.sandboxes.microvm.confinement import Confinement
 from plugins.sandboxes.microvm.files import Files
+from plugins.sandboxes.microvm.machine import Machine
 from plugins.sandboxes.microvm.machines import Machines
+from plugins.sandboxes.microvm.starter import Starter
 from tests.support import microvm
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="microvm is x86_64 only")
@@ -163,8 +170,19 @@ def isolation(accelerator: Accelerator = Accelerator.KVM, **facts: Any):
     return probe.isolation(printed, "microvm", machines(accelerator), "no KVM here")[0]
 
 
+def no_groups() -> Fence:
+    def refuse(service: int) -> None:
+        del service
+        raise NoGroups("none here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (groups_v1, groups_v2):
+            patch.setattr(kind, "available", refuse)
+        return Fence()
+
+
 def machines(accelerator: Accelerator = Accelerator.KVM) -> Machines:
-    return Machines(Files(Path(), -1, -1, -1), CONFINED, accelerator)
+    return Machines(Starter(Files(Path(), -1, -1, -1), CONFINED, no_groups(), accelerator))
 
 
 def test_isolation_with_kvm_says_so():
@@ -172,7 +190,9 @@ def test_isolation_with_kvm_says_so():
 
     assert found.level is IsolationLevel.MICROVM
     assert {"own_kernel", "kvm", "qemu_seccomp", "cgroup_memory"} <= set(found.layers)
-    assert found.degraded == ("something",)
+    assert found.degraded[0] == "something"
+    assert "no control group for QEMU (none here; none here)" in found.degraded[1]
+    assert "qemu_cgroup_memory" not in found.layers
 
 
 def test_isolation_by_emulation_is_degraded():
@@ -211,6 +231,40 @@ def test_machine_with_a_hole_is_refused(fact: dict[str, Any], hole: str):
 def test_guest_that_tells_no_facts_is_refused(printed: bytes):
     with pytest.raises(SandboxUnavailable, match="does not work"):
         probe.isolation(printed, "microvm", machines(), "")
+
+
+# Snapshots that fail
+
+
+def test_second_snapshot_in_a_row_that_never_worked_is_the_last_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    offered = machines()
+    lame = cast("Machine", SimpleNamespace(origin=None, last_words="of its own"))
+    assert not offered.distrust(lame), "it booted: another try would do no better"
+
+    for worked_before in (False, True, False):
+        assert not offered.degraded
+        with tempfile.TemporaryFile() as snapshot:
+            monkeypatch.setattr(offered, "_snapshot", snapshot)
+            lame.origin = snapshot
+            if worked_before:
+                offered.trust(lame)
+            for _ in range(2):  # all that went on from it
+                assert offered.distrust(lame)
+            offered.trust(lame)  # too late
+
+    assert offered.degraded == (
+        "each run boots a machine anew: a machine did not go on from its snapshot (of its own)",
+    )
+    assert [record.message.rpartition("; ")[2] for record in caplog.records] == [
+        "a new one is made",
+        "a new one is made",
+        "none is made again",
+    ]
+    offered.hope_anew()
+    assert not offered.degraded
+    offered.close()
 
 
 @pytest.mark.skipif(bool(microvm.lack()), reason=microvm.lack() or "all is there")

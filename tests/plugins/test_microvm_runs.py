@@ -7,7 +7,7 @@ import platform
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,8 +24,19 @@ from appliance.domain.execution import (
     RunRequest,
     SandboxFile,
 )
+from appliance.errors import SandboxUnavailable
+from plugins.rootfs.python import Interpreter
+from plugins.sandboxes.bubblewrap.fence import Fence
+from plugins.sandboxes.microvm import files, kernel
 from plugins.sandboxes.microvm.backend import MicroVm
+from plugins.sandboxes.microvm.command import Accelerator, Shape
+from plugins.sandboxes.microvm.confinement import confine
+from plugins.sandboxes.microvm.machine import Machine
+from plugins.sandboxes.microvm.machines import Machines
+from plugins.sandboxes.microvm.monitor import Monitor
+from plugins.sandboxes.microvm.starter import Starter
 from tests.support import microvm
+from tests.support.hostile_agent import hostile_files
 from tests.support.sandbox import ROOT, open_descriptors
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
@@ -40,19 +51,33 @@ T = TypeVar("T")
 PATIENT = Limits(wall_s=120.0, cpu_s=60.0)
 
 
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "run").mkdir()
+        yield Path(folder)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def probed(sandbox_python: Path) -> AsyncIterator[tuple[MicroVm, BackendStatus]]:
-    with tempfile.TemporaryDirectory() as home:
-        data, runtime = Path(home, "data"), Path(home, "run")
-        os.mkdir(runtime)  # noqa: PTH102
-        made = MicroVm(microvm.context(sandbox_python, data, runtime))
+async def probed(sandbox_python: Path, home: Path) -> AsyncIterator[tuple[MicroVm, BackendStatus]]:
+    """Its agents are honest until a job tells them to attack."""
+    data = home / "data"
+    made = MicroVm(microvm.context(sandbox_python, data, home / "run"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "agent_files", hostile_files)
         status = await made.probe()
-        assert status.available, f"{status.problem}. {status.remedy}"
-        yield made, status
-        await made.close()
-        assert microvm.machines_of(os.getpid()) == []
-        left = [path.name for path in (data / "microvm").iterdir() if path.name != ".lock"]
-        assert len(left) == 1, f"nothing but the guests' files may be left: {left}"
+    assert status.available, f"{status.problem}. {status.remedy}"
+    yield made, status
+    told = Told()
+    request = RunRequest(("sleep", "600"), limits=PATIENT)
+    running = asyncio.create_task(made.run_watched(request, told))
+    await asyncio.wait_for(told.begun.wait(), 120)
+    await made.close()
+    assert (await running).reason is EndReason.CANCELLED
+    assert microvm.machines_of(os.getpid()) == []
+    assert microvm.snapshots() == []
+    left = [path.name for path in (data / "microvm").iterdir() if path.name != ".lock"]
+    assert len(left) == 1, f"nothing but the guests' files may be left: {left}"
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +273,46 @@ async def test_machine_that_is_killed_ends_its_run_and_the_next_one_works(backen
     assert (await backend.run(RunRequest(("true",), limits=PATIENT))).ok
 
 
+async def test_machine_is_bounded_on_the_host_too(
+    probed: tuple[MicroVm, BackendStatus],
+):
+    backend, status = probed
+    told = Told()
+    request = RunRequest(("sleep", "600"), limits=PATIENT)
+    running = asyncio.create_task(backend.run_watched(request, told))
+    await asyncio.wait_for(told.begun.wait(), 120)
+
+    [machine] = microvm.machines_of(os.getpid())
+    of_machine, of_us = (groups_of(pid) for pid in (machine, os.getpid()))
+    limits = Path(f"/proc/{machine}/limits").read_text()  # noqa: ASYNC240
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert "Max data size             1543503872" in limits  # a GiB more than its memory
+    assert "Max file size             0 " in limits
+    assert status.isolation is not None
+    held = "qemu_cgroup_memory" in status.isolation.layers
+    assert held or any("no control group for QEMU" in lack for lack in status.isolation.degraded)
+    assert held == any("monkey-coder-" in group for group in of_machine - of_us)
+
+
+def groups_of(pid: int) -> set[str]:
+    return set(Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("largest frame", EndReason.SIGNALLED), ("endless output", EndReason.OUTPUT)],
+)
+async def test_agent_that_was_taken_over_is_ended(backend: MicroVm, name: str, reason: EndReason):
+    request = RunRequest(("true", f"attack:{name}!"), limits=PATIENT)
+
+    result = await backend.run(request)
+
+    assert (result.reason, result.artifacts) == (reason, ())
+
+
 async def test_run_that_is_cancelled_leaves_no_machine(backend: MicroVm):
     told = Told()
     before = open_descriptors()
@@ -290,6 +355,97 @@ async def test_service_that_is_killed_leaves_no_machine(sandbox_python: Path, tm
         await service.wait()
 
     await until(lambda: not [pid for pid in started if Path(f"/proc/{pid}").exists()])
+
+
+# Snapshots, and what becomes of machines where one fails
+
+
+async def test_snapshot_of_another_version_is_replaced_and_the_run_answers(
+    backend: MicroVm, caplog: pytest.LogCaptureFixture
+):
+    [snapshot] = microvm.snapshots()
+    before = os.fstat(snapshot).st_ino
+    os.pwrite(snapshot, (99).to_bytes(4, "big"), len(b"QEVM"))
+
+    runs = [backend.run(RunRequest(("echo", "said"), limits=PATIENT)) for _ in range(2)]
+    first, second = await asyncio.gather(*runs)
+
+    assert first.stdout == second.stdout == b"said\n", (first, second)
+    assert not any("anew" in lack for lack in first.isolation.degraded)
+    [after] = [os.fstat(fd).st_ino for fd in microvm.snapshots()]
+    assert after != before
+    [said] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("a machine did not go on from its snapshot (")
+    assert said.endswith("a new one is made")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def offered(
+    sandbox_python: Path, home: Path, probed: tuple[MicroVm, BackendStatus]
+) -> AsyncIterator[Machines]:
+    """Machines without a snapshot, from the files that the backend has made."""
+    del probed
+    user = USER if os.geteuid() == 0 else None
+    fence, confinement = Fence(), confine(home / "run", user)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "agent_files", hostile_files)
+        parts = files.parts(kernel.find(microvm.KERNEL), Interpreter(sandbox_python), None, "")
+    made = files.prepare(home / "data", parts)
+    machines = Machines(Starter(made, confinement, fence, Accelerator.EMULATION))
+    yield machines
+    machines.close()
+    made.close()
+    confinement.close()
+    assert fence.close()
+
+
+USER = 2_000_000_998
+SHAPE = Shape(448, 1)
+
+
+async def test_machine_that_is_killed_as_it_boots_is_told_of(offered: Machines):
+    before = open_descriptors()
+    user = USER if os.geteuid() == 0 else None
+    keeping = asyncio.create_task(offered.keep(SHAPE, user))
+    [machine] = await until(lambda: microvm.machines_of(os.getpid()))
+
+    os.kill(machine, signal.SIGKILL)
+
+    with pytest.raises(SandboxUnavailable, match="ended at its start"):
+        await keeping
+    assert open_descriptors() == before
+
+
+async def test_machine_that_is_killed_as_it_waits_and_a_full_disk_leave_the_run_an_answer(
+    backend: MicroVm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    order, save = Machine.order, Monitor.save
+
+    async def kill(machine: Machine, orders: bytes) -> None:
+        monkeypatch.setattr(Machine, "order", order)
+        machine.kill()
+        await order(machine, orders)
+
+    def save_to_a_full_disk(monitor: Monitor, state: int) -> None:
+        del state
+        with open("/dev/full", "wb") as full:  # noqa: PTH123
+            save(monitor, full.fileno())
+
+    monkeypatch.setattr(Machine, "order", kill)
+    monkeypatch.setattr(Monitor, "save", save_to_a_full_disk)
+    before = open_descriptors()
+
+    result = await backend.run(RunRequest(("echo", "said"), limits=PATIENT))
+
+    assert result.stdout == b"said\n", result
+    lack = result.isolation.degraded[-1]
+    assert lack.startswith("each run boots a machine anew: a machine's state was not saved")
+    first, second = [record.message for record in caplog.records]
+    assert first.endswith("a new one is made")
+    assert second == lack
+    assert microvm.snapshots() == []
+    assert microvm.machines_of(os.getpid()) == []
+    assert open_descriptors() == before - 1, "that of the snapshot"
 
 
 async def until(condition: Callable[[], T]) -> T:

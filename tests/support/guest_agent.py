@@ -46,6 +46,9 @@ class AgentProcess:
         self.kill()
         await asyncio.to_thread(self.process.wait, 30)
 
+    def cpu_us(self) -> int:
+        return 0
+
 
 def _command(python: Path, files: Path) -> list[str]:
     words = [str(binary.locate().program), "--unshare-all", "--as-pid-1", "--die-with-parent"]

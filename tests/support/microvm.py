@@ -1,5 +1,6 @@
 """Real machines for tests: where QEMU and a kernel are, with KVM or without."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -54,6 +55,17 @@ def machines_of(pid: int) -> list[int]:
             "qemu-system"
         ):
             found.append(here)
+    return found
+
+
+def snapshots() -> list[int]:
+    """Descriptors of those that this process keeps, in unnamed files."""
+    found: list[int] = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            target = os.readlink(path)  # noqa: PTH115 - the name is not a path any more
+            if "/microvm/#" in target and target.endswith(" (deleted)"):
+                found.append(int(path.name))
     return found
 
 

@@ -8,6 +8,7 @@ the administrator installs, and costs a fifth of a second and more per run.
 
     runsc.py         finds the program, and what it can do
     bundle.py        what the program sees: the root file system and config.json
+    rooms.py         what it may write to
     launch.py        on the host: owns one runsc and everything that it starts
     spawner.py       starts that
     tree.py          its process tree: killing it, seeing that it is dead

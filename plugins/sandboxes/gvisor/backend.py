@@ -158,10 +158,11 @@ class GVisor(ProbedBackend):
             run, tree = _adopt(started, request, watcher)
             self._runs.add(run)
             try:
-                if cancelled:
+                if cancelled or self._closed:
                     await patiently(run.close())
+                    self._require_open()
                     raise asyncio.CancelledError
-                await run.play(differences.job_for(request))
+                await run.play(differences.job_for(request, counted=started.counted))
             finally:
                 self._runs.discard(run)
             last_words = words.last(tree.log.value(), started.folder)
@@ -172,14 +173,15 @@ class GVisor(ProbedBackend):
             isolation,
             lambda: SandboxUnavailable(f"gVisor's sandbox could not be set up ({last_words})"),
             starved=tree.starved,
-            cpu_s=tree.cpu_s,
+            most_bytes=tree.most_bytes,
         )
-        return structs.replace(outcome, usage=differences.possible(outcome.usage))
+        counted_s = run.cpu_s if started.counted else None
+        return structs.replace(outcome, usage=differences.possible(outcome.usage, counted_s))
 
 
 def _adopt(
     started: Started, request: RunRequest, watcher: RunWatcher | None
 ) -> tuple[GuestRun, Tree]:
     tree = Tree(started, lambda: run.kill(EndReason.MEMORY))
-    run = GuestRun(tree, started.source, started.sink, request, watcher)
+    run = GuestRun(tree, started.source, started.sink, request, watcher, hold_cpu=started.counted)
     return run, tree

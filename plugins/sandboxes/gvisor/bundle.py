@@ -8,17 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from appliance.domain.execution import Limits
 from plugins.guest.compiled import agent_files
-from plugins.inside import stage
 from plugins.inside.environment import ENVIRONMENT, TOOLCHAINS
 from plugins.rootfs.python import Interpreter
 from plugins.sandboxes.bubblewrap import system
+from plugins.sandboxes.gvisor.rooms import USER, Mount, Room, hints, most_files
 
-USER = 1000
 _AGENT = "/etc/sandbox"
-_TMP = "/tmp"  # noqa: S108 - the sandbox's own
-_SHM = "/dev/shm"  # noqa: S108 - the sandbox's own
 _FOLDERS = ("proc", "dev", "sys", "tmp", "run", "var", "workspace", "etc/sandbox")
 _ETC = {
     "passwd": f"root:x:0:0::/:/bin/false\nsandbox:x:{USER}:{USER}::/tmp:/bin/sh\n"
@@ -27,11 +23,10 @@ _ETC = {
     "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
-# For the agent alone: to give the stage a process namespace, a /proc and a user of its own.
-_CAPABILITIES = ["CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID"]
+# For the agent alone: to give the stage a process namespace, a /proc and a user of its own, and
+# to find all of the run's files.
+_CAPABILITIES = ["CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_DAC_READ_SEARCH"]
 _NAMESPACES = ("pid", "mount", "ipc", "uts", "network")
-
-Mount = dict[str, Any]
 
 
 class Root:
@@ -68,22 +63,24 @@ class Root:
             self._show(path, f"{TOOLCHAINS}/{number}")
         self.names = frozenset(path.name for path in folder.iterdir())
 
-    def write_bundle(self, place: Path, limits: Limits) -> None:
-        """The config.json of one run, in the folder `place`. Raises OSError."""
+    def write_bundle(self, place: Path, rooms: Sequence[Room]) -> None:
+        """The config.json of one run with these rooms, in the folder `place`. Raises OSError."""
+        proc = {"destination": "/proc", "type": "proc", "source": "proc"}
         config = {
             "ociVersion": "1.0.2",
             "hostname": "sandbox",
             "root": {"path": str(self._folder), "readonly": True},
-            "mounts": [*self._mounts, *_own_places(limits)],
-            "process": self._process(),
+            "mounts": [*self._mounts, proc, *(room.mount() for room in rooms)],
+            "annotations": hints(rooms),
+            "process": self._process(most_files(rooms)),
             "linux": {"namespaces": [{"type": name} for name in _NAMESPACES]},
         }
         (place / "config.json").write_text(json.dumps(config))
 
-    def _process(self) -> dict[str, Any]:
+    def _process(self, files: Sequence[int]) -> dict[str, Any]:
         words = [self._program, "-I", "-S", f"{_AGENT}/agent.pyc", "0", "1", str(USER)]
         return {
-            "args": words,
+            "args": [*words, *map(str, files)],
             "cwd": "/",
             "env": [f"PATH={ENVIRONMENT['PATH']}"],
             "user": {"uid": 0, "gid": 0},
@@ -125,19 +122,3 @@ class Root:
         path = self._folder / name
         path.write_bytes(content)
         path.chmod(0o644)
-
-
-def _own_places(limits: Limits) -> list[Mount]:
-    """The folders that a run may write to; they are in memory."""
-    files = f"nr_inodes={limits.workspace_files}"
-    return [
-        {"destination": "/proc", "type": "proc", "source": "proc"},
-        _tmpfs(stage.WORKSPACE, limits.workspace_bytes, files, "mode=0755", f"uid={USER}"),
-        _tmpfs(_TMP, limits.tmp_bytes, files, "mode=1777"),
-        _tmpfs(_SHM, limits.tmp_bytes, files, "mode=1777"),
-    ]
-
-
-def _tmpfs(at: str, size: int, *more: str) -> Mount:
-    options = ["nosuid", "nodev", f"size={size}", *more]
-    return {"destination": at, "type": "tmpfs", "source": "tmpfs", "options": options}

@@ -7,7 +7,8 @@ counts the memory of the guest it watches it here.
 
 Arguments: the service's process id (0: it is not the parent), a descriptor that has a byte
 to read once this process is in its control group, the most bytes of memory for the guest
-(0: a control group counts them), and the command. Descriptors 0 and 1 are for the command
+(0: a control group counts them), any number of tmpfs to be mounted first (their options, a
+colon, the folder), "--", and the command. Descriptors 0 and 1 are for the command
 alone. SIGTERM ends it. It exits as the command did (128 + the signal's number, where that
 was its end), with STARVED if it ended the guest for want of memory, or with FAILED and a
 line on descriptor 2 if it could not start it.
@@ -38,16 +39,18 @@ _GUEST_MEMORY = "/memfd:runsc-memory"
 
 
 def main(arguments: list[str]) -> int:
-    parent, gate, memory, *command = arguments
+    parent, gate, memory, *words = arguments
+    rooms, command = words[: words.index("--")], words[words.index("--") + 1 :]
     try:
         _die_with(int(parent))
         _wait_at(int(gate))
         _set_apart()
+        places = [_make_room(*room.split(":", 1)) for room in rooms]
         child = _start(command)
     except OSError as error:
         os.write(2, f"launch: {error.filename or 'failed'}: {error.strerror}\n".encode())
         return FAILED
-    return _see_through(child, int(memory))
+    return _see_through(child, int(memory), places)
 
 
 def _die_with(parent: int) -> None:
@@ -73,6 +76,12 @@ def _set_apart() -> None:
         _write("/proc/self/uid_map", f"{user} {user} 1")
         _write("/proc/self/gid_map", f"{group} {group} 1")
     _call("mount", b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None)
+
+
+def _make_room(options: str, place: str) -> str:
+    flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV)
+    _call("mount", b"tmpfs", os.fsencode(place), b"tmpfs", flags, options.encode())
+    return place
 
 
 def _start(command: list[str]) -> int:
@@ -119,7 +128,7 @@ def _be_first_to_die() -> None:
         return
 
 
-def _see_through(child: int, memory: int) -> int:
+def _see_through(child: int, memory: int, places: list[str]) -> int:
     handle = os.pidfd_open(child)
     starved, sandbox = False, None
     while True:
@@ -129,7 +138,7 @@ def _see_through(child: int, memory: int) -> int:
             code = os.waitstatus_to_exitcode(status)
             return STARVED if starved else code if code >= 0 else 128 - code
         sandbox = sandbox or _find_sandbox()
-        if sandbox and not starved and _uses_more(sandbox, memory):
+        if sandbox and not starved and _uses_more(sandbox, memory, places):
             starved = True
             os.kill(child, _SIGKILL)
 
@@ -147,16 +156,23 @@ def _find_sandbox() -> tuple[str, str] | None:
     return None
 
 
-def _uses_more(sandbox: tuple[str, str], memory: int) -> bool:
+def _uses_more(sandbox: tuple[str, str], memory: int, places: list[str]) -> bool:
     """Whether the guest's memory, or what its kernel keeps for it, is more than it may be."""
     folder, guest_memory = sandbox
     try:
         with open(f"{folder}/status", "rb") as file:
             fields = dict(line.split(b":", 1) for line in file)
         own = int(fields[b"RssAnon"].split()[0]) << 10
-        return os.stat(guest_memory).st_blocks * _BLOCK > memory or own > OWN_MEMORY
+        used = os.stat(guest_memory).st_blocks * _BLOCK + sum(map(_written, places))
+        return used > memory or own > OWN_MEMORY
     except (OSError, KeyError):  # it has ended
         return False
+
+
+def _written(place: str) -> int:
+    """Bytes of memory that its files take."""
+    found = os.statvfs(place)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
 def _write(path: str, text: str) -> None:

@@ -16,6 +16,10 @@ _MOST_PROCESSES = 3
 _SECCOMP_FILTER = 2
 # gVisor's kernel tells itself by its release, or by the date that it always says.
 _ITS_OWN_NAMES = ("gvisor", "Sun Jan 10 15:06:54 PST 2016")
+_FILES_UNCOUNTED = (
+    "the number of files is watched, not held by a kernel: this runsc knows no limit on it, "
+    "and only root can have the host's"
+)
 FACTS = """
 import json, os, platform, socket
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -38,6 +42,7 @@ print(json.dumps({
                  if writable(path)],
     "supervisor_hidden": not os.access("/proc/1/fd", os.F_OK),
     "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd")),
+    "files": min(os.statvfs(path).f_files for path in ("/workspace", "/tmp", "/dev/shm")),
 }))
 """
 
@@ -56,6 +61,7 @@ class Facts(msgspec.Struct, frozen=True):
     writable: list[str]
     supervisor_hidden: bool
     descriptors: list[int]
+    files: int
 
 
 def isolation(
@@ -68,7 +74,10 @@ def isolation(
     if missing := holes(facts, names):
         raise SandboxUnavailable(f"the sandbox has holes: {', '.join(missing)}")
     return Isolation(
-        backend, IsolationLevel.GVISOR, _layers(fence, platform_name), _degraded(fence)
+        backend,
+        IsolationLevel.GVISOR,
+        (*_layers(fence, platform_name), "inode_limit" if facts.files else "inode_watch"),
+        (*fence.degraded, *([] if facts.files else [_FILES_UNCOUNTED])),
     )
 
 
@@ -120,7 +129,3 @@ def _layers(fence: Fence, platform_name: str) -> tuple[str, ...]:
         ),
         *fence.layers,
     )
-
-
-def _degraded(fence: Fence) -> tuple[str, ...]:
-    return (*fence.degraded, "no limit on the number of files beside the size of the workspace")

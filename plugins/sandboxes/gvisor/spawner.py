@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from appliance.domain.execution import Limits
+from appliance.errors import SandboxUnavailable
 from appliance.spi.registry import PluginContext
 from plugins.guest.compiled import compiled
 from plugins.inside.unavailable import unavailable
@@ -25,6 +27,7 @@ from plugins.sandboxes.bubblewrap.fence import Fence
 from plugins.sandboxes.bubblewrap.groups import Group
 from plugins.sandboxes.gvisor.bundle import Root
 from plugins.sandboxes.gvisor.launch import OWN_MEMORY
+from plugins.sandboxes.gvisor.rooms import made_by_launcher, rooms
 from plugins.sandboxes.gvisor.runsc import Runsc
 
 _LAUNCHER = "plugins.sandboxes.gvisor.launch"
@@ -33,7 +36,7 @@ _LAUNCHER = "plugins.sandboxes.gvisor.launch"
 # processes and threads the program has is limited by gVisor's kernel.
 _OWN_PROCESSES = 256
 _THREADS_PER_PROCESS = 16
-
+_LOOKS, _LOOK_S = 20, 0.002
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,8 @@ class Started(Struct, frozen=True):
 
     `pidfd` becomes readable when it has ended; it is then to be reaped by its pid.
     `source` and `sink` are the channel to the agent, `log` is what launcher and runsc say.
-    `folder` is the run's own, and holds what runsc keeps.
+    `folder` is the run's own, and holds what runsc keeps. `counted` says that the host keeps
+    an account of the processor time of all that it starts.
     """
 
     process: "subprocess.Popen[bytes]"
@@ -53,6 +57,7 @@ class Started(Struct, frozen=True):
     log: int
     group: Group | None
     folder: Path
+    counted: bool
 
 
 class Launcher(Struct, frozen=True):
@@ -87,6 +92,7 @@ class Spawner:
         self._runsc = runsc
         self._launcher = launcher
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gvisor-start")
+        self._stopping = False
         self.fence = Fence()
 
     def spawn(self, limits: Limits, platform: str) -> "asyncio.Future[Started]":
@@ -105,22 +111,27 @@ class Spawner:
 
     def stop(self) -> None:
         """End the thread, and with it every guest that may still be alive."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._stopping = True  # those that wait for the thread hear of it there
+        self._thread.shutdown(wait=True)
         if not self.fence.close():
             log.warning("control groups of gVisor's runs are left; the next start removes them")
         shutil.rmtree(self._home, ignore_errors=True)
 
     def _spawn(self, limits: Limits, platform: str) -> Started:
+        if self._stopping:
+            raise SandboxUnavailable("the sandbox is shut down")
         name = secrets.token_hex(6)
         folder = self._home / name
         group = self.fence.make(_room(limits))
         opened: list[int] = []
         try:
             folder.mkdir(mode=0o700)
-            self.root.write_bundle(folder, limits)
+            held = rooms(limits, folder / "rooms" if os.geteuid() == 0 else None)
+            self.root.write_bundle(folder, held)
             watched = 0 if self.fence.counts_memory else limits.memory_bytes
             command = self._command(folder, name, platform)
-            return self._start([str(watched), *command], folder, group, opened)
+            words = [str(watched), *made_by_launcher(held), "--", *command]
+            return self._start(words, folder, group, opened)
         except OSError as error:
             _undo(opened, folder, lambda: self.fence.give_up(group))
             raise unavailable(
@@ -162,7 +173,8 @@ class Spawner:
             os.close(fd)
         for fd in (source, sink, log):
             os.set_blocking(fd, False)
-        return Started(process, pidfd, source, sink, log, group, folder)
+        counted = group is not None and _counts(group)
+        return Started(process, pidfd, source, sink, log, group, folder, counted)
 
     def _command(self, folder: Path, name: str, platform: str) -> list[str]:
         rootless = [] if os.geteuid() == 0 else ["--rootless"]
@@ -171,6 +183,8 @@ class Spawner:
             *("--root", str(folder / "state"), "--log", str(folder / "log")),
             # The groups are ours: they hold the launcher, and so all that it starts.
             *("--platform", platform, "--network=none", "--ignore-cgroups"),
+            # While a run goes on, nobody else changes what it is shown of the host.
+            "--file-access-mounts=exclusive",
             *("run", "--bundle", str(folder), name),
         ]
 
@@ -182,6 +196,15 @@ def _room(limits: Limits) -> Limits:
         memory_bytes=limits.memory_bytes + OWN_MEMORY,
         processes=limits.processes * _THREADS_PER_PROCESS + _OWN_PROCESSES,
     )
+
+
+def _counts(group: Group) -> bool:
+    """Whether there is an account: one that was just moved there has used nothing yet."""
+    for _ in range(_LOOKS):
+        if group.cpu_us():
+            return True
+        time.sleep(_LOOK_S)
+    return False
 
 
 def _pipe(opened: list[int]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ in kind, but QEMU's developers do not treat its emulation as one, and it is slow
     root.py, files.py              that file system, made once and kept
     init.py                        PID 1 in the guest; then plugins/guest takes over
     command.py, confinement.py     QEMU's command line, and what keeps QEMU in
-    machine.py, machines.py, monitor.py    one QEMU; starting them; the snapshot
+    machine.py, starter.py, machines.py, monitor.py    one QEMU; starting them; the snapshot
     acceleration.py, probe.py      what this machine offers, found out by trying
     backend.py                     the SandboxBackend
 """

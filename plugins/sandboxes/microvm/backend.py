@@ -1,7 +1,10 @@
 """The sandbox backend: probes by starting a machine, then runs each program in one."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
+
+from msgspec import structs
 
 from appliance.domain.execution import (
     MIB,
@@ -24,20 +27,25 @@ from plugins.inside.patience import patiently
 from plugins.inside.unavailable import unavailable
 from plugins.rootfs import records
 from plugins.rootfs.python import interpreter
+from plugins.sandboxes.bubblewrap.fence import Fence
 from plugins.sandboxes.bubblewrap.identity import Identities, identities
 from plugins.sandboxes.microvm import acceleration, files, kernel, machines, probe
 from plugins.sandboxes.microvm.command import Accelerator
 from plugins.sandboxes.microvm.confinement import Confinement, confine
 from plugins.sandboxes.microvm.machine import Machine
 from plugins.sandboxes.microvm.machines import Machines
+from plugins.sandboxes.microvm.starter import Starter
 
 _NAME = "microvm"
 _UNKNOWN = Isolation(_NAME, IsolationLevel.MICROVM, ())
 _PROBE_LIMITS = Limits(wall_s=60.0, cpu_s=60.0)
 _CLOSE_S = 30.0
 _SET_UP_S = {Accelerator.KVM: 30.0, Accelerator.EMULATION: 120.0}
+_TRIES = 3
 _STARVED = (b"Out of memory: Killed", b"Memory cgroup out of memory")
 _SHELL = ("sh", "-c", "readlink -f /bin/sh")
+
+log = logging.getLogger(__name__)
 
 
 class MicroVm(ProbedBackend):
@@ -50,6 +58,7 @@ class MicroVm(ProbedBackend):
         self._machines: Machines | None = None
         self._files: files.Files | None = None
         self._confinement: Confinement | None = None
+        self._fence: Fence | None = None
         self._users = Identities(None)
         self._lack = ""
         self._grouped = False
@@ -67,11 +76,14 @@ class MicroVm(ProbedBackend):
             self._files.close()
         if self._confinement is not None:
             self._confinement.close()
-        self._machines = self._files = self._confinement = None
+        if self._fence is not None and not await asyncio.to_thread(self._fence.close):
+            log.warning("control groups of machines are left; the next start removes them")
+        self._machines = self._files = self._confinement = self._fence = None
 
     async def _probe(self) -> BackendStatus:
         if self._machines is None:
             self._machines = await self._set_up()
+        self._machines.hope_anew()
         request = RunRequest(("python", "-c", probe.FACTS), limits=_PROBE_LIMITS)
         outcome = await self._run(request, _UNKNOWN)
         if not outcome.ok:
@@ -102,15 +114,18 @@ class MicroVm(ProbedBackend):
             raise unavailable(problem, remedy)
         if self._files is None:
             self._files = await asyncio.to_thread(self._prepare, found)
+        if self._fence is None:
+            self._fence = Fence()
+        given = (self._files, self._confinement, self._fence)
         if not problem:
             try:
-                return await self._first(self._files, self._confinement, Accelerator.KVM)
+                return await self._first(Starter(*given, Accelerator.KVM))
             except SandboxUnavailable as error:
                 problem, remedy = acceleration.useless_kvm(error.message)
                 if not emulate:
                     raise unavailable(problem, remedy) from error
         self._lack = problem
-        return await self._first(self._files, self._confinement, Accelerator.EMULATION)
+        return await self._first(Starter(*given, Accelerator.EMULATION))
 
     def _prepare(self, found: kernel.Kernel) -> files.Files:
         chosen = records.chosen(self._context)
@@ -118,11 +133,9 @@ class MicroVm(ProbedBackend):
         python = interpreter(chosen, self._context.sandbox_python)
         return files.prepare(self._context.data_dir, files.parts(found, python, base, digest))
 
-    async def _first(
-        self, made: files.Files, confinement: Confinement, accelerator: Accelerator
-    ) -> Machines:
-        """Machines of that kind, once one has started."""
-        offered = Machines(made, confinement, accelerator)
+    async def _first(self, starter: Starter) -> Machines:
+        """The machines of this starter, once one has started."""
+        offered = Machines(starter)
         user = self._users.take()
         try:
             await offered.keep(machines.shape(self._usual_limits()), user)
@@ -145,40 +158,73 @@ class MicroVm(ProbedBackend):
     ) -> RunResult:
         user = self._users.take()
         try:
-            machine = await self._machine(request, user)
-            run = await self._begin(machine, request, watcher)
-            try:
-                await run.play(self._job(request))
-            finally:
-                self._runs.discard(run)
+            machine, run = await self._played(request, user, watcher)
         finally:
             self._users.give_back(user)
-        said = machine.log.value()
         return result(
             run,
-            isolation,
+            self._now(isolation),
             failure=lambda: SandboxUnavailable(
                 f"the machine ended before the program was started ({machine.last_words})"
             ),
-            starved=any(words in said for words in _STARVED),
+            starved=_starved(machine),
         )
 
-    async def _machine(self, request: RunRequest, user: int | None) -> Machine:
-        if self._closed or self._machines is None:
+    async def _played(
+        self, request: RunRequest, user: int | None, watcher: RunWatcher | None
+    ) -> tuple[Machine, GuestRun]:
+        """A run that is over; one that never began is tried again, where that may help."""
+        tries = 0
+        while True:
+            offered, machine, run = await self._play_once(request, user, watcher)
+            tries += 1
+            if not _never_began(machine, run):
+                offered.trust(machine)
+                return machine, run
+            if not offered.distrust(machine) or tries == _TRIES:
+                return machine, run
+
+    async def _play_once(
+        self, request: RunRequest, user: int | None, watcher: RunWatcher | None
+    ) -> tuple[Machines, Machine, GuestRun]:
+        offered, machine = await self._machine(request, user)
+        run = await self._begin(offered, machine, request, watcher)
+        try:
+            await run.play(self._job(request))
+        except SandboxUnavailable:
+            if not run.report.started:
+                offered.distrust(machine)
+            raise
+        finally:
+            self._runs.discard(run)
+        return offered, machine, run
+
+    def _now(self, isolation: Isolation) -> Isolation:
+        """With what machines have come to lack since the probe."""
+        lacks = self._machines.degraded if self._machines is not None else ()
+        new = [lack for lack in lacks if lack not in isolation.degraded]
+        return structs.replace(isolation, degraded=(*isolation.degraded, *new))
+
+    async def _machine(self, request: RunRequest, user: int | None) -> tuple[Machines, Machine]:
+        offered = self._machines
+        if self._closed or offered is None:
             raise SandboxUnavailable("the sandbox is shut down")
-        return await self._machines.start(machines.shape(request.limits), user)
+        try:
+            return offered, await offered.start(machines.shape(request.limits), user)
+        except SandboxUnavailable:
+            self._require_open()  # closing ends what is just starting
+            raise
 
     async def _begin(
-        self, machine: Machine, request: RunRequest, watcher: RunWatcher | None
+        self, offered: Machines, machine: Machine, request: RunRequest, watcher: RunWatcher | None
     ) -> GuestRun:
         try:
             await machine.order(machines.orders(request.limits))
-            if self._closed or self._machines is None:  # while the machine was starting
-                raise SandboxUnavailable("the sandbox is shut down")
+            self._require_open()  # it may have been closed while the machine was starting
         except BaseException:
             await patiently(machine.end())
             raise
-        seconds = _SET_UP_S[self._machines.accelerator]
+        seconds = _SET_UP_S[offered.accelerator]
         source, sink = machine.give_port()
         run = GuestRun(machine, source, sink, request, watcher, set_up_s=seconds)
         self._runs.add(run)
@@ -186,3 +232,14 @@ class MicroVm(ProbedBackend):
 
     def _job(self, request: RunRequest) -> Iterator[bytes]:
         return job(request, own_user=True, watch_memory=not self._grouped)
+
+
+def _starved(machine: Machine) -> bool:
+    said = machine.log.value()
+    return machine.starved or any(words in said for words in _STARVED)
+
+
+def _never_began(machine: Machine, run: GuestRun) -> bool:
+    """The machine ended by itself, or went mad, before the program was started."""
+    ours = run.killed is not None and not run.broken
+    return not (run.report.started or run.report.failure or ours or _starved(machine))

@@ -8,7 +8,7 @@ tried by starting QEMU in it; without one of them no machine is started.
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -21,10 +21,27 @@ QEMU = "qemu-system-x86_64"
 _PLACES = "/usr/bin:/bin:/usr/local/bin"
 _KVM = "/dev/kvm"
 _TRY_S = 30.0
+_ALWAYS = ("qemu_seccomp", "qemu_no_privileges", "qemu_rlimits")
 _LAST_LINE = 300
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-# No core files, few descriptors; then the program.
-_SHELL = 'ulimit -c 0; ulimit -n 256; exec "$@"'
+# Limits, where the service's own are not lower; a line to read, once it is in its control
+# group; then the program.
+_SHELL = (
+    "for limit in '-c 0' '-n 256' \"-d $1\" \"-f $2\"; do ulimit $limit 2>/dev/null; done; "
+    'shift 2; read -r _ && exec "$@" </dev/null'
+)
+_KIB, _BLOCK = 1024, 512  # the units of `ulimit`
+
+
+class Bounds(Struct, frozen=True):
+    """What the kernel lets QEMU's process have, as bytes: of memory, and in a file it writes."""
+
+    memory: int
+    file: int = 0
+
+
+def _leave_alone(pid: int) -> None:
+    """Of what is only asked for its version."""
 
 
 class Confinement(Struct, frozen=True):
@@ -40,25 +57,44 @@ class Confinement(Struct, frozen=True):
     degraded: tuple[str, ...]
 
     def start(
-        self, arguments: Sequence[str], fds: Sequence[int], log: int, user: int | None
+        self,
+        arguments: Sequence[str],
+        fds: Sequence[int],
+        log: int,
+        user: int | None,
+        *,
+        bounds: Bounds | None = None,
+        take_in: Callable[[int], None] = _leave_alone,
     ) -> "subprocess.Popen[bytes]":
         """QEMU with these arguments. What it says, and its guest's console, goes to `log`.
 
-        `user` is its user and group id, None for the service's own. Raises OSError.
+        `user` is its user and group id, None for the service's own. It goes on once `take_in`
+        has done with its process id what there is to do; without `bounds` it has those that
+        the service has. Raises OSError.
         """
-        return subprocess.Popen(
-            ["/bin/sh", "-c", _SHELL, "sh", *self.words, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=[*self.fds, *fds],
-            env=self.environment,
-            cwd="/",
-            start_new_session=True,
-            user=user,
-            group=user,
-            extra_groups=_groups(user),
-        )
+        gate, opening = os.pipe()
+        with os.fdopen(gate), os.fdopen(opening, "wb") as opened:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", _SHELL, "sh", *_words(bounds), *self.words, *arguments],
+                stdin=gate,
+                stdout=log,
+                stderr=log,
+                pass_fds=[*self.fds, *fds],
+                env=self.environment,
+                cwd="/",
+                start_new_session=True,
+                user=user,
+                group=user,
+                extra_groups=_groups(user),
+            )
+            try:
+                take_in(process.pid)
+            except OSError:
+                process.kill()
+                process.wait()
+                raise
+            opened.write(b"\n")
+        return process
 
     def close(self) -> None:
         for fd in self.fds:
@@ -107,7 +143,7 @@ def _with_bwrap(qemu: str, runtime_dir: Path, user: int | None) -> Confinement:
         words=(f"/proc/self/fd/{fds[0]}", *_namespaces(), *_sights(), "--", qemu),
         environment=environment,
         fds=tuple(fds),
-        layers=("qemu_namespaces", "qemu_seccomp", "qemu_no_privileges", *_own_user(user)),
+        layers=("qemu_namespaces", *_ALWAYS, *_own_user(user)),
         degraded=_shared_user(user),
     )
 
@@ -120,7 +156,7 @@ def _with_setpriv(qemu: str, runtime_dir: Path, user: int | None) -> Confinement
         words=("setpriv", *options, "--", qemu),
         environment={"PATH": _PLACES},
         fds=(),
-        layers=("qemu_seccomp", "qemu_no_privileges", *_own_user(user)),
+        layers=(*_ALWAYS, *_own_user(user)),
         degraded=("QEMU sees the host's files and network: bwrap does not work here",
                   *_shared_user(user)),
     )  # fmt: skip
@@ -171,6 +207,12 @@ def _problem(found: Confinement, user: int | None) -> str:
         said = (log.read(8192) or b"").decode(errors="replace").strip()
     lines = said.splitlines() or [f"it ended with {code}"]
     return "" if code == 0 and "QEMU" in said else lines[-1][:_LAST_LINE]
+
+
+def _words(bounds: Bounds | None) -> list[str]:
+    if bounds is None:
+        return ["unlimited", "unlimited"]
+    return [str(-(-bounds.memory // _KIB)), str(-(-bounds.file // _BLOCK))]
 
 
 def _own_user(user: int | None) -> tuple[str, ...]:

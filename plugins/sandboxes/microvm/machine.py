@@ -6,34 +6,52 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from appliance.errors import SandboxUnavailable
 from plugins.inside.output import CappedOutput
 from plugins.inside.pipes import PipeReader
+from plugins.sandboxes.bubblewrap.groups import Group
 from plugins.sandboxes.microvm.init import READY
 
 _DEATH_S = 10.0
 _DRAIN_S = 5.0
 _LOG_BYTES = 16384
+_MOST_SAID = 4 << 20
 
 
 class Machine:
     """Implements plugins.guest.run.Guest. To be made on the loop, with a process just started.
 
     `port` is our end of the guest's serial port and `log` the read end of what QEMU and
-    the guest's console say; both belong to the machine from now on, until `give_port`.
+    the guest's console say; both belong to the machine from now on, until `give_port`. So
+    does its control group, which is given up at the end. `origin` is the snapshot that it
+    goes on from, if so; `starved` is true after `end` if the host's kernel ended it for want
+    of memory.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", port: socket.socket, log: int) -> None:
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        port: socket.socket,
+        log: int,
+        group: Group | None,
+        give_up: Callable[[Group], None],
+    ) -> None:
         self.log = CappedOutput(_LOG_BYTES)
+        self.origin: object = None
+        self.starved = False
+        self._group = group
+        self._give_up = give_up
+        self._used_us = 0
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
         self._port: socket.socket | None = port
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._silent = asyncio.Event()
-        self._reader = PipeReader(log, self.log.add, self._silent.set)
+        self._reader = PipeReader(log, self._hear, self._silent.set)
         self._loop.add_reader(self._pidfd, self._reap)
         port.setblocking(False)
 
@@ -74,6 +92,9 @@ class Machine:
         fd = port.detach()
         return fd, os.dup(fd)
 
+    def cpu_us(self) -> int:
+        return self._group.cpu_us() if self._group is not None else self._used_us
+
     def kill(self) -> None:
         """Begin to end it. Stopped first, so that no child escapes that is just being made."""
         if self.ended:
@@ -101,6 +122,21 @@ class Machine:
             if self._port is not None:
                 self._port.close()
                 self._port = None
+            self._leave_group()
+
+    def _leave_group(self) -> None:
+        group = self._group
+        if group is not None:
+            group.kill()
+            self.starved = group.starved()
+            self._used_us = group.cpu_us()
+            self._group = None
+            self._give_up(group)
+
+    def _hear(self, said: bytes) -> None:
+        self.log.add(said)
+        if self.log.total > _MOST_SAID:  # the guest's kernel was taken over, or QEMU
+            self.kill()
 
     def _own_port(self) -> socket.socket:
         if self._port is None:

@@ -1,64 +1,54 @@
-"""Starts machines: fresh, or going on from a snapshot of one that had started.
+"""Machines for runs: fresh, or going on from a snapshot of one that had started.
 
 A fresh one boots a kernel and a Python; one from the snapshot goes on where that was
 done and nothing else had happened. The snapshot is an unnamed file in the data directory:
-it is gone with the service, however that ends.
+it is gone with the service, however that ends. One that can't be gone on from, as when the
+host's QEMU was changed for another, is given up, and the next start makes a new one.
 """
 
 import asyncio
 import contextlib
+import logging
 import marshal
 import os
 import socket
-import subprocess
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
-
-from msgspec import Struct
 
 from appliance.domain.execution import Limits
 from appliance.errors import ApplianceError, SandboxUnavailable
 from plugins.inside.patience import patiently
-from plugins.inside.unavailable import unavailable
 from plugins.sandboxes.microvm import command, init
 from plugins.sandboxes.microvm.command import Accelerator, Shape
-from plugins.sandboxes.microvm.confinement import Confinement
-from plugins.sandboxes.microvm.files import Files
 from plugins.sandboxes.microvm.machine import Machine
 from plugins.sandboxes.microvm.monitor import Monitor
+from plugins.sandboxes.microvm.starter import Starter
 
 _SEED_BYTES = 64
-_FIRST_TO_DIE = "1000"
 # The stage, and what the guest's kernel keeps for a run.
 _OWN_MEMORY = 32 * 1024 * 1024
 _OWN_PROCESSES = 1
 # On a machine as busy as it may be; a guest that starts at all is far quicker.
 _START_S = {Accelerator.KVM: 10.0, Accelerator.EMULATION: 150.0}
+_MOST_FAILURES = 2  # one after the other, of snapshots
 
-
-class _Started(Struct, frozen=True):
-    """What the starting thread hands to the loop."""
-
-    process: "subprocess.Popen[bytes]"
-    port: socket.socket
-    log: int
+log = logging.getLogger(__name__)
 
 
 class Machines:
-    """For one accelerator. To be made on the loop."""
+    """Of one starter, which is its own. `degraded` says why there is no snapshot, if so."""
 
-    def __init__(self, files: Files, confinement: Confinement, accelerator: Accelerator) -> None:
-        self.confinement = confinement
-        self.accelerator = accelerator
+    def __init__(self, starter: Starter) -> None:
+        self.starter = starter
+        self.accelerator = starter.accelerator
         self.degraded: tuple[str, ...] = ()
-        self._files = files
-        # What dies with its parent dies with the thread that started it.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="microvm-start")
         self._snapshot: IO[bytes] | None = None
-        self._snapshot_shape = Shape(0, 0)
+        self._shape = Shape(0, 0)
+        self._remaking = asyncio.Lock()
+        self._lost = False  # the snapshot: a new one is to be made
+        self._failures = 0
 
     async def start(self, shape: Shape, user: int | None) -> Machine:
         """One that waits for its orders, or soon will; the caller is to end it.
@@ -66,14 +56,11 @@ class Machines:
         Raises SandboxUnavailable.
         """
         shape = self._possible(shape)
-        if self._snapshot is not None and self._snapshot_shape.holds(shape):
-            state = os.open(f"/proc/self/fd/{self._snapshot.fileno()}", os.O_RDONLY)
-            try:
-                # It said that it is ready before the snapshot, and will not again.
-                return await self._launch(self._snapshot_shape, user, state=state)
-            finally:
-                os.close(state)
-        machine = await self._launch(shape, user)
+        if self._shape.holds(shape):
+            await self._replace_lost(user)
+        if self._snapshot is not None and self._shape.holds(shape):
+            return await self._go_on(self._snapshot, user)
+        machine = await self.starter.launch(shape, user)
         await _met(machine, _START_S[self.accelerator])
         return machine
 
@@ -84,79 +71,79 @@ class Machines:
         says so.
         """
         self._forget()
-        shape = self._possible(shape)
+        self._shape = shape = self._possible(shape)
         ours, theirs = socket.socketpair()
         with contextlib.closing(Monitor(ours)) as monitor:
             with theirs:
-                machine = await self._launch(shape, user, monitor=theirs.fileno())
+                machine = await self.starter.launch(shape, user, monitor=theirs.fileno())
             try:
                 await machine.ready(_START_S[self.accelerator])
                 await self._save(monitor)
-                self._snapshot_shape = shape
             finally:
                 await patiently(machine.end())
+
+    def trust(self, machine: Machine) -> None:
+        """It came to its run."""
+        if machine.origin is not None and machine.origin is self._snapshot:
+            self._failures = 0
+
+    def distrust(self, machine: Machine) -> bool:
+        """It did not come to its run; whether another try may do better.
+
+        That is so where it went on from a snapshot, which is given up.
+        """
+        if machine.origin is not None and machine.origin is self._snapshot:
+            self._forget()
+            self._failures += 1
+            self._lost = self._failures < _MOST_FAILURES
+            said = f"a machine did not go on from its snapshot ({machine.last_words})"
+            log.warning("%s; %s", said, "a new one is made" if self._lost else "none is made again")
+            if not self._lost:
+                self._give_up(said)
+        return machine.origin is not None
+
+    def hope_anew(self) -> None:
+        """Where there was no snapshot any more, have the next start try again."""
+        if self.degraded:
+            self.degraded, self._failures, self._lost = (), 0, True
+
+    def close(self) -> None:
+        """End the starter, and with it every machine that may still be alive."""
+        self.starter.close()
+        self._forget()
+
+    async def _go_on(self, snapshot: IO[bytes], user: int | None) -> Machine:
+        # Opened anew: each reads from the beginning.
+        state = os.open(f"/proc/self/fd/{snapshot.fileno()}", os.O_RDONLY)
+        try:
+            # It said that it is ready before the snapshot, and will not again.
+            machine = await self.starter.launch(self._shape, user, state=state)
+        finally:
+            os.close(state)
+        machine.origin = snapshot
+        return machine
+
+    async def _replace_lost(self, user: int | None) -> None:
+        """Left undone where that is cancelled, for the next start to do."""
+        async with self._remaking:
+            if not self._lost:
+                return
+            try:
+                await self.keep(self._shape, user)
+            except SandboxUnavailable as error:
+                self._give_up(error.message)
+            self._lost = False
 
     async def _save(self, monitor: Monitor) -> None:
         """Without a snapshot all works as well, only later."""
         try:
-            self._snapshot = await asyncio.to_thread(_saved, monitor, self._files.folder)
+            self._snapshot = await asyncio.to_thread(_saved, monitor, self.starter.folder)
         except SandboxUnavailable as error:
-            self.degraded = (f"each run boots a machine anew: {error.message}",)
+            self._give_up(error.message)
+            log.warning("%s", self.degraded[0])
 
-    def close(self) -> None:
-        """End the starting thread, and with it every machine that may still be alive."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        self._forget()
-
-    async def _launch(
-        self,
-        shape: Shape,
-        user: int | None,
-        *,
-        state: int | None = None,
-        monitor: int | None = None,
-    ) -> Machine:
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._thread, self._start, shape, user, state, monitor)
-        started, cancelled = await patiently(work)
-        machine = Machine(started.process, started.port, started.log)
-        if cancelled:
-            await patiently(machine.end())
-            raise asyncio.CancelledError
-        return machine
-
-    def _start(
-        self, shape: Shape, user: int | None, state: int | None, monitor: int | None
-    ) -> _Started:
-        ours, theirs = socket.socketpair()
-        log, log_end = os.pipe()
-        os.set_blocking(log, False)
-        fds = command.Descriptors(
-            kernel=self._files.kernel,
-            initramfs=self._files.initramfs,
-            root=self._files.root,
-            port=theirs.fileno(),
-            monitor=monitor,
-            state=state,
-        )
-        words = command.arguments(self.accelerator, shape, fds)
-        try:
-            process = self.confinement.start(words, fds.all(), log_end, user)
-        except (OSError, subprocess.SubprocessError) as error:
-            ours.close()
-            os.close(log)
-            raise unavailable(
-                f"QEMU could not be started ({error})",
-                "see that the service's runtime folder may hold programs (no noexec mount), and "
-                "that the limits on processes and open files leave room",
-            ) from error
-        finally:
-            theirs.close()
-            os.close(log_end)
-        # When memory runs out, the kernel is to pick a machine and not the service.
-        with contextlib.suppress(OSError):
-            Path(f"/proc/{process.pid}/oom_score_adj").write_text(_FIRST_TO_DIE)
-        return _Started(process, ours, log)
+    def _give_up(self, why: str) -> None:
+        self.degraded = (f"each run boots a machine anew: {why}",)
 
     def _possible(self, shape: Shape) -> Shape:
         """Emulated processors take turns on one of the host's, and are the slower for it."""

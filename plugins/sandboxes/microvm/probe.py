@@ -77,9 +77,9 @@ def isolation(
         *(["cgroup_memory", "cgroup_processes", "cgroup_cpu"] if facts.grouped
           else ["memory_watch"]),
         *(["hidden_supervisor"] if facts.supervisor_hidden else []),
-        "inode_limit", *machines.confinement.layers,
+        "inode_limit", *machines.starter.layers,
     ]  # fmt: skip
-    degraded = [*machines.confinement.degraded, *machines.degraded]
+    degraded = [*machines.starter.degraded, *machines.degraded]
     if machines.accelerator is not Accelerator.KVM:
         degraded.insert(0, f"emulated processor, which is slow and not made as a wall: {lack}")
     if not facts.grouped:
