@@ -53,7 +53,7 @@ def build(services: Services, settings: Settings, *, lifespan: Sequence[Lifespan
             anthropic.router(),
             system.router(metrics_public=settings.server.metrics_public),
         ],
-        state=State({"gate": gate}),
+        state=State({"gate": gate, "services": services}),
         dependencies=provided(services, settings),
         exception_handlers={Exception: errors.handler(dialects)},
         request_class=ApiRequest,

@@ -10,8 +10,9 @@ from litestar.handlers import BaseRouteHandler
 from appliance.api import context
 from appliance.api.limits import RateLimiter, address_key
 from appliance.domain.users import Principal, Role
-from appliance.errors import Forbidden, Unauthenticated
+from appliance.errors import Forbidden, RateLimited, Unauthenticated
 from appliance.services.container import Services
+from appliance.services.tokens import KEY_PREFIX
 
 SESSION_COOKIE = "async_coder_session"
 REFRESH_COOKIE = "async_coder_refresh"
@@ -63,10 +64,13 @@ def public(connection: Connection, _: BaseRouteHandler) -> None:
 
 def find_credential(connection: Connection) -> Credential | None:
     """The first of Authorization, X-API-Key and the session cookie that holds something."""
-    scheme, _, token = (connection.headers.get("authorization") or "").strip().partition(" ")
+    scope = connection.scope
+    scheme, _, token = (context.header(scope, b"authorization") or "").strip().partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return Credential(token.strip(), from_cookie=False)
-    if key := (connection.headers.get("x-api-key") or "").strip():
+    if scheme.startswith(KEY_PREFIX) and not token:  # as Piston's clients send it
+        return Credential(scheme, from_cookie=False)
+    if key := (context.header(scope, b"x-api-key") or "").strip():
         return Credential(key, from_cookie=False)
     if session := connection.cookies.get(SESSION_COOKIE):
         return Credential(session, from_cookie=True)
@@ -74,8 +78,12 @@ def find_credential(connection: Connection) -> Credential | None:
 
 
 def check_origin(connection: Connection, allowed: tuple[str, ...]) -> None:
-    """An unsafe request that lives on a cookie must come from a page that may send it."""
-    if context.method(connection.scope) in _SAFE:
+    """An unsafe request that lives on a cookie must come from a page that may send it.
+
+    So must a WebSocket, which browsers open for any page.
+    """
+    scope = connection.scope
+    if scope["type"] == "http" and context.method(scope) in _SAFE:
         return
     origin = connection.headers.get("origin")
     own = connection.headers.get("host")
@@ -98,8 +106,12 @@ async def _identify(connection: Connection, gate: Gate) -> Principal:
 
 
 def _count(connection: Connection, gate: Gate, caller: str) -> None:
-    context.remember_window(connection.scope, gate.limiter.peek(caller))
-    context.remember_window(connection.scope, gate.limiter.take(caller))
+    try:
+        window = gate.limiter.take(caller)
+    except RateLimited:
+        context.remember_window(connection.scope, gate.limiter.peek(caller))
+        raise
+    context.remember_window(connection.scope, window)
 
 
 def _gate(connection: Connection) -> Gate:

@@ -3,16 +3,16 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 import structlog
-from litestar import Request, Response
-from litestar.response import Stream
+from litestar import Request
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from appliance.api.departure import ClientGone, unless_gone
+from appliance.api.departure import ClientGone, Line, unless_gone
 from appliance.api.dialects import Problem
 from appliance.api.errors import problem_of
+from appliance.api.generating import JsonAnswer, wire_headers
 from appliance.api.streaming import HEARTBEAT, HEARTBEAT_S, STREAM_HEADERS, Encodable, encoded
 from appliance.domain.completions import Report
 from appliance.errors import ApplianceError
@@ -22,6 +22,7 @@ log = structlog.get_logger()
 
 _UNWATCHED_S = 0.25
 _GONE = 499  # what proxies log for a client that went away first
+_STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", **STREAM_HEADERS}
 
 AnyRequest = Request[Any, Any, Any]
 EventFrames = AsyncGenerator[Encodable, None]
@@ -40,7 +41,7 @@ def report_headers(report: Report) -> dict[str, str]:
     }
 
 
-async def attended(request: AnyRequest, work: Coroutine[Any, Any, Response[Any]]) -> Response[Any]:
+async def attended(request: AnyRequest, work: Coroutine[Any, Any, ASGIApp]) -> ASGIApp:
     """The answer of `work`, which is cancelled when the client goes away.
 
     The body of the request has to be read already.
@@ -48,7 +49,7 @@ async def attended(request: AnyRequest, work: Coroutine[Any, Any, Response[Any]]
     try:
         return await unless_gone(request, work, _UNWATCHED_S)
     except ClientGone:
-        return Response(None, status_code=_GONE)
+        return JsonAnswer(None, status=_GONE)
 
 
 def problem_within(request: AnyRequest, error: Exception) -> Problem:
@@ -58,40 +59,43 @@ def problem_within(request: AnyRequest, error: Exception) -> Problem:
     return problem_of(request, error)
 
 
-class CompletionStream(Stream):
-    """Server-sent events of a completion; `close` is awaited once, however the answer ends."""
+class CompletionStream:
+    """Server-sent events of a completion, for the server to run.
+
+    `close` is awaited once, however the answer ends; it ends when the client goes away.
+    """
 
     def __init__(
         self,
         frames: EventFrames,
         close: Close,
-        headers: dict[str, str],
+        headers: Mapping[str, str],
         *,
         heartbeat: bytes = HEARTBEAT,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._close = close
         self._begun = False
-        self._body = encoded(self._owned(frames), heartbeat_s, heartbeat)
-        super().__init__(
-            self._body, media_type="text/event-stream", headers=STREAM_HEADERS | headers
-        )
+        self.iterator = encoded(self._owned(frames), heartbeat_s, heartbeat)
+        self.headers = _STREAM_HEADERS | dict(headers)
 
-    def to_asgi_response(self, *args: Any, **options: Any) -> Any:
-        """The framework's own answer, and the end of the completion after it."""
-        framework = cast("Any", super())  # its own annotations are incomplete
-        answer: ASGIApp = framework.to_asgi_response(*args, **options)
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_gone(Line(receive), self._sent(send), _UNWATCHED_S)
+        except ClientGone:
+            return
+        finally:
+            await self.iterator.aclose()
+            # A client that is gone before the first frame: no generator ever ran.
+            if not self._begun:
+                await self._close()
 
-        async def closing(scope: Scope, receive: Receive, send: Send) -> None:
-            try:
-                await answer(scope, receive, send)
-            finally:
-                await self._body.aclose()
-                # A client that is gone before the first frame: no generator ever ran.
-                if not self._begun:
-                    await self._close()
-
-        return closing
+    async def _sent(self, send: Send) -> None:
+        headers = wire_headers(self.headers)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async for piece in self.iterator:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _owned(self, frames: EventFrames) -> EventFrames:
         self._begun = True

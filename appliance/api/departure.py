@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from litestar import Request
+from litestar.types import Receive
 
 from appliance.errors import ApplianceError
 
-AnyRequest = Request[Any, Any, Any]
 T = TypeVar("T")
 
 
@@ -18,8 +17,21 @@ class ClientGone(ApplianceError):
     code = "SERVICE_UNAVAILABLE"
 
 
+class Receiving(Protocol):
+    """A request, or whatever else can be asked for the client's next message."""
+
+    @property
+    def receive(self) -> Receive: ...
+
+
+class Line(NamedTuple):
+    """The connection alone."""
+
+    receive: Receive
+
+
 async def unless_gone(
-    request: AnyRequest, work: Coroutine[Any, Any, T], unwatched_s: float = 0.0
+    request: Receiving, work: Coroutine[Any, Any, T], unwatched_s: float = 0.0
 ) -> T:
     """The result of `work`, which is cancelled if the client goes away first.
 
@@ -40,7 +52,7 @@ async def unless_gone(
 class _Watch:
     """Cancels the task that made it when the client goes away."""
 
-    def __init__(self, request: AnyRequest, after_s: float) -> None:
+    def __init__(self, request: Receiving, after_s: float) -> None:
         self._request = request
         self._owner = asyncio.current_task()
         self._cancelling = self._owner.cancelling() if self._owner else 0
@@ -72,6 +84,6 @@ class _Watch:
             self._owner.cancel()
 
 
-async def _until_gone(request: AnyRequest) -> None:
+async def _until_gone(request: Receiving) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

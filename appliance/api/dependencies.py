@@ -1,5 +1,8 @@
 """What handlers are given by name."""
 
+from typing import Any
+
+from litestar import Request
 from litestar.di import NamedDependency, Provide
 from litestar.params import SkipValidation
 
@@ -8,6 +11,11 @@ from appliance.settings import Settings
 
 ServicesDependency = NamedDependency[SkipValidation[Services]]
 SettingsDependency = NamedDependency[SkipValidation[Settings]]
+
+
+def services_of(request: Request[Any, Any, Any]) -> Services:
+    """The same services, for a handler that does without the framework's injection."""
+    return request.app.state["services"]
 
 
 def provided(services: Services, settings: Settings) -> dict[str, Provide]:

@@ -38,6 +38,8 @@ class Envelope:
         self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            self._proxies.apply(scope)
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from litestar.types import HTTPScope
+from litestar.types import HTTPScope, WebSocketScope
 
 from appliance.errors import ConfigError
 
@@ -19,7 +19,7 @@ class TrustedProxies:
     def __init__(self, names: Iterable[str]) -> None:
         self._networks = [_network(name) for name in names]
 
-    def apply(self, scope: HTTPScope) -> None:
+    def apply(self, scope: HTTPScope | WebSocketScope) -> None:
         """Put the true caller and scheme into a request that a trusted proxy passed on.
 
         Whoever else sends these headers is taken for what they are.
@@ -30,7 +30,7 @@ class TrustedProxies:
             return
         scope["client"] = (str(self._caller(peer, _values(scope, _FOR))), 0)
         schemes = _values(scope, _PROTO)
-        if schemes and schemes[-1].lower() in _SCHEMES:
+        if scope["type"] == "http" and schemes and schemes[-1].lower() in _SCHEMES:
             scope["scheme"] = schemes[-1].lower()
 
     def _caller(self, peer: Address, passed_on_for: list[str]) -> Address:
@@ -72,7 +72,7 @@ def _address(text: str) -> Address | None:
     return mapped or found
 
 
-def _values(scope: HTTPScope, name: bytes) -> list[str]:
+def _values(scope: HTTPScope | WebSocketScope, name: bytes) -> list[str]:
     """The entries of a list header, all its lines together."""
     lines = (value.decode("latin-1") for key, value in scope["headers"] if key == name)
     return [entry.strip() for line in lines for entry in line.split(",") if entry.strip()]

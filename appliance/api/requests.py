@@ -1,5 +1,6 @@
 """The request as this API reads it: JSON, or a form where a client sends one."""
 
+import math
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -7,7 +8,8 @@ import msgspec
 from litestar import Request
 from litestar.datastructures import State
 from litestar.enums import RequestEncodingType
-from litestar.exceptions import InternalServerException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.types import Empty
 
 from appliance.api import context
 from appliance.domain.users import Principal
@@ -20,10 +22,10 @@ class ApiRequest(Request[Principal, Any, State]):
     """Reads a form as if it were a JSON object of strings."""
 
     async def body(self) -> bytes:
-        try:
-            return await super().body()
-        except InternalServerException:
-            raise InvalidInput("the connection ended before the body did") from None
+        """All of it, read once. Raises RequestEntityTooLarge, InvalidInput."""
+        if self._body is Empty:
+            self._body = self._connection_state.body = await self._received()
+        return self._body
 
     async def json(self) -> Any:
         """The decoded body. Raises InvalidInput with the place of a mistake."""
@@ -35,6 +37,22 @@ class ApiRequest(Request[Principal, Any, State]):
         if kind == RequestEncodingType.URL_ENCODED and not body.lstrip().startswith(b"{"):
             return _decode_form(body)
         return _decode_json(body)
+
+    async def _received(self) -> bytes:
+        most = self.route_handler.resolve_request_max_body_size() or math.inf
+        announced = context.header(self.scope, b"content-length") or "0"
+        if announced.isdecimal() and int(announced) > most:
+            raise RequestEntityTooLarge  # without reading any of it
+        pieces, size, more = list[bytes](), 0, True
+        while more:
+            message: Any = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise InvalidInput("the connection ended before the body did")
+            pieces.append(message.get("body", b""))
+            size, more = size + len(pieces[-1]), message.get("more_body", False)
+            if size > most:
+                raise RequestEntityTooLarge
+        return b"".join(pieces)
 
 
 def principal_of(request: Request[Any, Any, Any]) -> Principal:

@@ -15,6 +15,7 @@ HEARTBEAT_S = 15.0
 HEARTBEAT = b": heartbeat\n\n"
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _ID_DIGITS = 18
+_AHEAD = 16  # frames that may wait for a slow client
 
 
 class Encodable(Protocol):
@@ -45,7 +46,8 @@ class NamedFrame(NamedTuple):
 
 
 Frames = AsyncGenerator[Frame, None]
-_Queue = asyncio.Queue[Encodable | Exception | None]
+_Item = Encodable | Exception | None
+_Queue = asyncio.Queue[_Item]
 
 
 def event_stream(frames: Frames, heartbeat_s: float = HEARTBEAT_S) -> Stream:
@@ -61,13 +63,12 @@ async def encoded(
     """The bytes of a stream; a `heartbeat` each `heartbeat_s` keeps idle connections open."""
     # The journal is read in a task of its own: a client that goes away, at whatever
     # await, cancels that task, which then closes the journal's reader in peace.
-    queue: _Queue = asyncio.Queue(maxsize=1)
+    queue: _Queue = asyncio.Queue(_AHEAD)
     pump = asyncio.create_task(_pump(frames, queue))
     try:
         while True:
             try:
-                async with asyncio.timeout(heartbeat_s):
-                    item = await queue.get()
+                item = await _next(queue, heartbeat_s)
             except TimeoutError:
                 yield heartbeat
                 continue
@@ -92,8 +93,16 @@ def last_event_id(request: Request[Any, Any, Any], after: int | None = None) -> 
     return int(given)
 
 
+async def _next(queue: _Queue, within_s: float) -> _Item:
+    """What is there already, which needs no timer, or comes in time. Raises TimeoutError."""
+    if not queue.empty():
+        return queue.get_nowait()
+    async with asyncio.timeout(within_s):
+        return await queue.get()
+
+
 async def _pump(frames: AsyncGenerator[Encodable, None], queue: _Queue) -> None:
-    """Hand over frame after frame, never more than one ahead; then None or what went wrong."""
+    """Hand over frame after frame, then None or what went wrong."""
     try:
         async with aclosing(frames):
             async for frame in frames:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -45,7 +45,9 @@ class Directory:
         chance: random.Random | None = None,
     ) -> None:
         self._providers = dict(providers)
-        self._listings = {name: Listing(each) for name, each in self._providers.items()}
+        self._listings = [Listing(each) for each in self._providers.values()]
+        self._near = [listing for listing in self._listings if listing.local]
+        self._far = [listing for listing in self._listings if not listing.local]
         self._default_model = default_model
         self._aliases = dict(aliases)
         self._chance = chance or random.Random()  # noqa: S311
@@ -89,18 +91,17 @@ class Directory:
     async def models(self) -> list[ModelInfo]:
         """Every model of every provider; a provider that fails to list is left out and logged."""
         wanted = await self._default_model()
-        offered = await _all_of(self._listings.values())
+        offered = await _all_of(self._listings)
         chosen = named(wanted, offered) if wanted else None
         return [replace(info, is_default=info is chosen) for info in offered]
 
     async def _enough_for(self, name: str | None, provider: str | None) -> list[ModelInfo]:
         """The models of this box where the name is one of theirs: no far provider is asked then."""
-        near = [listing for listing in self._listings.values() if listing.local]
-        offered = [info for listing in near for info in await listing.models()]
+        offered = [info for listing in self._near for info in await listing.models()]
         own = [info for info in offered if provider in (None, info.provider)]
         if name and name not in self._aliases and named(name, own):
             return offered
-        return offered + await _all_of(each for each in self._listings.values() if each not in near)
+        return offered + await _all_of(self._far)
 
     def _leads_to(self, name: str, offered: Sequence[ModelInfo]) -> list[ModelInfo]:
         """The models of an alias that exist now, in the order to try; or the model itself."""
@@ -152,7 +153,7 @@ class Directory:
 
     async def close(self) -> None:
         """Close every provider, also where closing another one failed."""
-        for listing in self._listings.values():
+        for listing in self._listings:
             await listing.close()
         failures: list[Exception] = []
         for provider in self._providers.values():
@@ -166,13 +167,12 @@ class Directory:
             )
 
 
-async def _all_of(listings: Iterable[Listing]) -> list[ModelInfo]:
-    """What they all offer; those far away are waited for at the same time."""
-    listings = list(listings)
+async def _all_of(listings: Sequence[Listing]) -> list[ModelInfo]:
+    """What they all offer; those that have to be asked are waited for at the same time."""
     stale = [listing for listing in listings if not listing.fresh]
-    if len(stale) > 1:
+    if stale:
         await asyncio.gather(*(listing.models() for listing in stale))
-    return [info for listing in listings for info in await listing.models()]
+    return [info for listing in listings for info in listing.known]
 
 
 def _first_that_writes(offered: Sequence[ModelInfo]) -> ModelInfo:

@@ -34,7 +34,7 @@ class Embedding:
         return begun.answer
 
     async def _asked(self) -> Begun[Embeddings]:
-        now, limit = self._with.clock(), self._with.deadline_s
+        now, limit = self._with.clock(), self._with.deadlines.seconds
         try:
             async with asyncio.timeout(limit):
                 return await self._with.chain.begin(self._call, self._ask, Trace(now), now + limit)

@@ -15,20 +15,34 @@ T = TypeVar("T")
 _log = structlog.get_logger()
 
 
+class Asking:
+    """What is raised within is an ApplianceError, or cancellation."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, ApplianceError):
+            return
+        provider = self._route.provider
+        if isinstance(error, StopAsyncIteration):
+            raise ProviderFailed(
+                f"{provider} ended the answer without saying why", details={"retryable": True}
+            ) from None
+        # A plugin is foreign code: what it raises tells clients nothing, and the log all.
+        _log.exception("provider_broken", provider=provider, model=self._route.model)
+        raise ProviderFailed(f"{provider} failed inside; the box's log says how") from error
+
+
 async def asked(route: Route, work: Awaitable[T]) -> T:
     """What a provider answers. Raises ApplianceError, and nothing else but cancellation."""
-    try:
+    with Asking(route):
         return await work
-    except ApplianceError:
-        raise
-    except StopAsyncIteration:
-        raise ProviderFailed(
-            f"{route.provider} ended the answer without saying why", details={"retryable": True}
-        ) from None
-    except Exception as error:
-        # A plugin is foreign code: what it raises tells clients nothing, and the log all.
-        _log.exception("provider_broken", provider=route.provider, model=route.model)
-        raise ProviderFailed(f"{route.provider} failed inside; the box's log says how") from error
 
 
 async def listed(provider: Provider) -> Sequence[ModelInfo]:

@@ -76,7 +76,7 @@ class Gateway:
             cache=setup.cache(settings.cache),
             fingerprint=fingerprint,
             clock=time.monotonic,
-            deadline_s=settings.gateway.deadline_s,
+            deadlines=setup.deadlines(settings.gateway),
         )
 
     async def start(self) -> None:

@@ -9,12 +9,14 @@ import structlog
 from appliance.domain.models import ModelInfo
 from appliance.errors import ApplianceError
 from appliance.inference import foreign
+from appliance.inference.deadline import Deadlines
 from appliance.spi.provider import Provider
 
 FRESH_S = 1.0
 PATIENCE_S = 2.0
 PAUSE_S = 15.0
 _LIMIT_S = 30.0
+_TOO_LATE = f"no list within {_LIMIT_S:g} s"
 _log = structlog.get_logger()
 
 
@@ -22,13 +24,14 @@ class Listing:
     """One provider's models. `clock` gives seconds.
 
     A local provider is asked each time. A far one is asked at most once in FRESH_S, and
-    waited for PATIENCE_S at most; then, and while it fails, what was known last counts.
+    waited for PATIENCE_S at most; then, and while it fails, what was `known` last counts.
     """
 
     def __init__(self, provider: Provider, clock: Callable[[], float] = time.monotonic) -> None:
         self._provider = provider
         self._clock = clock
-        self._known: Sequence[ModelInfo] = ()
+        self._limits = Deadlines(_LIMIT_S, _TOO_LATE)
+        self.known: Sequence[ModelInfo] = ()
         self._ask_again_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = 0.0
@@ -42,9 +45,10 @@ class Listing:
     async def models(self) -> Sequence[ModelInfo]:
         """Empty where a provider fails to list, which is logged."""
         if self.local:
-            return await self._listed() or ()
-        await self._asked()
-        return self._known
+            self.known = await self._listed() or ()
+        else:
+            await self._asked()
+        return self.known
 
     async def close(self) -> None:
         """Ask no more."""
@@ -67,17 +71,19 @@ class Listing:
             listed = await self._listed()
         finally:
             self._asking = None
-        self._known = self._known if listed is None else listed
+        self.known = self.known if listed is None else listed
         self._ask_again_at = self._clock() + (PAUSE_S if listed is None else FRESH_S)
 
     async def _listed(self) -> Sequence[ModelInfo] | None:
         """None if it failed."""
+        limit = self._limits.begin()
         try:
-            async with asyncio.timeout(_LIMIT_S):
-                return await foreign.listed(self._provider)
+            return await limit.keep(lambda: foreign.listed(self._provider))
         except TimeoutError:
-            reason = f"no list within {_LIMIT_S:g} s"
+            reason = _TOO_LATE
         except ApplianceError as error:
             reason = error.message
+        finally:
+            limit.close()
         _log.warning("provider_models_failed", provider=self._provider.name, reason=reason)
         return None

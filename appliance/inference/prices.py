@@ -31,5 +31,7 @@ class Prices:
 
     def cost(self, provider: str, model: str, usage: TokenUsage) -> float | None:
         """None where no price is configured."""
+        if not self._prices:
+            return None
         price = self._prices.get(f"{provider}/{model}") or self._prices.get(provider)
         return price.of(usage) if price else None

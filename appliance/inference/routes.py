@@ -66,10 +66,13 @@ def in_order(candidates: Sequence[Candidate], chance: random.Random) -> list[Can
 
 def named(name: str, offered: Iterable[ModelInfo]) -> ModelInfo | None:
     """The model of that alias, or of that "provider/name"."""
-    models = list(offered)
-    by_alias = [info for info in models if info.name == name]
-    by_path = [info for info in models if path(info) == name]
-    return next(iter(by_alias + by_path), None)
+    by_path = None
+    for info in offered:
+        if info.name == name:
+            return info
+        if by_path is None and name.endswith(info.name) and path(info) == name:
+            by_path = info
+    return by_path
 
 
 def path(info: ModelInfo) -> str:

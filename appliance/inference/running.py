@@ -1,6 +1,6 @@
 """One completion on its way: its events, its report, and its end in the books."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from appliance.inference import foreign
 from appliance.inference.cache import ResponseCache
 from appliance.inference.call import CompletionCall
 from appliance.inference.chain import Chain
-from appliance.inference.deadline import Deadline
+from appliance.inference.deadline import Deadline, Deadlines
 from appliance.inference.ledger import Books
 from appliance.inference.routes import Route
 from appliance.inference.streams import Stream, Streams
@@ -27,7 +27,7 @@ Fingerprint = Callable[[Route], Awaitable[str]]
 
 @dataclass(frozen=True)
 class Machinery:
-    """What completions run on. `clock` gives seconds; `deadline_s` is for a whole completion."""
+    """What completions run on. `clock` gives seconds; `deadlines` are for whole completions."""
 
     provider: Callable[[str], Provider]
     chain: Chain
@@ -35,7 +35,7 @@ class Machinery:
     cache: ResponseCache
     fingerprint: Fingerprint
     clock: Callable[[], float]
-    deadline_s: float
+    deadlines: Deadlines
 
 
 class Running:
@@ -53,7 +53,7 @@ class Running:
         self._usage = TokenUsage()
         self._cost: float | None = None
         self._cache = CacheStatus.BYPASS
-        self._events = self._run()
+        self._events: AsyncGenerator[CompletionEvent, None] | None = None
         self._first: CompletionEvent | None = None
 
     @property
@@ -71,43 +71,55 @@ class Running:
 
     async def begin(self) -> None:
         """Wait for the first event. Raises what Completions.start raises."""
-        self._first = await anext(self._events)
+        self._first = await anext(await self._chosen())
 
-    async def __aiter__(self) -> AsyncIterator[CompletionEvent]:
-        if self._first is not None:
-            first, self._first = self._first, None
-            yield first
-        async for event in self._events:
-            yield event
+    def __aiter__(self) -> AsyncIterator[CompletionEvent]:
+        return self
+
+    async def __anext__(self) -> CompletionEvent:
+        if self._first is None:
+            return await anext(self._events or await self._chosen())
+        first, self._first = self._first, None
+        return first
 
     async def aclose(self) -> None:
         """End it at once, wherever it is, and settle what was used."""
-        await self._events.aclose()
+        if self._events is not None:
+            await self._events.aclose()
 
-    async def _run(self) -> AsyncGenerator[CompletionEvent, None]:
+    async def _chosen(self) -> AsyncGenerator[CompletionEvent, None]:
+        """An earlier answer, or a new one, kept for later where it is determined."""
         key = await self._key(self._route)
         kept = self._with.cache.get(key) if key else None
         self._cache = _status(key, kept)
         telemetry.observe_cache(self._cache)
-        if kept is not None:
-            self._trace.began_to_answer(self._with.clock())
-            for event in kept:
-                self._usage = event.usage if isinstance(event, Finished) else self._usage
-                yield event
-            return
+        if kept is None:
+            self._events = self._recorded() if key else self._generate()
+        else:
+            self._events = self._replayed(kept)
+        return self._events
+
+    async def _replayed(
+        self, kept: Sequence[CompletionEvent]
+    ) -> AsyncGenerator[CompletionEvent, None]:
+        self._trace.began_to_answer(self._with.clock())
+        for event in kept:
+            self._usage = event.usage if isinstance(event, Finished) else self._usage
+            yield event
+
+    async def _recorded(self) -> AsyncGenerator[CompletionEvent, None]:
         events: list[CompletionEvent] = []
         async with aclosing(self._generate()) as generated:
             async for event in generated:
-                if key:
-                    events.append(event)
-                    # Before the reader has it: the last event may be the last thing it asks for.
-                    if isinstance(event, Finished):
-                        await self._keep(events)
+                events.append(event)
+                # Before the reader has it: the last event may be the last thing it asks for.
+                if isinstance(event, Finished):
+                    await self._keep(events)
                 yield event
 
     async def _generate(self) -> AsyncGenerator[CompletionEvent, None]:
         self._with.books.require_room()
-        deadline = Deadline(self._with.deadline_s)
+        deadline = self._with.deadlines.begin()
         try:
             begun = await self._begun(deadline)
         except BaseException:
@@ -117,10 +129,11 @@ class Running:
         status, pieces = UsageStatus.CANCELLED, 0
         try:
             event = begun.answer.first
-            while not isinstance(event, Finished):
-                pieces += isinstance(event, TextDelta)
-                yield event
-                event = await deadline.keep(foreign.asked(begun.route, anext(begun.answer.rest)))
+            with foreign.Asking(begun.route):
+                while not isinstance(event, Finished):
+                    pieces += isinstance(event, TextDelta)
+                    yield event
+                    event = await deadline.keep(begun.answer.rest.__anext__)
             self._usage, status = event.usage, UsageStatus.COMPLETED
         except ApplianceError:
             status = UsageStatus.FAILED
@@ -136,10 +149,11 @@ class Running:
         yield event
 
     async def _begun(self, deadline: Deadline) -> Begun[Stream]:
-        ends_at = self._trace.began + self._with.deadline_s
+        ends_at = self._trace.began + self._with.deadlines.seconds
         streams = Streams(self._call, self._with.provider, self._with.books)
+        chain = self._with.chain
         begun = await deadline.keep(
-            self._with.chain.begin(self._call, streams.open, self._trace, ends_at, streams.drop)
+            lambda: chain.begin(self._call, streams.open, self._trace, ends_at, streams.drop)
         )
         now = self._with.clock()
         self._route = begun.route

@@ -7,6 +7,7 @@ from appliance.errors import ConfigError
 from appliance.inference.breaker import Breaker
 from appliance.inference.cache import ResponseCache
 from appliance.inference.chain import Chain
+from appliance.inference.deadline import Deadlines
 from appliance.inference.doors import Doors
 from appliance.inference.gate import Gate
 from appliance.inference.hedging import Hedging
@@ -73,6 +74,15 @@ def cache(settings: CacheSettings) -> ResponseCache:
         max_bytes=settings.max_mib * _MIB,
         max_age_s=settings.max_age_s,
         shared=settings.shared,
+    )
+
+
+def deadlines(settings: GatewaySettings) -> Deadlines:
+    """Of completions."""
+    return Deadlines(
+        settings.deadline_s,
+        f"the completion was not done within {settings.deadline_s:g} s; "
+        "ask for fewer tokens, or the administrator allows more time",
     )
 
 

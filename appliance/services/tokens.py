@@ -26,15 +26,15 @@ MIN_SECRET_BYTES = 32
 _ALGORITHM = "HS256"
 _ACCESS = "access"
 _REFRESH_PREFIX = "mcr-"
-_KEY_PREFIX = "mk-"
-_VISIBLE_CHARACTERS = len(_KEY_PREFIX) + 8
+KEY_PREFIX = "mk-"
+_VISIBLE_CHARACTERS = len(KEY_PREFIX) + 8
 _SECRET_LENGTH = 43
 _ID_LENGTH = 20
 # Ours have about 350 characters; a longer one is not worth parsing.
 _ACCESS_MAX_CHARACTERS = 1024
 _ALPHABET = string.ascii_letters + string.digits
 _REFRESH = re.compile(rf"{_REFRESH_PREFIX}[A-Za-z0-9]{{{_SECRET_LENGTH}}}")
-_KEY = re.compile(rf"{_KEY_PREFIX}[A-Za-z0-9]{{{_SECRET_LENGTH}}}")
+_KEY = re.compile(rf"{KEY_PREFIX}[A-Za-z0-9]{{{_SECRET_LENGTH}}}")
 # `read` compares the times, against the caller's clock.
 _OPTIONS: Options = {
     "require": ["iss", "sub", "sid", "jti", "typ", "iat", "exp"],
@@ -65,7 +65,7 @@ class AccessClaims(Struct, frozen=True):
 
 
 def kind_of(credential: str) -> Kind:
-    if credential.startswith(_KEY_PREFIX):
+    if credential.startswith(KEY_PREFIX):
         return Kind.KEY
     return Kind.REFRESH if credential.startswith(_REFRESH_PREFIX) else Kind.ACCESS
 
@@ -76,7 +76,7 @@ def new_id(prefix: str) -> str:
 
 
 def new_key() -> str:
-    return _KEY_PREFIX + _random_text(_SECRET_LENGTH)
+    return KEY_PREFIX + _random_text(_SECRET_LENGTH)
 
 
 def new_refresh_token() -> str:

@@ -1,7 +1,7 @@
 """Queries on one connection, and the same inside a transaction."""
 
 import sqlite3
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import aiosqlite
@@ -57,6 +57,10 @@ class Transaction(Connection):
         """Run a statement that changes rows; returns how many it changed."""
         cursor = await checked(self._raw.execute(sql, params or {}))
         return cursor.rowcount
+
+    async def execute_each(self, sql: str, rows: Sequence[Params]) -> None:
+        """Run a statement that changes rows once for each of these parameters."""
+        await checked(self._raw.executemany(sql, rows))
 
     async def begin(self) -> None:
         await self.execute("BEGIN IMMEDIATE")

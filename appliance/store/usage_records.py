@@ -1,7 +1,6 @@
 """The table `usage_records`: what completions used and cost, written in groups."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from msgspec import Struct, structs
 
@@ -13,6 +12,12 @@ _SETTLED = (
     "status", "prompt_tokens", "completion_tokens", "cached_tokens", "exact", "cost", "seconds",
 )  # fmt: skip
 _UPDATES = ", ".join(f"{name} = excluded.{name}" for name in _SETTLED)
+# Only names of columns are put together here; values are parameters.
+_STORE = f"""
+    INSERT INTO usage_records ({", ".join(_COLUMNS)})
+    VALUES ({", ".join(f":{name}" for name in _COLUMNS)})
+    ON CONFLICT (id) DO UPDATE SET {_UPDATES}
+    """  # noqa: S608
 
 
 class Spent(Struct, frozen=True):
@@ -24,19 +29,8 @@ class Spent(Struct, frozen=True):
 
 
 async def store(tx: Transaction, records: Sequence[UsageRecord]) -> None:
-    """Insert the records, or settle those that are there, in one statement."""
-    if not records:
-        return
-    rows = ", ".join(_row(index) for index in range(len(records)))
-    values: dict[str, Any] = {}
-    for index, record in enumerate(records):
-        values |= _values(record, index)
-    # Only names of columns and numbers are put together here; values are parameters.
-    sql = f"""
-        INSERT INTO usage_records ({", ".join(_COLUMNS)}) VALUES {rows}
-        ON CONFLICT (id) DO UPDATE SET {_UPDATES}
-        """  # noqa: S608
-    await tx.execute(sql, values)
+    """Insert the records, or settle those that are there."""
+    await tx.execute_each(_STORE, [structs.asdict(record) for record in records])
 
 
 async def interrupt(tx: Transaction) -> int:
@@ -79,12 +73,3 @@ async def of_user(
         """,
         {"user_id": user_id, "since": since, "limit": limit},
     )
-
-
-def _row(index: int) -> str:
-    return "(" + ", ".join(f":{name}_{index}" for name in _COLUMNS) + ")"
-
-
-def _values(record: UsageRecord, index: int) -> Mapping[str, Any]:
-    row = structs.asdict(record) | {"exact": int(record.exact)}
-    return {f"{name}_{index}": value for name, value in row.items()}

@@ -1,8 +1,7 @@
 """HTTP with one provider: every answer is bounded, every wait has its end, every failure a name."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,19 +9,15 @@ import msgspec
 
 from appliance.errors import ApplianceError, DeadlineExceeded
 from plugins.upstream import failures, said
+from plugins.upstream.exchange import OK, EventStream, Exchange, Question
 from plugins.upstream.options import Options
 from plugins.upstream.session import open_session
-from plugins.upstream.sse import EventTooLong, ServerEvent, SseParser
+from plugins.upstream.sse import EventTooLong
 
 if TYPE_CHECKING:
     import aiohttp
 
-OK = 200
-MAX_ANSWER_BYTES = 128 * 1024 * 1024
-_MAX_ERROR_BYTES = 64 * 1024
-_ERROR_BODY_S = 10.0
-_DRAIN_S = 0.05
-_STREAM_TYPES = ("text/event-stream", "application/octet-stream", "text/plain", "")
+_JSON = {"Content-Type": "application/json"}
 T = TypeVar("T")
 
 
@@ -34,6 +29,7 @@ class Client:
     ) -> None:
         self.name = name
         self.base_url = base_url
+        self.secrets = (options.api_key, options.proxy)
         self.server = ""  # what the last answer's header called itself
         self._options = options
         self._headers = dict(headers)
@@ -50,21 +46,61 @@ class Client:
         timeout_s: float | None = None,
     ) -> T:
         """The JSON answer of a GET. Raises what `failures` makes of what went wrong."""
-        async with self._answer("GET", path, params=params, timeout_s=timeout_s) as response:
-            return self.decoded(await self._whole(response), kind)
+        question = Question("GET", path, params=params, timeout_s=timeout_s)
+        async with Exchange(self, question) as answer:
+            return self.decoded(await answer.whole(), kind)
 
     async def post(self, path: str, body: Any, kind: type[T], timeout_s: float | None = None) -> T:
         """The JSON answer of a POST. `path` may be a whole address of the same server."""
-        async with self._answer("POST", path, body, timeout_s=timeout_s) as response:
-            return self.decoded(await self._whole(response), kind)
+        question = Question("POST", path, body, timeout_s=timeout_s)
+        async with Exchange(self, question) as answer:
+            return self.decoded(await answer.whole(), kind)
 
-    @asynccontextmanager
-    async def stream(self, path: str, body: Any) -> AsyncGenerator["EventStream", None]:
+    def stream(self, path: str, body: Any) -> EventStream:
         """POST for an event stream. Leaving it early closes the connection at once."""
-        async with self._answer("POST", path, body) as response:
-            if response.content_type not in _STREAM_TYPES:
-                raise self._no_stream(await self._whole(response))
-            yield EventStream(self.name, response)
+        return EventStream(self, Question("POST", path, body))
+
+    async def ask(self, question: Question) -> "aiohttp.ClientResponse":
+        """The answer as it begins; for Exchange, which gives it back with `answered`."""
+        session = await self._opened()
+        import aiohttp
+
+        path, content = question.path, question.content
+        request = partial(
+            session.request,
+            question.method,
+            path if path.startswith("http") else self.base_url + path,
+            params=question.params,
+            data=content,
+            headers=self._headers if content is None else self._headers | _JSON,
+            allow_redirects=False,
+            timeout=self._timeout(question.timeout_s),
+        )
+        try:
+            response = await request()
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError):
+                raise
+            # A connection of the pool that the other side was just closing.
+            response = await request()
+        self._open.add(response)
+        self.server = response.headers.get("Server", "")
+        return response
+
+    def answered(self, response: "aiohttp.ClientResponse") -> None:
+        """Close an answer; its connection is kept if nothing of it is left unread."""
+        self._open.discard(response)
+        response.close()
+
+    def failure(self, error: Exception, timeout_s: float | None) -> ApplianceError | None:
+        """What went wrong on the way, in the box's own terms; None for what is in such already."""
+        import aiohttp
+
+        if isinstance(error, EventTooLong):
+            return failures.failed(self.name, str(error))
+        if isinstance(error, (aiohttp.ClientError, TimeoutError, OSError, ValueError)):
+            return self._failure(error, timeout_s)
+        return None
 
     def decoded(self, body: bytes, kind: type[T]) -> T:
         """Raises ProviderFailed for what is not of that form."""
@@ -72,7 +108,7 @@ class Client:
 
     def said(self, found: Any) -> said.Said:
         """What a decoded error says, without this provider's secrets."""
-        return said.of(found, self._secrets())
+        return said.of(found, self.secrets)
 
     async def close(self) -> None:
         """Close every connection; answers still open fail with ProviderFailed."""
@@ -84,52 +120,6 @@ class Client:
                 # Closing the session would leave their readers waiting.
                 response.content.set_exception(ConnectionAbortedError("closed"))
             await self._session.close()
-
-    @asynccontextmanager
-    async def _answer(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        params: Mapping[str, str] | None = None,
-        timeout_s: float | None = None,
-    ) -> AsyncGenerator["aiohttp.ClientResponse", None]:
-        session = await self._opened()
-        import aiohttp
-
-        url = path if path.startswith("http") else self.base_url + path
-        headers = self._headers
-        if body is not None:
-            headers = headers | {"Content-Type": "application/json"}
-        try:
-            request = partial(
-                session.request,
-                method,
-                url,
-                params=params,
-                data=None if body is None else msgspec.json.encode(body),
-                headers=headers,
-                allow_redirects=False,
-                timeout=self._timeout(timeout_s),
-            )
-            try:
-                response = await request()
-            except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-                if isinstance(error, aiohttp.ClientConnectorError):
-                    raise
-                # A connection of the pool that the other side was just closing.
-                response = await request()
-            self._open.add(response)
-            self.server = response.headers.get("Server", "")
-            try:
-                await self._check(response)
-                yield response
-            finally:
-                self._open.discard(response)
-                response.close()
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise self._failure(error, timeout_s) from error
 
     async def _opened(self) -> "aiohttp.ClientSession":
         if self._session is None or self._closed:
@@ -149,32 +139,6 @@ class Client:
             connect=options.connect_timeout_s,
             sock_read=options.read_timeout_s,
         )
-
-    async def _check(self, response: "aiohttp.ClientResponse") -> None:
-        if response.status == OK:
-            return
-        body = bytearray()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_ERROR_BODY_S):
-                while len(body) < _MAX_ERROR_BYTES and (more := await response.content.readany()):
-                    body += more
-        words = said.read(bytes(body), self._secrets())
-        raise failures.of_status(self.name, response.status, response.headers, words)
-
-    async def _whole(self, response: "aiohttp.ClientResponse") -> bytes:
-        pieces, size = list[bytes](), 0
-        async for piece in response.content.iter_any():
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_ANSWER_BYTES:
-                raise failures.failed(self.name, f"an answer of more than {MAX_ANSWER_BYTES} bytes")
-        return b"".join(pieces)
-
-    def _no_stream(self, body: bytes) -> ApplianceError:
-        words = said.read(body, self._secrets())
-        if words.message:
-            return failures.in_stream(self.name, words)
-        return failures.failed(self.name, "it does not stream its answer")
 
     def _failure(self, error: Exception, timeout_s: float | None) -> ApplianceError:
         import aiohttp
@@ -202,41 +166,6 @@ class Client:
             case _:
                 reason = "the connection broke before the answer was complete"
         return failures.broken(self.name, reason)
-
-    def _secrets(self) -> tuple[str, ...]:
-        return (self._options.api_key, self._options.proxy)
-
-
-class EventStream:
-    """The events of one answer, while it is open."""
-
-    def __init__(self, name: str, response: "aiohttp.ClientResponse") -> None:
-        self._name = name
-        self._content = response.content
-
-    async def __aiter__(self) -> AsyncGenerator[ServerEvent, None]:
-        parser, size = SseParser(), 0
-        async for chunk in self._content.iter_any():
-            size += len(chunk)
-            if size > MAX_ANSWER_BYTES:
-                raise failures.failed(self._name, f"more than {MAX_ANSWER_BYTES} bytes")
-            for event in self._events(parser, chunk):
-                yield event
-
-    async def drain(self) -> None:
-        """Take what little may follow the last event, so that the connection can be reused."""
-        if self._content.at_eof():
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN_S):
-                while not self._content.at_eof() and await self._content.readany():
-                    pass
-
-    def _events(self, parser: SseParser, chunk: bytes) -> Iterable[ServerEvent]:
-        try:
-            yield from parser.feed(chunk)
-        except EventTooLong as error:
-            raise failures.failed(self._name, str(error)) from None
 
 
 def decoded(name: str, body: bytes, kind: type[T]) -> T:

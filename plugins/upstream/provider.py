@@ -1,7 +1,6 @@
 """A far provider: what all of them do alike, around what each one's API is."""
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -124,9 +123,15 @@ class UpstreamProvider:
         refusals.check(self._name, request)
         for version in self._temper.versions(request):
             try:
-                async with aclosing(self._answer(version)) as events:
-                    async for event in events:
-                        yield event
+                call = await self._dialect.call(version, self._catalogue)
+                async with self._client.stream(call.path, call.body) as stream:
+                    while not call.reader.done and (events := await stream.events()) is not None:
+                        for told in _told(call.reader, events):
+                            yield told
+                    # Only then can the connection serve the next request.
+                    await stream.drain()
+                    for told in call.reader.end():
+                        yield told
                 return
             except InvalidInput as error:
                 if not self._temper.learn(version, error):
@@ -144,21 +149,6 @@ class UpstreamProvider:
         self._closed = True
         await self._catalogue.close()
         await self._client.close()
-
-    async def _answer(self, request: CompletionRequest) -> AsyncGenerator[CompletionEvent, None]:
-        call = await self._dialect.call(request, self._catalogue)
-        reader = call.reader
-        async with self._client.stream(call.path, call.body) as stream:
-            async with aclosing(aiter(stream)) as events:
-                async for event in events:
-                    for told in reader.feed(event):
-                        yield told
-                    if reader.done:
-                        break
-            # Only then can the connection serve the next request.
-            await stream.drain()
-            for told in reader.end():
-                yield told
 
     def _check(self, model: str) -> None:
         if self._missing or self._closed:
@@ -178,3 +168,11 @@ class UpstreamProvider:
             embeds=offer.embeds,
             created_at=offer.created_at,
         )
+
+
+def _told(reader: Reader, events: Iterable[ServerEvent]) -> Iterator[CompletionEvent]:
+    """What these events tell, up to the provider's last."""
+    for event in events:
+        yield from reader.feed(event)
+        if reader.done:
+            return

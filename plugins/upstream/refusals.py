@@ -8,23 +8,25 @@ and facts for the local engine, and are not sent either.
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec import structs
+
 from appliance.domain.messages import CompletionRequest, OutputKind, Sampling, ToolUse
 from appliance.errors import InvalidInput
 
 USUAL = Sampling()
+_USUAL = structs.asdict(USUAL)
 
 
-def asked(sampling: Sampling, field: str) -> Any:
-    """The value of a field of the sampling, None where it is the box's default."""
-    value = getattr(sampling, field)
-    return None if value == getattr(USUAL, field) else value
+def asked(sampling: Sampling, fields: Iterable[str]) -> dict[str, Any]:
+    """Those of the fields that are not the box's default, in their order."""
+    values = structs.asdict(sampling)
+    return {field: values[field] for field in fields if values[field] != _USUAL[field]}
 
 
 def refuse(name: str, request: CompletionRequest, fields: Iterable[str]) -> None:
     """Raise InvalidInput for a sampling field that is asked for and can't be had."""
-    for field in fields:
-        if asked(request.sampling, field) is not None:
-            raise cannot(name, field)
+    if not_had := list(asked(request.sampling, fields)):
+        raise cannot(name, not_had[0])
 
 
 def check(name: str, request: CompletionRequest) -> None:

@@ -38,10 +38,18 @@ class SseParser:
 
     def feed(self, chunk: bytes) -> Iterator[ServerEvent]:
         """The events that this chunk completes. Raises EventTooLong."""
-        for line in self._lines(self._with_plain_ends(chunk)):
-            event = self._take(line)
-            if event is not None:
+        *lines, rest = self._with_plain_ends(chunk).split(b"\n")
+        if lines:
+            lines[0] = b"".join((*self._rest, lines[0]))
+            self._rest, self._rest_bytes = [], 0
+            if not self._begun:
+                self._begun, lines[0] = True, lines[0].removeprefix(_BYTE_ORDER_MARK)
+        for line in lines:
+            if line:
+                self._take(line)
+            elif event := self._dispatch():
                 yield event
+        self._keep(rest)
 
     def _with_plain_ends(self, chunk: bytes) -> bytes:
         """The chunk with LF alone as line end; a CRLF may be cut in two."""
@@ -53,34 +61,22 @@ class SseParser:
         self._after_cr = chunk.endswith(b"\r")
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _lines(self, chunk: bytes) -> Iterator[bytes]:
-        first, *others = chunk.split(b"\n")
-        self._keep(first)
-        for piece in others:
-            line = b"".join(self._rest)
-            self._rest, self._rest_bytes = [], 0
-            yield line if self._begun else line.removeprefix(_BYTE_ORDER_MARK)
-            self._begun = True
-            self._keep(piece)
-
     def _keep(self, piece: bytes) -> None:
+        """The beginning of a line whose end is still to come."""
         if piece:
             self._rest.append(piece)
             self._rest_bytes += len(piece)
             self._check(self._rest_bytes)
 
-    def _take(self, line: bytes) -> ServerEvent | None:
-        if not line:
-            return self._dispatch()
+    def _take(self, line: bytes) -> None:
+        self._check(self._data_bytes + len(line))
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
             self._data.append(value)
             self._data_bytes += len(value) + 1
-            self._check(self._data_bytes)
         elif field == b"event":
             self._kind = value.decode("utf-8", "replace")
-        return None
 
     def _dispatch(self) -> ServerEvent | None:
         kind, data = self._kind, self._data

@@ -32,8 +32,7 @@ class Temper:
 
     def versions(self, request: CompletionRequest) -> Iterator[CompletionRequest]:
         """The request as it is to be tried: as it is, then without those values."""
-        given = any(asked(request.sampling, field) is not None for field in _FIELDS)
-        if not given or request.sampling.temperature == 0:
+        if not asked(request.sampling, _FIELDS) or request.sampling.temperature == 0:
             yield request
             return
         if request.model not in self._plain:
@@ -47,7 +46,7 @@ class Temper:
             return False
         if not (_NAMED.search(error.message) and _UNSUPPORTED.search(error.message)):
             return False
-        if not any(asked(request.sampling, field) is not None for field in _FIELDS):
+        if not asked(request.sampling, _FIELDS):
             return False
         if len(self._plain) < _REMEMBERED:
             self._plain.add(request.model)

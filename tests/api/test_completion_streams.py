@@ -81,3 +81,25 @@ async def test_stream_when_the_start_is_refused_then_it_is_raised() -> None:
 
     with pytest.raises(QueueFull):
         await streamed(start(), frames, {})
+
+
+async def test_stream_when_its_reader_is_slow_then_little_is_made_ahead() -> None:
+    completion, made = Scripted(HELLO), 0
+
+    async def start() -> Sequence[Completion]:
+        return [completion]
+
+    async def endless(_: Starting) -> EventFrames:
+        nonlocal made
+        while True:
+            made += 1
+            yield FRAME
+
+    answer = await streamed(start(), endless, {})
+    body = body_of(answer)
+    assert await anext(body) == FRAME.encode()
+    await asyncio.sleep(0.01)
+    assert made < 32
+    await cast("Any", answer.iterator).aclose()
+    async with asyncio.timeout(10):
+        await completion.closed.wait()

@@ -48,6 +48,7 @@ def protected(api: Api) -> list[tuple[str, str]]:
     [
         {"Authorization": "Bearer {key}"},
         {"Authorization": "bearer  {key} "},
+        {"Authorization": "{key}"},
         {"X-API-Key": "{key}"},
         {"Cookie": "async_coder_session={key}"},
         {"Authorization": "", "X-API-Key": "{key}"},

@@ -24,7 +24,7 @@ from appliance.errors import (
 )
 from appliance.spi.provider import Provider
 from plugins.providers.openai import register
-from plugins.upstream import client as client_module
+from plugins.upstream import exchange
 from tests.support.fake_upstream import (
     CUT,
     KEY,
@@ -206,7 +206,7 @@ async def test_stream_when_it_is_no_stream_that_can_be_read_then_fails_for_good(
 async def test_stream_when_an_answer_never_ends_then_is_cut_at_the_bound(
     far: FakeUpstream, openai: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(exchange, "MAX_ANSWER_BYTES", 1000)
     far.on(CHAT, as_events(*[TEXT] * 100))
     assert "1000 bytes" in (await failure(openai)).message
 

@@ -242,11 +242,16 @@ async def test_cancel_when_ended_then_not_cancellable(box: Box, work: Work):
         await box.scheduler.cancel(99_999)
 
 
-async def test_cancel_when_twice_at_once_then_both_see_it_cancelled(box: Box, work: Work):
+async def test_cancel_when_twice_at_once_then_it_is_cancelled_once(box: Box, work: Work):
     task = await box.submit(box.alice)
     await work.until_started(1)
-    ends = await asyncio.gather(box.scheduler.cancel(task.id), box.scheduler.cancel(task.id))
-    assert {end.status for end in ends} == {TaskStatus.CANCELLED}
+    cancels = (box.scheduler.cancel(task.id) for _ in range(2))
+    ends = await asyncio.gather(*cancels, return_exceptions=True)
+    seen = [end.status for end in ends if not isinstance(end, BaseException)]
+    # The second one may be so late that it is told that the task has ended.
+    assert set(seen) == {TaskStatus.CANCELLED}
+    assert all(isinstance(end, Task | TaskNotCancellable) for end in ends)
+    assert (await box.final(task)).status is TaskStatus.CANCELLED
 
 
 async def test_cancel_when_racing_with_every_step_then_exactly_one_end(path: Path):

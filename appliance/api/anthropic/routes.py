@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from litestar import Request, Response, Router, post
+from litestar import Request, Router
 from litestar.params import JSONBody
+from litestar.types import ASGIApp
 
 from appliance.api.anthropic import answers, convert
 from appliance.api.anthropic.errors import PREFIX, REQUEST_ID
@@ -12,32 +13,38 @@ from appliance.api.anthropic.schemas import CountAnswer, CountBody, MessageAnswe
 from appliance.api.auth import authenticated
 from appliance.api.completing import attended, report_headers, streamed
 from appliance.api.context import request_id
-from appliance.api.dependencies import ServicesDependency
+from appliance.api.dependencies import services_of
+from appliance.api.generating import JsonAnswer, ModelRoute
 from appliance.api.labels import labels_of
 from appliance.api.openapi import answers_with
 from appliance.api.requests import principal_of
 from appliance.domain.completions import Ask
-from appliance.services.container import Services
 
 AnyRequest = Request[Any, Any, Any]
 
 
-@post("/", status_code=200, responses=answers_with(MessageAnswer, "The model's turn."))
-async def create_message(
-    request: AnyRequest, data: JSONBody[MessagesBody], services: ServicesDependency
-) -> Response[Any]:
+@ModelRoute(
+    "/",
+    http_method="POST",
+    status_code=200,
+    responses=answers_with(MessageAnswer, "The model's turn."),
+)
+async def create_message(request: AnyRequest, data: JSONBody[MessagesBody]) -> ASGIApp:
     """The model's next turn. With `stream: true`, as server-sent events while it is made."""
     ask = convert.message_ask(data, labels_of(request))
-    return await attended(request, _answer(request, services, ask, data))
+    return await attended(request, _answer(request, ask, data))
 
 
-@post("/count_tokens", status_code=200, responses=answers_with(CountAnswer, "The count."))
-async def count_tokens(
-    request: AnyRequest, data: JSONBody[CountBody], services: ServicesDependency
-) -> Response[Any]:
+@ModelRoute(
+    "/count_tokens",
+    http_method="POST",
+    status_code=200,
+    responses=answers_with(CountAnswer, "The count."),
+)
+async def count_tokens(request: AnyRequest, data: JSONBody[CountBody]) -> ASGIApp:
     """The exact tokens of a prompt, template and tools included; nothing is generated."""
     ask = convert.count_ask(data, labels_of(request))
-    return await attended(request, _count(request, services, ask))
+    return await attended(request, _count(request, ask))
 
 
 def router() -> Router:
@@ -50,10 +57,8 @@ def router() -> Router:
     )
 
 
-async def _answer(
-    request: AnyRequest, services: Services, ask: Ask, body: MessagesBody
-) -> Response[Any]:
-    start = services.completions.start(principal_of(request), ask)
+async def _answer(request: AnyRequest, ask: Ask, body: MessagesBody) -> ASGIApp:
+    start = services_of(request).completions.start(principal_of(request), ask)
     if body.stream:
         return await streamed(
             start,
@@ -66,12 +71,12 @@ async def _answer(
         message = await answers.whole_message(completion, body.max_tokens)
     finally:
         await completion.aclose()
-    return Response(message, headers=_own_header(request) | report_headers(completion.report))
+    return JsonAnswer(message, _own_header(request) | report_headers(completion.report))
 
 
-async def _count(request: AnyRequest, services: Services, ask: Ask) -> Response[Any]:
-    tokens = await services.completions.count_tokens(principal_of(request), ask)
-    return Response(CountAnswer(tokens), headers=_own_header(request))
+async def _count(request: AnyRequest, ask: Ask) -> ASGIApp:
+    tokens = await services_of(request).completions.count_tokens(principal_of(request), ask)
+    return JsonAnswer(CountAnswer(tokens), _own_header(request))
 
 
 def _own_header(request: AnyRequest) -> dict[str, str]:

@@ -3,11 +3,13 @@
 from functools import partial
 from typing import Any
 
-from litestar import Request, Response, post
+from litestar import Request
 from litestar.params import JSONBody
+from litestar.types import ASGIApp
 
 from appliance.api.completing import attended, report_headers, streamed
-from appliance.api.dependencies import ServicesDependency
+from appliance.api.dependencies import services_of
+from appliance.api.generating import JsonAnswer, ModelRoute
 from appliance.api.labels import labels_of
 from appliance.api.openai.answer_schemas import ChatAnswer
 from appliance.api.openai.answers import chat_answer, opening
@@ -24,20 +26,19 @@ from appliance.services.completions import Completions
 AnyRequest = Request[Any, Any, Any]
 
 
-@post(
+@ModelRoute(
     "/chat/completions",
+    http_method="POST",
     status_code=200,
     opt=reads(ChatBody),
     responses=answers_with(ChatAnswer, "The answer; with `stream: true`, chunks of it."),
 )
-async def chat_completions(
-    request: AnyRequest, data: JSONBody[ChatBody], services: ServicesDependency
-) -> Response[Any]:
+async def chat_completions(request: AnyRequest, data: JSONBody[ChatBody]) -> ASGIApp:
     """Answer a chat, whole or as a stream."""
-    return await attended(request, _answer(request, data, services.completions))
+    return await attended(request, _answer(request, data, services_of(request).completions))
 
 
-async def _answer(request: AnyRequest, body: ChatBody, service: Completions) -> Response[Any]:
+async def _answer(request: AnyRequest, body: ChatBody, service: Completions) -> ASGIApp:
     ask = chat_ask(body, labels_of(request, labels_in(body)))
     with_usage = wants_usage(body)
     logprobs, legacy = body.logprobs is True, body.functions is not None
@@ -51,4 +52,4 @@ async def _answer(request: AnyRequest, body: ChatBody, service: Completions) -> 
     done = await collect_all(running)
     report = slowest(running)
     answer = chat_answer(begun.heading(report), done, logprobs=logprobs, legacy=legacy)
-    return Response(answer, headers=report_headers(report))
+    return JsonAnswer(answer, report_headers(report))

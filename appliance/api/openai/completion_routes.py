@@ -3,11 +3,13 @@
 from functools import partial
 from typing import Any
 
-from litestar import Request, Response, post
+from litestar import Request
 from litestar.params import JSONBody
+from litestar.types import ASGIApp
 
 from appliance.api.completing import attended, report_headers, streamed
-from appliance.api.dependencies import ServicesDependency
+from appliance.api.dependencies import services_of
+from appliance.api.generating import JsonAnswer, ModelRoute
 from appliance.api.labels import labels_of
 from appliance.api.openai.answer_schemas import PlainAnswer
 from appliance.api.openai.answers import opening, plain_answer
@@ -32,20 +34,19 @@ from appliance.services.completions import Completions
 AnyRequest = Request[Any, Any, Any]
 
 
-@post(
+@ModelRoute(
     "/completions",
+    http_method="POST",
     status_code=200,
     opt=reads(CompletionBody),
     responses=answers_with(PlainAnswer, "The text; with `stream: true`, pieces of it."),
 )
-async def completions(
-    request: AnyRequest, data: JSONBody[CompletionBody], services: ServicesDependency
-) -> Response[Any]:
+async def completions(request: AnyRequest, data: JSONBody[CompletionBody]) -> ASGIApp:
     """Go on from a text, or with `suffix` fill the gap before it."""
-    return await attended(request, _answer(request, data, services.completions))
+    return await attended(request, _answer(request, data, services_of(request).completions))
 
 
-async def _answer(request: AnyRequest, body: CompletionBody, service: Completions) -> Response[Any]:
+async def _answer(request: AnyRequest, body: CompletionBody, service: Completions) -> ASGIApp:
     asks = completion_asks(body, labels_of(request, labels_in(body)))
     with_usage = wants_usage(body)
     logprobs, choices = body.logprobs is not None, drawn(body)
@@ -64,7 +65,7 @@ async def _answer(request: AnyRequest, body: CompletionBody, service: Completion
     answer = plain_answer(
         begun.heading(report), groups, shown(body), logprobs=logprobs, echoes=echoes
     )
-    return Response(answer, headers=report_headers(report))
+    return JsonAnswer(answer, report_headers(report))
 
 
 def _echo(body: CompletionBody, ask: Ask) -> str:

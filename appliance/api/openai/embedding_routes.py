@@ -4,11 +4,13 @@ import base64
 import struct
 from typing import Any
 
-from litestar import Request, Response, post
+from litestar import Request
 from litestar.params import JSONBody
+from litestar.types import ASGIApp
 
 from appliance.api.completing import attended
-from appliance.api.dependencies import ServicesDependency
+from appliance.api.dependencies import services_of
+from appliance.api.generating import JsonAnswer, ModelRoute
 from appliance.api.openai.answer_schemas import EmbeddingAnswer, EmbeddingUsage, VectorAnswer
 from appliance.api.openai.convert import embedding_request
 from appliance.api.openai.reading import reads
@@ -21,22 +23,21 @@ from appliance.services.completions import Completions
 AnyRequest = Request[Any, Any, Any]
 
 
-@post(
+@ModelRoute(
     "/embeddings",
+    http_method="POST",
     status_code=200,
     opt=reads(EmbeddingBody),
     responses=answers_with(EmbeddingAnswer, "One vector per text, in their order."),
 )
-async def embeddings(
-    request: AnyRequest, data: JSONBody[EmbeddingBody], services: ServicesDependency
-) -> Response[Any]:
+async def embeddings(request: AnyRequest, data: JSONBody[EmbeddingBody]) -> ASGIApp:
     """Vectors for texts."""
-    return await attended(request, _answer(request, data, services.completions))
+    return await attended(request, _answer(request, data, services_of(request).completions))
 
 
-async def _answer(request: AnyRequest, body: EmbeddingBody, service: Completions) -> Response[Any]:
+async def _answer(request: AnyRequest, body: EmbeddingBody, service: Completions) -> ASGIApp:
     found = await service.embed(principal_of(request), embedding_request(body))
-    return Response(embedding_answer(body.model, found, packed=body.encoding_format == "base64"))
+    return JsonAnswer(embedding_answer(body.model, found, packed=body.encoding_format == "base64"))
 
 
 def embedding_answer(model: str, found: Embeddings, *, packed: bool) -> EmbeddingAnswer:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from litestar import Request, Response, Router, post
+from litestar import Request, Router
 from litestar.params import JSONBody
+from litestar.types import ASGIApp
 
 from appliance.api.auth import authenticated
 from appliance.api.completing import (
@@ -14,8 +15,9 @@ from appliance.api.completing import (
     report_headers,
     streamed,
 )
-from appliance.api.dependencies import ServicesDependency
+from appliance.api.dependencies import services_of
 from appliance.api.dialects import Dialect
+from appliance.api.generating import JsonAnswer, ModelRoute
 from appliance.api.labels import labels_of
 from appliance.api.openai_errors import headers, render
 from appliance.api.openai_responses import convert
@@ -24,7 +26,6 @@ from appliance.api.openai_responses.schemas import PromptBody, ResponseBody
 from appliance.api.requests import principal_of
 from appliance.domain.completions import Ask
 from appliance.errors import ProviderFailed
-from appliance.services.container import Services
 
 PREFIX = "/v1/responses"
 DIALECT = Dialect(PREFIX, render, headers)
@@ -32,22 +33,18 @@ DIALECT = Dialect(PREFIX, render, headers)
 AnyRequest = Request[Any, Any, Any]
 
 
-@post("/", status_code=200)
-async def create_response(
-    request: AnyRequest, data: JSONBody[ResponseBody], services: ServicesDependency
-) -> Response[Any]:
+@ModelRoute("/", http_method="POST", status_code=200)
+async def create_response(request: AnyRequest, data: JSONBody[ResponseBody]) -> ASGIApp:
     """The model's response. With `stream: true`, as server-sent events while it is made."""
     ask = convert.response_ask(data, labels_of(request, (data.metadata or {}).get("labels", "")))
-    return await attended(request, _answer(request, services, ask, data))
+    return await attended(request, _answer(request, ask, data))
 
 
-@post("/input_tokens", status_code=200)
-async def count_input_tokens(
-    request: AnyRequest, data: JSONBody[PromptBody], services: ServicesDependency
-) -> Response[Any]:
+@ModelRoute("/input_tokens", http_method="POST", status_code=200)
+async def count_input_tokens(request: AnyRequest, data: JSONBody[PromptBody]) -> ASGIApp:
     """The exact tokens of a prompt, template and tools included; nothing is generated."""
     ask = convert.prompt_ask(data, labels_of(request))
-    return await attended(request, _count(request, services, ask))
+    return await attended(request, _count(request, ask))
 
 
 def router() -> Router:
@@ -60,10 +57,8 @@ def router() -> Router:
     )
 
 
-async def _answer(
-    request: AnyRequest, services: Services, ask: Ask, body: ResponseBody
-) -> Response[Any]:
-    start = services.completions.start(principal_of(request), ask)
+async def _answer(request: AnyRequest, ask: Ask, body: ResponseBody) -> ASGIApp:
+    start = services_of(request).completions.start(principal_of(request), ask)
     if body.stream:
         return await streamed(start, lambda starting: _frames(request, starting, ask, body), {})
     (completion,) = await start
@@ -74,7 +69,7 @@ async def _answer(
     finally:
         await completion.aclose()
     _check(made)
-    return Response(made.body, headers=report_headers(completion.report))
+    return JsonAnswer(made.body, report_headers(completion.report))
 
 
 async def _frames(
@@ -101,6 +96,6 @@ def _check(made: Made) -> None:
         raise ProviderFailed("the answer ended before it was complete")
 
 
-async def _count(request: AnyRequest, services: Services, ask: Ask) -> Response[Any]:
-    tokens = await services.completions.count_tokens(principal_of(request), ask)
-    return Response({"object": "response.input_tokens", "input_tokens": tokens})
+async def _count(request: AnyRequest, ask: Ask) -> ASGIApp:
+    tokens = await services_of(request).completions.count_tokens(principal_of(request), ask)
+    return JsonAnswer({"object": "response.input_tokens", "input_tokens": tokens})

@@ -35,9 +35,7 @@ def message(name: str, request: CompletionRequest, max_tokens: int) -> dict[str,
     """The body for /messages. Raises InvalidInput for what can't be had."""
     refusals.refuse(name, request, _NOT_THERE)
     body = prompt(name, request) | {"max_tokens": max_tokens, "stream": True}
-    for field in ("temperature", "top_p", "top_k"):
-        if (value := asked(request.sampling, field)) is not None:
-            body[field] = value
+    body |= asked(request.sampling, ("temperature", "top_p", "top_k"))
     if request.sampling.stop:
         body["stop_sequences"] = list(request.sampling.stop)
     return body

@@ -119,9 +119,7 @@ def _result(text: str) -> dict[str, Any]:
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:
     config: dict[str, Any] = {
-        theirs: value
-        for ours, theirs in _SAMPLING.items()
-        if (value := asked(sampling, ours)) is not None
+        _SAMPLING[ours]: value for ours, value in asked(sampling, _SAMPLING).items()
     }
     if sampling.stop:
         config["stopSequences"] = list(sampling.stop)

@@ -19,6 +19,7 @@ from appliance.domain.messages import (
 from plugins.upstream import refusals
 from plugins.upstream.refusals import asked
 
+_SAMPLING = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed")
 _EXTRA = ("top_k", "min_p", "repeat_penalty")
 _DEFAULT_SCHEMA_NAME = "answer"
 
@@ -72,9 +73,7 @@ def _common(name: str, request: CompletionRequest, *, official: bool) -> dict[st
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    for field in ("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed"):
-        if (value := asked(sampling, field)) is not None:
-            body[field] = value
+    body |= asked(sampling, _SAMPLING)
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.logit_bias:
@@ -82,7 +81,7 @@ def _common(name: str, request: CompletionRequest, *, official: bool) -> dict[st
     if official:
         refusals.refuse(name, request, _EXTRA)
         return body
-    extra = {field: value for field in _EXTRA if (value := asked(sampling, field)) is not None}
+    extra = asked(sampling, _EXTRA)
     if "repeat_penalty" in extra:
         extra["repetition_penalty"] = extra["repeat_penalty"]
     return body | extra
