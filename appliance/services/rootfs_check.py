@@ -12,12 +12,13 @@ from pathlib import Path, PurePosixPath
 from msgspec import Struct
 
 from appliance.errors import InvalidInput
+from appliance.services.rootfs_entries import shown
 
 _SHELLS = ("/bin/sh", "/usr/bin/sh")
 _PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3", "/bin/python3")
 _PYTHON = re.compile(r"python3\.\d+")
 _LOADERS = {"x86_64": "/lib64/ld-linux-x86-64.so.2", "aarch64": "/lib/ld-linux-aarch64.so.1"}
-_GLIBC = re.compile(rb"GLIBC_(\d+)\.(\d+)")
+_GLIBC = re.compile(rb"GLIBC_(\d{1,4})\.(\d{1,4})\b")
 _LIBRARIES = ("lib", "lib64", "usr/lib", "usr/lib64")
 
 _MOST_LINKS = 40
@@ -64,7 +65,7 @@ def examine(tree: Path, machine: str) -> Found:
             f"the root file system is made for {program.machine} machines; this one is {machine}"
         )
     if program.loader and resolve(tree, program.loader) is None:
-        raise _no_root(f"its sh needs {program.loader}, which is not there")
+        raise _no_root(f"its sh needs {shown(program.loader)}, which is not there")
     if not any(resolve(tree, f"/{name}", folder=True) for name in _LIBRARIES):
         raise _no_root("it has no folder of libraries")
     return Found(machine, _inside(tree, shell), _python(tree, machine), _glibc(tree, machine))
@@ -134,12 +135,14 @@ def _glibc(tree: Path, machine: str) -> str:
     if resolve(tree, _LOADERS.get(machine, "/")) is None:
         return ""
     folders = [f"/{name}{below}" for name in _LIBRARIES for below in (f"/{machine}-linux-gnu", "")]
-    found = (resolve(tree, f"{folder}/libc.so.6") for folder in folders)
-    library = next((path for path in found if path is not None), None)
+    there = (resolve(tree, f"{folder}/libc.so.6") for folder in folders)
+    library = next((path for path in there if path is not None), None)
     if library is None or library.stat().st_size > _LARGEST_C_LIBRARY:
         return ""
-    versions = {(int(a), int(b)) for a, b in _GLIBC.findall(library.read_bytes())}
-    return "{}.{}".format(*max(versions)) if versions else ""
+    # One by one: a hostile library may be full of them.
+    found = _GLIBC.finditer(library.read_bytes())
+    newest = max(((int(each[1]), int(each[2])) for each in found), default=None)
+    return "{}.{}".format(*newest) if newest else ""
 
 
 def _executable(path: Path) -> bool:
@@ -147,7 +150,11 @@ def _executable(path: Path) -> bool:
 
 
 def _inside(tree: Path, path: Path) -> str:
-    return f"/{path.relative_to(tree)}"
+    """The path as the record keeps it and commands show it."""
+    inside = f"/{path.relative_to(tree)}"
+    if not inside.isprintable():
+        raise InvalidInput(f"{shown(inside)} is no usable name for a program; nothing was added")
+    return inside
 
 
 def _no_root(why: str) -> InvalidInput:

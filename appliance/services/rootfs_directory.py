@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from appliance.errors import InvalidInput
-from appliance.services.rootfs_entries import PIECE, Entries, Entry, Kind, parts
+from appliance.services.rootfs_entries import PIECE, Entries, Entry, Kind, parts, shown
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KINDS = {stat.S_IFDIR: Kind.FOLDER, stat.S_IFREG: Kind.FILE, stat.S_IFLNK: Kind.SYMLINK}
@@ -39,6 +39,8 @@ def entries(folder: Path, left_out: Path) -> Entries:
 def _entry(
     path: str, folder: int, name: str, found: os.stat_result, names: dict[tuple[int, int], str]
 ) -> Entry:
+    if stat.S_ISDIR(found.st_mode):
+        os.close(_open(folder, name, path))
     kind = _KINDS.get(stat.S_IFMT(found.st_mode), Kind.OTHER)
     if kind is Kind.SYMLINK:
         return Entry(path, kind, target=os.readlink(name, dir_fd=folder))
@@ -58,19 +60,23 @@ def _entry(
 
 
 def _content(folder: int, name: str, path: str) -> Iterator[bytes]:
-    try:
-        descriptor = os.open(name, _READ, dir_fd=folder)
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}; nothing was added") from None
+    descriptor = _open(folder, name, path)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InvalidInput(f"{path} changed while it was read; nothing was added")
+            raise InvalidInput(f"{shown(path)} changed while it was read; nothing was added")
         while piece := file.read(PIECE):
             yield piece
 
 
+def _open(folder: int, name: str, path: str) -> int:
+    try:
+        return os.open(name, _READ, dir_fd=folder)
+    except OSError as error:
+        raise InvalidInput(f"{shown(path)}: {error.strerror}; nothing was added") from None
+
+
 def _refuse(error: OSError) -> None:
-    raise InvalidInput(f"{error.filename}: {error.strerror}; nothing was added")
+    raise InvalidInput(f"{shown(str(error.filename))}: {error.strerror}; nothing was added")
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from appliance.errors import InvalidInput
 
 PIECE = 1024 * 1024
 MIB = 1024 * 1024
+_HEADERS_PER_NAME = 4096
 _DEEPEST = 128
 _LONGEST_PATH = 4000
 _LONGEST_NAME = 255
@@ -48,6 +49,11 @@ class Bounds(Struct, frozen=True):
 
     size: int
     files: int
+
+    @property
+    def archive_size(self) -> int:
+        """Bytes of an archive, not packed, that holds as much."""
+        return self.size + self.files * _HEADERS_PER_NAME + MIB
 
     def too_large(self) -> InvalidInput:
         return InvalidInput(

@@ -45,6 +45,9 @@ def fill(writer: TreeWriter, given: Given, bounds: Bounds, progress: Progress) -
         _write(writer, rootfs_directory.entries(source, given.left_out))
         return "directory", ""
     with _opened(source) as file:
+        # Not to be read for hours first: what is packed is not larger than what it holds.
+        if os.fstat(file.fileno()).st_size > bounds.archive_size:
+            raise bounds.too_large()
         before = _state(file)
         digest = _digest(file, given.sha256, progress)
         if rootfs_squashfs.looks_like_one(file):
@@ -82,7 +85,7 @@ def _write_image(
         kept.seek(0)
         if hashlib.file_digest(kept, "sha256").hexdigest() != digest:
             raise InvalidInput("the image changed while it was read; nothing was added")
-        _write(writer, rootfs_squashfs.entries(kept))
+        _write(writer, rootfs_squashfs.entries(kept, bounds))
     image.chmod(0o444)
 
 

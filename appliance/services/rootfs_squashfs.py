@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from msgspec import Struct
 
-from appliance.services.rootfs_entries import Entries, Entry, Kind, parts
+from appliance.services.rootfs_entries import Bounds, Entries, Entry, Kind, parts
 from appliance.services.squashfs import MAGIC, Cursor, Image, damaged
 
 _HEADER = "<HHHHII"
@@ -17,6 +17,8 @@ _LONG = 7
 _LAST_TYPE = 14
 # The size of a folder counts these: its own name and its parent's, which are not listed.
 _FOLDER_EXTRA = 3
+# The ends of files share blocks, and these are not read in the order in which they lie.
+_TIMES_UNPACKED = 8
 
 
 class _Inode(Struct, frozen=True):
@@ -34,9 +36,9 @@ def looks_like_one(file: BinaryIO) -> bool:
     return file.read(len(MAGIC)) == MAGIC
 
 
-def entries(file: BinaryIO) -> Entries:
+def entries(file: BinaryIO, bounds: Bounds) -> Entries:
     """Everything in the image, folders before what is in them. Raises InvalidInput."""
-    image = Image(file)
+    image = Image(file, _TIMES_UNPACKED * bounds.archive_size)
     seen, names = set[int](), dict[int, str]()
     waiting = [("", image.super.root)]
     while waiting:

@@ -1,13 +1,10 @@
 """Writes the files of a root file system below a folder, and nowhere else."""
 
 import errno
-import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-from msgspec import Struct
 
 from appliance.errors import InvalidInput
 from appliance.services.rootfs_entries import (
@@ -22,21 +19,12 @@ from appliance.services.rootfs_entries import (
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_FOLDER = (errno.ENOTDIR, errno.ELOOP)
 _PROGRAM, _PLAIN = 0o555, 0o444
 # Its owner may write to a folder: else nothing but this program could delete the tree.
 _FOLDER_MODE = 0o755
 
 Progress = Callable[[str, int, int | None], None]
-
-
-class Measured(Struct, frozen=True):
-    """A tree as it lies there: its digest, how many names it holds, and the bytes of its files."""
-
-    sha256: str
-    files: int
-    size: int
 
 
 class TreeWriter:
@@ -167,43 +155,6 @@ def open_to_all(tree: Path) -> None:
     """Let others, as whom the runs go on, enter every folder."""
     for _, _, _, folder in os.fwalk(tree, topdown=False):
         os.fchmod(folder, _FOLDER_MODE)
-
-
-def measure(tree: Path, progress: Progress) -> Measured:
-    """Read the whole tree. Whether a file can be executed counts for the digest; time and owner
-    do not."""
-    digest, count, size = hashlib.sha256(), 0, 0
-    seen = set[int]()
-    for line, found in _lines(tree):
-        digest.update(line)
-        count += 1
-        if stat.S_ISREG(found.st_mode) and found.st_ino not in seen:
-            size += found.st_size
-        if found.st_nlink > 1:
-            seen.add(found.st_ino)
-        progress("checking", size, None)
-    return Measured(digest.hexdigest(), count, size)
-
-
-def _lines(tree: Path) -> Iterator[tuple[bytes, os.stat_result]]:
-    for where, folders, files, at in os.fwalk(tree):
-        folders.sort(key=os.fsencode)
-        for name in sorted((*folders, *files), key=os.fsencode):
-            found = os.stat(name, dir_fd=at, follow_symlinks=False)
-            path = os.fsencode(Path(where, name).relative_to(tree))
-            yield b"%s\0%s\n" % (path, _told(at, name, found)), found
-
-
-def _told(folder: int, name: str, found: os.stat_result) -> bytes:
-    if stat.S_ISDIR(found.st_mode):
-        return b"folder"
-    if stat.S_ISLNK(found.st_mode):
-        return b"link " + os.fsencode(os.readlink(name, dir_fd=folder)).hex().encode()
-    if not stat.S_ISREG(found.st_mode):
-        return b"other"
-    with os.fdopen(os.open(name, _READ, dir_fd=folder), "rb", buffering=0) as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
-    return b"%s %s" % (b"program" if found.st_mode & 0o111 else b"file", content.encode())
 
 
 def _write_all(descriptor: int, piece: bytes) -> None:

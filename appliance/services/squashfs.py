@@ -40,12 +40,16 @@ class Super(Struct, frozen=True):
 
 
 class Image:
-    """An open image. `file` must not change while it is read."""
+    """An open image. `file` must not change while it is read.
 
-    def __init__(self, file: BinaryIO) -> None:
+    No more than `most` bytes of it are unpacked, however often it leads to the same blocks.
+    """
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
         self._file = file
+        self._left = most
         self.super = _read_super(file)
-        self._unpack = _unpacker(self.super.compressor)
+        self._packer = _unpacker(self.super.compressor)
         # Neighbours share blocks: without this each would be unpacked again and again.
         self._block_at = lru_cache(256)(self._read_block)
         self._fragment_block = lru_cache(8)(self._data)
@@ -97,6 +101,13 @@ class Image:
         if stored & _UNPACKED_BLOCK:
             return packed
         return self._unpack(packed, self.super.block_size)
+
+    def _unpack(self, packed: bytes, most: int) -> bytes:
+        data = self._packer(packed, most)
+        self._left -= len(data)
+        if self._left < 0:
+            raise damaged("the same parts of it are to be unpacked again and again")
+        return data
 
     def _read_block(self, start: int) -> tuple[bytes, int]:
         (head,) = struct.unpack("<H", self._bytes(start, 2))

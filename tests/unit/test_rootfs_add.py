@@ -20,7 +20,7 @@ from appliance.domain.rootfs import RootRecord
 from appliance.errors import Conflict, InvalidInput, NotFound, SetupError
 from appliance.services import rootfs_check
 from appliance.services.rootfs_entries import Bounds
-from appliance.services.sandbox_rootfs import default_name
+from appliance.services.rootfs_names import default_name
 from plugins.rootfs import records
 from tests.support.rootfs import BOUNDS, MIB, add_file, left, make_root, quiet, store, tar_of
 
@@ -274,7 +274,7 @@ def no_loader(root: Path) -> None:
         (no_usr, "no folder /usr"), (usr_is_a_link, "no folder /usr"),
         (no_shell, "neither /bin/sh"), (shell_is_a_script, "no program"),
         (shell_leads_out, "neither /bin/sh"), (shell_is_a_loop, "neither /bin/sh"),
-        (other_machine, "this one is"), (cut_shell, "no program"), (no_loader, "needs /lib"),
+        (other_machine, "this one is"), (cut_shell, "no program"), (no_loader, "needs '/lib"),
     ],
 )  # fmt: skip
 def test_add_when_it_is_no_root_for_this_machine_then_says_what_is_missing(

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import InvalidInput
-from appliance.services import rootfs_squashfs
+from appliance.services import rootfs_squashfs, squashfs
 from appliance.services.rootfs_entries import Bounds, Kind
-from tests.support.rootfs import MIB, left, make_root, quiet, store
+from tests.support.rootfs import BOUNDS, MIB, left, make_root, quiet, store
 
 # Made by mksquashfs 4.5.1 (gzip): two names of one file, a link, a setuid script, a sparse
 # file of 300,000 bytes, an empty one, a device node and a pipe.
@@ -37,7 +37,7 @@ def content(image: bytes) -> dict[str, tuple[Kind, str, bytes, bool]]:
     """Every name in the image, with what is behind it."""
     return {
         entry.path: (entry.kind, entry.target, b"".join(entry.content()), entry.executable)
-        for entry in rootfs_squashfs.entries(io.BytesIO(image))
+        for entry in rootfs_squashfs.entries(io.BytesIO(image), BOUNDS)
     }
 
 
@@ -180,7 +180,7 @@ def read_or_refuse(image: bytes) -> None:
     """As the store does: within bounds of names and bytes."""
     names = size = 0
     try:
-        for entry in rootfs_squashfs.entries(io.BytesIO(image)):
+        for entry in rootfs_squashfs.entries(io.BytesIO(image), BOUNDS):
             names += 1
             if names > 200 or entry.size > MIB:
                 return
@@ -200,3 +200,9 @@ def test_add_when_a_file_claims_more_than_allowed_then_refused(tmp_path: Path) -
     with pytest.raises(InvalidInput, match="neither /bin/sh"):
         store(tmp_path / "data").add(tmp_path / "small", None, "", quiet)
     assert left(tmp_path / "data") == set()
+
+
+def test_image_when_the_same_blocks_are_unpacked_without_end_then_damaged() -> None:
+    image = squashfs.Image(io.BytesIO(SMALL), most=100)
+    with pytest.raises(InvalidInput, match="again and again"):
+        image.metadata(image.super.inodes, 0, 0)
