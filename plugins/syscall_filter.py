@@ -14,6 +14,7 @@ GREATER = 0x25  # BPF_JMP | BPF_JGT | BPF_K
 AT_LEAST = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 ANY_BIT = 0x45  # BPF_JMP | BPF_JSET | BPF_K
 _LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
+_AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
 _RETURN = 0x06  # BPF_RET | BPF_K
 
 _KILL_PROCESS = 0x80000000
@@ -61,6 +62,11 @@ def when(jump: int, operand: int, then: Block) -> Block:
     return [(jump, 0, len(then), operand), *then]
 
 
+def unless(jump: int, operand: int, then: Block) -> Block:
+    """Run `then` where it does not compare so."""
+    return [(jump, len(then), 0, operand), *then]
+
+
 def each(values: Iterable[int], then: Instruction) -> Block:
     """A verdict for each of several values."""
     return [line for value in values for line in when(EQUAL, value, [then])]
@@ -74,6 +80,11 @@ def argument(index: int) -> Instruction:
 def upper_half(index: int) -> Instruction:
     """Load the upper half of a call's argument, as of an address."""
     return _load(_ARGUMENT + _ARGUMENT_SIZE * index + _ARGUMENT_SIZE // 2)
+
+
+def only_bits(mask: int) -> Instruction:
+    """Forget all other bits of what is loaded."""
+    return (_AND, 0, 0, mask)
 
 
 def allow() -> Instruction:

@@ -16,6 +16,7 @@ _MODULES = {
     "filecount": "plugins.guest.filecount",
     "stage": "plugins.inside.stage",
     "collect": "plugins.inside.collect",
+    "memory": "plugins.inside.memory",
 }
 
 

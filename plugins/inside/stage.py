@@ -50,7 +50,7 @@ NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
 _TICK_S = 0.05
-_SOCKET_BYTES = 208 << 10  # what the kernel keeps for each that nobody reads, as it is set usually
+_AT_ONCE = 256
 _NEARLY = 0.8  # of the processor time: whoever is ended by its clock then, is so for that
 _ABOVE_ALL = 64
 _SIGINT = 2
@@ -88,8 +88,7 @@ def main(arguments: list[str]) -> None:
     report(b"X", ENDED.pack(*_watch(child, job, before_s)))
     if job["patterns"]:
         # Everything else is dead by now, so nothing changes under its hands.
-        sys.path.append(os.path.dirname(__file__))
-        __import__("collect").collect(job, report)
+        _beside("collect").collect(job, report)
 
 
 def _reporter(fd: int) -> "Frame":
@@ -198,8 +197,11 @@ def _watch(child: int, job: "dict[str, Any]", before_s: float) -> tuple[int, int
 
 
 def _reap(child: int) -> int | None:
-    """Collect the dead, orphans too; the wait status of `child` once it is among them."""
-    while True:
+    """Collect the dead, orphans too; the wait status of `child` once it is among them.
+
+    Not endlessly: who dies faster than it is collected must not keep us from the limits.
+    """
+    for _ in range(_AT_ONCE):
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
@@ -208,6 +210,7 @@ def _reap(child: int) -> int | None:
             return None
         if pid == child:
             return status
+    return None
 
 
 def _end_the_rest() -> None:
@@ -235,22 +238,13 @@ def _over_limit(job: "dict[str, Any]", before_s: float) -> int | None:
     """Whether the run as a whole used more than it may: its CPU time, its memory."""
     spent = os.times()
     ticks = (spent.children_user + spent.children_system) * os.sysconf("SC_CLK_TCK")
-    pages = 0
     processes = [name for name in os.listdir("/proc") if name.isdigit() and name != "1"]
-    for name in processes:
-        fields = _stat(name)
-        ticks += sum(int(field) for field in fields[11:15])
-        pages += int(fields[21]) if fields else 0
+    stats = {name: _stat(name) for name in processes}
+    ticks += sum(int(field) for fields in stats.values() for field in fields[11:15])
     if ticks >= (job["cpu_s"] + before_s) * os.sysconf("SC_CLK_TCK"):
         return CPU
     limit = job["memory_bytes"]  # 0: the kernel counts it
-    if limit and _sockets() * _SOCKET_BYTES > limit:
-        return MEMORY
-    if (
-        limit
-        and pages * os.sysconf("SC_PAGE_SIZE") > limit
-        and sum(map(_own_memory, processes)) > limit
-    ):
+    if limit and _beside("memory").over(stats, limit):
         return MEMORY
     return None
 
@@ -264,25 +258,12 @@ def _stat(pid: str) -> list[bytes]:
         return []
 
 
-def _sockets() -> int:
-    """How many the run has open, those that wait in others included."""
-    try:
-        with open("/proc/net/sockstat", "rb", buffering=0) as file:
-            return int(file.read().split()[2])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _own_memory(pid: str) -> int:
-    """A process's share of the memory that has no file behind it, in bytes."""
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            lines = dict(line.split(None, 1) for line in file.readlines()[1:])
-    except (OSError, ValueError):
-        return 0
-    return (
-        sum(int(lines.get(name, b"0").split()[0]) for name in (b"Pss_Anon:", b"Pss_Shmem:")) << 10
-    )
+def _beside(name: str) -> "Any":
+    """A part of the stage that not every run needs."""
+    folder = os.path.dirname(__file__)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return __import__(name)
 
 
 if __name__ == "__main__":

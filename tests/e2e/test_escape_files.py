@@ -1,15 +1,17 @@
 """Programs that reach for files that are not theirs, through a real box, and what stops each."""
 
-import pytest
+from pathlib import Path
 
-from tests.support.escape import Probe, attempt, each, only_x86_64, with_controls
-from tests.support.escape_box import ORDINARY, Target
+from tests.support.escape import Probe, attempt, confined, controls
+from tests.support.escape_box import Target
 
 pytest_plugins = ["tests.support.escape_fixtures"]
 
 NOT_THERE = {"ENOENT": "mount_namespace"}
 READ_ONLY = {"EROFS": "read_only_system"}
 FILTERED = {"EPERM": "seccomp"}
+COVERED_FILE = {"''": "mount_namespace"}
+COVERED_FOLDER = {"[]": "mount_namespace"}
 HIDDEN = {"EACCES": "hidden_supervisor"}
 # Files of the kernel's that belong to the machine's root, who nobody inside is.
 NOT_ROOT = {"EACCES": "user_namespace", "ENOENT": "mount_namespace", "EROFS": "read_only_system"}
@@ -23,6 +25,36 @@ def creating(folder: str) -> Probe:
     work = f"os.open('{folder}/made', os.O_CREAT | os.O_WRONLY)"
     return attempt(f"create a file in {folder}", work, READ_ONLY)
 
+
+def telling(name: str) -> Probe:
+    """A file of /proc that says something of the machine to everybody."""
+    code = f"print(repr(text('/proc/{name}')[:60]))"
+    return Probe(f"what {name} tells", code, COVERED_FILE, bites=True)
+
+
+def telling_folder(name: str) -> Probe:
+    code = f"print(os.listdir('/proc/{name}'))"
+    return Probe(f"what {name} tells", code, COVERED_FOLDER, bites=True)
+
+
+# Of these as many as this kernel has.
+FILES_OF_PROC = [
+    name
+    for name in ("bootconfig", "cmdline", "config.gz", "diskstats", "interrupts", "kallsyms",
+                 "latency_stats", "modules", "partitions", "sched_debug")
+    if Path("/proc", name).exists()
+]  # fmt: skip
+FOLDERS_OF_PROC = [
+    name
+    for name in ("asound", "bus", "driver", "fs", "scsi")
+    if Path("/proc", name).is_dir() and any(Path("/proc", name).iterdir())
+]
+# What interpreters and compilers read.
+NEEDED_OF_PROC = (
+    "cgroups", "cpuinfo", "filesystems", "loadavg", "meminfo", "mounts", "self/cgroup", "self/maps",
+    "self/mountinfo", "self/stat", "stat", "sys/kernel/osrelease", "sys/kernel/pid_max",
+    "sys/vm/overcommit_memory", "uptime", "version",
+)  # fmt: skip
 
 PROBES = [
     # What lies outside of the few folders that are shown
@@ -92,13 +124,21 @@ PROBES = [
         "/sys/kernel/uevent_helper", "/sys/fs/cgroup/release_agent", "/proc/irq/0/smp_affinity")),
     Probe("a /proc that can be written",
           "print({bool(os.statvfs(p).f_flag & os.ST_RDONLY) for p in "
-          "('/proc', '/proc/sys', '/proc/self', '/dev', '/etc', '/usr', '/opt/python', '/')})",
+          "('/proc', '/proc/sys', '/proc/self', '/proc/fs', '/dev', '/etc', '/usr', '/opt/python', "
+          "'/')})",
           {"{True}": "read_only_system"}, bites=True),
     *(attempt(f"read {path}", f"os.open('{path}', os.O_RDONLY)", NOT_ROOT) for path in (
         "/proc/kcore", "/proc/kmsg", "/dev/mem", "/dev/kmsg", "/proc/kpagecount",
         "/proc/self/../1/mem")),
     Probe("keys of others", "print(len(text('/proc/keys').splitlines()))",
           {"0": "user_namespace"}),
+    *map(telling, FILES_OF_PROC),
+    *map(telling_folder, FOLDERS_OF_PROC),
+    attempt("take a cover of /proc off", "call('umount2', b'/proc/cmdline', 2)", FILTERED,
+            bites=True),
+    Probe("the boot parameters by another way",
+          "print([bool(text(f'/proc/{p}/root/proc/cmdline')) for p in ('self', 'thread-self')])",
+          {"[False, False]": "mount_namespace"}, bites=True),
     # Rights that hang on files
     Probe("a setuid program of the system",
           "import subprocess\nwords = ['mount', '--bind', '/tmp', '/tmp']\n"
@@ -122,19 +162,19 @@ PROBES = [
 ]  # fmt: skip
 
 
-@only_x86_64
-@each(PROBES)
+@confined(PROBES)
 def test_file_when_reached_for_from_inside_then_the_layer_stops_it(
     probe: Probe, target: Target
 ) -> None:
-    outcome, layers = target.attack(probe)
-
-    assert outcome in probe.stopped
-    assert probe.stopped[outcome] in layers
+    target.require_stopped(probe)
 
 
-@only_x86_64
-@with_controls(PROBES)
-@pytest.mark.parametrize("kind", [ORDINARY], indirect=True)
+@controls(PROBES)
 def test_file_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
-    assert target.unconfined(probe) not in probe.stopped
+    target.require_biting(probe)
+
+
+def test_proc_when_interpreters_read_it_then_what_they_need_is_there(target: Target) -> None:
+    code = f"print([p for p in {NEEDED_OF_PROC} if not open('/proc/' + p).read()])"
+
+    assert target.python(code)["stdout"] == "[]\n"

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import pytest
-
-from tests.support.escape import Probe, attempt, each, only_x86_64, with_controls
-from tests.support.escape_box import ORDINARY, Target
+from tests.support.escape import Probe, attempt, confined, controls
+from tests.support.escape_box import Target
 
 pytest_plugins = ["tests.support.escape_fixtures"]
 
@@ -120,19 +118,13 @@ PROBES = [
 ]  # fmt: skip
 
 
-@only_x86_64
-@each(PROBES)
+@confined(PROBES)
 def test_namespace_when_left_or_made_from_inside_then_the_layer_stops_it(
     probe: Probe, target: Target
 ) -> None:
-    outcome, layers = target.attack(probe)
-
-    assert outcome in probe.stopped
-    assert probe.stopped[outcome] in layers
+    target.require_stopped(probe)
 
 
-@only_x86_64
-@with_controls(PROBES)
-@pytest.mark.parametrize("kind", [ORDINARY], indirect=True)
+@controls(PROBES)
 def test_namespace_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
-    assert target.unconfined(probe) not in probe.stopped
+    target.require_biting(probe)

@@ -1,6 +1,7 @@
 """Control groups: which there are, what they hold, and that none is left."""
 
 import asyncio
+import errno
 import os
 import subprocess
 from collections.abc import AsyncIterator
@@ -10,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from appliance.domain.execution import MIB, EndReason, Limits, RunRequest
-from plugins.sandboxes.bubblewrap import children, groups, groups_v1, groups_v2
+from plugins.sandboxes.bubblewrap import children, groups, groups_v1, groups_v2, leftovers
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from plugins.sandboxes.bubblewrap.fence import Fence
 from plugins.sandboxes.bubblewrap.groups import NoGroups
@@ -48,11 +49,38 @@ def test_own_groups_when_read_then_one_per_controller() -> None:
 
 
 def test_leftovers_when_their_process_is_gone_then_found(tmp_path: Path) -> None:
-    mine, old = tmp_path / groups.top_name(), tmp_path / f"{groups.PREFIX}{os.getpid()}-1-0"
+    mine, old = tmp_path / leftovers.top_name(), tmp_path / f"{groups.PREFIX}{os.getpid()}-1-0"
     for path in (mine, old, tmp_path / f"{groups.PREFIX}service", tmp_path / "other-1-2"):
         path.mkdir()
 
-    assert groups.leftovers(str(tmp_path)) == [str(old)]
+    assert leftovers.leftovers(str(tmp_path)) == [str(old)]
+
+
+def test_leftovers_when_somebody_claims_one_then_it_is_not_left_over(tmp_path: Path) -> None:
+    # As of an owner that can't be seen: another user's, or in another process namespace.
+    hidden = tmp_path / f"{groups.PREFIX}{os.getpid()}-1-0"
+    hidden.mkdir()
+    claim = leftovers.claim(str(hidden))
+    try:
+        assert leftovers.leftovers(str(tmp_path)) == []
+    finally:
+        os.close(claim)
+    assert leftovers.leftovers(str(tmp_path)) == [str(hidden)]
+
+
+def test_remove_tree_when_members_are_not_to_be_seen_then_nobody_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+
+    def note(pid: int, signal: int) -> None:
+        killed.append(pid)
+
+    monkeypatch.setattr(os, "kill", note)
+    (tmp_path / "cgroup.procs").write_text("0\n4711\n0\n")
+
+    assert not leftovers.remove_tree(str(tmp_path))
+    assert killed == [4711]
 
 
 # Version 2, on folders that look like a delegated group: what is written where. No controller
@@ -92,6 +120,56 @@ def test_v2_when_delegated_then_the_service_moves_and_runs_are_limited(delegated
     assert made.layers == ("cgroup_memory", "cgroup_processes", "cgroup_cpu", "cgroup_kill")
 
 
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EBUSY])
+def test_v2_when_another_service_is_giving_the_group_back_then_tried_again(
+    delegated: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write, refused = groups.write, list[str]()
+
+    def refuse_once(path: str, value: object) -> None:
+        if path.endswith("subtree_control") and path not in refused:
+            refused.append(path)
+            raise OSError(number, os.strerror(number))
+        write(path, value)
+
+    monkeypatch.setattr(groups, "write", refuse_once)
+    made = groups_v2.GroupsV2(str(delegated), os.getpid())
+
+    assert len(refused) == 2
+    made.make(Limits())
+
+
+def test_v2_when_refused_for_good_then_not_delegated(
+    delegated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, value: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(groups, "write", refuse)
+    with pytest.raises(NoGroups, match="not delegated to it"):
+        groups_v2.GroupsV2(str(delegated), os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({}, 0),
+        ({"memory.peak": 90, "memory.current": 10, "memory.max": 96}, 90),
+        ({"memory.current": 10, "memory.max": 96}, 10),
+        ({"memory.current": 10, "memory.max": 96, "memory.events": "oom_kill 1\n"}, 96),
+        ({"memory.peak": 90, "memory.stat": "anon 20\nfile 50\nshmem 30\n"}, 70),
+        ({"memory.peak": 10, "memory.stat": "file 50\nshmem 0\n"}, 0),
+    ],
+)
+def test_v2_group_when_asked_for_its_memory_then_the_highest_that_is_known_but_no_cache(
+    tmp_path: Path, files: dict[str, object], told: int
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(str(content))
+
+    assert groups_v2.GroupV2(str(tmp_path), cpu=False).memory_bytes() == told
+
+
 def test_v2_when_others_live_in_the_group_then_it_is_left_alone(delegated: Path) -> None:
     (delegated / "cgroup.procs").write_text(f"{os.getpid()}\n1\n")
 
@@ -112,7 +190,7 @@ def test_v2_group_when_killed_then_all_in_it_are_dead() -> None:
                    None)  # fmt: skip
     if unified is None or os.geteuid() != 0:
         pytest.skip("needs root and a hierarchy of version 2")
-    place = Path(unified.place, f"test-{groups.top_name()}")
+    place = Path(unified.place, f"test-{leftovers.top_name()}")
     group = groups_v2.GroupV2(str(place), cpu=False)
     place.mkdir()
     try:

@@ -6,6 +6,7 @@ import contextlib
 import pytest
 
 from appliance.domain.execution import MIB, EndReason, Limits, RunRequest, SandboxFile
+from plugins.sandboxes.bubblewrap.groups import OWN_MEMORY
 from tests.support.sandbox import (
     GENEROUS,
     Backend,
@@ -142,6 +143,44 @@ while True:
     result = await run_python(backend, code, limits=Limits(wall_s=120, memory_bytes=128 * MIB))
 
     assert result.reason is EndReason.MEMORY
+
+
+# A run that takes 64 MiB by two processes and then does what it is killed for.
+TAKES_64_MIB = """
+import os, sys, time
+ends = os.pipe()
+parent = os.fork()
+kept = bytearray(os.urandom(1 << 20) * 32)
+if not parent:
+    os.write(ends[1], b'x')
+    time.sleep(600)
+os.read(ends[0], 1)
+"""
+KILLED_FOR = {
+    EndReason.WALL_TIME: "time.sleep(600)",
+    EndReason.OUTPUT: "while True: os.write(1, b'x' * 65536)",
+    EndReason.MEMORY: "while True: os.fork() or time.sleep(0.02); kept += kept[:8 << 20]",
+}
+
+
+@pytest.mark.parametrize("reason", KILLED_FOR)
+async def test_usage_when_killed_then_it_tells_the_memory_that_all_of_it_had(
+    backend: Backend, reason: EndReason
+):
+    status = await backend.probe()
+    assert status.isolation
+    code = TAKES_64_MIB + KILLED_FOR[reason]
+    limits = Limits(wall_s=3 if reason is EndReason.WALL_TIME else 60, cpu_s=60,
+                    memory_bytes=128 * MIB, output_killed_bytes=1 << 20)  # fmt: skip
+
+    result = await run_python(backend, code, limits=limits)
+
+    assert result.reason is reason
+    if "cgroup_memory" in status.isolation.layers:
+        least = 128 * MIB if reason is EndReason.MEMORY else 64 * MIB
+        assert least <= result.usage.max_rss_bytes <= 128 * MIB + OWN_MEMORY
+    else:
+        assert result.usage.max_rss_bytes > MIB
 
 
 async def test_fork_bomb_is_held_to_its_number_and_ended(backend: Backend):

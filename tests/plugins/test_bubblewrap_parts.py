@@ -46,6 +46,9 @@ def test_report_fed_byte_by_byte_is_the_same():
         frame(b"X", b"short"),
         frame(b"A", b"\0"),
         frame(b"X", stage.ENDED.pack(0, 0, 0, 0)) * 2,
+        frame(b"X", stage.ENDED.pack(0, 0, 2**64 - 1, 0)),
+        frame(b"X", stage.ENDED.pack(0, 0, 0, 2**41)),
+        frame(b"R", b"") * 100_000,
         artifact(b"same") * 2,
         b"".join(artifact(b"f%d" % i) for i in range(257)),
     ],
@@ -64,6 +67,13 @@ def test_report_names_no_file_outside_the_workspace(name: bytes):
 
     assert report.artifacts == []
     assert len(report.refused) == 1
+
+
+def test_report_of_refusals_holds_nothing_that_a_terminal_obeys():
+    report = Report(Limits())
+    report.feed(frame(b"R", "\x1b]52;c;eA==\x07\r\n\x9b2Jé: no".encode()))
+
+    assert report.refused == ["?]52;c;eA==????2Jé: no"]
 
 
 def test_report_longer_than_any_honest_one_is_broken_and_not_kept():
@@ -196,6 +206,7 @@ FACTS = {
     "supervisor_hidden": True,
     "core_bytes": [1, 1],
     "core_pattern": "|/usr/lib/handler",
+    "boot_parameters": False,
     "groups": 0,
 }
 
@@ -207,6 +218,7 @@ FACTS = {
         ({"core_bytes": [0, 0]}, ["own handler of core dumps"]),
         ({"core_bytes": [0, 0], "core_pattern": "core"}, []),
         ({"groups": 2}, ["keep 2 further groups"]),
+        ({"boot_parameters": True}, ["how the machine was started"]),
     ],
 )
 def test_probe_tells_what_of_the_machine_runs_still_have(fact: dict[str, Any], said: list[str]):

@@ -21,6 +21,7 @@ from plugins.rootfs import records
 from plugins.rootfs.python import interpreter
 from plugins.sandboxes.bubblewrap import system
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
+from plugins.sandboxes.bubblewrap.nest import SLOTS
 from tests.support.rootfs import MIB, copy_libraries_of_python, make_root, quiet, store
 from tests.support.sandbox import GENEROUS, run_python
 from tests.support.sandbox_service import plugin_context
@@ -100,6 +101,20 @@ async def test_languages_when_a_root_is_chosen_then_they_are_the_roots(
         await runner.wait_for_languages()
         assert set(runner.status.languages) == {"python", "sh", "bash"}
         await runner.close()
+
+
+async def test_run_when_the_root_was_removed_then_unavailable_each_time_and_no_place_is_lost(
+    data: Path, sandbox_python: Path
+) -> None:
+    roots = store(data, Bounds(512 * MIB, 50_000))
+    folder = data / "sandbox-rootfs" / "tiny" / "tree"
+    roots.add(folder, "brief", "", quiet)
+    async with box(data, lambda: sandbox_python, "brief") as (backend, status):
+        usable(status)
+        roots.remove("brief")
+        for _ in range(SLOTS + 1):
+            with pytest.raises(SandboxUnavailable, match="was not removed"):
+                await said(backend, "cat /usr/share/word")
 
 
 # The root's own Python

@@ -97,6 +97,7 @@ def test_v2_when_many_are_hungry_then_the_kernel_ends_all_of_the_run(service: Re
 
     assert (result["reason"], result["exit_code"]) == ("memory", None)
     assert result["stdout"] == ""  # the shell that would have gone on is dead too
+    assert 64 * MIB <= result["max_rss_bytes"] <= 64 * MIB + OWN_MEMORY
 
 
 def test_v2_when_a_bomb_runs_out_of_time_then_nothing_is_left(ordinary: Report) -> None:
@@ -132,6 +133,16 @@ def test_v2_group_when_killed_then_all_in_it_are_dead(service: Report) -> None:
     assert shown["end_of_output"] == ""
     assert shown["removed"]
     assert shown["closed"]
+
+
+def test_v2_when_other_services_share_the_group_then_none_harms_another(service: Report) -> None:
+    shown = service["beside_others"]
+
+    assert len(shown["others"]) == 2
+    for layers in shown["others"]:
+        assert {*layers, "cgroup_namespace"} == _LAYERS
+    assert shown["members"] == [3]  # bwrap, the supervisor, the program
+    assert shown["after"]["reason"] == "memory"
 
 
 def test_v2_when_not_delegated_then_it_says_so_and_what_helps(report: Report) -> None:

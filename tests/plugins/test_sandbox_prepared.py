@@ -37,6 +37,7 @@ async def box(sandbox_python: Path) -> AsyncIterator[tuple[Bubblewrap, Path]]:
     with tempfile.TemporaryDirectory() as folder:
         settings = {"toolchains": [_toolchain(Path(folder))]}
         context = structs.replace(plugin_context(sandbox_python, Path(folder)), settings=settings)
+        context.data_dir.mkdir()
         made = Bubblewrap(context)
         status = await made.probe()
         if not status.available:

@@ -8,6 +8,7 @@ print(open('/proc/self/cgroup').read())
 os.fork()
 time.sleep(2)
 """
+SLEEPS = "import time; time.sleep(100)"
 HUNGRY = """
 import mmap
 kept = []
@@ -37,6 +38,15 @@ while True:
         pass
 """
 BUSY = "import os\nos.fork()\nwhile True: pass"
+ANOTHER_SERVICE = """
+import json
+from appliance.domain.execution import Limits
+from plugins.sandboxes.bubblewrap.fence import Fence
+fence = Fence()
+fence.give_up(fence.make(Limits()))
+fence.close()
+print(json.dumps(fence.layers))
+"""
 FORKS_ON_ORDER = """
 import os, signal, sys
 sys.stdin.readline()

@@ -115,6 +115,7 @@ async def main(runtime_dir: Path, extent: str) -> dict[str, Any]:
         if status.available:
             said |= await _runs(Shown(backend, watch), extent)
             said["group_kill"] = _group_kill(home)
+            said["beside_others"] = await _beside_others(Shown(backend, watch), home)
         said["run_groups_before_close"] = [path.name for path in _run_groups(home)]
     finally:
         await backend.close()
@@ -131,6 +132,26 @@ async def _runs(shown: Shown, extent: str) -> dict[str, Any]:
         said["bomb"] = await shown.bomb()
         said["busy"] = await shown.alone(programs.BUSY, cpus=0.25, wall_s=3.0)
     return said
+
+
+async def _beside_others(shown: Shown, home: Path) -> dict[str, Any]:
+    """A run while other services divide the same group, make groups in it and give it back."""
+    running = asyncio.create_task(shown.alone(programs.SLEEPS))
+    others = [await _another() for _ in range(2)]
+    members = [len(_procs(group)) for group in _run_groups(home)]
+    running.cancel()
+    await asyncio.wait({running})
+    after = await shown.alone(programs.HUNGRY, memory_bytes=64 * MIB)
+    return {"others": others, "members": members, "after": after["result"]}
+
+
+async def _another() -> list[str]:
+    """The layers of a service that starts, makes a group and ends."""
+    another = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", programs.ANOTHER_SERVICE), stdout=subprocess.PIPE
+    )
+    said, _ = await another.communicate()
+    return json.loads(said)
 
 
 def _group_kill(home: Path) -> dict[str, Any]:
@@ -173,6 +194,7 @@ def _told(result: RunResult) -> dict[str, Any]:
         "stderr": result.stderr.decode()[-300:],
         "wall_s": result.usage.wall_s,
         "cpu_s": result.usage.cpu_s,
+        "max_rss_bytes": result.usage.max_rss_bytes,
     }
 
 

@@ -9,15 +9,19 @@ stands in its way: there it must print something else.
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from tests.support.escape_calls import PRELUDE
 
+Test = TypeVar("Test", bound=Callable[..., None])
+
 THROUGH = "through"
+ROOT, ORDINARY = "root", "ordinary user"
+"""Whose the service is that is attacked."""
 RUN = "/api/v1/sandbox/run"
 _CONTROL_S = 60
 _NAMESPACES = ("pid", "net", "ipc", "uts", "cgroup")
@@ -52,9 +56,24 @@ def each(probes: Sequence[Probe]) -> Any:
     return pytest.mark.parametrize("probe", probes, ids=[probe.name for probe in probes])
 
 
-def with_controls(probes: Sequence[Probe]) -> Any:
-    """Parametrizes a test by those probes that have a control."""
-    return each([probe for probe in probes if probe.bites])
+def confined(probes: Sequence[Probe]) -> Callable[[Test], Test]:
+    """Parametrizes a test by probes, in either box."""
+
+    def mark(test: Test) -> Test:
+        return only_x86_64(each(probes)(test))
+
+    return mark
+
+
+def controls(probes: Sequence[Probe]) -> Callable[[Test], Test]:
+    """Parametrizes a test by those probes that have a control, as an ordinary user."""
+    biting = [probe for probe in probes if probe.bites]
+
+    def mark(test: Test) -> Test:
+        as_user = pytest.mark.parametrize("kind", [ORDINARY], indirect=True)
+        return only_x86_64(each(biting)(as_user(test)))
+
+    return mark
 
 
 def program(probe: Probe, facts: Mapping[str, Any]) -> dict[str, Any]:

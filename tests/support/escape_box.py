@@ -15,10 +15,9 @@ import httpx
 import pytest
 
 from tests.support.box import GENEROUS, PROGRAM, Box, share_sandbox_python
-from tests.support.escape import RUN, Probe, outcome, program, unconfined
+from tests.support.escape import ORDINARY, ROOT, RUN, Probe, outcome, program, unconfined
 from tests.support.escape_traces import HOME
 
-ROOT, ORDINARY = "root", "ordinary user"
 _UID = 64_997
 _SETTINGS = {
     "SANDBOX__BACKEND": "bubblewrap",
@@ -52,6 +51,17 @@ class Target:
         answer = self.run(**program(probe, self.facts))
         return outcome(answer), answer["isolation"]["layers"]
 
+    def require_stopped(self, probe: Probe) -> None:
+        """A layer stops the probe, and the answer claims that layer."""
+        said, layers = self.attack(probe)
+        assert said in probe.stopped, said
+        assert probe.stopped[said] in layers, (said, layers)
+
+    def require_biting(self, probe: Probe) -> None:
+        """Nothing stops it without the sandbox."""
+        said = self.unconfined(probe)
+        assert said not in probe.stopped, said
+
     def unconfined(self, probe: Probe) -> str:
         """What it prints as the same ordinary user without the sandbox."""
         assert self.uid or os.geteuid() != 0
@@ -82,6 +92,9 @@ def attacked_box(kind: str) -> Generator[Target, None, None]:
                 offer = client.get("/api/v1/sandbox/languages?wait=true").json()
                 if not offer["available"]:
                     pytest.skip(f"this machine can't confine: {offer['problem']}")
+                # What waits for runs from now on is there before anybody looks at what is.
+                for words in ("python", "-c", ""), ("node", "-e", ""), ("sh", "-c", ""):
+                    client.post(RUN, json={"argv": words})
                 yield Target(box, client, uid, facts_about(box))
         finally:
             box.stop()

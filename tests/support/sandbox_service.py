@@ -22,7 +22,7 @@ from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 
 def plugin_context(python: Path, runtime_dir: Path) -> PluginContext:
     return PluginContext(
-        data_dir=runtime_dir,
+        data_dir=runtime_dir / "data",
         runtime_dir=runtime_dir,
         settings={},
         models=NoModels(),

@@ -11,9 +11,9 @@ the kernel is a hole in the wall.
 
 In the service:
 
-    command.py    what the program sees: the command line of bwrap
+    command.py    what the program sees: the command line of bwrap; masks.py: not of /proc
     places.py     what bwrap needs for that, and where the launcher has put it
-    seccomp.py    which system calls are refused
+    seccomp.py    which system calls are refused; arguments.py: for their arguments
     spawner.py    has sandboxes started; link.py: the talk with the launcher
     run.py        one run, from outside: feeding it, reading it, ending it
     backend.py    the SandboxBackend
@@ -23,7 +23,7 @@ In the launcher, a small process of its own:
     launcher.py   starts sandboxes, sees them end, and ends with the service
     ward.py       one sandbox in its hands
     nest.py       its namespaces, and what it mounts in them
-    fence.py      the control groups of the runs; groups_v1.py, groups_v2.py
+    fence.py      the control groups of the runs; groups_v1.py, groups_v2.py, leftovers.py
 
 What runs inside as PID 1, and the talk with it, is in plugins/inside.
 """

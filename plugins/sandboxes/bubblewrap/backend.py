@@ -17,12 +17,13 @@ from appliance.domain.execution import (
 from appliance.errors import SandboxUnavailable
 from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
-from plugins.inside import landlock_proof
+from plugins.inside import landlock_proof, prepared
 from plugins.inside.backend import ProbedBackend
 from plugins.inside.readiness import Readiness
 from plugins.rootfs import records
 from plugins.rootfs.python import interpreter
 from plugins.sandboxes.bubblewrap import probe
+from plugins.sandboxes.bubblewrap.places import Sources
 from plugins.sandboxes.bubblewrap.results import result
 from plugins.sandboxes.bubblewrap.run import Run
 from plugins.sandboxes.bubblewrap.sandboxes import Sandboxes
@@ -88,13 +89,14 @@ class Bubblewrap(ProbedBackend):
         context = self._context
         root = records.chosen(context)
         python = await asyncio.to_thread(interpreter, root, context.sandbox_python)
-        await self._spawner.start(
+        sources = Sources(
             python.own,
-            context.runtime_dir,
             self._toolchains,
             root and root.path,
             python.program,
+            await asyncio.to_thread(prepared.folder, context),
         )
+        await self._spawner.start(sources, context.runtime_dir)
         self._started = True
 
     async def _with_landlock(self, isolation: Isolation) -> Isolation:

@@ -3,6 +3,7 @@
 from plugins.sandboxes.bubblewrap.wire import number, pack, unpack
 
 PERIOD_US = 100_000
+"""What a new control group has, too."""
 _LEAST_CPU_US = 1000
 _MILLIONTHS = 1_000_000
 

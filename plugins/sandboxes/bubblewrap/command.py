@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from appliance.domain import prepared
 from plugins.inside import stage
 from plugins.inside.environment import TOOLCHAINS
-from plugins.sandboxes.bubblewrap import system
+from plugins.sandboxes.bubblewrap import masks, system
 from plugins.sandboxes.bubblewrap.bounds import Bounds
-from plugins.sandboxes.bubblewrap.nest import SHARED, TMP, WORKSPACE
+from plugins.sandboxes.bubblewrap.nest import DEVICES, SHARED, TERMINALS, TMP, WORKSPACE
 from plugins.sandboxes.bubblewrap.places import STAGE, Places
 from plugins.sandboxes.bubblewrap.ward import FILTER, INFO, STREAMS
 
@@ -26,7 +27,8 @@ def words(places: Places, slot: int, bounds: Bounds) -> list[str]:
         *("--info-fd", str(INFO)),
         *_system(places),
         *("--proc", "/proc"),
-        *("--dev", "/dev"),
+        *masks.words(),
+        *_devices(places, slot),
         *_writable(places, slot, bounds),
         *("--symlink", "../tmp", "/var/tmp"),  # noqa: S108 - the sandbox's own
         *(word for path in ("/proc", "/dev", "/") for word in ("--remount-ro", path)),
@@ -51,6 +53,8 @@ def _system(places: Places) -> list[str]:
         words = _moved(words, seen.root, places.root)
     for number, folder in enumerate(places.toolchains):
         words += ["--ro-bind", str(folder), f"{TOOLCHAINS}/{number}"]
+    if places.prepared is not None:
+        words += ["--ro-bind", str(places.prepared), prepared.INSIDE]
     return [*words, *system.python(places.python, seen.program)]
 
 
@@ -61,6 +65,13 @@ def _moved(words: list[str], old: Path, new: Path) -> list[str]:
         f"{new}/{word.removeprefix(start)}" if before in _BINDS and word.startswith(start) else word
         for before, word in zip(["", *words], words, strict=False)
     ]
+
+
+def _devices(places: Places, slot: int) -> list[str]:
+    if places.slots is None:
+        return ["--dev", "/dev"]
+    devices, terminals = places.slots.parent / DEVICES, places.slots / str(slot) / TERMINALS
+    return ["--dev-bind", str(devices), "/dev", "--dev-bind", str(terminals), "/dev/pts"]
 
 
 def _writable(places: Places, slot: int, bounds: Bounds) -> list[str]:

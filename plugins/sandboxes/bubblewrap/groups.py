@@ -6,9 +6,8 @@ version 1 where the service is root; elsewhere none, and each process has limits
 Part of the launcher, and so without pathlib: what it imports it keeps in memory.
 """
 
-# ruff: noqa: PTH106, PTH118, PTH123, PTH208
+# ruff: noqa: PTH106, PTH118
 import contextlib
-import itertools
 import os
 
 TYPE_CHECKING = False  # as in typing, which takes a megabyte
@@ -23,7 +22,7 @@ OWN_MEMORY = 32 * 1024 * 1024
 OWN_PROCESSES = 2
 PREFIX = "monkey-coder-"
 
-_numbers = itertools.count()
+_READ_BYTES = 65536
 
 
 class Limited(Protocol):
@@ -69,6 +68,14 @@ class Group(Protocol):
 
     def cpu_us(self) -> int:
         """Microseconds of processor that all in it has used; 0 if the kernel keeps no account."""
+        ...
+
+    def memory_bytes(self) -> int:
+        """The most memory that all in it had at once; 0 if the kernel does not tell.
+
+        What is kept of files on disks is left out: it gives way before anything is killed.
+        A kernel that keeps no highest mark tells what there is now: ask before a kill, too.
+        """
         ...
 
     def kill(self) -> None:
@@ -140,33 +147,13 @@ def own_groups(lines: str) -> dict[str, str]:
     return found
 
 
-def top_name() -> str:
-    """A new name that tells which process it belongs to, also once the number is another's."""
-    return f"{PREFIX}{os.getpid()}-{_begun(os.getpid())}-{next(_numbers)}"
+def members(group: str) -> list[int]:
+    """The processes in it that can be seen from here.
 
-
-def sweep(parent: str) -> None:
-    """Remove the groups in `parent` of processes that are gone, and end what is in them."""
-    for top in leftovers(parent):
-        remove_tree(top)
-
-
-def leftovers(parent: str) -> list[str]:
-    names = [name for name in os.listdir(parent) if name.startswith(PREFIX)]
-    return [os.path.join(parent, name) for name in names if not _owner_lives(name)]
-
-
-def remove_tree(top: str) -> bool:
-    """Remove a group and those in it, and kill what is there; False while some is left."""
-    try:
-        inner = [entry.path for entry in os.scandir(top) if entry.is_dir()]
-    except FileNotFoundError:
-        return True
-    gone = [path for path in inner if not remove_tree(path)] == []
-    for pid in read(os.path.join(top, "cgroup.procs")).split():
-        with contextlib.suppress(OSError):
-            os.kill(int(pid), 9)
-    return remove(top) and gone
+    Any other is told as 0, which to be killed would mean the caller's own.
+    """
+    found = map(int, read(os.path.join(group, "cgroup.procs")).split())
+    return [pid for pid in found if pid > 0]
 
 
 def remove(path: str) -> bool:
@@ -183,16 +170,24 @@ def remove(path: str) -> bool:
 def read(path: str) -> str:
     """What a control file says; "" if there is none."""
     try:
-        with open(path) as file:
-            return file.read()
+        fd = os.open(path, os.O_RDONLY)
     except OSError:
         return ""
+    try:
+        return b"".join(iter(lambda: os.read(fd, _READ_BYTES), b"")).decode()
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
 
 
 def write(path: str, value: object) -> None:
     """Write to a control file. Raises OSError."""
-    with open(path, "w") as file:
-        file.write(str(value))
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(fd, str(value).encode())
+    finally:
+        os.close(fd)
 
 
 def write_if_there(path: str, value: object) -> None:
@@ -209,17 +204,3 @@ def count(text: str, name: str) -> int:
     """The number behind a name, in a file of such lines; 0 if it is not there."""
     words = dict(line.split(None, 1) for line in text.splitlines() if " " in line)
     return int(words.get(name, "0"))
-
-
-def _owner_lives(name: str) -> bool:
-    try:
-        pid, begun, _ = (int(word) for word in name.removeprefix(PREFIX).split("-"))
-    except ValueError:
-        return True  # not of our making
-    return _begun(pid) == begun
-
-
-def _begun(pid: int) -> int:
-    """When a process began, in ticks since the machine did; -1 if there is none."""
-    fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return int(fields[19]) if fields else -1

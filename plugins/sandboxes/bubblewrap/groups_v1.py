@@ -10,8 +10,8 @@ import itertools
 import os
 from collections.abc import Generator, Mapping
 
-from plugins.sandboxes.bubblewrap import groups
-from plugins.sandboxes.bubblewrap.bounds import PERIOD_US, cpu_quota_us
+from plugins.sandboxes.bubblewrap import groups, leftovers
+from plugins.sandboxes.bubblewrap.bounds import cpu_quota_us
 from plugins.sandboxes.bubblewrap.groups import Limited, NoGroups
 
 _NEEDED = ("memory", "pids")
@@ -26,6 +26,8 @@ _MISSING = {
 }
 _ACCOUNT = "cpuacct"
 _MEMORY, _WITH_SWAP = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
+# What waits in TCP connections, of which each may hold megabytes, counts for neither.
+_UNREAD = "memory.kmem.tcp.limit_in_bytes"
 
 
 class GroupsV1:
@@ -35,14 +37,21 @@ class GroupsV1:
         """`homes` are the service's own groups by controller. Raises NoGroups."""
         self._homes = dict(homes)
         self._numbers = itertools.count()
-        name = groups.top_name()
+        name = leftovers.top_name()
+        self._claims: list[int] = []
         self._tops = {controller: os.path.join(home, name) for controller, home in homes.items()}
         try:
             for home in homes.values():
-                groups.sweep(home)
+                leftovers.sweep(home)
             for top in self._tops.values():
                 os.makedirs(top, exist_ok=True)
+            for top in self._tops.values():
+                self._claims.append(leftovers.claim(top))
+            # What is made in it inherits that.
+            groups.write_if_there(os.path.join(self._tops["memory"], "memory.swappiness"), 0)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self.close()
             raise NoGroups(f"control groups can't be made ({error.strerror})") from error
 
     @property
@@ -66,8 +75,11 @@ class GroupsV1:
 
     def close(self) -> bool:
         for home in self._homes.values():
-            groups.sweep(home)
-        return not [top for top in self._tops.values() if not groups.remove_tree(top)]
+            leftovers.sweep(home)
+        left = [top for top in self._tops.values() if not leftovers.remove_tree(top)]
+        while self._claims and not left:
+            os.close(self._claims.pop())
+        return not left
 
 
 class GroupV1:
@@ -77,21 +89,20 @@ class GroupV1:
         self.alarm: int | None = None
         self._homes = homes
         self._places = places
+        self._room: int | None = None
 
     def set_up(self, limits: Limited) -> None:
         """Make the folders and write the limits. Raises OSError."""
         for place in self._places.values():
             os.mkdir(place)
-        groups.write_if_there(self._file("memory", "memory.swappiness"), 0)
-        if "cpu" in self._places:
-            groups.write(self._file("cpu", "cpu.cfs_period_us"), PERIOD_US)
         self.limit(limits)
         self.alarm = _alarm(self._places["memory"])
 
     def limit(self, limits: Limited) -> None:
         self._limit_memory(limits.memory_bytes + groups.OWN_MEMORY)
+        groups.write_if_there(self._file("memory", _UNREAD), limits.memory_bytes // 4)
         groups.write(self._file("pids", "pids.max"), limits.processes + groups.OWN_PROCESSES)
-        if "cpu" in self._places:
+        if "cpu" in self._places:  # of the kernel's own period, which is PERIOD_US
             groups.write(self._file("cpu", "cpu.cfs_quota_us"), cpu_quota_us(limits.cpus))
 
     def step_in(self) -> None:
@@ -118,13 +129,19 @@ class GroupV1:
         told = groups.read(os.path.join(places[0], "cpuacct.usage")) if places else ""
         return int(told or 0) // 1000
 
+    def memory_bytes(self) -> int:
+        most = int(groups.read(self._file("memory", "memory.max_usage_in_bytes")) or 0)
+        told = groups.read(self._file("memory", "memory.stat"))
+        # To be found in a tmpfs is to be in the cache, too, but of that nothing gives way.
+        return max(0, most - groups.count(told, "cache") + groups.count(told, "shmem"))
+
     def kill(self) -> None:
         """Frozen first where that is possible: what forks can't outrun what kills it."""
         if "freezer" in self._places:
             groups.write_if_there(self._file("freezer", "freezer.state"), "FROZEN")
-        for pid in groups.read(self._file("pids", "cgroup.procs")).split():
+        for pid in groups.members(self._places["pids"]):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), 9)
+                os.kill(pid, 9)
         if "freezer" in self._places:
             groups.write_if_there(self._file("freezer", "freezer.state"), "THAWED")
 
@@ -137,11 +154,12 @@ class GroupV1:
     def _limit_memory(self, room: int) -> None:
         """Memory may never be above memory with swap: the wider one is written first."""
         names = [_MEMORY, _WITH_SWAP]
-        if room > int(groups.read(self._file("memory", _WITH_SWAP)) or room):
+        if self._room is not None and room > self._room:
             names.reverse()
         for name in names:
             write = groups.write if name == _MEMORY else groups.write_if_there
             write(self._file("memory", name), room)
+        self._room = room
 
     def _file(self, controller: str, name: str) -> str:
         return os.path.join(self._places[controller], name)

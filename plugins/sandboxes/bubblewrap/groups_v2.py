@@ -4,22 +4,27 @@ As a group that has members can't give controllers to groups in it, the service'
 processes move into a leaf beside the runs (systemd's "Delegate=yes" allows that).
 """
 
-# ruff: noqa: PTH102, PTH103, PTH110, PTH115, PTH118, PTH119, PTH120, PTH208
+# ruff: noqa: PTH102, PTH103, PTH110, PTH118, PTH119, PTH120
 import contextlib
+import errno
 import itertools
 import os
-import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from plugins.sandboxes.bubblewrap import groups
+from plugins.sandboxes.bubblewrap import groups, leftovers
 from plugins.sandboxes.bubblewrap.bounds import PERIOD_US, cpu_quota_us
+from plugins.sandboxes.bubblewrap.family import family
 from plugins.sandboxes.bubblewrap.groups import Limited, NoGroups
 
 _NEEDED = ("memory", "pids")
 _WANTED = (*_NEEDED, "cpu")
 _LEAF = groups.PREFIX + "service"
 _LAYERS = {"memory": "cgroup_memory", "pids": "cgroup_processes", "cpu": "cgroup_cpu"}
+# Another service may just be dividing the group, or giving it back.
+_PASSING = (errno.ENOENT, errno.EBUSY)
+_TRIES, _PAUSE_S = 20, 0.02
 _NO_CPU = "no control group for processors: a run may keep all of them busy"
 
 
@@ -31,7 +36,8 @@ class GroupsV2:
         self._home = home
         self._leaf = os.path.join(home, _LEAF)
         self._numbers = itertools.count()
-        self._top = os.path.join(home, groups.top_name())
+        self._top = os.path.join(home, leftovers.top_name())
+        self._claim: int | None = None
         offered = groups.read(os.path.join(home, "cgroup.controllers")).split()
         self._controllers = [name for name in _WANTED if name in offered]
         if lacking := [name for name in _NEEDED if name not in offered]:
@@ -40,7 +46,7 @@ class GroupsV2:
             )
         _check_members(home, service)
         try:
-            self._divide()
+            self._divide_patiently()
         except OSError as error:
             self.close()
             raise NoGroups(
@@ -67,22 +73,38 @@ class GroupsV2:
 
     def close(self) -> bool:
         """Back to one undivided group, as the service found it, if nobody else divides it."""
-        if not groups.remove_tree(self._top):
+        if not leftovers.remove_tree(self._top):
             return False
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
         with contextlib.suppress(OSError):
-            groups.sweep(self._home)
+            leftovers.sweep(self._home)
             _switch(self._home, "-", self._controllers)
             _move(self._leaf, self._home)
             groups.remove(self._leaf)
         return True
 
+    def _divide_patiently(self) -> None:
+        for left in reversed(range(_TRIES)):
+            try:
+                self._divide()
+            except OSError as error:
+                if error.errno not in _PASSING or not left:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                return
+
     def _divide(self) -> None:
-        groups.sweep(self._home)
+        leftovers.sweep(self._home)
         if not _is_root_group(self._home):
             os.makedirs(self._leaf, exist_ok=True)
             _move(self._home, self._leaf)
         _switch(self._home, "+", self._controllers)
         os.makedirs(self._top, exist_ok=True)
+        if self._claim is None:
+            self._claim = leftovers.claim(self._top)
         _switch(self._top, "+", self._controllers)
 
 
@@ -123,11 +145,21 @@ class GroupV2:
     def cpu_us(self) -> int:
         return groups.count(groups.read(self._file("cpu.stat")), "usage_usec")
 
+    def memory_bytes(self) -> int:
+        told = groups.read(self._file("memory.stat"))
+        # To be found in a tmpfs is to be a file, too, but of that nothing gives way.
+        return max(0, self._most() - groups.count(told, "file") + groups.count(told, "shmem"))
+
     def kill(self) -> None:
         groups.write_if_there(self._file("cgroup.kill"), 1)  # from Linux 5.14 on
 
     def remove(self) -> bool:
         return groups.remove(self._place)
+
+    def _most(self) -> int:
+        """Before Linux 5.19 the highest mark is known only of a group that was full."""
+        names = ("memory.peak", "memory.max" if self.starved() else "memory.current")
+        return next((int(told) for name in names if (told := groups.read(self._file(name)))), 0)
 
     def _file(self, name: str) -> str:
         return os.path.join(self._place, name)
@@ -147,34 +179,9 @@ def available(service: int) -> GroupsV2:
 def _check_members(home: str, service: int) -> None:
     """A group that others live in too is not delegated to us, whatever its files allow."""
     members = map(int, groups.read(os.path.join(home, "cgroup.procs")).split())
-    strangers = set(members) - set(_family(service))
+    strangers = set(members) - set(family(service))
     if strangers and not _is_root_group(home):
         raise NoGroups("other programs share the service's control group")
-
-
-def _family(service: int) -> Iterator[int]:
-    """The service and those that it started.
-
-    The executable's first process only unpacks and waits for the service, its child.
-    """
-    parent = int(groups.read(f"/proc/{service}/stat").rpartition(")")[2].split()[1])
-    unpacked = getattr(sys, "frozen", False) and _program(parent) == _program(service)
-    todo = [parent if unpacked else service]
-    while todo:
-        pid = todo.pop()
-        yield pid
-        with contextlib.suppress(FileNotFoundError):  # it ended while we looked
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                children = groups.read(f"/proc/{pid}/task/{thread}/children")
-                todo += map(int, children.split())
-
-
-def _program(pid: int) -> str:
-    """The file that a process runs; its own number if that can't be seen."""
-    try:
-        return os.readlink(f"/proc/{pid}/exe")
-    except OSError:
-        return str(pid)
 
 
 def _is_root_group(home: str) -> bool:

@@ -10,7 +10,11 @@ from plugins.inside.unavailable import unavailable
 
 
 class Usage(Struct, frozen=True):
-    """What a whole run used, as the kernel tells whoever reaps it."""
+    """What a whole run used, as the kernel tells whoever reaps it, or of its control group.
+
+    `max_rss_bytes` is that of the largest process that was reaped. Of a run that was killed
+    it is what its processes had together, where a group counts that.
+    """
 
     cpu_s: float
     max_rss_bytes: int
@@ -55,8 +59,8 @@ class Launched:
         )
         self._end()
 
-    def finish(self, _status: int, cpu_us: int, rss_kib: int, starved: int) -> None:
-        self.usage = Usage(cpu_us / 1e6, rss_kib * 1024)
+    def finish(self, _status: int, cpu_us: int, most_bytes: int, starved: int) -> None:
+        self.usage = Usage(cpu_us / 1e6, most_bytes)
         self.starved = bool(starved)
         self._end()
 

@@ -24,7 +24,7 @@ To the service:
     unable     what is wrong, and what helps; then it ends
     met        id: the sandbox is made, and waits for its job
     failed     id, why there will be none
-    over       id, wait status, processor time in µs, most memory in KiB, whether it starved
+    over       id, wait status, processor time in µs, most memory in bytes, whether it starved
     adapted    id, "" or why it has the bounds that it had
 """
 
@@ -201,8 +201,8 @@ class _Launcher:
         usage = ward.usage
         reaped_us = int((usage.ru_utime + usage.ru_stime) * 1e6) if usage else 0
         cpu_us = max(reaped_us, ward.cpu_us)
-        rss = usage.ru_maxrss if usage else 0
-        figures = (ward.status, cpu_us, rss, int(ward.starved))
+        reaped_bytes = usage.ru_maxrss * 1024 if usage else 0
+        figures = (ward.status, cpu_us, max(reaped_bytes, ward.memory_bytes), int(ward.starved))
         self._channel.send(b"over", name, *map(number, figures))
 
 

@@ -7,13 +7,15 @@ Python and toolchains are bound beside them. Nobody else sees that tmpfs, and it
 with the launcher.
 
 Each run has one slot, with a workspace, a /tmp and a /dev/shm: each is a tmpfs that is
-mounted for the run, with a limit on its size and on its number of files.
+mounted for the run, with a limit on its size and on its number of files. So is its /dev/pts,
+with a limit on the number of terminals, of which the machine has few for all that are not its
+own. The rest of /dev is the same for all.
 
 Where the machine keeps namespaces from the launcher but not from bwrap, the files lie in
 the service's runtime folder, and bwrap makes its own tmpfs, which limit sizes only.
 """
 
-# ruff: noqa: PTH101, PTH103, PTH105, PTH112, PTH119, PTH123
+# ruff: noqa: PTH101, PTH103, PTH211, PTH105, PTH112, PTH119, PTH123
 import os
 
 from plugins.sandboxes.bubblewrap import kernel
@@ -24,12 +26,24 @@ if TYPE_CHECKING:
     from plugins.sandboxes.bubblewrap.bounds import Bounds
 
 SLOTS = 32
-WORKSPACE, TMP, SHARED = "workspace", "tmp", "shm"
+WORKSPACE, TMP, SHARED, TERMINALS = "workspace", "tmp", "shm", "pts"
+DEVICES = "dev"
 
 _MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt")
 _BASE_OPTIONS = "size=16m,nr_inodes=1024,mode=0755"
 _SAFE = kernel.NO_SETUID | kernel.NO_DEVICES
 _NO_PROGRAMS = 8
+_MOST_TERMINALS = 64
+_PTS_OPTIONS = f"newinstance,ptmxmode=0666,mode=620,max={_MOST_TERMINALS}"
+_NODES = ("null", "zero", "full", "random", "urandom", "tty")
+_LINKS = {
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "fd": "/proc/self/fd",
+    "core": "/proc/kcore",
+    "ptmx": "pts/ptmx",
+}
 _ANY = 1
 _SAYS_BYTES = 300
 
@@ -89,6 +103,7 @@ class Nest:
         for name, mode in ((WORKSPACE, "0755"), (TMP, "1777"), (SHARED, "1777")):
             options = f"{_limits(name, bounds)},mode={mode},uid={uid},gid={uid}"
             kernel.mount("tmpfs", self._place(slot, name), "tmpfs", _SAFE, options)
+        _mount_terminals(self._place(slot, TERMINALS))
 
     def resize(self, slot: int, bounds: "Bounds") -> None:
         """Give a slot's folders other limits. Raises OSError if more is in them already."""
@@ -98,7 +113,7 @@ class Nest:
 
     def clear(self, slot: int) -> None:
         """Unmount what `furnish` has mounted, as far as it came."""
-        for name in (WORKSPACE, TMP, SHARED) if self.mounts else ():
+        for name in (WORKSPACE, TMP, SHARED, TERMINALS) if self.mounts else ():
             try:
                 kernel.detach(self._place(slot, name))
             except OSError:
@@ -174,8 +189,9 @@ def build(plan: Wanted, *, mounts: bool) -> Nest:
     _write_all(plan, base)
     program = _copy_program(plan, base)
     for slot in range(SLOTS):
-        for name in (WORKSPACE, TMP, SHARED):
+        for name in (WORKSPACE, TMP, SHARED, TERMINALS):
             os.makedirs(f"{base}/slots/{slot}/{name}")
+    _make_devices(f"{base}/{DEVICES}")
     kernel.mount("tmpfs", base, "tmpfs", _SAFE | kernel.REMOUNT | kernel.READ_ONLY)
     return Nest(base, program, folders, mounts=True)
 
@@ -196,7 +212,9 @@ def _try(write_end: int) -> None:
         enter()
         child = os.fork()
         if child == 0:
-            kernel.mount("tmpfs", _own_mounts(), "tmpfs", _SAFE)
+            base = _own_mounts()
+            _mount_terminals(base)
+            kernel.mount("tmpfs", base, "tmpfs", _SAFE)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
@@ -210,6 +228,21 @@ def _limits(name: str, bounds: "Bounds") -> str:
     size = bounds.workspace_bytes if name == WORKSPACE else bounds.tmp_bytes
     # One more: the folder itself is one of them.
     return f"size={size},nr_inodes={bounds.workspace_files + 1}"
+
+
+def _mount_terminals(place: str) -> None:
+    kernel.mount("devpts", place, "devpts", kernel.NO_SETUID | _NO_PROGRAMS, _PTS_OPTIONS)
+
+
+def _make_devices(folder: str) -> None:
+    """What a run finds in its /dev; the rest is bound to what is empty here."""
+    for name in (TERMINALS, SHARED):
+        os.makedirs(f"{folder}/{name}")
+    for name, target in _LINKS.items():
+        os.symlink(target, f"{folder}/{name}")
+    for name in _NODES:
+        _write(f"{folder}/{name}", b"", 0o644)
+        kernel.mount(f"/dev/{name}", f"{folder}/{name}", "none", kernel.BIND)
 
 
 def _bind(source: int, target: str) -> str:

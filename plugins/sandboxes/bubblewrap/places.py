@@ -26,7 +26,8 @@ STAGE = "/etc/sandbox/stage.pyc"
 class Sources(Struct, frozen=True):
     """Folders of the host that runs see. `python` is that of the box's Python.
 
-    `toolchains` are of the administrator's choice. `root` is the root file system that runs
+    `toolchains` are of the administrator's choice, `prepared` is what languages have ready-made
+    (None: nothing). `root` is the root file system that runs
     see, None: the host's own. Where the root's Python serves instead of the box's, `python`
     is None and `program` names it.
     """
@@ -35,6 +36,7 @@ class Sources(Struct, frozen=True):
     toolchains: tuple[Path, ...] = ()
     root: Path | None = None
     program: str = ""
+    prepared: Path | None = None
 
 
 class Places(Struct, frozen=True):
@@ -49,6 +51,7 @@ class Places(Struct, frozen=True):
     python: Path | None
     root: Path | None
     toolchains: tuple[Path, ...]
+    prepared: Path | None
     supervisor: str
     host_etc: tuple[str, ...]
     slots: Path | None
@@ -61,14 +64,14 @@ def wanted(sources: Sources, runtime_dir: Path) -> Wanted:
         _check_python(sources.python)
     _check_toolchains(sources.toolchains)
     bwrap = binary.locate()
-    folders = [path for path in (sources.python, sources.root, *sources.toolchains) if path]
+    folders = (sources.python, sources.root, sources.prepared, *sources.toolchains)
     rooms = ("alternatives", "sandbox", *system.config_of(sources.root))
     return Wanted(
         str(runtime_dir),
         str(bwrap.program),
         str(bwrap.of_the_host or ""),
         libraries=list(map(str, bwrap.libraries)),
-        folders=list(map(str, folders)),
+        folders=[str(folder) for folder in folders if folder],
         rooms=[f"etc/{name}" for name in rooms],
         files=_files(),
     )
@@ -79,12 +82,14 @@ def found(sources: Sources, base: Path, folders: Sequence[str], *, mounts: bool)
     rest = list(map(Path, folders))
     python = rest.pop(0) if sources.python else None
     root = rest.pop(0) if sources.root else None
+    prepared = rest.pop(0) if sources.prepared else None
     return Places(
         seen=sources,
         etc=base / "etc",
         python=python,
         root=root,
         toolchains=tuple(rest),
+        prepared=prepared,
         supervisor=_supervisor(sources.python) if sources.python else sources.program,
         host_etc=system.config_of(sources.root),
         slots=base / "slots" if mounts else None,
@@ -121,7 +126,7 @@ def _check_toolchains(folders: Sequence[Path]) -> None:
 def _files() -> dict[str, bytes]:
     machine = platform.machine()
     files = {f"etc/{name}": text.encode() for name, text in _ETC.items()}
-    for name in ("stage", "collect"):
+    for name in ("stage", "collect", "memory"):
         files[f"etc/sandbox/{name}.pyc"] = parts.pyc(name)
     files[readiness.NODE_STARTER.lstrip("/")] = readiness.node_starter()
     for counted, name in FILTERS.items():

@@ -39,6 +39,7 @@ print(json.dumps({
     "supervisor_hidden": not os.access("/proc/1/mem", os.R_OK),
     "core_bytes": resource.getrlimit(resource.RLIMIT_CORE),
     "core_pattern": open("/proc/sys/kernel/core_pattern").read(),
+    "boot_parameters": open("/proc/cmdline").read() != "",
     "groups": sum(int(group) != os.getgid() for group in status["Groups"].split()),
 }))
 """.replace("NAMESPACES", repr(_NAMESPACES))
@@ -58,6 +59,7 @@ class Facts(msgspec.Struct, frozen=True):
     supervisor_hidden: bool
     core_bytes: tuple[int, int]
     core_pattern: str
+    boot_parameters: bool
     groups: int
 
 
@@ -122,6 +124,11 @@ def _degraded(facts: Facts, walls: Walls, own_user: bool) -> tuple[str, ...]:
             "a program that crashes has the machine's own handler of core dumps started "
             "(kernel.core_pattern), outside of the run's limits: start the service with a limit "
             "on core dumps of 1 byte or more"
+        )
+    if facts.boot_parameters:
+        lacks.append(
+            "runs can read how the machine was started, and more of its /proc, which is covered "
+            "only as far as the service sees it: start it without ProcSubset=pid"
         )
     return tuple(lacks)
 

@@ -59,13 +59,18 @@ def _end(run: Run) -> tuple[EndReason, int]:
 
 
 def _usage(run: Run) -> RunUsage:
+    """What the stage saw of a program that ended; of one that was killed, what is known outside.
+
+    Both, where it was killed just as it ended: the one that knows of more knows better.
+    """
+    cpu_s, most_bytes = 0.0, 0
     if run.report.ended is not None:
         _, _, cpu_us, rss_kib = run.report.ended
-        return RunUsage(run.wall_s, cpu_us / 1e6, rss_kib * 1024)
-    whole = run.tree.usage
-    if whole is None:
-        return RunUsage(run.wall_s, 0.0, 0)
-    return RunUsage(run.wall_s, whole.cpu_s, whole.max_rss_bytes)
+        cpu_s, most_bytes = cpu_us / 1e6, rss_kib * 1024
+    by_itself = run.report.ended is not None and not (run.killed or run.tree.starved)
+    if (whole := run.tree.usage) is not None and not by_itself:
+        cpu_s, most_bytes = max(cpu_s, whole.cpu_s), max(most_bytes, whole.max_rss_bytes)
+    return RunUsage(run.wall_s, cpu_s, most_bytes)
 
 
 def _refused(run: Run) -> tuple[str, ...]:

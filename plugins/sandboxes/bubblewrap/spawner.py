@@ -5,7 +5,6 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -83,18 +82,11 @@ class Spawner:
         """The process that the launcher was started as; None while there is none."""
         return self._link.pid if self._link else None
 
-    async def start(
-        self,
-        python: Path | None,
-        runtime_dir: Path,
-        toolchains: Sequence[Path] = (),
-        root: Path | None = None,
-        program: str = "",
-    ) -> None:
-        """Lay out what the runs need; see Sources. Raises SandboxUnavailable."""
+    async def start(self, sources: Sources, runtime_dir: Path) -> None:
+        """Lay out what the runs need. Raises SandboxUnavailable."""
         self.users = identities()
-        self._sources = Sources(python, tuple(toolchains), root, program)
-        wanted = await asyncio.to_thread(places.wanted, self._sources, runtime_dir)
+        self._sources = sources
+        wanted = await asyncio.to_thread(places.wanted, sources, runtime_dir)
         self._wanted = wanted.words()
         async with self._starting:
             await self._start_launcher()
@@ -107,11 +99,10 @@ class Spawner:
         slot = await self._room.enter(uid)
         try:
             link, laid_out = await self._running()
+            order = _order(laid_out, slot, uid, _bounds(limits))
         except BaseException:
             self._room.leave(slot)
             raise
-        bounds = _bounds(limits)
-        order = Order(slot, uid, bounds, command.words(laid_out, slot, bounds))
         return await self._spawn(link, order)
 
     async def adapt(self, child: Child, limits: Limits) -> bool:
@@ -199,6 +190,16 @@ class Spawner:
 
     def _most(self) -> int:
         return min(SLOTS, self.users.count) if self.fence.counts_memory else 1
+
+
+def _order(laid_out: Places, slot: int, uid: int | None, bounds: Bounds) -> Order:
+    try:
+        return Order(slot, uid, bounds, command.words(laid_out, slot, bounds))
+    except OSError as error:
+        raise unavailable(
+            f"a folder that runs are to see can't be read ({error.filename}: {error.strerror})",
+            "see that the root file system was not removed, and start the box anew",
+        ) from error
 
 
 def _bounds(limits: Limits) -> Bounds:

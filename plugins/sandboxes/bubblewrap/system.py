@@ -16,7 +16,7 @@ _OWN = (
     "boot", "dev", "etc", "home", "lost+found", "media", "mnt", "opt", "proc", "root", "run",
     "srv", "sys", "tmp", "var", "workspace",
 )  # fmt: skip
-_OWN_OPT = frozenset({"python", "toolchains"})
+_OWN_OPT = frozenset({"python", "toolchains", "prepared"})
 
 
 def system(root: Path | None, etc: Path, config: Sequence[str]) -> list[str]:

@@ -75,6 +75,7 @@ class Ward:
         self.usage: struct_rusage | None = None
         self.starved = False
         self.cpu_us = 0
+        self.memory_bytes = 0
         self._nest = nest
         self._fence = fence
         self._slot = order.slot
@@ -95,7 +96,9 @@ class Ward:
 
         A PID 1 not met yet is killed when it is. `hard` kills whatever can be reached.
         """
-        self._doomed = True
+        if not self._doomed:
+            self._doomed = True
+            self._see_memory()
         if self._init is not None:
             kernel.kill(self._init)
         if hard and self.usage is None:
@@ -229,10 +232,16 @@ class Ward:
             self.starved = self.starved or self._group.starved()
             # What is killed with its namespace, or beside bwrap, is in nobody's rusage.
             self.cpu_us = self._group.cpu_us()
+            if self.starved or self._doomed:
+                self._see_memory()
             if os.WIFSIGNALED(self.status):
                 self._group.kill()
         self._clear()
         self._told.over()
+
+    def _see_memory(self) -> None:
+        if self._group is not None:
+            self.memory_bytes = max(self.memory_bytes, self._group.memory_bytes())
 
     def _clear(self) -> None:
         group, self._group = self._group, None

@@ -20,6 +20,7 @@ from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
 from plugins.guest.results import result
 from plugins.guest.run import GuestRun
+from plugins.inside import prepared
 from plugins.inside.backend import ProbedBackend
 from plugins.inside.patience import patiently
 from plugins.inside.unavailable import unavailable
@@ -99,7 +100,8 @@ class GVisor(ProbedBackend):
             if home.exists():  # a layout that did not come to its end
                 shutil.rmtree(home)
             home.mkdir(mode=0o700, parents=True)
-            root = Root(home / "root", python, chosen and chosen.path, toolchains)
+            ready = prepared.folder(self._context)
+            root = Root(home / "root", python, chosen and chosen.path, toolchains, ready)
             return Spawner(home, found, root, launcher(home, python.own, self._context))
         except OSError as error:
             raise unavailable(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from appliance.domain import prepared
 from plugins.guest.compiled import agent_files
 from plugins.inside.environment import ENVIRONMENT, TOOLCHAINS
 from plugins.rootfs.python import Interpreter
@@ -41,10 +42,11 @@ class Root:
         python: Interpreter,
         chosen: Path | None,
         toolchains: Sequence[Path] = (),
+        ready: Path | None = None,
     ) -> None:
         """Lay it out. `chosen` is the folder of a root file system, None: the host's is shown.
 
-        Raises OSError.
+        `ready` is that of what languages have ready-made. Raises OSError.
         """
         self._folder = folder
         self._program = python.program
@@ -61,6 +63,8 @@ class Root:
         self._lay_out([*shown, *system.python(python.own, python.program)], etc)
         for number, path in enumerate(toolchains):
             self._show(path, f"{TOOLCHAINS}/{number}")
+        if ready is not None:
+            self._show(ready, prepared.INSIDE)
         self.names = frozenset(path.name for path in folder.iterdir())
 
     def write_bundle(self, place: Path, rooms: Sequence[Room]) -> None:

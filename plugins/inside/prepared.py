@@ -1,0 +1,15 @@
+"""Where what languages have ready-made lies on the host (see appliance.domain.prepared)."""
+
+import contextlib
+from pathlib import Path
+
+from appliance.domain import prepared
+from appliance.spi.registry import PluginContext
+
+
+def folder(context: PluginContext) -> Path | None:
+    """The folder to show to runs, which find in it what comes later, too; None: there is none."""
+    place = context.sandbox_prepared or context.data_dir / prepared.FOLDER
+    with contextlib.suppress(OSError):
+        place.mkdir(mode=0o755, exist_ok=True)
+    return place if place.is_dir() else None
