@@ -25,6 +25,7 @@ from msgspec import structs
 
 from appliance.domain.execution import RunRequest, SandboxFile
 from appliance.sandbox import python_runtime
+from plugins.inside.environment import ENVIRONMENT
 from plugins.inside.readiness import Readiness
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from tests.support.sandbox_service import plugin_context
@@ -132,7 +133,9 @@ async def _alternate(
 
 
 async def _plain(program: str, *words: str) -> None:
-    process = await asyncio.create_subprocess_exec(program, *words, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        program, *words, stdout=asyncio.subprocess.PIPE, env=ENVIRONMENT
+    )
     output, _ = await process.communicate()
     if output != b"1\n":
         sys.exit(f"the plain interpreter said {output!r}")
