@@ -83,6 +83,7 @@ async def test_preparation_when_made_again_then_takes_the_place_of_the_old(tmp_p
         b"no archive",
         b"",
     ],
+    ids=["above", "from the root", "twice", "through a link", "cut off", "another", "empty"],
 )
 async def test_preparation_when_the_archive_is_bad_then_nothing_is_taken(
     archive: bytes, tmp_path: Path
