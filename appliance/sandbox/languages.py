@@ -20,7 +20,7 @@ _PATIENCE = 6
 _MAX_VERSION = 40
 # What takes longer for so small a program makes something anew in each run.
 _SLOW_S = 3.0
-_SAID_BYTES = 300
+_SAID = 200
 
 log = structlog.get_logger()
 
@@ -99,7 +99,7 @@ async def _judged(run: Run, limits: Limits, recipe: Recipe, ended: RunResult | N
     problem = "its sample program could not be run"
     if ended is not None:
         how = f"{ended.reason}, exit code {ended.exit_code}"
-        said = ended.stderr[-_SAID_BYTES:].decode(errors="replace").strip()
+        said = ended.stderr.decode(errors="replace").strip().partition("\n")[0][:_SAID]
         problem = f"its sample program ended with {how}: {said or 'nothing was said'}"
     log.warning("sandbox.language_failed", language=recipe.name, problem=problem)
     return Trial(recipe.name, problem=problem)

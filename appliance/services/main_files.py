@@ -5,7 +5,7 @@ import re
 _NAME = r"((?:[^\W\d]|\$)[\w$]{0,60})(?![\w$])"  # short enough to name a file
 # No \s: a run of words over many lines would be read again from each of them.
 _TYPE = rf"(?:(?:final|abstract|sealed)[ \t]+)*(?:class|enum|record|interface)[ \t]+{_NAME}"
-_PUBLIC = re.compile(rf"^public[ \t]+{_TYPE}", re.M)
+_PUBLIC = re.compile(rf"(?:^|;[ \t]*)public[ \t]+{_TYPE}", re.M)
 _CLASS = re.compile(rf"^{_TYPE}", re.M)
 _MAIN = re.compile(r"\bvoid[ \t]+main[ \t]*\(")
 _LOOKED_AT = 1024 * 1024

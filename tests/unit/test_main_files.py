@@ -16,6 +16,7 @@ MAIN = "public static void main(String[] args) { }"
         (f"class Helper {{ }}\nclass Program {{\n  {MAIN}\n}}\nclass Last {{ }}", "Program.java"),
         (f"class Outer {{\n  static class Inner {{ }}\n  {MAIN}\n}}", "Outer.java"),
         (f"record Point(int x) {{ }}\npublic enum Way {{ A; {MAIN} }}", "Way.java"),
+        (f"package a.b; public class One {{ {MAIN} }}", "One.java"),
         ("class NoMain { }", "Main.java"),
         ("// public class Said\nint x;", "Main.java"),
         (f"public class {'x' * 300} {{ {MAIN} }}", "Main.java"),
