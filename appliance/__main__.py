@@ -1,5 +1,6 @@
 """Entry point of `monkey-coder`, `python -m appliance` and the executable."""
 
+import gc
 import sys
 
 from appliance.processes import CHILD_COMMAND, die_with_parent, frozen, run_main
@@ -14,6 +15,8 @@ def main() -> None:
         die_with_parent()
     if len(sys.argv) >= _CHILD_ARGS and sys.argv[1] == CHILD_COMMAND:
         sys.exit(_run_child(sys.argv[2], sys.argv[3:]))
+    # Nothing of what imports make is garbage: `run_async` begins to look for some.
+    gc.disable()
     from multiprocessing import freeze_support
 
     from appliance.cli import run

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import os
 import pwd
 import signal
@@ -147,6 +148,7 @@ async def open_box(loaded: Loaded, *, exclusive: bool = False) -> "AsyncGenerato
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine to its end; Ctrl-C cancels it first, then ends the command."""
+    gc.enable()
     try:
         return asyncio.run(_cancelled_by_ctrl_c(work))
     except asyncio.CancelledError:

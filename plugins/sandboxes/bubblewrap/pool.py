@@ -12,6 +12,7 @@ from plugins.inside.readiness import Readiness
 _MOST_AGE_S = 300.0
 _REMEMBERED_S = 900.0
 _CALM_S = 0.1
+_SOON_S = 0.001
 _FIRST_PAUSE_S = 1.0
 _LAST_PAUSE_S = 300.0
 
@@ -137,8 +138,8 @@ class Pool(Generic[SandboxT]):
     def _patience_s(self) -> float:
         """How long nothing is to be done by itself."""
         now = time.monotonic()
-        pauses = (until - now for until, _ in self._failed.values())
-        return max(0.001, min(_MOST_AGE_S / 4, *pauses, _MOST_AGE_S))
+        pauses = [until - now for until, _ in self._failed.values()]
+        return max(_SOON_S, min([_MOST_AGE_S / 4, *pauses]))
 
     async def _wait(self, seconds: float) -> bool:
         """Whether that long nothing moved."""
@@ -160,12 +161,9 @@ class Pool(Generic[SandboxT]):
         if len(self._idle) >= self._at_most:
             return None
         now = time.monotonic()
-        wanted = [
-            kind
-            for kind in self._wanted()
-            if self.waiting(kind) < self._size and self._failed.get(kind, (0.0,))[0] <= now
-        ]
-        return min(wanted, key=self.waiting, default=None)
+        paused = {kind for kind, (until, _) in self._failed.items() if until > now}
+        short = [kind for kind in self._wanted() if self.waiting(kind) < self._size]
+        return min((kind for kind in short if kind not in paused), key=self.waiting, default=None)
 
     async def _sort_out(self) -> None:
         """End those that are dead, old, no longer asked for, or too many."""
