@@ -7,11 +7,12 @@ import signal
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 import click
 import msgspec
 
-from appliance import __version__, telemetry
+from appliance import __version__, telemetry, unpacked
 from appliance.app import Appliance, running
 from appliance.cli.box import (
     box_flags,
@@ -20,6 +21,7 @@ from appliance.cli.box import (
     prepare_data_dir,
     run_async,
 )
+from appliance.processes import frozen, resource_dir
 from appliance.server import HttpServer, check_free
 from appliance.settings import Settings
 
@@ -67,7 +69,7 @@ async def serving(settings: Settings) -> AsyncGenerator[tuple[Appliance, HttpSer
         server = HttpServer(box.api, settings.server.host, settings.server.port)
         await server.start()
         _settle_garbage()
-        with _address_file(folder, server):
+        with _address_file(folder, server), _unpacked_folder():
             try:
                 yield box, server
             finally:
@@ -130,6 +132,18 @@ def _settle_garbage() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_NEW_OBJECTS)
+
+
+@contextmanager
+def _unpacked_folder() -> Generator[None, None, None]:
+    """Keeps what the executable has unpacked, and removes what killed ones have left."""
+    if not frozen():
+        yield
+        return
+    own = resource_dir()
+    with unpacked.claimed(own):
+        Thread(target=unpacked.remove_leftovers, args=(own.parent,), daemon=True).start()
+        yield
 
 
 @contextmanager
