@@ -55,16 +55,18 @@ async def tried(
         if each.name not in known and (EVERY in wanted or each.name in wanted)
     ]
     patient = structs.replace(limits, wall_s=limits.wall_s * _PATIENCE)
-    slow: list[Recipe] = []
+    slow: list[tuple[Recipe, str]] = []
     for recipe in await _with_tools(run, patient, asked):
         ended = await _sample(run, patient, recipe)
-        if preparation and recipe.prepare and _lacks_something(ended, preparation.has(recipe)):
-            slow.append(recipe)
-        else:
-            yield await _judged(run, patient, recipe, ended)
-    for recipe in slow:
+        if preparation and recipe.prepare and _lacks_something(ended):
+            version = await _version(run, patient, recipe)
+            if not preparation.has(recipe, version):
+                slow.append((recipe, version))
+                continue
+        yield await _judged(run, patient, recipe, ended)
+    for recipe, version in slow:
         if preparation:
-            await preparation.make(recipe, run)
+            await preparation.make(recipe, version, run)
         yield await _judged(run, patient, recipe, await _sample(run, patient, recipe))
 
 
@@ -89,8 +91,8 @@ def _works(ended: RunResult | None) -> TypeGuard[RunResult]:
     return ended is not None and ended.ok and ended.stdout == _EXPECTED
 
 
-def _lacks_something(ended: RunResult | None, prepared: bool) -> bool:
-    return not _works(ended) or (ended.usage.wall_s > _SLOW_S and not prepared)
+def _lacks_something(ended: RunResult | None) -> bool:
+    return not _works(ended) or ended.usage.wall_s > _SLOW_S
 
 
 async def _judged(run: Run, limits: Limits, recipe: Recipe, ended: RunResult | None) -> Trial:

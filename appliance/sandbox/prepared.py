@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
+from appliance.domain import prepared
 from appliance.domain.execution import MIB, Limits, RunRequest, RunResult
 from appliance.errors import ApplianceError
 from appliance.sandbox.recipes import Recipe
@@ -29,7 +30,12 @@ _LIMITS = Limits(
 )
 _MOST_BYTES = 1024 * MIB
 _MADE = "/tmp/prepared"  # noqa: S108 - the sandbox's own
-_PACK = f"""mkdir {_MADE} && cd {_MADE} || exit
+_VERSION = ".version"
+_PACK = f"""if ! [ -d {prepared.INSIDE} ]; then
+    echo "this sandbox shows nothing that is ready-made" >&2
+    exit 1
+fi
+mkdir {_MADE} && cd {_MADE} || exit
 {{command}} || exit
 python -c "import tarfile
 with tarfile.open('/workspace/{_ARCHIVE}', 'w:gz', compresslevel=1) as packed:
@@ -49,27 +55,32 @@ class Preparation:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def has(self, recipe: Recipe) -> bool:
-        """Whether it was made, be it for another version."""
-        return (self._folder / recipe.name).is_dir()
+    def has(self, recipe: Recipe, version: str) -> bool:
+        """Whether it was made for that version of the language."""
+        try:
+            return (self._folder / recipe.name / _VERSION).read_text() == version
+        except OSError:
+            return False
 
-    async def make(self, recipe: Recipe, run: Run) -> bool:
+    async def make(self, recipe: Recipe, version: str, run: Run) -> bool:
         """Whether it is there now. What can't be had is told in the log."""
         try:
             archive = await _packed(recipe, run)
-            await asyncio.to_thread(self._put, recipe.name, archive)
+            await asyncio.to_thread(self._put, recipe.name, version, archive)
         except (ApplianceError, OSError, *_BROKEN) as error:
             log.warning("sandbox.not_prepared", language=recipe.name, reason=str(error))
             return False
         log.info("sandbox.prepared", language=recipe.name, packed_bytes=len(archive))
         return True
 
-    def _put(self, name: str, archive: bytes) -> None:
+    def _put(self, name: str, version: str, archive: bytes) -> None:
         fresh, place = self._folder / f".{name}", self._folder / name
         for path in (fresh, place):
             shutil.rmtree(path, ignore_errors=True)
         try:
             _unpack(archive, fresh)
+            (fresh / _VERSION).write_text(version)
+            _open_to_all(fresh)
             fresh.rename(place)
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -100,7 +111,6 @@ def _unpack(archive: bytes, target: Path) -> None:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with content, place.open("xb") as file:
                     shutil.copyfileobj(content, file)
-    _open_to_all(target)
 
 
 def _open_to_all(tree: Path) -> None:

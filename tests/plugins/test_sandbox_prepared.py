@@ -84,7 +84,8 @@ async def test_language_that_needs_something_ready_made_gets_it_once(
 
     assert await found() == await found() == [languages.Trial("slow", "1.2")]
     assert sum("tarfile" in request.argv[2] for request in runs) == 1
-    assert sorted(path.name for path in folder.rglob("*")) == ["library", "slow", "text"]
+    names = sorted(path.name for path in folder.rglob("*"))
+    assert names == [".version", "library", "slow", "text"]
     assert folder.joinpath("slow", "library", "text").read_bytes() == b"works\n"
 
 

@@ -61,14 +61,16 @@ def giving(*contents: bytes, exit_code: int = 0):
 
 async def test_preparation_when_made_again_then_takes_the_place_of_the_old(tmp_path: Path) -> None:
     preparation = Preparation(tmp_path / "all")
-    assert not preparation.has(GO)
+    assert not preparation.has(GO, "1.2")
 
-    assert await preparation.make(GO, giving(packed(("old", b"1"))))
-    assert await preparation.make(GO, giving(packed(("./ff/new", b"2"), ("link", "/etc"))))
+    assert await preparation.make(GO, "1.2", giving(packed(("old", b"1"))))
+    assert await preparation.make(GO, "1.2", giving(packed(("./ff/new", b"2"), ("link", "/etc"))))
 
     place = tmp_path / "all" / "go"
-    assert preparation.has(GO)
-    assert [path.relative_to(place).as_posix() for path in place.rglob("*")] == ["ff", "ff/new"]
+    assert preparation.has(GO, "1.2")
+    assert not preparation.has(GO, "1.3")
+    found = sorted(path.relative_to(place).as_posix() for path in place.rglob("*"))
+    assert found == [".version", "ff", "ff/new"]
     assert (place / "ff" / "new").stat().st_mode & 0o7777 == 0o644
 
 
@@ -90,7 +92,7 @@ async def test_preparation_when_the_archive_is_bad_then_nothing_is_taken(
 ) -> None:
     folder = tmp_path / "all"
 
-    assert not await Preparation(folder).make(GO, giving(archive))
+    assert not await Preparation(folder).make(GO, "1.2", giving(archive))
 
     assert names_in(tmp_path) in ([], ["all"])
 
@@ -100,7 +102,9 @@ async def test_preparation_when_too_large_unpacked_then_nothing_is_taken(
 ) -> None:
     monkeypatch.setattr(prepared, "_MOST_BYTES", 10)
 
-    made = await Preparation(tmp_path).make(GO, giving(packed(("a", b"x" * 6), ("b", b"y" * 6))))
+    made = await Preparation(tmp_path).make(
+        GO, "1.2", giving(packed(("a", b"x" * 6), ("b", b"y" * 6)))
+    )
 
     assert not made
     assert not names_in(tmp_path)
@@ -112,7 +116,7 @@ async def test_preparation_when_the_run_fails_then_nothing_is_taken(tmp_path: Pa
 
     preparation = Preparation(tmp_path)
 
-    assert not await preparation.make(GO, giving(packed(("a", b"x")), exit_code=1))
-    assert not await preparation.make(GO, giving())
-    assert not await preparation.make(GO, refused)
+    assert not await preparation.make(GO, "1.2", giving(packed(("a", b"x")), exit_code=1))
+    assert not await preparation.make(GO, "1.2", giving())
+    assert not await preparation.make(GO, "1.2", refused)
     assert not names_in(tmp_path)
