@@ -19,10 +19,17 @@ _NAME = re.compile(r"_MEI([0-9a-f]{8})\w{6}")
 
 @contextmanager
 def claimed(folder: Path) -> Generator[None, None, None]:
-    """Nobody removes this folder meanwhile. Raises OSError."""
-    mark = os.open(folder / _MARK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    """The folder is known for ours from now on, and nobody removes it meanwhile.
+
+    Where there is no room for the mark, it is one that will not be removed for us.
+    """
     try:
-        fcntl.flock(mark, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        mark = os.open(folder / _MARK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(mark, fcntl.LOCK_SH)
         yield
     finally:
         os.close(mark)

@@ -16,7 +16,7 @@ from appliance.errors import ApplianceError
 from appliance.sandbox.recipes import Recipe
 
 _ARCHIVE = "prepared.tar.gz"
-# Go's library takes a minute of a processor, 800 MiB at its most, and is 50 MiB when packed.
+# Go's library takes a minute and a half of a processor, and is 180 MiB, 50 when packed.
 _LIMITS = Limits(
     wall_s=900.0,
     cpu_s=900.0,

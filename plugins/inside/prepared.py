@@ -8,8 +8,13 @@ from appliance.spi.registry import PluginContext
 
 
 def folder(context: PluginContext) -> Path | None:
-    """The folder to show to runs, which find in it what comes later, too; None: there is none."""
-    place = context.sandbox_prepared or context.data_dir / prepared.FOLDER
-    with contextlib.suppress(OSError):
-        place.mkdir(mode=0o755, exist_ok=True)
+    """The folder to show to runs, which find in it what comes later, too; None: there is none.
+
+    That of the box itself is made; another's, as that which is only inspected, is not.
+    """
+    place = context.sandbox_prepared
+    if place is None:
+        place = context.data_dir / prepared.FOLDER
+        with contextlib.suppress(OSError):
+            place.mkdir(mode=0o755, exist_ok=True)
     return place if place.is_dir() else None

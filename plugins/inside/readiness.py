@@ -34,7 +34,7 @@ class Readiness(StrEnum):
 
 
 class _Interpreter(Struct, frozen=True):
-    """How it is made to wait. `files` are laid out for it in a folder of their own.
+    """How it is made to wait.
 
     It can go on as a program that is started as one of `programs`, with `only_files` if a
     file follows, and whose environment does not differ in what begins with `read_at_start`.

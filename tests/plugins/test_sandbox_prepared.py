@@ -12,6 +12,7 @@ from appliance.domain import prepared
 from appliance.domain.execution import Limits, RunRequest
 from appliance.sandbox import languages, recipes
 from appliance.sandbox.prepared import Preparation
+from plugins.inside import prepared as places
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from tests.support.sandbox import GENEROUS
 from tests.support.sandbox_service import plugin_context
@@ -99,3 +100,17 @@ async def test_run_can_not_change_what_is_ready_made(box: tuple[Bubblewrap, Path
     assert not result.ok
     assert result.stderr.count(b"Read-only file system") == 2
     assert not list((folder / "other").iterdir())
+
+
+async def test_folder_of_a_box_that_is_only_inspected_is_not_made(
+    sandbox_python: Path, tmp_path: Path
+):
+    context = plugin_context(sandbox_python, tmp_path)
+    inspected = structs.replace(context, sandbox_prepared=tmp_path / "others")
+
+    assert places.folder(inspected) is None
+    assert names_in(tmp_path) == []
+
+
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]

@@ -60,3 +60,13 @@ def test_link_when_it_is_named_like_a_leftover_then_not_followed(tmp_path: Path)
 
     assert unpacked.remove_leftovers(tmp_path) == []
     assert (elsewhere / "lib" / "large.so").exists()
+
+
+def test_folder_when_no_mark_can_be_made_then_it_serves_and_stays(tmp_path: Path) -> None:
+    folder = make(tmp_path, GONE, marked=False)
+    (folder / ".monkey-coder").mkdir()
+
+    with unpacked.claimed(folder):
+        pass
+
+    assert unpacked.remove_leftovers(tmp_path) == []
