@@ -16,30 +16,30 @@ from msgspec import structs
 from appliance import __version__, plugins, processes, telemetry
 from appliance.agents import CodingAgent
 from appliance.api.application import build
-from appliance.domain import prepared
+from appliance.config.settings import Settings
+from appliance.domain import toolchain_cache
 from appliance.domain.users import DEFAULT_PLAN
 from appliance.errors import ApplianceError
 from appliance.events import EventBus
-from appliance.inference import Gateway, Route, providers
+from appliance.inference import Gateway, Route, provider_factory
+from appliance.models.cached_registry import ModelList
+from appliance.models.registry import ModelRegistry
 from appliance.plugins import PluginProblem
-from appliance.sandbox import python_runtime
-from appliance.sandbox.prepared import Preparation
+from appliance.sandbox.languages.toolchain_cache import Preparation
+from appliance.sandbox.python import runtime
 from appliance.sandbox.runner import SandboxRunner, UsersRunner
 from appliance.scheduler import Scheduler
-from appliance.services.accounts import AccountService
+from appliance.services.accounts.service import AccountService
+from appliance.services.accounts.signing_secret import load_or_create
 from appliance.services.catalog import CatalogService
-from appliance.services.completion_service import CompletionService
+from appliance.services.completions.service import CompletionService
 from appliance.services.container import Services
 from appliance.services.health import HealthService
-from appliance.services.model_list import ModelList
-from appliance.services.models import ModelRegistry
-from appliance.services.sandbox import SandboxService
-from appliance.services.secrets import load_or_create
-from appliance.services.tasks import TaskService
-from appliance.settings import Settings
+from appliance.services.sandbox.service import SandboxService
+from appliance.services.tasks.service import TaskService
 from appliance.spi.registry import PluginContext
-from appliance.store import task_events, users
-from appliance.store.database import Database
+from appliance.store.sqlite.database import Database
+from appliance.store.tables import task_events, users
 
 log = structlog.get_logger()
 
@@ -92,7 +92,7 @@ async def running(
             child_argv=plugins.child_argv,
             child_env=processes.child_env,
             host_env=processes.host_env,
-            sandbox_python=lambda: python_runtime.prepare(data_dir),
+            sandbox_python=lambda: runtime.prepare(data_dir),
         )
         limits = structs.asdict(settings.sandbox)
         for_sandbox = {
@@ -103,7 +103,7 @@ async def running(
         }
 
         gateway = Gateway(
-            providers.build(loaded.registry, context, settings),
+            provider_factory.build(loaded.registry, context, settings),
             lambda: _default_model(settings, listed),
             settings,
             db=store,
@@ -115,7 +115,7 @@ async def running(
             {name: make(for_sandbox[name]) for name, make in loaded.registry.sandboxes.items()},
             settings.sandbox,
             plans=settings.plans,
-            preparation=Preparation(data_dir / prepared.FOLDER),
+            preparation=Preparation(data_dir / toolchain_cache.FOLDER),
         )
         stack.push_async_callback(sandbox.close)
 
@@ -174,7 +174,7 @@ async def _default_model(settings: Settings, models: ModelList) -> str | None:
 
 async def _fingerprint(models: ModelList, route: Route) -> str:
     """What tells one state of a model from another: of a local one, its file's SHA-256."""
-    return await models.sha256(route.model) if route.provider == providers.LOCAL else ""
+    return await models.sha256(route.model) if route.provider == provider_factory.LOCAL else ""
 
 
 async def _username(store: Database, user_id: int) -> str | None:

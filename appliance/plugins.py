@@ -18,8 +18,8 @@ from msgspec import Struct
 
 import plugins
 from appliance import processes
+from appliance.config.settings import PluginSettings
 from appliance.errors import PluginError
-from appliance.settings import PluginSettings
 from appliance.spi.registry import Registry
 
 FAMILIES = ("providers", "sandboxes", "forges")

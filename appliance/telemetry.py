@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from appliance.settings import LogSettings
+from appliance.config.settings import LogSettings
 
 _SECRET_NAME = re.compile(
     r"(secret|password|passwd|authorization|cookie|credential|api[-_]?key|jwt)", re.I

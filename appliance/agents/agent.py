@@ -6,19 +6,22 @@ from dataclasses import replace
 
 from msgspec import structs
 
-from appliance.agents import admission, answer, collapse, personas, prompt, rounds, router
-from appliance.agents.confined import Confined, Runner
-from appliance.agents.generation import Writer
-from appliance.agents.journal import Context, Journal
-from appliance.agents.plan import Plan, Shape
-from appliance.agents.router import Budget
-from appliance.agents.text import write_text
-from appliance.agents.work import Opening, Work
+from appliance.agents import planner, result_builder
+from appliance.agents.candidates import collapse, rounds
+from appliance.agents.planner import Budget
+from appliance.agents.prompting import personas, prompt
+from appliance.agents.run import context_budget
+from appliance.agents.run.agent_journal import Context, Journal
+from appliance.agents.run.context import Opening, Work
+from appliance.agents.run.plan import Plan, Shape
+from appliance.agents.run.writer import Writer
+from appliance.agents.text_task import write_text
+from appliance.agents.verification.sandbox_harness import Confined, Runner
+from appliance.config.settings import AgentSettings
 from appliance.domain.models import ModelState
 from appliance.domain.tasks import Task, TaskResult
 from appliance.errors import DeadlineExceeded
 from appliance.inference import Caller, Gateway, Route
-from appliance.settings import AgentSettings
 
 
 class CodingAgent:
@@ -50,7 +53,7 @@ class CodingAgent:
         request = context.task.request
         journal = Journal(context)
         # Large files take a while to read, and others wait for the loop.
-        way = await asyncio.to_thread(router.approach, request, self._sandbox.status)
+        way = await asyncio.to_thread(planner.approach, request, self._sandbox.status)
         # The model that a plan names, so that all attempts use the same.
         named = journal.plan or request
         route = await self._route(context.task, named.model, named.provider)
@@ -86,11 +89,11 @@ class CodingAgent:
         prompt_tokens = await opening.writer.count_tokens(opening.messages)
         # Counting has loaded the model: only now are its room and its speed known.
         info = (await self._route(opening.context.task, route.model, route.provider)).info
-        max_tokens = admission.answer_tokens(
+        max_tokens = context_budget.answer_tokens(
             request, prompt_tokens, info.context_tokens, self._settings.max_output_tokens
         )
         budget = Budget(opening.context.remaining_s(), prompt_tokens, max_tokens)
-        plan = router.plan(request, opening.way, info, self._settings, budget)
+        plan = planner.plan(request, opening.way, info, self._settings, budget)
         await opening.journal.planned(plan)
         return plan
 
@@ -112,4 +115,4 @@ async def _write_code(work: Work) -> TaskResult:
         )
     if best.solution and best.solution.code:
         await work.journal.chosen(best.solution.code)
-    return answer.of_candidates(work, outcome.candidates, best)
+    return result_builder.of_candidates(work, outcome.candidates, best)

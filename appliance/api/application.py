@@ -8,16 +8,18 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 
 from appliance import __version__
-from appliance.api import anthropic, errors, monkey, openai, openai_responses, piston, system
-from appliance.api.auth import Gate
-from appliance.api.dependencies import provided
-from appliance.api.dialects import Dialects
-from appliance.api.limits import RateLimiter
-from appliance.api.middleware import Envelope
-from appliance.api.proxies import TrustedProxies
-from appliance.api.requests import ApiRequest
+from appliance.api import anthropic, monkey, openai, piston, system
+from appliance.api.http import errors
+from appliance.api.http.auth import Gate
+from appliance.api.http.dependencies import provided
+from appliance.api.http.dialect import Dialects
+from appliance.api.http.middleware import Envelope
+from appliance.api.http.proxies import TrustedProxies
+from appliance.api.http.rate_limit import RateLimiter
+from appliance.api.http.requests import ApiRequest
+from appliance.api.openai import responses
+from appliance.config.settings import Settings
 from appliance.services.container import Services
-from appliance.settings import Settings
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
@@ -35,7 +37,7 @@ def build(services: Services, settings: Settings, *, lifespan: Sequence[Lifespan
             monkey.DIALECT,
             piston.DIALECT,
             *openai.DIALECTS,
-            openai_responses.DIALECT,
+            responses.DIALECT,
             anthropic.DIALECT,
             system.DIALECT,
         ]
@@ -49,7 +51,7 @@ def build(services: Services, settings: Settings, *, lifespan: Sequence[Lifespan
             monkey.router(),
             piston.router(),
             openai.router(),
-            openai_responses.router(),
+            responses.router(),
             anthropic.router(),
             system.router(metrics_public=settings.server.metrics_public),
         ],

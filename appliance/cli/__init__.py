@@ -30,7 +30,7 @@ _FAILED, _INTERRUPTED = 1, 130
 
 
 class _LazyGroup(click.Group):
-    """Finds the command NAME as `command` of appliance.cli.NAME."""
+    """Finds the command NAME as `command` of appliance.cli.commands.NAME."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *super().list_commands(ctx)]
@@ -38,7 +38,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
-        return importlib.import_module(f"appliance.cli.{cmd_name}").command
+        return importlib.import_module(f"appliance.cli.commands.{cmd_name}").command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

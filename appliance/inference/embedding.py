@@ -8,11 +8,11 @@ from appliance import telemetry
 from appliance.domain.messages import EmbeddingRequest, Embeddings
 from appliance.domain.usage import UsageStatus
 from appliance.errors import DeadlineExceeded
-from appliance.inference import foreign
-from appliance.inference.call import Call
-from appliance.inference.routes import Route
-from appliance.inference.running import Machinery
-from appliance.inference.trace import Begun, Trace
+from appliance.inference.attempts.attempt_log import Begun, Trace
+from appliance.inference.completion_run import Machinery
+from appliance.inference.request import provider_boundary
+from appliance.inference.request.call import Call
+from appliance.inference.request.route import Route
 
 
 class Embedding:
@@ -44,7 +44,7 @@ class Embedding:
     async def _ask(self, route: Route) -> Embeddings:
         request = replace(self._request, model=route.model)
         provider = self._with.provider(route.provider)
-        return await foreign.asked(route, provider.embed(request))
+        return await provider_boundary.asked(route, provider.embed(request))
 
     def _settle(self, begun: Begun[Embeddings]) -> None:
         usage = begun.answer.usage

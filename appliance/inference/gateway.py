@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from msgspec.structs import replace
 
 from appliance import telemetry
+from appliance.config.settings import Settings
 from appliance.domain.completions import Urgency
 from appliance.domain.messages import (
     CompletionEvent,
@@ -17,19 +18,19 @@ from appliance.domain.messages import (
 )
 from appliance.domain.models import ModelInfo, ProviderStatus
 from appliance.domain.usage import UsageKind
-from appliance.inference import estimate, foreign, setup
-from appliance.inference.cache import CacheFigures
-from appliance.inference.call import Call, Caller, CompletionCall
-from appliance.inference.directory import AUTO, DefaultModel, Directory
+from appliance.inference import factory
+from appliance.inference.admission.shares import Lookup, Owners, nobody
+from appliance.inference.completion_run import Machinery, Running
 from appliance.inference.embedding import Embedding
-from appliance.inference.ledger import Books, Ledger
-from appliance.inference.owners import Lookup, Owners, nobody
-from appliance.inference.policy import Permission
-from appliance.inference.routes import Route, route_of
-from appliance.inference.running import Machinery, Running
-from appliance.settings import Settings
+from appliance.inference.request import provider_boundary, token_estimate
+from appliance.inference.request.call import Call, Caller, CompletionCall
+from appliance.inference.request.route import Route, route_of
+from appliance.inference.response_cache import CacheFigures
+from appliance.inference.routing.data_policy import Permission
+from appliance.inference.routing.model_directory import AUTO, DefaultModel, Directory
+from appliance.inference.usage.recorder import Books, Ledger
 from appliance.spi.provider import Provider
-from appliance.store.database import Database
+from appliance.store.sqlite.database import Database
 
 __all__ = ["Gateway", "Route"]
 
@@ -61,22 +62,22 @@ class Gateway:
         fingerprint: Fingerprint = no_fingerprint,
     ) -> None:
         settings = settings or Settings()
-        self._directory = Directory(providers, default_model, setup.aliases(settings.routes))
-        self._policy = setup.policy(settings.policy)
+        self._directory = Directory(providers, default_model, factory.aliases(settings.routes))
+        self._policy = factory.policy(settings.policy)
         shares = {name: share.weight for name, share in settings.shares.items()}
         self._owners = Owners(username, shares, needed=bool(settings.policy.local_only_users))
-        self._prices = setup.prices(settings.prices)
-        self._limits = setup.limits(settings.quotas)
-        self._gate = setup.gate(settings.gateway, self._owners)
+        self._prices = factory.prices(settings.prices)
+        self._limits = factory.limits(settings.quotas)
+        self._gate = factory.gate(settings.gateway, self._owners)
         self._books = Books(self._prices) if db is None else Ledger(db, self._prices)
         self._machinery = Machinery(
             provider=self._directory.provider,
-            chain=setup.chain(settings, self._gate, self._limits, self._prices, self._is_local),
+            chain=factory.chain(settings, self._gate, self._limits, self._prices, self._is_local),
             books=self._books,
-            cache=setup.cache(settings.cache),
+            cache=factory.cache(settings.cache),
             fingerprint=fingerprint,
             clock=time.monotonic,
-            deadlines=setup.deadlines(settings.gateway),
+            deadlines=factory.deadlines(settings.gateway),
         )
 
     async def start(self) -> None:
@@ -143,7 +144,7 @@ class Gateway:
     async def count(self, route: Route, request: CompletionRequest) -> int:
         """The exact number of prompt tokens of this request, by the route's first model."""
         provider = self._directory.provider(route.provider)
-        return await foreign.asked(
+        return await provider_boundary.asked(
             route, provider.count_tokens(replace(request, model=route.model))
         )
 
@@ -152,7 +153,7 @@ class Gateway:
         caller = await self._owners.known(caller)
         call = Call(
             route=route,
-            size=estimate.of_texts(request.texts),
+            size=token_estimate.of_texts(request.texts),
             caller=caller,
             kind=UsageKind.EMBEDDING,
         )
@@ -191,7 +192,7 @@ class Gateway:
             CompletionCall(
                 route=permitted,
                 request=request,
-                size=estimate.of_completion(request),
+                size=token_estimate.of_completion(request),
                 caller=caller,
                 kind=UsageKind.TASK,
                 urgency=urgency,

@@ -2,8 +2,8 @@
 
 from msgspec import structs
 
+from appliance.config.settings import PlanSettings, SandboxSettings
 from appliance.domain.execution import MIB, Limits
-from appliance.settings import PlanSettings, SandboxSettings
 
 _KIB = 1024
 

@@ -8,6 +8,7 @@ import structlog
 from msgspec import structs
 
 from appliance import telemetry
+from appliance.config.settings import PlanSettings, SandboxSettings
 from appliance.domain.execution import (
     BackendStatus,
     Limits,
@@ -16,11 +17,11 @@ from appliance.domain.execution import (
     RunResult,
 )
 from appliance.errors import SandboxUnavailable
-from appliance.sandbox import choice, languages, plan_limits
-from appliance.sandbox.languages import Trial
-from appliance.sandbox.prepared import Preparation
-from appliance.sandbox.turns import Turns
-from appliance.settings import PlanSettings, SandboxSettings
+from appliance.sandbox import backend_selection, plan_limits
+from appliance.sandbox.languages import detection
+from appliance.sandbox.languages.detection import Trial
+from appliance.sandbox.languages.toolchain_cache import Preparation
+from appliance.sandbox.user_concurrency import Turns
 from appliance.spi.sandbox import CheckingBackend, RunWatcher, SandboxBackend, WatchableBackend
 
 _PROBE_S = 180.0
@@ -94,14 +95,16 @@ class SandboxRunner:
         wanted = self._settings.backend
         if wanted != "auto" and wanted not in self._backends:
             known = ", ".join(sorted(self._backends)) or "none"
-            self._status = choice.none(
+            self._status = backend_selection.none(
                 f"the setting sandbox.backend names {wanted!r}, which is not installed",
                 f"set it to auto or to one of: {known}",
             )
             self._looked.set()
             return
         names = (
-            choice.meant_by_auto(self._backends, self._settings) if wanted == "auto" else [wanted]
+            backend_selection.meant_by_auto(self._backends, self._settings)
+            if wanted == "auto"
+            else [wanted]
         )
         await self._look(names)
         self._looked.set()
@@ -156,7 +159,7 @@ class SandboxRunner:
                 task.cancel()
                 await asyncio.wait({task})
         self._backend = None
-        self._status = choice.none("the sandbox is shut down", "")
+        self._status = backend_selection.none("the sandbox is shut down", "")
         for backend in self._backends.values():
             await backend.close()
 
@@ -168,7 +171,7 @@ class SandboxRunner:
 
     async def _look(self, names: Sequence[str]) -> None:
         probed = [await self._probe(name) for name in names]
-        self._status = choice.strongest(probed, self._settings.require)
+        self._status = backend_selection.strongest(probed, self._settings.require)
         self._backend = self._backends[self._status.name] if self._status.available else None
         if self._backend is not None:
             self._trying = asyncio.create_task(self._try_languages())
@@ -176,7 +179,7 @@ class SandboxRunner:
     async def _try_languages(self) -> None:
         """Beside the first runs: a compiler takes seconds, and most runs need none."""
         try:
-            tried = languages.tried(
+            tried = detection.tried(
                 self._trial,
                 self.limits(),
                 self._status.languages,

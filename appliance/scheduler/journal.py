@@ -10,9 +10,9 @@ from appliance.errors import Conflict
 from appliance.events import EventBus
 from appliance.scheduler import outcome
 from appliance.scheduler.outcome import Outcome
-from appliance.store import task_events, task_queue
-from appliance.store.database import Database, Transaction
-from appliance.store.uninterrupted import uninterrupted
+from appliance.store.sqlite.database import Database, Transaction
+from appliance.store.sqlite.uninterrupted import uninterrupted
+from appliance.store.tables import task_events, task_queue
 
 
 class Journal:

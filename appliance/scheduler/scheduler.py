@@ -5,6 +5,7 @@ import time
 
 import structlog
 
+from appliance.config.settings import SchedulerSettings
 from appliance.domain.tasks import EventKind, Task, TaskStatus
 from appliance.errors import ApplianceError, NotFound, TaskNotCancellable, Unavailable
 from appliance.events import EventBus
@@ -13,9 +14,8 @@ from appliance.scheduler.context import TaskContext, TaskHandler
 from appliance.scheduler.journal import Journal
 from appliance.scheduler.outcome import Cancelled, Outcome, Postponed
 from appliance.scheduler.stats import Durations, QueueStats
-from appliance.settings import SchedulerSettings
-from appliance.store import task_events, task_queue, tasks
-from appliance.store.database import Database
+from appliance.store.sqlite.database import Database
+from appliance.store.tables import task_events, task_queue, tasks
 
 # A wake tells of every new task at once; this is for one that another process cancelled,
 # freed or queued, and for a store that refused.

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from msgspec import Struct, structs
 
 from appliance import __version__
+from appliance.config.settings import Settings
 from appliance.domain.execution import BackendStatus, Limits
 from appliance.domain.models import ModelInfo, ModelState, ProviderStatus
 from appliance.domain.tasks import CollapseStrategy, Persona, TaskType
-from appliance.inference.cache import CacheFigures
 from appliance.inference.gateway import Gateway
-from appliance.inference.routes import path
+from appliance.inference.request.route import path
+from appliance.inference.response_cache import CacheFigures
 from appliance.sandbox.runner import SandboxRunner
-from appliance.settings import Settings
 
 ROUTES = "route"
 _BROKEN = "the plugin could not be loaded; `monkey-coder doctor` says why"

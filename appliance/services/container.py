@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from appliance.services.accounts import AccountService
+from appliance.services.accounts.service import AccountService
 from appliance.services.catalog import CatalogService
-from appliance.services.completions import Completions
+from appliance.services.completions.protocol import Completions
 from appliance.services.health import HealthService
-from appliance.services.sandbox import SandboxService
-from appliance.services.tasks import TaskService
+from appliance.services.sandbox.service import SandboxService
+from appliance.services.tasks.service import TaskService
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,8 @@ class PluginContext(Struct, frozen=True):
     `sandbox_python()` is the folder of the sandbox's own Python (`bin/python3` in it).
     `name` is what a provider is called here, where that is not the plugin's own name.
     `sandbox_roots` holds the root file systems that were added (see appliance.domain.rootfs),
-    `sandbox_prepared` what languages have ready-made (see appliance.domain.prepared); None: they
-    are at their place in `data_dir`.
+    `sandbox_prepared` what languages have ready-made (see appliance.domain.toolchain_cache);
+    None: they are at their place in `data_dir`.
     """
 
     data_dir: Path

@@ -11,6 +11,7 @@ from argon2 import PasswordHasher
 from litestar import Litestar
 
 from appliance.api.application import build
+from appliance.config.settings import AuthSettings, LimitSettings, SchedulerSettings, Settings
 from appliance.domain.execution import (
     BackendStatus,
     Isolation,
@@ -28,14 +29,13 @@ from appliance.domain.users import Principal, Role
 from appliance.errors import InvalidInput
 from appliance.inference.gateway import Gateway
 from appliance.scheduler import TaskHandler
-from appliance.services.accounts import AccountService
+from appliance.services.accounts.passwords import Passwords
+from appliance.services.accounts.service import AccountService
 from appliance.services.catalog import CatalogService
-from appliance.services.completion_service import CompletionService
+from appliance.services.completions.service import CompletionService
 from appliance.services.container import Services
 from appliance.services.health import HealthService
-from appliance.services.passwords import Passwords
-from appliance.services.sandbox import SandboxService
-from appliance.settings import AuthSettings, LimitSettings, SchedulerSettings, Settings
+from appliance.services.sandbox.service import SandboxService
 from tests.api.scripts import Script
 from tests.support.task_box import Box, open_box
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from appliance.settings import Settings
+from appliance.config.settings import Settings
 from tests.api.box import Api, open_api, settings_with
 
 

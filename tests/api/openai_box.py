@@ -10,13 +10,13 @@ import httpx
 from litestar import Litestar
 
 from appliance.api.application import build
+from appliance.config.settings import Settings
 from appliance.domain.completions import Ask
 from appliance.domain.messages import EmbeddingRequest, Embeddings, TokenUsage
 from appliance.domain.models import ModelInfo, ModelState
 from appliance.domain.users import Principal
-from appliance.services.completions import Completion
+from appliance.services.completions.protocol import Completion
 from appliance.services.container import Services
-from appliance.settings import Settings
 from tests.api.scripted_completions import Scripted, ScriptedCompletions, Step
 from tests.support.accounts import accounts_in
 

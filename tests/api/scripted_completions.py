@@ -11,6 +11,7 @@ import httpx
 import msgspec
 
 from appliance.api.application import build
+from appliance.config.settings import Settings
 from appliance.domain.completions import Ask, CacheStatus, Report
 from appliance.domain.messages import (
     CompletionEvent,
@@ -22,9 +23,8 @@ from appliance.domain.messages import (
     TokenUsage,
 )
 from appliance.domain.users import Principal
-from appliance.services.completions import Completion
+from appliance.services.completions.protocol import Completion
 from appliance.services.container import Services
-from appliance.settings import Settings
 from tests.support.accounts import accounts_in
 
 USAGE = TokenUsage(prompt_tokens=20, completion_tokens=5, cached_tokens=12)

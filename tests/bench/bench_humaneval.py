@@ -26,13 +26,13 @@ from typing import Any
 from msgspec import Struct
 
 from appliance.agents import CodingAgent
+from appliance.config.settings import AgentSettings, SandboxSettings
 from appliance.domain.execution import RunRequest, SandboxFile
 from appliance.domain.tasks import TaskRequest, TaskResult
 from appliance.errors import ApplianceError
 from appliance.inference import Gateway
-from appliance.sandbox import python_runtime
+from appliance.sandbox.python import runtime
 from appliance.sandbox.runner import SandboxRunner
-from appliance.settings import AgentSettings, SandboxSettings
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from tests.support.agent_fakes import MemoryContext
 from tests.support.llama_box import provider_for
@@ -138,7 +138,7 @@ async def _box(model: Path) -> AsyncGenerator[Box, None]:
 def _sandbox_python() -> Path:
     """Made once per machine, where the tests keep it too."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return python_runtime.prepare(cache / "monkey-coder-tests")
+    return runtime.prepare(cache / "monkey-coder-tests")
 
 
 async def _attempt(problem: Problem, number: int, way: Way, box: Box, tally: Tally) -> float:

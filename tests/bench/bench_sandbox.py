@@ -24,9 +24,9 @@ from statistics import median
 from msgspec import structs
 
 from appliance.domain.execution import RunRequest, SandboxFile
-from appliance.sandbox import python_runtime
-from plugins.inside.environment import ENVIRONMENT
-from plugins.inside.readiness import Readiness
+from appliance.sandbox.python import runtime
+from plugins._shared.stage.environment import ENVIRONMENT
+from plugins._shared.stage.prewarm_setup import Readiness
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from tests.support.sandbox_service import plugin_context
 
@@ -68,7 +68,7 @@ async def _bench(folder: Path, rounds: int, seconds: float) -> None:
     (folder / _SOURCE.path).write_bytes(_SOURCE.content)
     os.chdir(folder)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    python = python_runtime.prepare(cache / "monkey-coder-tests")
+    python = runtime.prepare(cache / "monkey-coder-tests")
     cold = await _started(python, folder / "cold", 0)
     warm = await _started(python, folder / "warm", _WAITING)
     kinds = {

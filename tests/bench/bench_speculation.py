@@ -32,18 +32,18 @@ from appliance.domain.messages import (
     Sampling,
     TokenUsage,
 )
-from plugins.providers.llama_cpp import prefixes
-from plugins.providers.llama_cpp.batching import Batcher
-from plugins.providers.llama_cpp.library import load
-from plugins.providers.llama_cpp.machine import usable_cpus
-from plugins.providers.llama_cpp.native import Context, Model
-from plugins.providers.llama_cpp.nativelog import ErrorLog
-from plugins.providers.llama_cpp.pace import Prober
-from plugins.providers.llama_cpp.protocol import Done, FromEngine
-from plugins.providers.llama_cpp.room import Room
-from plugins.providers.llama_cpp.sequences import Job
-from plugins.providers.llama_cpp.speculation import MOST_DRAFTED
-from plugins.providers.llama_cpp.stepcosts import StepCosts
+from plugins.providers.llama_cpp.engine import prefix_cache
+from plugins.providers.llama_cpp.engine.batcher import Batcher
+from plugins.providers.llama_cpp.engine.calibration import Prober
+from plugins.providers.llama_cpp.engine.kv_cache import Room
+from plugins.providers.llama_cpp.engine.sequences import Job
+from plugins.providers.llama_cpp.host.host_resources import usable_cpus
+from plugins.providers.llama_cpp.native.bindings import Context, Model
+from plugins.providers.llama_cpp.native.loader import load
+from plugins.providers.llama_cpp.native.log import ErrorLog
+from plugins.providers.llama_cpp.protocol.messages import Done, FromEngine
+from plugins.providers.llama_cpp.speculation.speculation import MOST_DRAFTED
+from plugins.providers.llama_cpp.speculation.step_costs import StepCosts
 
 _CELLS = 4096
 _CHUNK = 256
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def _tasks() -> list[Task]:
-    lines = inspect.getsource(prefixes).splitlines()
+    lines = inspect.getsource(prefix_cache).splitlines()
     file = "\n".join(lines[:_LINES]) + "\n"
     edited = file
     for old, new in _RENAMED:

@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from appliance.agents import CodingAgent
+from appliance.config.settings import AgentSettings, SandboxSettings
 from appliance.domain.tasks import (
     CollapseStrategy,
     EventKind,
@@ -18,7 +19,6 @@ from appliance.domain.tasks import (
 )
 from appliance.inference import Gateway
 from appliance.sandbox.runner import SandboxRunner
-from appliance.settings import AgentSettings, SandboxSettings
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from tests.support.agent_fakes import MemoryContext
 from tests.support.llama_box import provider_for

@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from appliance.domain.users import KeyStatus, Role, User
-from appliance.store import api_keys, refresh_tokens, users
-from appliance.store.api_keys import KeyUse, NewKey
-from appliance.store.database import Database
-from appliance.store.users import NewUser
+from appliance.store.sqlite.database import Database
+from appliance.store.tables import api_keys, refresh_tokens, users
+from appliance.store.tables.api_keys import KeyUse, NewKey
+from appliance.store.tables.users import NewUser
 
 NOW = 1_800_000_000.0
 

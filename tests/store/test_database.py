@@ -10,8 +10,8 @@ import pytest
 from msgspec import Struct
 
 from appliance.errors import StoreError, Unavailable
-from appliance.store import database
-from appliance.store.database import Database
+from appliance.store.sqlite import database
+from appliance.store.sqlite.database import Database
 
 
 class Item(Struct):
@@ -229,7 +229,7 @@ async def test_open_when_the_holder_was_killed_then_the_lock_is_free(
     script = (
         "import asyncio, os, signal, sys\n"
         "from pathlib import Path\n"
-        "from appliance.store.database import Database\n"
+        "from appliance.store.sqlite.database import Database\n"
         "async def main():\n"
         "    db = await Database.open(Path(sys.argv[1]), migrations=Path(sys.argv[2]))\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

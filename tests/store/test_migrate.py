@@ -9,9 +9,9 @@ import pytest
 
 from appliance import __version__
 from appliance.errors import StoreError
-from appliance.store import migrate
-from appliance.store.database import Database
-from appliance.store.migrate import Migration
+from appliance.store.sqlite import migrate
+from appliance.store.sqlite.database import Database
+from appliance.store.sqlite.migrate import Migration
 
 FIRST = Migration("0001_first", "-- a comment; with a semicolon\nCREATE TABLE a (x);\n")
 SECOND = Migration(
@@ -96,15 +96,15 @@ def test_migrate_when_an_applied_migration_changed_then_refused(connection: sqli
 
 def test_schema_sql_is_what_the_migrations_make():
     dumped = subprocess.run(
-        [sys.executable, "-m", "appliance.store.migrate"],
+        [sys.executable, "-m", "appliance.store.sqlite.migrate"],
         check=True,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    written = Path(migrate.__file__).with_name("schema.sql").read_text("utf-8")
+    written = Path(migrate.__file__).parents[1].joinpath("schema.sql").read_text("utf-8")
     assert dumped.stdout == written, (
-        "refresh it: python -m appliance.store.migrate > appliance/store/schema.sql"
+        "refresh it: python -m appliance.store.sqlite.migrate > appliance/store/schema.sql"
     )
 
 
@@ -117,7 +117,7 @@ async def test_open_when_many_processes_migrate_at_once_then_each_step_ran_once(
     script = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
-        "from appliance.store.database import Database\n"
+        "from appliance.store.sqlite.database import Database\n"
         "async def main():\n"
         "    db = await Database.open(Path(sys.argv[1]), exclusive=False)\n"
         "    assert await db.integrity_check() == []\n"
@@ -139,7 +139,7 @@ async def test_open_when_many_processes_migrate_at_once_then_each_step_ran_once(
 async def test_open_beside_an_older_running_box_then_the_command_waits_and_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("appliance.store.prepare.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("appliance.store.sqlite.prepare.BUSY_TIMEOUT_S", 0.1)
     folder = tmp_path / "migrations"
     folder.mkdir()
     (folder / "0001_first.sql").write_text(FIRST.sql)

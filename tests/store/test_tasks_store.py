@@ -16,8 +16,8 @@ from appliance.domain.tasks import (
     TaskStatus,
 )
 from appliance.domain.users import Principal
-from appliance.store import task_events, task_queue, tasks
-from appliance.store.database import Connection, Transaction
+from appliance.store.sqlite.database import Connection, Transaction
+from appliance.store.tables import task_events, task_queue, tasks
 from tests.support.task_box import ANSWER, Box, open_box
 
 AGEING_S = 30.0

@@ -6,7 +6,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from appliance.domain.tasks import TaskStatus
-from appliance.store.database import Connection
+from appliance.store.sqlite.database import Connection
 from tests.support.crash_box import work
 from tests.support.task_box import Box, open_box, settings, until
 

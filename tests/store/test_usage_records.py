@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
+from appliance.config.settings import PriceSettings, QuotaSettings
 from appliance.domain.completions import Urgency
 from appliance.domain.messages import Sampling, TokenUsage
 from appliance.domain.models import ModelInfo, ModelState
 from appliance.domain.usage import UsageKind, UsageRecord, UsageStatus
 from appliance.errors import RateLimited, Unavailable
-from appliance.inference import ledger as ledger_module
-from appliance.inference.call import Call, Caller
-from appliance.inference.estimate import Size
-from appliance.inference.ledger import Ledger
-from appliance.inference.prices import Price, Prices
-from appliance.inference.routes import Route
-from appliance.services.completion_service import CompletionService
-from appliance.settings import PriceSettings, QuotaSettings
-from appliance.store import usage_records
-from appliance.store.database import Database
+from appliance.inference.request.call import Call, Caller
+from appliance.inference.request.route import Route
+from appliance.inference.request.token_estimate import Size
+from appliance.inference.usage import recorder as ledger_module
+from appliance.inference.usage.pricing import Price, Prices
+from appliance.inference.usage.recorder import Ledger
+from appliance.services.completions.service import CompletionService
+from appliance.store.sqlite.database import Database
+from appliance.store.tables import usage_records
 from tests.support.gateway_parts import (
     BROKEN,
     Breaking,

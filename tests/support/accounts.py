@@ -6,11 +6,11 @@ from pathlib import Path
 
 from argon2 import PasswordHasher
 
+from appliance.config.settings import AuthSettings
 from appliance.domain.users import Principal, Role, User
-from appliance.services.accounts import AccountService
-from appliance.services.passwords import Passwords
-from appliance.settings import AuthSettings
-from appliance.store.database import Database
+from appliance.services.accounts.passwords import Passwords
+from appliance.services.accounts.service import AccountService
+from appliance.store.sqlite.database import Database
 
 SECRET = b"a secret for tests, 32 bytes or more"
 PASSWORD = "correct horse"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.agents import CodingAgent
+from appliance.config.settings import AgentSettings
 from appliance.domain.execution import (
     BackendStatus,
     EndReason,
@@ -43,7 +44,6 @@ from appliance.domain.tasks import (
 )
 from appliance.errors import ApplianceError, InvalidInput, SandboxUnavailable
 from appliance.inference import Gateway
-from appliance.settings import AgentSettings
 
 Answer = str | ApplianceError | asyncio.Event
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from appliance.sandbox import python_runtime
+from appliance.sandbox.python import runtime
 
 PROGRAM = [sys.executable, "-m", "appliance"]
 START_TIMEOUT_S = 60.0
@@ -135,7 +135,7 @@ def running_box(
 def share_sandbox_python(data_dir: Path, copy: Callable[[str, str], object] = os.link) -> None:
     """Put the Python that all tests share into a data directory that is not there yet."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    made = python_runtime.prepare(cache / "monkey-coder-tests")
+    made = runtime.prepare(cache / "monkey-coder-tests")
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = data_dir / "sandbox-python" / made.name
     # Where it can't be linked, the box makes its own.

@@ -12,11 +12,11 @@ from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Any
 
-from plugins.guest.compiled import compiled
-from plugins.rootfs.python import Interpreter
-from plugins.sandboxes.microvm import command, confinement, initramfs, kernel, root
-from plugins.sandboxes.microvm.command import Accelerator, Descriptors, Shape
-from plugins.sandboxes.microvm.modules import Modules
+from plugins._shared.guest.agent_bundle import compiled
+from plugins._shared.rootfs.python import Interpreter
+from plugins.sandboxes.microvm import initramfs, kernel, qemu_argv, qemu_confinement, root_image
+from plugins.sandboxes.microvm.kernel_modules import Modules
+from plugins.sandboxes.microvm.qemu_argv import Accelerator, Descriptors, Shape
 from tests.support import delegation_init
 from tests.support.microvm import KERNEL
 from tests.support.sandbox import ROOT
@@ -33,14 +33,14 @@ _USER = 2_000_000_998
 def hear(python: Path, home: Path, seconds: float) -> dict[str, Any]:
     """Boot the guest and return its report; see delegation_init. Raises AssertionError."""
     found = kernel.find(KERNEL)
-    root.lay_out(
+    root_image.lay_out(
         home / "tree",
         None,
         Interpreter(python),
         {"init.pyc": compiled(delegation_init.__name__)},
     )
     _add_code(home / "tree", home / "tree" / delegation_init.CODE.lstrip("/"))
-    root.write_image(home / "tree", home / "root.img")
+    root_image.write_image(home / "tree", home / "root.img")
     shutil.rmtree(home / "tree")
     (home / "initramfs").write_bytes(initramfs.initramfs(Modules(found.modules)))
     return _boot((found.image, home / "initramfs", home / "root.img"), home, seconds)
@@ -71,11 +71,11 @@ def _boot(parts: tuple[Path, Path, Path], home: Path, seconds: float) -> dict[st
     runtime = home / "run"
     runtime.mkdir()
     user = _USER if os.geteuid() == 0 else None
-    confined = confinement.confine(runtime, user)
+    confined = qemu_confinement.confine(runtime, user)
     files = [os.open(part, os.O_RDONLY) for part in parts]
     ours, theirs = socket.socketpair()
     fds = Descriptors(*files, port=theirs.fileno())
-    words = command.arguments(Accelerator.EMULATION, _SHAPE, fds)
+    words = qemu_argv.arguments(Accelerator.EMULATION, _SHAPE, fds)
     words = [word.replace(*_MORE_TRANSLATED) for word in words]
     with (home / "console").open("wb") as console, ours:
         with theirs:

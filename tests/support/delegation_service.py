@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from appliance.domain.execution import MIB, Limits, RunRequest, RunResult
+from plugins._shared.cgroups.control import Fence
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
-from plugins.sandboxes.bubblewrap.fence import Fence
 from tests.support import delegation_programs as programs
 from tests.support.sandbox_service import plugin_context
 

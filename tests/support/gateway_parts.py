@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from appliance.config.settings import GatewaySettings, RouteSettings, Settings
 from appliance.domain.completions import Ask, Report
 from appliance.domain.messages import (
     CompletionEvent,
@@ -18,9 +19,8 @@ from appliance.domain.models import ProviderStatus
 from appliance.domain.users import Principal, Role, Scope, User
 from appliance.errors import ApplianceError, ProviderFailed
 from appliance.inference import Gateway
-from appliance.services.completion_service import CompletionService
-from appliance.services.completions import Completion
-from appliance.settings import GatewaySettings, RouteSettings, Settings
+from appliance.services.completions.protocol import Completion
+from appliance.services.completions.service import CompletionService
 from appliance.spi.provider import Provider
 from tests.support.agent_fakes import Answer, ScriptedProvider, in_turn
 

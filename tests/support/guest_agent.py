@@ -6,15 +6,15 @@ import socket
 import subprocess
 from pathlib import Path
 
-from plugins.guest.compiled import agent_files
-from plugins.sandboxes.bubblewrap import binary
+from plugins._shared import bwrap_binary
+from plugins._shared.guest.agent_bundle import agent_files
 from tests.support.sandbox import ORDINARY_USER
 
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib64")
 
 
 class AgentProcess:
-    """Implements plugins.guest.run.Guest; never root on the machine itself."""
+    """Implements plugins._shared.guest.run.Guest; never root on the machine itself."""
 
     def __init__(self, python: Path, files: Path) -> None:
         """`files` is an empty folder; the ordinary user must be able to read both."""
@@ -51,7 +51,7 @@ class AgentProcess:
 
 
 def _command(python: Path, files: Path) -> list[str]:
-    words = [str(binary.locate().program), "--unshare-all", "--as-pid-1", "--die-with-parent"]
+    words = [str(bwrap_binary.locate().program), "--unshare-all", "--as-pid-1", "--die-with-parent"]
     words += ["--uid", "0", "--gid", "0", "--cap-add", "ALL", "--proc", "/proc", "--dev", "/dev"]
     for path in map(Path, _SYSTEM):
         if path.is_symlink():

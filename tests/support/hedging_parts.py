@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+from appliance.config.settings import GatewaySettings
 from appliance.domain.messages import CompletionRequest
 from appliance.domain.models import ModelInfo, ModelState
 from appliance.errors import ApplianceError
 from appliance.inference import Gateway
-from appliance.inference.routes import Route
-from appliance.services.completion_service import CompletionService
-from appliance.settings import GatewaySettings
+from appliance.inference.request.route import Route
+from appliance.services.completions.service import CompletionService
 from tests.support.agent_fakes import Answer
 from tests.support.gateway_parts import Script, Scripted, ask, gateway_over, route
 

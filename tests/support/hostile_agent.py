@@ -9,8 +9,8 @@ import importlib.util
 import inspect
 import marshal
 
-from plugins.guest import agent
-from plugins.guest.compiled import agent_files
+from plugins._shared.guest import agent
+from plugins._shared.guest.agent_bundle import agent_files
 
 _TAKEN_OVER = """
 import itertools
@@ -85,7 +85,7 @@ _MAIN = '\n\nif __name__ == "__main__":'
 
 @functools.cache  # what is compiled twice need not be the same bytes
 def hostile_files() -> dict[str, bytes]:
-    """As plugins.guest.compiled.agent_files; takes its place."""
+    """As plugins._shared.guest.agent_bundle.agent_files; takes its place."""
     before, main, rest = inspect.getsource(agent).partition(_MAIN)
     code = compile(before + _TAKEN_OVER + main + rest, "agent.py", "exec")
     unchecked = (1).to_bytes(4, "little") + bytes(8)

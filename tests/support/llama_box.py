@@ -19,7 +19,7 @@ from appliance.domain.messages import (
 )
 from appliance.domain.models import ModelFile, ModelProbe
 from appliance.errors import InvalidInput
-from appliance.services import gguf
+from appliance.models.gguf import header
 from appliance.spi.registry import PluginContext
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
 
@@ -105,10 +105,10 @@ def _exists(pid: int) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _inspected(path: Path, _changed_ns: int, _size: int) -> gguf.GgufInfo | None:
+def _inspected(path: Path, _changed_ns: int, _size: int) -> header.GgufInfo | None:
     """Read once, as the product does: a real model's header takes a tenth of a second."""
     try:
-        return gguf.inspect(path)
+        return header.inspect(path)
     except InvalidInput:
         return None
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import cast
 
 from appliance.domain.messages import CompletionRequest
-from plugins.providers.llama_cpp.prefixes import can_start
-from plugins.providers.llama_cpp.room import SLOTS_PER_SEQUENCE, Room
-from plugins.providers.llama_cpp.sampling import Sampler
-from plugins.providers.llama_cpp.sequences import Job, Lane, Sequence
+from plugins.providers.llama_cpp.engine.kv_cache import SLOTS_PER_SEQUENCE, Room
+from plugins.providers.llama_cpp.engine.prefix_cache import can_start
+from plugins.providers.llama_cpp.engine.sequences import Job, Lane, Sequence
+from plugins.providers.llama_cpp.sampling.sampler import Sampler
 
 
 class ListMemory:

@@ -3,12 +3,12 @@
 from functools import lru_cache
 from pathlib import Path
 
-from plugins.providers.llama_cpp.batch import Batch
-from plugins.providers.llama_cpp.candidates import Candidates
-from plugins.providers.llama_cpp.library import load
-from plugins.providers.llama_cpp.native import Context, Model
-from plugins.providers.llama_cpp.nativelog import ErrorLog
-from plugins.providers.llama_cpp.sampling import made_grammar
+from plugins.providers.llama_cpp.native.batch import Batch
+from plugins.providers.llama_cpp.native.bindings import Context, Model
+from plugins.providers.llama_cpp.native.loader import load
+from plugins.providers.llama_cpp.native.log import ErrorLog
+from plugins.providers.llama_cpp.sampling.logits import Candidates
+from plugins.providers.llama_cpp.sampling.sampler import made_grammar
 
 BYTES = 5  # the token of byte 0
 END = 4

@@ -11,8 +11,8 @@ import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from appliance.services.rootfs_entries import Bounds
-from appliance.services.sandbox_rootfs import RootStore
+from appliance.sandbox.rootfs.formats.entries import Bounds
+from appliance.sandbox.rootfs.store import RootStore
 
 MIB = 1024 * 1024
 BOUNDS = Bounds(64 * MIB, 2000)

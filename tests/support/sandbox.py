@@ -13,7 +13,7 @@ import msgspec
 
 from appliance import errors
 from appliance.domain.execution import BackendStatus, Limits, RunRequest, RunResult, SandboxFile
-from plugins.sandboxes.bubblewrap import binary
+from plugins._shared import bwrap_binary
 from tests.support.sandbox_service import frame, read_frame
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,7 +137,7 @@ def _error(name: str, message: str) -> BaseException:
 def without_user_namespaces() -> tuple[str, ...]:
     """A command that runs another one where no user namespace can be made."""
     options = ("--unshare-user", "--disable-userns", "--dev-bind", "/", "/")
-    return (str(binary.locate().program), *options, "--")
+    return (str(bwrap_binary.locate().program), *options, "--")
 
 
 async def start_as_ordinary_user(

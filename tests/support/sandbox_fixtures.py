@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from appliance.sandbox import python_runtime
+from appliance.sandbox.python import runtime
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from tests.support.sandbox import ORDINARY_USER, ROOT, Backend, start_as_ordinary_user
 from tests.support.sandbox_service import plugin_context
@@ -20,7 +20,7 @@ from tests.support.sandbox_service import plugin_context
 def sandbox_python() -> Path:
     """The sandbox's Python, made once per machine in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return python_runtime.prepare(cache / "monkey-coder-tests")
+    return runtime.prepare(cache / "monkey-coder-tests")
 
 
 @pytest.fixture(scope="session")

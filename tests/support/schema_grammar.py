@@ -3,10 +3,10 @@
 from typing import Any
 
 from appliance.errors import InvalidInput
-from plugins.providers.llama_cpp.gbnf import GrammarError
-from plugins.providers.llama_cpp.grammars import checked_rules
-from plugins.providers.llama_cpp.rules import Rules
-from plugins.providers.llama_cpp.schema import schema_rule
+from plugins.providers.llama_cpp.grammar.gbnf_builder import Rules
+from plugins.providers.llama_cpp.grammar.gbnf_parser import GrammarError
+from plugins.providers.llama_cpp.grammar.gbnf_safety import checked_rules
+from plugins.providers.llama_cpp.grammar.json_schema.compiler import schema_rule
 
 
 def schema_grammar(schema: Any, place: str) -> str:

@@ -10,15 +10,15 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from appliance.config.settings import SchedulerSettings, Settings
 from appliance.domain.messages import TokenUsage
 from appliance.domain.tasks import EventKind, Task, TaskEvent, TaskRequest, TaskResult, Verification
 from appliance.domain.users import Principal, Role, Scope, User
 from appliance.events import EventBus
 from appliance.scheduler import Scheduler, TaskContext, TaskHandler
-from appliance.services.tasks import TaskService
-from appliance.settings import SchedulerSettings, Settings
-from appliance.store import task_events
-from appliance.store.database import Database, Transaction
+from appliance.services.tasks.service import TaskService
+from appliance.store.sqlite.database import Database, Transaction
+from appliance.store.tables import task_events
 
 ANSWER = TaskResult(
     text="done",

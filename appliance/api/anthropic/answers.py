@@ -5,11 +5,11 @@ from typing import Any
 import msgspec
 
 from appliance.api.anthropic.schemas import MessageAnswer, TextAnswer, ToolUseAnswer, UsageAnswer
-from appliance.api.ids import new_id
+from appliance.api.http.ids import new_id
 from appliance.domain.completions import Report
 from appliance.domain.messages import Finished, FinishReason, TextDelta, TokenUsage, ToolCall
 from appliance.errors import ProviderFailed
-from appliance.services.completions import Completion
+from appliance.services.completions.protocol import Completion
 
 _REASONS = {
     FinishReason.STOP: "end_turn",

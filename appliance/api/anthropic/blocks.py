@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from appliance.api.anthropic.schemas import Block, MessageBody, Role
-from appliance.api.validation import located
+from appliance.api.http.validation import located
 from appliance.domain.messages import Message, MessageRole, ToolCall
 from appliance.errors import InvalidInput
 

@@ -13,7 +13,7 @@ from appliance.api.anthropic.schemas import (
     ToolChoiceBody,
     ToolChoiceKind,
 )
-from appliance.api.validation import located
+from appliance.api.http.validation import located
 from appliance.domain.completions import Ask
 from appliance.domain.messages import (
     OutputFormat,

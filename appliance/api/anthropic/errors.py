@@ -6,10 +6,10 @@ from typing import Any
 
 from litestar import Request, Response
 
-from appliance.api.context import request_id
-from appliance.api.dialects import Dialect, Headers, Problem
-from appliance.api.errors import respond
-from appliance.api.limits import Window
+from appliance.api.http.dialect import Dialect, Headers, Problem
+from appliance.api.http.errors import respond
+from appliance.api.http.rate_limit import Window
+from appliance.api.http.request_context import request_id
 
 PREFIX = "/v1/messages"
 REQUEST_ID = "request-id"

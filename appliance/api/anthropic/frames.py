@@ -7,8 +7,13 @@ import msgspec
 
 from appliance.api.anthropic import answers
 from appliance.api.anthropic.errors import error_body
-from appliance.api.completing import AnyRequest, EventFrames, Starting, problem_within
-from appliance.api.streaming import NamedFrame
+from appliance.api.streaming.completion_stream import (
+    AnyRequest,
+    EventFrames,
+    Starting,
+    problem_within,
+)
+from appliance.api.streaming.sse import NamedFrame
 from appliance.domain.messages import CompletionEvent, Finished, TextDelta, ToolCall
 
 PING = NamedFrame({"type": "ping"})

@@ -10,14 +10,14 @@ from appliance.api.anthropic import answers, convert
 from appliance.api.anthropic.errors import PREFIX, REQUEST_ID
 from appliance.api.anthropic.frames import PING, frames_of
 from appliance.api.anthropic.schemas import CountAnswer, CountBody, MessageAnswer, MessagesBody
-from appliance.api.auth import authenticated
-from appliance.api.completing import attended, report_headers, streamed
-from appliance.api.context import request_id
-from appliance.api.dependencies import services_of
-from appliance.api.generating import JsonAnswer, ModelRoute
-from appliance.api.labels import labels_of
+from appliance.api.http.auth import authenticated
+from appliance.api.http.dependencies import services_of
+from appliance.api.http.fast_route import JsonAnswer, ModelRoute
+from appliance.api.http.labels import labels_of
+from appliance.api.http.request_context import request_id
+from appliance.api.http.requests import principal_of
 from appliance.api.openapi import answers_with
-from appliance.api.requests import principal_of
+from appliance.api.streaming.completion_stream import attended, report_headers, streamed
 from appliance.domain.completions import Ask
 
 AnyRequest = Request[Any, Any, Any]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from msgspec import UNSET
 
+from appliance.api.http.times import iso, iso_or_none
 from appliance.api.monkey.account_schemas import (
     KeyAnswer,
     KeyBody,
@@ -13,7 +14,6 @@ from appliance.api.monkey.account_schemas import (
     TokenAnswer,
     UserAnswer,
 )
-from appliance.api.times import iso, iso_or_none
 from appliance.domain.users import ApiKey, KeyStats, Principal, TokenPair, User
 from appliance.errors import InvalidInput
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from appliance.api.http.times import iso, iso_or_none
 from appliance.api.monkey.schemas import (
     ArtifactAnswer,
     BranchAnswer,
@@ -14,7 +15,6 @@ from appliance.api.monkey.schemas import (
     UsageAnswer,
     VerificationAnswer,
 )
-from appliance.api.times import iso, iso_or_none
 from appliance.domain.tasks import (
     BranchReport,
     BranchStatus,

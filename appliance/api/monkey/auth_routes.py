@@ -7,10 +7,11 @@ from litestar import Request, Response, get, post
 from litestar.datastructures import Cookie
 from litestar.params import JSONBody
 
-from appliance.api import context
-from appliance.api.auth import REFRESH_COOKIE, SESSION_COOKIE, check_origin
-from appliance.api.dependencies import ServicesDependency, SettingsDependency
-from appliance.api.errors import malformed_answers
+from appliance.api.http import request_context
+from appliance.api.http.auth import REFRESH_COOKIE, SESSION_COOKIE, check_origin
+from appliance.api.http.dependencies import ServicesDependency, SettingsDependency
+from appliance.api.http.errors import malformed_answers
+from appliance.api.http.requests import principal_of
 from appliance.api.monkey import accounts
 from appliance.api.monkey.account_schemas import (
     LoginBody,
@@ -20,10 +21,9 @@ from appliance.api.monkey.account_schemas import (
     TokenAnswer,
 )
 from appliance.api.openapi import ANYBODY, OptionalBody
-from appliance.api.requests import principal_of
+from appliance.config.settings import Settings
 from appliance.domain.users import TokenPair
 from appliance.errors import InvalidInput, InvalidToken
-from appliance.settings import Settings
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -42,7 +42,7 @@ async def login(
     identifier = data.email or data.username
     if not identifier:
         raise InvalidInput.at("email", "is required (or `username`)")
-    address = context.client_address(request.scope)
+    address = request_context.client_address(request.scope)
     tokens = await services.accounts.login(identifier, data.password, address)
     return _signed_in(request, tokens, settings)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from appliance.api.monkey import personas
+from appliance.api.monkey import wire_names
 from appliance.api.monkey.catalog_schemas import (
     CapabilitiesAnswer,
     ModelAnswer,
@@ -81,8 +81,8 @@ def _model(model: ModelInfo) -> ModelAnswer:
 def _persona(persona: Persona) -> PersonaAnswer:
     return PersonaAnswer(
         name=persona,
-        slash_commands=list(personas.SLASH_COMMANDS.get(persona, ())),
-        default_task_type=personas.natural_type(persona),
+        slash_commands=list(wire_names.SLASH_COMMANDS.get(persona, ())),
+        default_task_type=wire_names.natural_type(persona),
     )
 
 

@@ -3,7 +3,7 @@
 from litestar import get
 from litestar.params import FromQuery
 
-from appliance.api.dependencies import ServicesDependency
+from appliance.api.http.dependencies import ServicesDependency
 from appliance.api.monkey import catalog
 from appliance.api.monkey.catalog_schemas import (
     CapabilitiesAnswer,

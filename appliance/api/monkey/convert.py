@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from appliance.api.monkey import personas
+from appliance.api.http.validation import located
+from appliance.api.monkey import wire_names
 from appliance.api.monkey.schemas import (
     BranchConfig,
     ContextOptions,
@@ -14,7 +15,6 @@ from appliance.api.monkey.schemas import (
     FileBody,
     PersonaConfig,
 )
-from appliance.api.validation import located
 from appliance.domain.tasks import (
     CollapseStrategy,
     Persona,
@@ -52,7 +52,7 @@ def task_request(
     """
     context = body.context or {}
     options = _context_options(context)
-    command, prompt = personas.split_command(_prompt(body))
+    command, prompt = wire_names.split_command(_prompt(body))
     if not prompt:
         raise InvalidInput.at("prompt", "the slash command needs a request after it")
     persona = command or _persona(body, options)
@@ -109,14 +109,14 @@ def _persona_configs(body: ExecuteBody) -> Iterable[tuple[str, PersonaConfig]]:
 
 def _persona(body: ExecuteBody, options: ContextOptions) -> Persona | None:
     if body.persona:
-        return personas.persona_named("persona", body.persona)
+        return wire_names.persona_named("persona", body.persona)
     for field, config in _persona_configs(body):
         if config.persona:
-            return personas.persona_named(f"{field}.persona", config.persona)
+            return wire_names.persona_named(f"{field}.persona", config.persona)
         if config.slash_commands:
-            return personas.persona_named(f"{field}.slash_commands", config.slash_commands[0])
+            return wire_names.persona_named(f"{field}.slash_commands", config.slash_commands[0])
     if options.persona:
-        return personas.persona_named("context.persona", options.persona)
+        return wire_names.persona_named("context.persona", options.persona)
     return None
 
 
@@ -127,8 +127,8 @@ def _instructions(body: ExecuteBody) -> str:
 
 def _task_type(body: ExecuteBody, persona: Persona | None) -> TaskType:
     if body.task_type:
-        return personas.task_type_named("task_type", body.task_type)
-    return personas.natural_type(persona)
+        return wire_names.task_type_named("task_type", body.task_type)
+    return wire_names.natural_type(persona)
 
 
 def _merged(configs: Iterable[BranchConfig | None]) -> BranchConfig:
@@ -154,9 +154,9 @@ def _branches(config: BranchConfig) -> int | None:
 
 def _strategy(config: BranchConfig) -> CollapseStrategy:
     if config.collapse_strategy:
-        return personas.strategy_named("collapse_strategy", config.collapse_strategy)
+        return wire_names.strategy_named("collapse_strategy", config.collapse_strategy)
     if config.strategy and config.strategy.strip().lower() not in _COORDINATION:
-        return personas.strategy_named("strategy", config.strategy)
+        return wire_names.strategy_named("strategy", config.strategy)
     return CollapseStrategy.WEIGHTED_AVERAGE
 
 

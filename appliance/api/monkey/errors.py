@@ -4,9 +4,9 @@ from typing import Any
 
 from litestar import Request, Response
 
-from appliance.api.dialects import Dialect, Headers, Problem
-from appliance.api.errors import respond, standard_body
-from appliance.api.limits import Window
+from appliance.api.http.dialect import Dialect, Headers, Problem
+from appliance.api.http.errors import respond, standard_body
+from appliance.api.http.rate_limit import Window
 
 PREFIX = "/api/v1"
 V0_MEDIA_TYPE = "application/vnd.monkey-coder.v0+json"

@@ -6,21 +6,21 @@ from litestar import Request, Response, post
 from litestar.params import JSONBody
 from litestar.response import Stream
 
-from appliance.api.dependencies import ServicesDependency, SettingsDependency
-from appliance.api.errors import status_of
-from appliance.api.labels import labels_of
+from appliance.api.http.dependencies import ServicesDependency, SettingsDependency
+from appliance.api.http.errors import status_of
+from appliance.api.http.labels import labels_of
+from appliance.api.http.requests import principal_of
 from appliance.api.monkey import answers
 from appliance.api.monkey.convert import task_request
 from appliance.api.monkey.frames import frames_of
 from appliance.api.monkey.schemas import ExecuteAnswer, ExecuteBody
 from appliance.api.openapi import answers_with, answers_with_events
-from appliance.api.requests import principal_of
-from appliance.api.streaming import event_stream, last_event_id
+from appliance.api.streaming.sse import event_stream, last_event_id
+from appliance.config.settings import Settings
 from appliance.domain.tasks import Task, TaskRequest
 from appliance.domain.users import Principal
 from appliance.errors import ApplianceError
 from appliance.services.container import Services
-from appliance.settings import Settings
 
 AnyRequest = Request[Any, Any, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from appliance.api.monkey.answers import CANCELLED_CODE, execute_answer
-from appliance.api.streaming import Frame, Frames
+from appliance.api.streaming.sse import Frame, Frames
 from appliance.domain.tasks import EventKind, Task, TaskEvent
 
 # What a candidate's frame leaves out: its whole text stays in the journal.

@@ -5,12 +5,12 @@ from typing import Any
 from litestar import Request, delete, get, post
 from litestar.params import FromPath, JSONBody
 
-from appliance.api.dependencies import ServicesDependency
-from appliance.api.local import direct_address
+from appliance.api.http.dependencies import ServicesDependency
+from appliance.api.http.loopback import direct_address
+from appliance.api.http.requests import principal_of
 from appliance.api.monkey import accounts
 from appliance.api.monkey.account_schemas import KeyAnswer, KeyBody, KeyStatsAnswer
 from appliance.api.openapi import ANYBODY, OptionalBody
-from appliance.api.requests import principal_of
 
 AnyRequest = Request[Any, Any, Any]
 

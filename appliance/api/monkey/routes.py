@@ -2,7 +2,7 @@
 
 from litestar import Router
 
-from appliance.api.auth import authenticated, public
+from appliance.api.http.auth import authenticated, public
 from appliance.api.monkey.auth_routes import login, logout, refresh, status
 from appliance.api.monkey.catalog_routes import get_capabilities, list_models, list_providers
 from appliance.api.monkey.errors import PREFIX

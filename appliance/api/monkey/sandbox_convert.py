@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from appliance.api.errors import status_of
+from appliance.api.http.errors import status_of
 from appliance.api.monkey.sandbox_schemas import (
     ArtifactAnswer,
     BuildAnswer,
@@ -23,14 +23,14 @@ from appliance.api.monkey.sandbox_schemas import (
     SandboxFileBody,
     UsageAnswer,
 )
-from appliance.api.streaming import Frame, Frames
+from appliance.api.streaming.sse import Frame, Frames
 from appliance.domain.execution import Isolation, OutputStream, SandboxFile
 from appliance.errors import ApplianceError, InvalidInput
-from appliance.sandbox import recipes
-from appliance.services.main_files import main_file
-from appliance.services.sandbox import Language, Offer
-from appliance.services.sandbox_feed import Event, Finished, Output, Started, Waits
-from appliance.services.sandbox_programs import BuildReport, Program, ProgramResult
+from appliance.sandbox.languages import recipes
+from appliance.sandbox.languages.entrypoints import main_file
+from appliance.services.sandbox.programs import BuildReport, Program, ProgramResult
+from appliance.services.sandbox.run_events import Event, Finished, Output, Started, Waits
+from appliance.services.sandbox.service import Language, Offer
 
 _LONGEST_CHARACTER = 4
 

@@ -6,13 +6,13 @@ from litestar import Request, get, post
 from litestar.params import FromQuery, JSONBody
 from litestar.response import Stream
 
-from appliance.api.departure import unless_gone
-from appliance.api.dependencies import ServicesDependency
+from appliance.api.http.dependencies import ServicesDependency
+from appliance.api.http.requests import principal_of
 from appliance.api.monkey import sandbox_convert
 from appliance.api.monkey.sandbox_schemas import LanguagesAnswer, RunAnswer, RunBody
 from appliance.api.openapi import answers_with_events
-from appliance.api.requests import principal_of
-from appliance.api.streaming import event_stream
+from appliance.api.streaming.disconnect import unless_gone
+from appliance.api.streaming.sse import event_stream
 
 AnyRequest = Request[Any, Any, Any]
 

@@ -5,13 +5,13 @@ from typing import Annotated, Any
 from litestar import Request, Response, get, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from appliance.api.dependencies import ServicesDependency
+from appliance.api.http.dependencies import ServicesDependency
+from appliance.api.http.requests import principal_of
 from appliance.api.monkey import answers
 from appliance.api.monkey.execute_routes import task_stream
 from appliance.api.monkey.schemas import ExecuteAnswer, TaskListAnswer
 from appliance.api.openapi import answers_with_events
-from appliance.api.requests import principal_of
-from appliance.api.streaming import last_event_id
+from appliance.api.streaming.sse import last_event_id
 from appliance.domain.tasks import TaskStatus
 from appliance.errors import InvalidInput
 

@@ -10,7 +10,7 @@ from statistics import fmean
 from msgspec import UNSET, Struct
 
 from appliance import __version__
-from appliance.api.ids import new_id
+from appliance.api.http.ids import new_id
 from appliance.api.openai.answer_schemas import (
     ChatAnswer,
     ChatChoice,
@@ -27,7 +27,7 @@ from appliance.api.openai.answer_schemas import (
     ToolCallAnswer,
     UsageAnswer,
 )
-from appliance.api.openai.collecting import Collected
+from appliance.api.openai.stream_merge import Collected
 from appliance.domain.completions import Report
 from appliance.domain.messages import (
     FinishReason,

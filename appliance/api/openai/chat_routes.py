@@ -7,21 +7,21 @@ from litestar import Request
 from litestar.params import JSONBody
 from litestar.types import ASGIApp
 
-from appliance.api.completing import attended, report_headers, streamed
-from appliance.api.dependencies import services_of
-from appliance.api.generating import JsonAnswer, ModelRoute
-from appliance.api.labels import labels_of
+from appliance.api.http.dependencies import services_of
+from appliance.api.http.fast_route import JsonAnswer, ModelRoute
+from appliance.api.http.labels import labels_of
+from appliance.api.http.requests import principal_of
 from appliance.api.openai.answer_schemas import ChatAnswer
 from appliance.api.openai.answers import chat_answer, opening
-from appliance.api.openai.chunks import ChatChunks
-from appliance.api.openai.collecting import collect_all, slowest
+from appliance.api.openai.body_decoder import reads
 from appliance.api.openai.convert import chat_ask, labels_in, shown, tier_of, wants_usage
-from appliance.api.openai.reading import reads
 from appliance.api.openai.schemas import ChatBody
+from appliance.api.openai.stream_chunks import ChatChunks
+from appliance.api.openai.stream_merge import collect_all, slowest
 from appliance.api.openai.streams import StreamPlan, frames_of
 from appliance.api.openapi import answers_with
-from appliance.api.requests import principal_of
-from appliance.services.completions import Completions
+from appliance.api.streaming.completion_stream import attended, report_headers, streamed
+from appliance.services.completions.protocol import Completions
 
 AnyRequest = Request[Any, Any, Any]
 

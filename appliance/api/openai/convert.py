@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from appliance.api.openai.messages import messages_of
 from appliance.api.openai.schemas import ChatBody, CompletionBody, EmbeddingBody, GenerationBody
-from appliance.api.openai.wishes import grammar_output, output_of, tools_of
+from appliance.api.openai.tool_options import grammar_output, output_of, tools_of
 from appliance.domain.completions import Ask, Urgency
 from appliance.domain.messages import EmbeddingRequest, OutputFormat, RawPrompt, Sampling
 from appliance.errors import InvalidInput

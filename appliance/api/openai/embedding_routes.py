@@ -8,17 +8,17 @@ from litestar import Request
 from litestar.params import JSONBody
 from litestar.types import ASGIApp
 
-from appliance.api.completing import attended
-from appliance.api.dependencies import services_of
-from appliance.api.generating import JsonAnswer, ModelRoute
+from appliance.api.http.dependencies import services_of
+from appliance.api.http.fast_route import JsonAnswer, ModelRoute
+from appliance.api.http.requests import principal_of
 from appliance.api.openai.answer_schemas import EmbeddingAnswer, EmbeddingUsage, VectorAnswer
+from appliance.api.openai.body_decoder import reads
 from appliance.api.openai.convert import embedding_request
-from appliance.api.openai.reading import reads
 from appliance.api.openai.schemas import EmbeddingBody
 from appliance.api.openapi import answers_with
-from appliance.api.requests import principal_of
+from appliance.api.streaming.completion_stream import attended
 from appliance.domain.messages import Embeddings
-from appliance.services.completions import Completions
+from appliance.services.completions.protocol import Completions
 
 AnyRequest = Request[Any, Any, Any]
 

@@ -1,7 +1,7 @@
 """How an error looks below this dialect's paths."""
 
-from appliance.api.dialects import Dialect
-from appliance.api.openai_errors import headers, render
+from appliance.api.http.dialect import Dialect
+from appliance.api.openai.vendor_errors import headers, render
 
 _PREFIXES = ("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models")
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from litestar import get
 from litestar.params import FromPath, FromQuery
 
-from appliance.api.dependencies import ServicesDependency
+from appliance.api.http.dependencies import ServicesDependency
+from appliance.api.http.times import iso
 from appliance.api.openai.answer_schemas import ModelAnswer, ModelListAnswer
-from appliance.api.times import iso
 from appliance.domain.models import ModelInfo
 from appliance.errors import UnknownModel
 

@@ -2,12 +2,12 @@
 
 from litestar import Router
 
-from appliance.api.auth import authenticated
+from appliance.api.http.auth import authenticated
+from appliance.api.openai.body_decoder import WireRequest
 from appliance.api.openai.chat_routes import chat_completions
 from appliance.api.openai.completion_routes import completions
 from appliance.api.openai.embedding_routes import embeddings
 from appliance.api.openai.model_routes import get_model, list_models
-from appliance.api.openai.reading import WireRequest
 
 
 def router() -> Router:

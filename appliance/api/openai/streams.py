@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import msgspec
 from litestar import Request
 
-from appliance.api.completing import EventFrames, Starting, problem_within
 from appliance.api.openai.answers import Heading, Opening, usage_of
-from appliance.api.openai.chunks import DONE, Chunks
-from appliance.api.openai.collecting import merged, without_end
-from appliance.api.openai_errors import as_shown, error_body
+from appliance.api.openai.stream_chunks import DONE, Chunks
+from appliance.api.openai.stream_merge import merged, without_end
+from appliance.api.openai.vendor_errors import as_shown, error_body
+from appliance.api.streaming.completion_stream import EventFrames, Starting, problem_within
 from appliance.domain.messages import Finished, TokenUsage
 
 AnyRequest = Request[Any, Any, Any]

@@ -7,7 +7,7 @@ from msgspec import structs
 from appliance.api.piston.convert import shown_name
 from appliance.api.piston.schemas import ExecuteAnswer, StageAnswer
 from appliance.domain.execution import EndReason, RunResult
-from appliance.services.sandbox_programs import BuildReport, ProgramResult
+from appliance.services.sandbox.programs import BuildReport, ProgramResult
 
 _MS = 1000
 _FIGURES = ("cpu_time", "wall_time", "memory")

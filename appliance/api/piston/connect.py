@@ -16,12 +16,12 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import WebSocketDisconnect
 from litestar.handlers import BaseRouteHandler
 
-from appliance.api import context
-from appliance.api.auth import find_credential
-from appliance.api.dependencies import ServicesDependency, SettingsDependency
-from appliance.api.piston import convert, following
-from appliance.api.piston.following import Message, Messages
+from appliance.api.http import request_context
+from appliance.api.http.auth import find_credential
+from appliance.api.http.dependencies import ServicesDependency, SettingsDependency
+from appliance.api.piston import convert, run_follower
 from appliance.api.piston.inbox import AnySocket, Close, Closing, Inbox
+from appliance.api.piston.run_follower import Message, Messages
 from appliance.domain.users import Principal
 from appliance.errors import ApplianceError, Forbidden, Unauthenticated
 from appliance.services.container import Services
@@ -46,7 +46,7 @@ async def connect(
     socket: AnySocket, services: ServicesDependency, settings: SettingsDependency
 ) -> None:
     """Run one program, tell of it, and close."""
-    principal = context.principal(socket.scope)
+    principal = request_context.principal(socket.scope)
     if principal is None:
         raise Unauthenticated("credentials are missing")
     await socket.accept()
@@ -79,7 +79,7 @@ async def _run(socket: AnySocket, inbox: Inbox, services: Services, principal: P
     program = convert.program(body, offer)
     compiled = any(each.compiled for each in offer.languages if each.name == program.language)
     events = services.sandbox.events(principal, program)
-    await follow(socket, inbox, following.messages(events, compiled=compiled))
+    await follow(socket, inbox, run_follower.messages(events, compiled=compiled))
 
 
 async def follow(socket: AnySocket, inbox: Inbox, messages: Messages) -> None:
@@ -94,7 +94,7 @@ async def follow(socket: AnySocket, inbox: Inbox, messages: Messages) -> None:
     finally:
         await _stopped(telling, hearing)  # what ends the telling ends the run
     if telling.cancelled():
-        await _tell(socket, following.killed(hearing.result()))
+        await _tell(socket, run_follower.killed(hearing.result()))
     else:
         telling.result()
 

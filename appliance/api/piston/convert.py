@@ -17,10 +17,10 @@ from appliance.api.piston.schemas import (
 )
 from appliance.domain.execution import Limits, SandboxFile
 from appliance.errors import InvalidInput, NotFound
-from appliance.services import sandbox_programs
-from appliance.services.main_files import main_file
-from appliance.services.sandbox import Language, Offer
-from appliance.services.sandbox_programs import Program
+from appliance.sandbox.languages.entrypoints import main_file
+from appliance.services.sandbox import programs
+from appliance.services.sandbox.programs import Program
+from appliance.services.sandbox.service import Language, Offer
 
 # What its clients call these languages, by their own name here.
 _NAMES = {"node": "javascript", "cpp": "c++"}
@@ -156,7 +156,7 @@ def _limits(body: ExecuteBody, allowed: Limits, *, compiled: bool) -> dict[str, 
 
 def _bounded(field: str, body: ExecuteBody, allowed: Limits, name: str, units: int = 1) -> float:
     """What the client gives in `units` of the limit `name`, or all that is allowed."""
-    most, least = getattr(allowed, name), sandbox_programs.least(name)
+    most, least = getattr(allowed, name), programs.least(name)
     given: float | None = getattr(body, field)
     if given is None or given <= 0:
         return most

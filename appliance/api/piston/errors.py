@@ -4,8 +4,8 @@ from typing import Any
 
 from litestar import Request, Response
 
-from appliance.api.dialects import Dialect, Problem
-from appliance.api.errors import respond
+from appliance.api.http.dialect import Dialect, Problem
+from appliance.api.http.errors import respond
 
 PREFIX = "/api/v2"
 

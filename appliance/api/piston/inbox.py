@@ -8,8 +8,8 @@ import msgspec
 from litestar import WebSocket
 from litestar.exceptions import WebSocketDisconnect
 
+from appliance.api.http.validation import located
 from appliance.api.piston.schemas import ExecuteBody
-from appliance.api.validation import located
 from appliance.errors import InvalidInput, PayloadTooLarge
 
 AnySocket = WebSocket[Any, Any, Any]

@@ -5,10 +5,10 @@ from typing import Any
 from litestar import Request, Router, get, post
 from litestar.params import JSONBody
 
-from appliance.api.auth import authenticated
-from appliance.api.departure import unless_gone
-from appliance.api.dependencies import ServicesDependency
-from appliance.api.piston import connect, convert, following
+from appliance.api.http.auth import authenticated
+from appliance.api.http.dependencies import ServicesDependency
+from appliance.api.http.requests import principal_of
+from appliance.api.piston import connect, convert, run_follower
 from appliance.api.piston.errors import PREFIX
 from appliance.api.piston.schemas import (
     ExecuteAnswer,
@@ -18,7 +18,7 @@ from appliance.api.piston.schemas import (
     PackageEntry,
     RuntimeAnswer,
 )
-from appliance.api.requests import principal_of
+from appliance.api.streaming.disconnect import unless_gone
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -31,7 +31,7 @@ async def execute(
     principal = principal_of(request)
     offer = await services.sandbox.offer_with(principal, lambda now: convert.has(data, now))
     events = services.sandbox.events(principal, convert.program(data, offer))
-    return await unless_gone(request, following.whole(events))
+    return await unless_gone(request, run_follower.whole(events))
 
 
 @get(["/runtimes", "/piston/runtimes"])

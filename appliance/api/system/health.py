@@ -5,9 +5,9 @@ from typing import Any
 from litestar import Request, Response, get, head
 from msgspec import Struct
 
-from appliance.api.dependencies import ServicesDependency
+from appliance.api.http.dependencies import ServicesDependency
+from appliance.api.http.times import iso
 from appliance.api.openapi import ANYBODY
-from appliance.api.times import iso
 from appliance.services.health import Condition, Health, Part
 
 _STRICT_CLIENT = "bearer mk-"

@@ -3,7 +3,7 @@
 from litestar import Response, get
 from msgspec import Struct, structs
 
-from appliance.api.dependencies import ServicesDependency, SettingsDependency
+from appliance.api.http.dependencies import ServicesDependency, SettingsDependency
 from appliance.api.openapi import ANYBODY
 from appliance.api.system.health import FullHealthAnswer, full_answer, status_code
 

@@ -4,7 +4,7 @@ from litestar import get
 from msgspec import Struct
 
 from appliance import telemetry
-from appliance.api.dependencies import ServicesDependency
+from appliance.api.http.dependencies import ServicesDependency
 from appliance.api.openapi import ANYBODY
 
 

@@ -2,9 +2,9 @@
 
 from litestar import Router
 
-from appliance.api.auth import administrator
-from appliance.api.dialects import Dialect
-from appliance.api.errors import standard_response
+from appliance.api.http.auth import administrator
+from appliance.api.http.dialect import Dialect
+from appliance.api.http.errors import standard_response
 from appliance.api.system.health import alive, health, health_head, readiness
 from appliance.api.system.load import comprehensive
 from appliance.api.system.metrics import cache, metrics

@@ -6,12 +6,12 @@ from typing import Any
 from appliance.domain.messages import CompletionRequest, EmbeddingRequest, Embeddings
 from appliance.errors import InvalidInput
 from appliance.spi.provider import Provider
+from plugins._shared.http_provider.client import Client
+from plugins._shared.http_provider.model_list_cache import MAX_MODELS, Catalogue, Offer, moment
+from plugins._shared.http_provider.options import address, missing, read_options
+from plugins._shared.http_provider.provider import Call, UpstreamProvider
 from plugins.providers.anthropic import requests, wire
 from plugins.providers.anthropic.reader import Reader
-from plugins.upstream.catalogue import MAX_MODELS, Catalogue, Offer, moment
-from plugins.upstream.client import Client
-from plugins.upstream.options import address, missing, read_options
-from plugins.upstream.provider import Call, UpstreamProvider
 
 _OWN = "https://api.anthropic.com"
 _VERSION = "/v1"
@@ -23,7 +23,7 @@ _USUAL_MAX_TOKENS = 8192
 
 
 class Anthropic:
-    """Implements plugins.upstream.provider.Dialect."""
+    """Implements plugins._shared.http_provider.provider.Dialect."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

@@ -12,11 +12,11 @@ from appliance.domain.messages import (
     TokenUsage,
     ToolCall,
 )
+from plugins._shared.http_provider import failures
+from plugins._shared.http_provider.client import decoded
+from plugins._shared.http_provider.error_body import Said
+from plugins._shared.http_provider.sse import ServerEvent
 from plugins.providers.anthropic.wire import Block, Event, Usage
-from plugins.upstream import failures
-from plugins.upstream.client import decoded
-from plugins.upstream.said import Said
-from plugins.upstream.sse import ServerEvent
 
 _REASONS = {
     "end_turn": FinishReason.STOP,

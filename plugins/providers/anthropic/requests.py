@@ -17,9 +17,9 @@ from appliance.domain.messages import (
     ToolUse,
 )
 from appliance.errors import InvalidInput
-from plugins.upstream import refusals
-from plugins.upstream.arguments import arguments
-from plugins.upstream.refusals import asked
+from plugins._shared.http_provider import unsupported
+from plugins._shared.http_provider.tool_arguments import arguments
+from plugins._shared.http_provider.unsupported import asked
 
 _NOT_THERE = (
     "min_p",
@@ -33,7 +33,7 @@ _NOT_THERE = (
 
 def message(name: str, request: CompletionRequest, max_tokens: int) -> dict[str, Any]:
     """The body for /messages. Raises InvalidInput for what can't be had."""
-    refusals.refuse(name, request, _NOT_THERE)
+    unsupported.refuse(name, request, _NOT_THERE)
     body = prompt(name, request) | {"max_tokens": max_tokens, "stream": True}
     body |= asked(request.sampling, ("temperature", "top_p", "top_k"))
     if request.sampling.stop:
@@ -44,7 +44,7 @@ def message(name: str, request: CompletionRequest, max_tokens: int) -> dict[str,
 def prompt(name: str, request: CompletionRequest) -> dict[str, Any]:
     """The part of the body that makes the prompt: what /messages/count_tokens takes."""
     if request.raw is not None:
-        raise refusals.cannot(name, "prompt")
+        raise unsupported.cannot(name, "prompt")
     system = [m.content for m in request.messages if m.role is MessageRole.SYSTEM and m.content]
     body: dict[str, Any] = {"model": request.model, "messages": _turns(request.messages)}
     if system:

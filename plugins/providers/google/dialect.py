@@ -12,14 +12,14 @@ from appliance.domain.messages import (
 )
 from appliance.errors import UnknownModel
 from appliance.spi.provider import Provider
+from plugins._shared.http_provider import embeddings
+from plugins._shared.http_provider.client import Client
+from plugins._shared.http_provider.model_list_cache import MAX_MODELS, Catalogue, Offer
+from plugins._shared.http_provider.options import address, missing, read_options
+from plugins._shared.http_provider.provider import Call, UpstreamProvider
 from plugins.providers.google import requests, wire
 from plugins.providers.google.reader import Reader
 from plugins.providers.google.signatures import Signatures
-from plugins.upstream import vectors
-from plugins.upstream.catalogue import MAX_MODELS, Catalogue, Offer
-from plugins.upstream.client import Client
-from plugins.upstream.options import address, missing, read_options
-from plugins.upstream.provider import Call, UpstreamProvider
 
 _OWN = "https://generativelanguage.googleapis.com"
 _VERSION = "/v1beta"
@@ -31,7 +31,7 @@ _WRITES, _EMBEDS = "generateContent", "embedContent"
 
 
 class Google:
-    """Implements plugins.upstream.provider.Dialect."""
+    """Implements plugins._shared.http_provider.provider.Dialect."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -63,11 +63,13 @@ class Google:
     async def embed(self, client: Client, request: EmbeddingRequest) -> Embeddings:
         made, usage = list[tuple[float, ...]](), TokenUsage()
         resource = _resource(client.name, request.model)
-        for texts in vectors.batches(request.texts, _TEXTS_AT_ONCE):
+        for texts in embeddings.batches(request.texts, _TEXTS_AT_ONCE):
             body = {"requests": [_embedding(resource, text, request.dimensions) for text in texts]}
             found = await client.post(f"/{resource}:batchEmbedContents", body, wire.Vectors)
-            vectors.check_count(client.name, len(found.embeddings), len(texts))
-            made += [vectors.of_length_one(client.name, item.values) for item in found.embeddings]
+            embeddings.check_count(client.name, len(found.embeddings), len(texts))
+            made += [
+                embeddings.of_length_one(client.name, item.values) for item in found.embeddings
+            ]
             usage += await _usage(client, resource, texts, found)
         return Embeddings(tuple(made), usage)
 

@@ -15,6 +15,10 @@ from appliance.domain.messages import (
     TokenUsage,
     ToolCall,
 )
+from plugins._shared.http_provider import failures
+from plugins._shared.http_provider.client import decoded
+from plugins._shared.http_provider.error_body import Said, clean
+from plugins._shared.http_provider.sse import ServerEvent
 from plugins.providers.google.signatures import Signatures
 from plugins.providers.google.wire import (
     Candidate,
@@ -24,10 +28,6 @@ from plugins.providers.google.wire import (
     Token,
     Usage,
 )
-from plugins.upstream import failures
-from plugins.upstream.client import decoded
-from plugins.upstream.said import Said, clean
-from plugins.upstream.sse import ServerEvent
 
 _REASONS = {
     "STOP": FinishReason.STOP,

@@ -21,10 +21,10 @@ from appliance.domain.messages import (
     ToolUse,
 )
 from appliance.errors import InvalidInput
+from plugins._shared.http_provider import unsupported
+from plugins._shared.http_provider.tool_arguments import arguments
+from plugins._shared.http_provider.unsupported import asked
 from plugins.providers.google.signatures import UNKNOWN, Signatures
-from plugins.upstream import refusals
-from plugins.upstream.arguments import arguments
-from plugins.upstream.refusals import asked
 
 _NOT_THERE = ("min_p", "repeat_penalty", "logit_bias")
 _SAMPLING = {
@@ -41,7 +41,7 @@ _USES = {ToolUse.AUTO: "AUTO", ToolUse.NONE: "NONE", ToolUse.REQUIRED: "ANY"}
 
 def content(name: str, request: CompletionRequest, signatures: Signatures) -> dict[str, Any]:
     """The body for generateContent. Raises InvalidInput for what can't be had."""
-    refusals.refuse(name, request, _NOT_THERE)
+    unsupported.refuse(name, request, _NOT_THERE)
     body = prompt(name, request, signatures)
     config = _sampling(request.sampling) | _format(request.output)
     if request.max_tokens is not None:
@@ -54,14 +54,14 @@ def content(name: str, request: CompletionRequest, signatures: Signatures) -> di
 def prompt(name: str, request: CompletionRequest, signatures: Signatures) -> dict[str, Any]:
     """The part of the body that makes the prompt."""
     if request.raw is not None:
-        raise refusals.cannot(name, "prompt")
+        raise unsupported.cannot(name, "prompt")
     system = [m.content for m in request.messages if m.role is MessageRole.SYSTEM and m.content]
     body: dict[str, Any] = {"contents": _turns(request, signatures)}
     if system:
         body["systemInstruction"] = {"parts": [{"text": "\n\n".join(system)}]}
     if request.tools:
         if not request.tool_choice.parallel:
-            raise refusals.cannot(name, "parallel_tool_calls")
+            raise unsupported.cannot(name, "parallel_tool_calls")
         body["tools"] = [{"functionDeclarations": [_function(tool) for tool in request.tools]}]
         body["toolConfig"] = {"functionCallingConfig": _choice(request.tool_choice)}
     return body

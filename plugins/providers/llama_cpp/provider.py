@@ -15,14 +15,14 @@ from appliance.domain.messages import (
 from appliance.domain.models import ModelFile, ModelInfo, ModelState, ProviderStatus
 from appliance.errors import ProviderFailed
 from appliance.spi.registry import PluginContext
-from plugins.providers.llama_cpp import vectors
-from plugins.providers.llama_cpp.answer import Answer, LinkError
-from plugins.providers.llama_cpp.fleet import Fleet
-from plugins.providers.llama_cpp.link import Link
-from plugins.providers.llama_cpp.metered import Metered
-from plugins.providers.llama_cpp.options import read_options
-from plugins.providers.llama_cpp.requests import checked
-from plugins.providers.llama_cpp.supervisor import Embedder, Phase, Writer
+from plugins.providers.llama_cpp.supervision import embeddings
+from plugins.providers.llama_cpp.supervision.answer_stream import Answer, LinkError
+from plugins.providers.llama_cpp.supervision.connection import Link
+from plugins.providers.llama_cpp.supervision.engine_pool import Fleet
+from plugins.providers.llama_cpp.supervision.metered import Metered
+from plugins.providers.llama_cpp.supervision.options import read_options
+from plugins.providers.llama_cpp.supervision.supervisor import Embedder, Phase, Writer
+from plugins.providers.llama_cpp.supervision.validation import checked
 
 _STATES = {
     Phase.UNLOADED: ModelState.UNLOADED,
@@ -114,7 +114,7 @@ class LlamaCppProvider:
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Vectors for texts. Raises InvalidInput for a model that writes text."""
-        request, tenant = vectors.checked(request), await self.fleet.tenant(request.model)
+        request, tenant = embeddings.checked(request), await self.fleet.tenant(request.model)
         supervisor = tenant.embedder()
         async with tenant.admission.enter():
             with tenant.using():
@@ -130,7 +130,7 @@ class LlamaCppProvider:
             try:
                 link = await self.fleet.link(supervisor)
                 room = supervisor.ready.context_tokens if supervisor.ready else 0
-                made = await vectors.embed(request, link, room)
+                made = await embeddings.embed(request, link, room)
                 supervisor.worked(link)
                 return made
             except LinkError as error:

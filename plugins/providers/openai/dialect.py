@@ -12,14 +12,14 @@ from appliance.domain.messages import (
     TokenUsage,
 )
 from appliance.spi.provider import Provider
+from plugins._shared.http_provider import embeddings, unsupported
+from plugins._shared.http_provider.client import Client
+from plugins._shared.http_provider.model_list_cache import Catalogue, Offer, moment
+from plugins._shared.http_provider.options import address, missing, read_options
+from plugins._shared.http_provider.provider import Call, UpstreamProvider
 from plugins.providers.openai import requests, wire
-from plugins.providers.openai.counting import Counter
 from plugins.providers.openai.reader import Reader
-from plugins.upstream import refusals, vectors
-from plugins.upstream.catalogue import Catalogue, Offer, moment
-from plugins.upstream.client import Client
-from plugins.upstream.options import address, missing, read_options
-from plugins.upstream.provider import Call, UpstreamProvider
+from plugins.providers.openai.token_count import Counter
 
 _OWN = "https://api.openai.com"
 _VERSION = "/v1"
@@ -29,7 +29,7 @@ _TEXTS_AT_ONCE = 256
 
 
 class OpenAI:
-    """Implements plugins.upstream.provider.Dialect."""
+    """Implements plugins._shared.http_provider.provider.Dialect."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -58,22 +58,22 @@ class OpenAI:
         if not self._client.server:
             await catalogue.find("")
         if self._client.server.startswith(_LLAMA_SERVER):
-            raise refusals.cannot(self._client.name, "suffix")
+            raise unsupported.cannot(self._client.name, "suffix")
 
     async def count(self, client: Client, request: CompletionRequest) -> int:
         return await self._counter.count(client, request)
 
     async def embed(self, client: Client, request: EmbeddingRequest) -> Embeddings:
         made, usage = list[tuple[float, ...]](), TokenUsage()
-        for texts in vectors.batches(request.texts, _TEXTS_AT_ONCE):
+        for texts in embeddings.batches(request.texts, _TEXTS_AT_ONCE):
             body: dict[str, Any] = {"model": request.model, "input": list(texts)}
             body["encoding_format"] = "float"
             if request.dimensions is not None:
                 body["dimensions"] = request.dimensions
             found = await client.post("/embeddings", body, wire.Vectors)
-            vectors.check_count(client.name, len(found.data), len(texts))
+            embeddings.check_count(client.name, len(found.data), len(texts))
             in_order = sorted(found.data, key=lambda vector: vector.index)
-            made += [vectors.of_length_one(client.name, item.embedding) for item in in_order]
+            made += [embeddings.of_length_one(client.name, item.embedding) for item in in_order]
             usage += TokenUsage(found.usage.prompt_tokens if found.usage else 0)
         return Embeddings(tuple(made), usage)
 

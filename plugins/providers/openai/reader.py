@@ -14,12 +14,12 @@ from appliance.domain.messages import (
     TokenUsage,
     ToolCall,
 )
-from plugins.providers.openai.likelihoods import likelihoods
+from plugins._shared.http_provider import failures
+from plugins._shared.http_provider.client import decoded
+from plugins._shared.http_provider.error_body import Said
+from plugins._shared.http_provider.sse import ServerEvent
+from plugins.providers.openai.logprobs import likelihoods
 from plugins.providers.openai.wire import CallPiece, Choice, Chunk, Usage
-from plugins.upstream import failures
-from plugins.upstream.client import decoded
-from plugins.upstream.said import Said
-from plugins.upstream.sse import ServerEvent
 
 _LAST = b"[DONE]"
 _REASONS = {

@@ -16,8 +16,8 @@ from appliance.domain.messages import (
     ToolChoice,
     ToolUse,
 )
-from plugins.upstream import refusals
-from plugins.upstream.refusals import asked
+from plugins._shared.http_provider import unsupported
+from plugins._shared.http_provider.unsupported import asked
 
 _SAMPLING = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed")
 _EXTRA = ("top_k", "min_p", "repeat_penalty")
@@ -43,9 +43,9 @@ def completion(name: str, request: CompletionRequest, *, official: bool) -> dict
     """The body for /completions: `request.raw` goes on, or its gap is filled."""
     raw = request.raw
     if raw is None or request.messages:
-        raise refusals.InvalidInput.at("messages", "a raw prompt has none")
+        raise unsupported.InvalidInput.at("messages", "a raw prompt has none")
     if request.output.kind is not OutputKind.TEXT:
-        raise refusals.cannot(name, "response_format")
+        raise unsupported.cannot(name, "response_format")
     body = _common(name, request, official=official) | {"prompt": raw.text}
     if raw.suffix is not None:
         body["suffix"] = raw.suffix
@@ -79,7 +79,7 @@ def _common(name: str, request: CompletionRequest, *, official: bool) -> dict[st
     if sampling.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias}
     if official:
-        refusals.refuse(name, request, _EXTRA)
+        unsupported.refuse(name, request, _EXTRA)
         return body
     extra = asked(sampling, _EXTRA)
     if "repeat_penalty" in extra:

@@ -25,7 +25,7 @@ In the launcher, a small process of its own:
     nest.py       its namespaces, and what it mounts in them
     fence.py      the control groups of the runs; groups_v1.py, groups_v2.py, leftovers.py
 
-What runs inside as PID 1, and the talk with it, is in plugins/inside.
+What runs inside as PID 1, and the talk with it, is in plugins/_shared/stage.
 """
 
 # The launcher, a module of this package, is to stay small: it has no use for these.

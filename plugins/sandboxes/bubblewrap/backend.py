@@ -17,18 +17,18 @@ from appliance.domain.execution import (
 from appliance.errors import SandboxUnavailable
 from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
-from plugins.inside import landlock_proof, prepared
-from plugins.inside.backend import ProbedBackend
-from plugins.inside.readiness import Readiness
-from plugins.rootfs import records
-from plugins.rootfs.python import interpreter
+from plugins._shared.rootfs import selection
+from plugins._shared.rootfs.python import interpreter
+from plugins._shared.stage import landlock_probe, toolchain_cache
+from plugins._shared.stage.backend import ProbedBackend
+from plugins._shared.stage.prewarm_setup import Readiness
 from plugins.sandboxes.bubblewrap import probe
-from plugins.sandboxes.bubblewrap.places import Sources
+from plugins.sandboxes.bubblewrap.bwrap.layout import Sources
+from plugins.sandboxes.bubblewrap.pool.warm_pool import Warmth
 from plugins.sandboxes.bubblewrap.results import result
-from plugins.sandboxes.bubblewrap.run import Run
-from plugins.sandboxes.bubblewrap.sandboxes import Sandboxes
-from plugins.sandboxes.bubblewrap.spawner import Spawner
-from plugins.sandboxes.bubblewrap.warmth import Warmth
+from plugins.sandboxes.bubblewrap.runs.run import Run
+from plugins.sandboxes.bubblewrap.runs.sandboxes import Sandboxes
+from plugins.sandboxes.bubblewrap.runs.spawner import Spawner
 
 _NAME = "bubblewrap"
 _UNKNOWN = Isolation(_NAME, IsolationLevel.NAMESPACES, ())
@@ -87,23 +87,23 @@ class Bubblewrap(ProbedBackend):
 
     async def _start(self) -> None:
         context = self._context
-        root = records.chosen(context)
+        root = selection.chosen(context)
         python = await asyncio.to_thread(interpreter, root, context.sandbox_python)
         sources = Sources(
             python.own,
             self._toolchains,
             root and root.path,
             python.program,
-            await asyncio.to_thread(prepared.folder, context),
+            await asyncio.to_thread(toolchain_cache.folder, context),
         )
         await self._spawner.start(sources, context.runtime_dir)
         self._started = True
 
     async def _with_landlock(self, isolation: Isolation) -> Isolation:
-        request = RunRequest(("python", "-c", landlock_proof.PROGRAM), limits=_PROBE_LIMITS)
+        request = RunRequest(("python", "-c", landlock_probe.PROGRAM), limits=_PROBE_LIMITS)
         outcome = await self._run(request, _UNKNOWN)
         try:
-            layers, degraded = landlock_proof.layers(outcome.stdout)
+            layers, degraded = landlock_probe.layers(outcome.stdout)
         except msgspec.DecodeError as error:
             raise SandboxUnavailable(
                 f"the sandbox's Python does not work: {_last_line(outcome)}"

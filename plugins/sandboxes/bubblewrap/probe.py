@@ -7,7 +7,7 @@ import msgspec
 
 from appliance.domain.execution import Isolation, IsolationLevel
 from appliance.errors import SandboxUnavailable
-from plugins.sandboxes.bubblewrap.walls import Walls
+from plugins.sandboxes.bubblewrap.runs.launcher_facts import Walls
 
 _NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
 # The stage, the program, and a child of it.

@@ -2,19 +2,19 @@
 
 from appliance.domain.execution import EndReason, Isolation, RunResult, RunUsage
 from appliance.errors import ApplianceError, InvalidInput, SandboxUnavailable
-from plugins.inside import stage
-from plugins.inside.unavailable import unavailable
+from plugins._shared.stage import init
+from plugins._shared.stage.unavailable import unavailable
 from plugins.sandboxes.bubblewrap import diagnosis
-from plugins.sandboxes.bubblewrap.run import Run
+from plugins.sandboxes.bubblewrap.runs.run import Run
 
 _SIGKILL = 9
 _LAST_SIGNAL = 64
 
 _REASONS = {
-    stage.EXITED: EndReason.EXITED,
-    stage.SIGNALLED: EndReason.SIGNALLED,
-    stage.CPU: EndReason.CPU_TIME,
-    stage.MEMORY: EndReason.MEMORY,
+    init.EXITED: EndReason.EXITED,
+    init.SIGNALLED: EndReason.SIGNALLED,
+    init.CPU: EndReason.CPU_TIME,
+    init.MEMORY: EndReason.MEMORY,
 }
 
 

@@ -17,7 +17,7 @@ the administrator installs, and costs a fifth of a second and more per run.
     words.py         what an administrator is told
     backend.py       the SandboxBackend
 
-What runs inside, and the talk with it, is in plugins/guest.
+What runs inside, and the talk with it, is in plugins/_shared/guest.
 """
 
 from appliance.spi.registry import PluginContext, Registry

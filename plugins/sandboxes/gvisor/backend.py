@@ -18,18 +18,18 @@ from appliance.domain.execution import (
 from appliance.errors import ApplianceError, SandboxUnavailable
 from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
-from plugins.guest.results import result
-from plugins.guest.run import GuestRun
-from plugins.inside import prepared
-from plugins.inside.backend import ProbedBackend
-from plugins.inside.patience import patiently
-from plugins.inside.unavailable import unavailable
-from plugins.rootfs import records
-from plugins.rootfs.python import interpreter
-from plugins.sandboxes.gvisor import differences, probe, runsc, words
+from plugins._shared.guest.results import result
+from plugins._shared.guest.run import GuestRun
+from plugins._shared.rootfs import selection
+from plugins._shared.rootfs.python import interpreter
+from plugins._shared.stage import toolchain_cache
+from plugins._shared.stage.backend import ProbedBackend
+from plugins._shared.stage.shield import patiently
+from plugins._shared.stage.unavailable import unavailable
+from plugins.sandboxes.gvisor import kernel_differences, probe, remedies, runsc
 from plugins.sandboxes.gvisor.bundle import Root
+from plugins.sandboxes.gvisor.process_tree import Tree
 from plugins.sandboxes.gvisor.spawner import Spawner, Started, launcher
-from plugins.sandboxes.gvisor.tree import Tree
 
 _NAME = "gvisor"
 _UNKNOWN = Isolation(_NAME, IsolationLevel.GVISOR, ())
@@ -92,7 +92,7 @@ class GVisor(ProbedBackend):
         return self._spawner
 
     def _lay_out(self, found: runsc.Runsc) -> Spawner:
-        chosen = records.chosen(self._context)
+        chosen = selection.chosen(self._context)
         python = interpreter(chosen, self._context.sandbox_python)
         toolchains = tuple(map(Path, self._context.settings.get("toolchains", ())))
         home = self._context.runtime_dir / _NAME
@@ -100,7 +100,7 @@ class GVisor(ProbedBackend):
             if home.exists():  # a layout that did not come to its end
                 shutil.rmtree(home)
             home.mkdir(mode=0o700, parents=True)
-            ready = prepared.folder(self._context)
+            ready = toolchain_cache.folder(self._context)
             root = Root(home / "root", python, chosen and chosen.path, toolchains, ready)
             return Spawner(home, found, root, launcher(home, python.own, self._context))
         except OSError as error:
@@ -125,7 +125,7 @@ class GVisor(ProbedBackend):
             else:
                 if outcome.ok:
                     return platform, outcome
-                problems.append(f"{platform}: {words.end_of(outcome)}")
+                problems.append(f"{platform}: {remedies.end_of(outcome)}")
         raise unavailable(
             f"runsc is there, but runs nothing here ({'; '.join(problems)})",
             "allow the service what its message asks for, or take a newer runsc",
@@ -164,10 +164,10 @@ class GVisor(ProbedBackend):
                     await patiently(run.close())
                     self._require_open()
                     raise asyncio.CancelledError
-                await run.play(differences.job_for(request, counted=started.counted))
+                await run.play(kernel_differences.job_for(request, counted=started.counted))
             finally:
                 self._runs.discard(run)
-            last_words = words.last(tree.log.value(), started.folder)
+            last_words = remedies.last(tree.log.value(), started.folder)
         finally:
             spawner.clear(started)
         outcome = result(
@@ -178,7 +178,7 @@ class GVisor(ProbedBackend):
             most_bytes=tree.most_bytes,
         )
         counted_s = run.cpu_s if started.counted else None
-        return structs.replace(outcome, usage=differences.possible(outcome.usage, counted_s))
+        return structs.replace(outcome, usage=kernel_differences.possible(outcome.usage, counted_s))
 
 
 def _adopt(

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from appliance.domain import prepared
-from plugins.guest.compiled import agent_files
-from plugins.inside.environment import ENVIRONMENT, TOOLCHAINS
-from plugins.rootfs.python import Interpreter
-from plugins.sandboxes.bubblewrap import system
-from plugins.sandboxes.gvisor.rooms import USER, Mount, Room, hints, most_files
+from appliance.domain import toolchain_cache
+from plugins._shared.guest.agent_bundle import agent_files
+from plugins._shared.rootfs import system_mounts
+from plugins._shared.rootfs.python import Interpreter
+from plugins._shared.stage.environment import ENVIRONMENT, TOOLCHAINS
+from plugins.sandboxes.gvisor.tmpfs_mounts import USER, Mount, Room, hints, most_files
 
 _AGENT = "/etc/sandbox"
 _FOLDERS = ("proc", "dev", "sys", "tmp", "run", "var", "workspace", "etc/sandbox")
@@ -59,12 +59,12 @@ class Root:
             self._write(f"{_AGENT[1:]}/{name}", content)
         (folder / "var" / "tmp").symlink_to("../tmp")
         etc = folder / "etc"
-        shown = system.system(chosen, etc, system.config_of(chosen))
-        self._lay_out([*shown, *system.python(python.own, python.program)], etc)
+        shown = system_mounts.system(chosen, etc, system_mounts.config_of(chosen))
+        self._lay_out([*shown, *system_mounts.python(python.own, python.program)], etc)
         for number, path in enumerate(toolchains):
             self._show(path, f"{TOOLCHAINS}/{number}")
         if ready is not None:
-            self._show(ready, prepared.INSIDE)
+            self._show(ready, toolchain_cache.INSIDE)
         self.names = frozenset(path.name for path in folder.iterdir())
 
     def write_bundle(self, place: Path, rooms: Sequence[Room]) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from appliance.domain.execution import Isolation, IsolationLevel
 from appliance.errors import SandboxUnavailable
-from plugins.sandboxes.bubblewrap.fence import Fence
+from plugins._shared.cgroups.control import Fence
 from plugins.sandboxes.gvisor.bundle import USER
 
 # The stage, the program, and a child of it.

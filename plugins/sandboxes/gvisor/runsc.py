@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from plugins.inside.unavailable import unavailable
+from plugins._shared.stage.unavailable import unavailable
 
 _PLACES = ("/usr/bin/runsc", "/usr/local/bin/runsc")
 _INSTALL = (

@@ -21,16 +21,16 @@ from msgspec import Struct, structs
 from appliance.domain.execution import Limits
 from appliance.errors import SandboxUnavailable
 from appliance.spi.registry import PluginContext
-from plugins.guest.compiled import compiled
-from plugins.inside.unavailable import unavailable
-from plugins.sandboxes.bubblewrap.fence import Fence
-from plugins.sandboxes.bubblewrap.groups import Group
+from plugins._shared.cgroups.base import Group
+from plugins._shared.cgroups.control import Fence
+from plugins._shared.guest.agent_bundle import compiled
+from plugins._shared.stage.unavailable import unavailable
 from plugins.sandboxes.gvisor.bundle import Root
-from plugins.sandboxes.gvisor.launch import OWN_MEMORY
-from plugins.sandboxes.gvisor.rooms import made_by_launcher, rooms
+from plugins.sandboxes.gvisor.launcher import OWN_MEMORY
 from plugins.sandboxes.gvisor.runsc import Runsc
+from plugins.sandboxes.gvisor.tmpfs_mounts import made_by_launcher, rooms
 
-_LAUNCHER = "plugins.sandboxes.gvisor.launch"
+_LAUNCHER = "plugins.sandboxes.gvisor.launcher"
 
 # Threads of the host: gVisor's own, and those that stand for the program's. How many
 # processes and threads the program has is limited by gVisor's kernel.

@@ -13,7 +13,7 @@ in kind, but QEMU's developers do not treat its emulation as one, and it is slow
     kernel.py, modules.py          the host's kernel and the drivers that it needs
     cpio.py, first_program.py, initramfs.py    from the kernel to the root file system
     root.py, files.py              that file system, made once and kept
-    init.py                        PID 1 in the guest; then plugins/guest takes over
+    init.py                        PID 1 in the guest; then plugins/_shared/guest takes over
     command.py, confinement.py     QEMU's command line, and what keeps QEMU in
     machine.py, starter.py, machines.py, monitor.py    one QEMU; starting them; the snapshot
     acceleration.py, probe.py      what this machine offers, found out by trying

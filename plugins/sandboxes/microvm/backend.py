@@ -19,22 +19,22 @@ from appliance.domain.execution import (
 from appliance.errors import SandboxUnavailable
 from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
-from plugins.guest.results import result
-from plugins.guest.run import GuestRun
-from plugins.inside.backend import ProbedBackend
-from plugins.inside.job import job
-from plugins.inside.patience import patiently
-from plugins.inside.unavailable import unavailable
-from plugins.rootfs import records
-from plugins.rootfs.python import interpreter
-from plugins.sandboxes.bubblewrap.fence import Fence
-from plugins.sandboxes.bubblewrap.identity import Identities, identities
-from plugins.sandboxes.microvm import acceleration, files, kernel, machines, probe
-from plugins.sandboxes.microvm.command import Accelerator
-from plugins.sandboxes.microvm.confinement import Confinement, confine
+from plugins._shared.cgroups.control import Fence
+from plugins._shared.guest.results import result
+from plugins._shared.guest.run import GuestRun
+from plugins._shared.rootfs import selection
+from plugins._shared.rootfs.python import interpreter
+from plugins._shared.stage.backend import ProbedBackend
+from plugins._shared.stage.job import job
+from plugins._shared.stage.shield import patiently
+from plugins._shared.stage.unavailable import unavailable
+from plugins._shared.user_ids import Identities, identities
+from plugins.sandboxes.microvm import acceleration, boot_files, kernel, machine_pool, probe
 from plugins.sandboxes.microvm.machine import Machine
-from plugins.sandboxes.microvm.machines import Machines
-from plugins.sandboxes.microvm.starter import Starter
+from plugins.sandboxes.microvm.machine_pool import Machines
+from plugins.sandboxes.microvm.qemu_argv import Accelerator
+from plugins.sandboxes.microvm.qemu_confinement import Confinement, confine
+from plugins.sandboxes.microvm.qemu_spawner import Starter
 
 _NAME = "microvm"
 _UNKNOWN = Isolation(_NAME, IsolationLevel.MICROVM, ())
@@ -56,7 +56,7 @@ class MicroVm(ProbedBackend):
         self._context = context
         self._settings = context.settings
         self._machines: Machines | None = None
-        self._files: files.Files | None = None
+        self._files: boot_files.Files | None = None
         self._confinement: Confinement | None = None
         self._fence: Fence | None = None
         self._users = Identities(None)
@@ -127,18 +127,20 @@ class MicroVm(ProbedBackend):
         self._lack = problem
         return await self._first(Starter(*given, Accelerator.EMULATION))
 
-    def _prepare(self, found: kernel.Kernel) -> files.Files:
-        chosen = records.chosen(self._context)
+    def _prepare(self, found: kernel.Kernel) -> boot_files.Files:
+        chosen = selection.chosen(self._context)
         base, digest = (chosen.path, chosen.sha256) if chosen else (None, "")
         python = interpreter(chosen, self._context.sandbox_python)
-        return files.prepare(self._context.data_dir, files.parts(found, python, base, digest))
+        return boot_files.prepare(
+            self._context.data_dir, boot_files.parts(found, python, base, digest)
+        )
 
     async def _first(self, starter: Starter) -> Machines:
         """The machines of this starter, once one has started."""
         offered = Machines(starter)
         user = self._users.take()
         try:
-            await offered.keep(machines.shape(self._usual_limits()), user)
+            await offered.keep(machine_pool.shape(self._usual_limits()), user)
         except BaseException:
             await asyncio.to_thread(offered.close)
             raise
@@ -210,7 +212,7 @@ class MicroVm(ProbedBackend):
         if self._closed or offered is None:
             raise SandboxUnavailable("the sandbox is shut down")
         try:
-            return offered, await offered.start(machines.shape(request.limits), user)
+            return offered, await offered.start(machine_pool.shape(request.limits), user)
         except SandboxUnavailable:
             self._require_open()  # closing ends what is just starting
             raise
@@ -219,7 +221,7 @@ class MicroVm(ProbedBackend):
         self, offered: Machines, machine: Machine, request: RunRequest, watcher: RunWatcher | None
     ) -> GuestRun:
         try:
-            await machine.order(machines.orders(request.limits))
+            await machine.order(machine_pool.orders(request.limits))
             self._require_open()  # it may have been closed while the machine was starting
         except BaseException:
             await patiently(machine.end())

@@ -2,7 +2,7 @@
 
 from plugins.sandboxes.microvm import cpio
 from plugins.sandboxes.microvm.first_program import Call, program
-from plugins.sandboxes.microvm.modules import Modules
+from plugins.sandboxes.microvm.kernel_modules import Modules
 
 _DRIVERS = ("virtio_mmio", "virtio_blk", "virtio_console", "ext4")
 SANDBOX = "/opt/sandbox"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from plugins.inside.unavailable import unavailable
+from plugins._shared.stage.unavailable import unavailable
 
 _BOOT = Path("/boot")
 _MODULES = Path("/lib/modules")

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from appliance.errors import SandboxUnavailable
-from plugins.inside.output import CappedOutput
-from plugins.inside.pipes import PipeReader
-from plugins.sandboxes.bubblewrap.groups import Group
-from plugins.sandboxes.microvm.init import READY
+from plugins._shared.cgroups.base import Group
+from plugins._shared.stage.output import CappedOutput
+from plugins._shared.stage.pipes import PipeReader
+from plugins.sandboxes.microvm.guest_init import READY
 
 _DEATH_S = 10.0
 _DRAIN_S = 5.0
@@ -22,7 +22,7 @@ _MOST_SAID = 4 << 20
 
 
 class Machine:
-    """Implements plugins.guest.run.Guest. To be made on the loop, with a process just started.
+    """Implements plugins._shared.guest.run.Guest. Made on the loop, with a process just started.
 
     `port` is our end of the guest's serial port and `log` the read end of what QEMU and
     the guest's console say; both belong to the machine from now on, until `give_port`. So

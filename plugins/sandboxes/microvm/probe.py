@@ -6,8 +6,8 @@ import msgspec
 
 from appliance.domain.execution import Isolation, IsolationLevel
 from appliance.errors import SandboxUnavailable
-from plugins.sandboxes.microvm.command import Accelerator
-from plugins.sandboxes.microvm.machines import Machines
+from plugins.sandboxes.microvm.machine_pool import Machines
+from plugins.sandboxes.microvm.qemu_argv import Accelerator
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 # The stage, the program, and a child of it.

@@ -1,0 +1,173 @@
+"""The box that a command works on: its settings, its data directory, its database."""
+
+import asyncio
+import functools
+import gc
+import os
+import pwd
+import signal
+import stat
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from msgspec import structs
+
+from appliance.config import loader
+from appliance.config.loader import Loaded
+from appliance.config.settings import LogSettings, Settings
+from appliance.errors import ConfigError, SetupError
+
+if TYPE_CHECKING:
+    from appliance.store.sqlite.database import Database
+
+T = TypeVar("T")
+
+DATABASE_FILE = "monkey-coder.db"
+_SQLITE = "sqlite:///"
+_FORBIDDEN_MODE = stat.S_IWGRP | stat.S_IRWXO
+
+
+def box_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command --config and --data-dir; it receives the result as keyword `loaded`."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, config_file: Path | None, data_dir: Path | None, **kwargs: Any) -> T:
+        loaded = load_box(config_file, data_dir)
+        quiet_logging(loaded.settings.log)
+        return command(*args, loaded=loaded, **kwargs)
+
+    return box_flags(wrapper)
+
+
+def box_flags(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command --config and --data-dir as they are: `config_file` and `data_dir`."""
+    file = click.Path(dir_okay=False, path_type=Path)
+    folder = click.Path(file_okay=False, path_type=Path)
+    for option in (
+        click.option("--data-dir", type=folder, help="The box's data directory."),
+        click.option("--config", "config_file", type=file, help="The configuration file to read."),
+    ):
+        command = option(command)
+    return command
+
+
+def load_box(
+    config_file: Path | None, data_dir: Path | None, flags: Mapping[str, Any] | None = None
+) -> Loaded:
+    """The settings of a box; `flags` are further ones by dotted name, None: not given."""
+    chosen = {"data.dir": None if data_dir is None else str(data_dir)}
+    return loader.load(config_file, os.environ, {**chosen, **(flags or {})})
+
+
+def quiet_logging(settings: LogSettings) -> None:
+    """A command tells its result itself; of the log, a person sees what is wrong."""
+    # Imported late, like the database: `version` and `--help` need neither.
+    from appliance import telemetry
+
+    level = "warning" if settings.level == "info" else settings.level
+    telemetry.configure_logging(structs.replace(settings, level=level))
+
+
+def data_dir(settings: Settings) -> Path:
+    """The absolute path of the data directory; it need not exist."""
+    chosen = settings.data.dir
+    path = Path(chosen).expanduser() if chosen else loader.default_data_dir(os.environ)
+    return path.absolute()
+
+
+def prepare_data_dir(settings: Settings) -> Path:
+    """The data directory, made 0700 if it is missing.
+
+    Raises SetupError if it can't be made, or if others could read or change it.
+    """
+    path = data_dir(settings)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        check_data_dir(path)
+    except OSError as error:
+        raise SetupError(
+            f"data directory {path}: {error.strerror}; choose another with --data-dir"
+        ) from None
+    return path
+
+
+def check_data_dir(path: Path) -> None:
+    """Raise SetupError, with the remedy, unless the directory is ours alone."""
+    found = path.stat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise SetupError(f"data directory {path}: is a file; choose another with --data-dir")
+    if found.st_uid != os.geteuid():
+        owner = _user_name(found.st_uid)
+        raise SetupError(
+            f"data directory {path} belongs to {owner}; run this as that user: sudo -u {owner} …"
+        )
+    if found.st_mode & _FORBIDDEN_MODE:
+        raise SetupError(
+            f"data directory {path} is open to other users "
+            f"(mode {stat.S_IMODE(found.st_mode):04o}); run: chmod 700 {path}"
+        )
+
+
+def database_path(settings: Settings) -> Path:
+    """The SQLite file: data.database_url (sqlite:///…), else one in the data directory."""
+    url = settings.data.database_url
+    if not url:
+        return data_dir(settings) / DATABASE_FILE
+    if url.startswith(("postgresql:", "postgresql+", "postgres:")):
+        raise ConfigError(
+            "data.database_url: PostgreSQL is not supported by this version; "
+            "unset it (DATABASE_URL) to use the built-in SQLite database"
+        )
+    if not url.startswith(_SQLITE) or url == _SQLITE:
+        raise ConfigError(
+            "data.database_url: expected sqlite:///relative/path or sqlite:////absolute/path"
+        )
+    return Path(url.removeprefix(_SQLITE)).expanduser().absolute()
+
+
+@asynccontextmanager
+async def open_box(loaded: Loaded, *, exclusive: bool = False) -> "AsyncGenerator[Database, None]":
+    """The box's database, its directory made if missing.
+
+    Without `exclusive` this works beside a running server.
+    """
+    # Imported late: most commands need no database and should start fast.
+    from appliance.store.sqlite.database import Database
+
+    prepare_data_dir(loaded.settings)
+    database = await Database.open(database_path(loaded.settings), exclusive=exclusive)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine to its end; Ctrl-C cancels it first, then ends the command."""
+    gc.enable()
+    try:
+        return asyncio.run(_cancelled_by_ctrl_c(work))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+async def _cancelled_by_ctrl_c(work: Coroutine[Any, Any, T]) -> T:
+    """Through the loop's own handler: the interpreter's waits for the loop's next event where
+    the signal comes just before the loop goes to sleep."""
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+    loop.add_signal_handler(signal.SIGINT, task.cancel)
+    try:
+        return await task
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user id {uid}"

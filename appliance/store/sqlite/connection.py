@@ -1,0 +1,86 @@
+"""Queries on one connection, and the same inside a transaction."""
+
+import sqlite3
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import aiosqlite
+
+from appliance.store.sqlite import failures
+from appliance.store.sqlite.rows import RowT, to_row
+
+T = TypeVar("T")
+Params = Mapping[str, Any]
+
+
+class Connection:
+    """Queries with named parameters (`:name`); rows become Structs by column name.
+
+    A Struct's bool is stored as 0 or 1, a nested Struct, tuple or dict as JSON text
+    (see rows.to_json). Each statement sees one state of the database. Raises
+    Unavailable or StoreError for trouble with the disk, sqlite3.IntegrityError for a
+    broken constraint.
+    """
+
+    def __init__(self, raw: aiosqlite.Connection) -> None:
+        self._raw = raw
+
+    async def one(
+        self, row_type: type[RowT], sql: str, params: Params | None = None
+    ) -> RowT | None:
+        """The first row, or None."""
+        rows = await self._rows(sql, params)
+        return to_row(row_type, rows[0]) if rows else None
+
+    async def all(self, row_type: type[RowT], sql: str, params: Params | None = None) -> list[RowT]:
+        """Every row; the SQL bounds how many."""
+        return [to_row(row_type, row) for row in await self._rows(sql, params)]
+
+    async def scalar(self, sql: str, params: Params | None = None) -> Any:
+        """The first column of the first row, or None."""
+        rows = await self._rows(sql, params)
+        return rows[0][0] if rows else None
+
+    async def column(self, sql: str, params: Params | None = None) -> list[Any]:
+        """The first column of every row."""
+        return [row[0] for row in await self._rows(sql, params)]
+
+    async def _rows(self, sql: str, params: Params | None) -> list[sqlite3.Row]:
+        rows: Iterable[sqlite3.Row] = await checked(self._raw.execute_fetchall(sql, params or {}))
+        return list(rows)
+
+
+class Transaction(Connection):
+    """A Connection that may also write, until its `async with` ends."""
+
+    async def execute(self, sql: str, params: Params | None = None) -> int:
+        """Run a statement that changes rows; returns how many it changed."""
+        cursor = await checked(self._raw.execute(sql, params or {}))
+        return cursor.rowcount
+
+    async def execute_each(self, sql: str, rows: Sequence[Params]) -> None:
+        """Run a statement that changes rows once for each of these parameters."""
+        await checked(self._raw.executemany(sql, rows))
+
+    async def begin(self) -> None:
+        await self.execute("BEGIN IMMEDIATE")
+
+    async def commit(self) -> None:
+        # Not the connection's own commit(): that one is silent where SQLite has
+        # already rolled back.
+        await self.execute("COMMIT")
+
+    async def rollback(self) -> None:
+        """Undo what is open, if anything is."""
+        await checked(self._raw.rollback())
+
+
+async def checked(work: Awaitable[T]) -> T:
+    """The result of `work`, with SQLite's errors in the product's terms."""
+    try:
+        return await work
+    except sqlite3.Error as error:
+        meaning = failures.at_runtime(error)
+        if meaning is error:
+            raise
+        raise meaning from error

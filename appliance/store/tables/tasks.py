@@ -1,0 +1,137 @@
+"""The table `tasks`: what was asked and what came of it. The queue's side is task_queue."""
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from appliance.domain.tasks import Priority, SourceFile, Task, TaskRequest, TaskStatus
+from appliance.store.sqlite.connection import Connection, Transaction
+from appliance.store.sqlite.rows import to_json
+
+PRIORITY_RANK = {Priority.INTERACTIVE: 0, Priority.NORMAL: 1, Priority.BATCH: 2}
+
+
+class NewTask(Struct, frozen=True):
+    """A task to put into the queue. `request_hash` tells equal requests of one name apart."""
+
+    public_id: str
+    user_id: int
+    request: TaskRequest
+    request_hash: str
+
+
+class _Sources(Struct, frozen=True):
+    """The caller's files: a column of their own, since lists must not load them."""
+
+    files: tuple[SourceFile, ...] = ()
+    tests: tuple[SourceFile, ...] = ()
+
+
+class _StoredTask(Task, frozen=True):
+    sources: _Sources = _Sources()
+
+    def whole(self) -> Task:
+        fields = {name: getattr(self, name) for name in Task.__struct_fields__}
+        fields["request"] = msgspec.structs.replace(
+            self.request, files=self.sources.files, tests=self.sources.tests
+        )
+        return Task(**fields)
+
+
+async def insert(tx: Transaction, new: NewTask, now: float) -> Task:
+    """Put a task into the queue and return it."""
+    task_id = await tx.scalar(
+        """
+        INSERT INTO tasks (public_id, user_id, priority, timeout_s, created_at, updated_at,
+                           request_hash, request, sources)
+        VALUES (:public_id, :user_id, :priority, :timeout_s, :now, :now,
+                :request_hash, :request, :sources)
+        RETURNING id
+        """,
+        {
+            "public_id": new.public_id,
+            "user_id": new.user_id,
+            "priority": PRIORITY_RANK[new.request.priority],
+            "timeout_s": new.request.timeout_s,
+            "now": now,
+            "request_hash": new.request_hash,
+            "request": to_json(msgspec.structs.replace(new.request, files=(), tests=())),
+            "sources": to_json(_Sources(new.request.files, new.request.tests)),
+        },
+    )
+    return Task(
+        id=task_id,
+        public_id=new.public_id,
+        user_id=new.user_id,
+        request=new.request,
+        status=TaskStatus.QUEUED,
+        attempt=0,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+async def get(connection: Connection, task_id: int) -> Task | None:
+    """A task by its internal id."""
+    row = await connection.one(_StoredTask, "SELECT * FROM tasks WHERE id = :id", {"id": task_id})
+    return row.whole() if row else None
+
+
+async def find(connection: Connection, public_id: str, user_id: int) -> Task | None:
+    """The user's task of that name."""
+    row = await connection.one(
+        _StoredTask,
+        "SELECT * FROM tasks WHERE public_id = :public_id AND user_id = :user_id",
+        {"public_id": public_id, "user_id": user_id},
+    )
+    return row.whole() if row else None
+
+
+async def find_anyones(connection: Connection, public_id: str) -> Task | None:
+    """The first task of that name, whoever it belongs to."""
+    row = await connection.one(
+        _StoredTask,
+        "SELECT * FROM tasks WHERE public_id = :public_id ORDER BY user_id LIMIT 1",
+        {"public_id": public_id},
+    )
+    return row.whole() if row else None
+
+
+async def request_hash(connection: Connection, task_id: int) -> str:
+    """The hash of what was asked, to compare a repeated request with."""
+    found = await connection.scalar(
+        "SELECT request_hash FROM tasks WHERE id = :id", {"id": task_id}
+    )
+    return str(found)
+
+
+async def page(
+    connection: Connection,
+    user_id: int,
+    status: TaskStatus | None,
+    before_id: int | None,
+    limit: int,
+) -> Sequence[Task]:
+    """The user's tasks below `before_id`, newest first, without the callers' files and tests."""
+    return await connection.all(
+        Task,
+        PAGE_OF_STATUS if status else PAGE,
+        {"user_id": user_id, "status": status, "before": before_id, "limit": limit},
+    )
+
+
+PAGE = """
+SELECT id, public_id, user_id, request, status, attempt, created_at, updated_at,
+       started_at, finished_at, deadline_at, result, failure
+FROM tasks
+WHERE user_id = :user_id AND (:before IS NULL OR id < :before)
+ORDER BY id DESC LIMIT :limit
+"""
+PAGE_OF_STATUS = """
+SELECT id, public_id, user_id, request, status, attempt, created_at, updated_at,
+       started_at, finished_at, deadline_at, result, failure
+FROM tasks
+WHERE user_id = :user_id AND status = :status AND (:before IS NULL OR id < :before)
+ORDER BY id DESC LIMIT :limit
+"""

@@ -1,0 +1,75 @@
+"""The table `usage_records`: what completions used and cost, written in groups."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct, structs
+
+from appliance.domain.usage import UsageRecord
+from appliance.store.sqlite.database import Connection, Transaction
+
+_COLUMNS = tuple(field.name for field in structs.fields(UsageRecord))
+_SETTLED = (
+    "status", "prompt_tokens", "completion_tokens", "cached_tokens", "exact", "cost", "seconds",
+)  # fmt: skip
+_UPDATES = ", ".join(f"{name} = excluded.{name}" for name in _SETTLED)
+# Only names of columns are put together here; values are parameters.
+_STORE = f"""
+    INSERT INTO usage_records ({", ".join(_COLUMNS)})
+    VALUES ({", ".join(f":{name}" for name in _COLUMNS)})
+    ON CONFLICT (id) DO UPDATE SET {_UPDATES}
+    """  # noqa: S608
+
+
+class Spent(Struct, frozen=True):
+    """What a model of a provider cost in a span of time."""
+
+    provider: str
+    model: str
+    cost: float
+
+
+async def store(tx: Transaction, records: Sequence[UsageRecord]) -> None:
+    """Insert the records, or settle those that are there."""
+    await tx.execute_each(_STORE, [structs.asdict(record) for record in records])
+
+
+async def interrupt(tx: Transaction) -> int:
+    """Settle what an earlier run of the box left reserved; how many there were."""
+    return await tx.execute(
+        "UPDATE usage_records SET status = 'interrupted', seconds = 0 WHERE status = 'reserved'"
+    )
+
+
+async def last_id(connection: Connection) -> int:
+    """The highest id given so far, 0 if none."""
+    return await connection.scalar("SELECT max(id) FROM usage_records") or 0
+
+
+async def spent_since(connection: Connection, since: float) -> list[Spent]:
+    """Cost by provider and model from `since` (epoch seconds) on.
+
+    What was interrupted counts with what was reserved: nobody knows how much it used.
+    """
+    return await connection.all(
+        Spent,
+        """
+        SELECT provider, model,
+               sum(coalesce(cost, CASE status WHEN 'interrupted' THEN reserved_cost END, 0)) AS cost
+        FROM usage_records WHERE started_at >= :since GROUP BY provider, model
+        """,
+        {"since": since},
+    )
+
+
+async def of_user(
+    connection: Connection, user_id: int, since: float, limit: int
+) -> list[UsageRecord]:
+    """The user's records from `since` (epoch seconds) on, newest first."""
+    return await connection.all(
+        UsageRecord,
+        """
+        SELECT * FROM usage_records WHERE user_id = :user_id AND started_at >= :since
+        ORDER BY started_at DESC, id DESC LIMIT :limit
+        """,
+        {"user_id": user_id, "since": since, "limit": limit},
+    )

@@ -1,0 +1,230 @@
+"""From answers to files: names, completions, parts of files, tests beside the code."""
+
+import pytest
+
+from appliance.agents.code import answer_parser, python_source, solution, stubs
+from appliance.agents.code.safe_paths import safe_path
+from appliance.agents.code.solution import Aim, Solution
+from appliance.agents.verification import caller_tests
+from appliance.domain.tasks import SourceFile
+
+STUB = '''import math
+
+LIMIT = 3
+
+def helper(x):
+    return x
+
+def area(r: float) -> float:
+    """ Area of a circle """
+'''
+
+
+def build(text: str, aim: Aim) -> Solution:
+    return solution.build(answer_parser.parse(text, aim.language), aim)
+
+
+def defines(code: str | None, *names: str) -> bool:
+    tree = python_source.parse(code or "")
+    return tree is not None and set(names) <= python_source.bound_names(tree)
+
+
+def test_find_stub_when_a_function_has_only_a_docstring_then_it_is_one() -> None:
+    stub = stubs.find(STUB)
+    assert stub is not None
+    assert (stub.name, stub.parameters) == ("area", ("r",))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "def area(r):",
+        "def area(r):\n    pass",
+        "def area(r):\n    ...",
+        "def area(r):\n    raise NotImplementedError",
+        "Complete this:\n\ndef area(r):\n    '''Area.'''\n",
+        "Complete this:\n```python\ndef area(r):\n    '''Area.'''\n```\nIt has to be fast.",
+    ],
+)
+def test_find_stub_when_it_is_written_in_other_ways_then_it_is_found(prompt: str) -> None:
+    stub = stubs.find(prompt)
+    assert stub is not None
+    assert stub.name == "area"
+
+
+@pytest.mark.parametrize(
+    "prompt", ["Write add(a, b)", "def f(x):\n    return x", "", "class A: pass"]
+)
+def test_find_stub_when_nothing_is_only_declared_then_there_is_none(prompt: str) -> None:
+    assert stubs.find(prompt) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "```python\ndef area(r):\n    return math.pi * helper(r) ** 2\n```",
+        "    return math.pi * r ** 2",
+        "```python\n    return math.pi * r ** 2\n```",
+        "```python\nreturn math.pi * r ** 2\n```",
+        "```python\nimport math\ndef area(r):\n  return math.pi * r ** 2\nassert area(1) == 3\n```",
+        "```python\ndef area(r):\n    return math.pi * r * r\n\nprint(area(2))\nx = area(3)\n```",
+        "```python\ndef area(r):\n    return math.pi * r * r\n\nprint('unfinished",
+    ],
+)
+def test_build_when_a_function_was_declared_then_the_file_defines_it_and_runs(answer: str) -> None:
+    stub = stubs.find(STUB)
+    made = build(answer, Aim("python", stub=stub, tested="area"))
+    assert defines(made.code, "area", "math", "helper", "LIMIT")
+    scope: dict[str, object] = {}
+    exec(compile(made.code or "", "solution.py", "exec"), scope)
+    area = scope["area"]
+    assert callable(area)
+    assert str(area(1.0)).startswith("3.14")
+
+
+@pytest.mark.parametrize(
+    ("answer", "aim", "paths"),
+    [
+        ("```python\ndef f(): pass\n```", Aim("python"), ["solution.py"]),
+        ("```js\nfunction f() {}\n```", Aim("javascript"), ["solution.js"]),
+        ("```python app.py\ndef f(): pass\n```", Aim("python"), ["app.py"]),
+        ("```python app.py\ndef f(): pass\n```", Aim("python", main="calc.py"), ["calc.py"]),
+        (
+            "a.py\n```python\nx = 1\n```\nb.py\n```python\ny = 1\n```",
+            Aim("python"),
+            ["a.py", "b.py"],
+        ),
+        (
+            "```sh\npip install x\n```\n```python\ndef f(): pass\n```",
+            Aim("python"),
+            ["solution.py"],
+        ),
+        (
+            "```python\ndef test_f(): assert f\n```",
+            Aim("python", writes_tests=True),
+            ["test_solution.py"],
+        ),
+        (
+            "```python\ndef test_f(): assert f\n```",
+            Aim("python", writes_tests=True, files=(SourceFile("pkg/calc.py", "def f(): pass\n"),)),
+            ["test_calc.py"],
+        ),
+        (
+            "```python\ndef g(): return 2\n```",
+            Aim(
+                "python",
+                files=(SourceFile("a.py", "x = 1\n"), SourceFile("b.py", "def g(): pass\n")),
+            ),
+            ["b.py"],
+        ),
+    ],
+)
+def test_build_when_blocks_are_named_or_not_then_files_get_their_paths(
+    answer: str, aim: Aim, paths: list[str]
+) -> None:
+    assert [file.path for file in build(answer, aim).files] == paths
+
+
+def test_build_when_only_one_function_of_a_file_is_shown_then_the_rest_stays() -> None:
+    original = "import os\n\ndef a():\n    return 1\n\n\ndef b():\n    return 2\n"
+    aim = Aim("python", files=(SourceFile("m.py", original),))
+    made = build("```python\nimport sys\n\ndef b():\n    return sys.path\n```", aim)
+    assert made.files == (
+        SourceFile(
+            "m.py",
+            "import sys\nimport os\n\ndef a():\n    return 1\n\n\ndef b():\n    return sys.path\n",
+        ),
+    )
+
+
+def test_build_when_a_file_is_unchanged_then_it_is_not_in_the_answer() -> None:
+    aim = Aim("python", files=(SourceFile("m.py", "x = 1\n"),))
+    made = build("m.py\n```python\nx = 1\n```", aim)
+    assert made.files == ()
+    assert made.code == "x = 1\n"
+
+
+def test_build_when_tests_come_with_the_code_then_they_are_told_apart() -> None:
+    test = "import pytest\ndef test_f():\n    assert f() == 1\n"
+    text = f"```python\ndef f(): return 1\n```\n```python\n{test}```"
+    made = build(text, Aim("python"))
+    assert defines(made.code, "f")
+    assert made.tests is not None
+    assert "test_f" in made.tests
+
+
+def test_build_when_there_is_no_code_then_there_is_only_text() -> None:
+    made = build("I can't.", Aim("python"))
+    assert (made.code, made.files, made.text) == (None, (), "I can't.")
+
+
+def test_build_when_later_blocks_define_more_then_they_belong_to_the_file() -> None:
+    blocks = ("def a(): pass", "def b(): pass", "a()")
+    text = "\nand\n".join(f"```python\n{code}\n```" for code in blocks)
+    made = build(text, Aim("python"))
+    assert defines(made.code, "a", "b")
+    assert "a()\n" not in (made.code or "").replace("def a()", "")
+
+
+@pytest.mark.parametrize(
+    ("path", "safe"),
+    [
+        ("a.py", "a.py"),
+        ("./a/b.py", "a/b.py"),
+        ("a\\b.py", "a/b.py"),
+        ("../a.py", None),
+        ("a/../../b.py", None),
+        ("/etc/passwd", None),
+        ("C:/a.py", None),
+        ("~/a.py", None),
+        (".git/config", None),
+        ("a\x00.py", None),
+        ("a" * 300, None),
+        ("", None),
+    ],
+)
+def test_safe_path_when_a_model_names_a_file_then_it_stays_inside(
+    path: str, safe: str | None
+) -> None:
+    assert safe_path(path) == safe
+
+
+@pytest.mark.parametrize(
+    ("test", "path"),
+    [
+        ("from calc import add\n", "calc.py"),
+        ("import pkg.calc\n", "pkg/calc.py"),
+        ("import os, pytest\nfrom calc import add\n", "calc.py"),
+        ("import os\n", None),
+        ("from helper import x\n", None),
+        ("not python(", None),
+    ],
+)
+def test_imported_path_when_tests_import_something_then_the_answer_goes_there(
+    test: str, path: str | None
+) -> None:
+    tests = [SourceFile("test_it.py", test), SourceFile("helper.py", "x = 1\n")]
+    assert caller_tests.imported_path(tests, []) == path
+
+
+def test_prepared_when_asserts_stand_alone_then_each_is_a_test() -> None:
+    made = caller_tests.prepared(
+        SourceFile("t.py", "x = 1\nassert add(x, 1) == 2\nassert add(0, 0) == 0\n"), "s.py"
+    )
+    tree = python_source.parse(made.content)
+    assert tree is not None
+    assert len(python_source.functions(tree)) == 2
+    assert "from s import *" in made.content
+
+
+def test_prepared_when_tests_import_by_themselves_then_they_stay_as_they_are() -> None:
+    test = SourceFile("t.py", "from calc import add\n\ndef test_x():\n    assert add(1, 1) == 2\n")
+    assert caller_tests.prepared(test, "calc.py") == test
+
+
+def test_asserting_nothing_when_a_test_checks_nothing_then_it_is_named() -> None:
+    source = (
+        "import pytest\ndef test_a():\n    f()\ndef test_b():\n    assert f()\n"
+        "def test_c():\n    with pytest.raises(ValueError):\n        f()\n"
+    )
+    assert caller_tests.asserting_nothing(source) == {"test_a"}

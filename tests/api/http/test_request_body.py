@@ -1,0 +1,94 @@
+"""When a request's body is known to be whole, and what is left of it is thrown away."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+
+from appliance.api.http.body_drain import RequestBody
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Sent:
+    """What the server has of a request; `asked` counts how often it was asked for more."""
+
+    def __init__(self, *pieces: bytes, last: bool) -> None:
+        self.asked = 0
+        self._messages = self._told(pieces, last)
+
+    async def receive(self) -> Any:
+        self.asked += 1
+        return next(self._messages)
+
+    def _told(self, pieces: Sequence[bytes], last: bool) -> Iterator[dict[str, Any]]:
+        for piece in pieces:
+            yield {"type": "http.request", "body": piece, "more_body": True}
+        if last:
+            yield {"type": "http.request", "body": b"", "more_body": False}
+        yield {"type": "http.disconnect"}
+
+
+def body_of(sent: Sent, *headers: tuple[bytes, bytes]) -> RequestBody:
+    return RequestBody(cast("Any", {"headers": headers}), sent.receive)
+
+
+async def read(body: RequestBody) -> bytes:
+    whole, more = b"", True
+    while more:
+        message = await body.receive()
+        whole += message.get("body", b"")
+        more = message.get("more_body", False)
+    return whole
+
+
+@pytest.mark.parametrize("pieces", [(b"hello",), (b"he", b"llo")])
+async def test_body_when_its_announced_length_has_come_then_nobody_is_asked_for_more(
+    pieces: Sequence[bytes],
+) -> None:
+    sent = Sent(*pieces, last=True)
+    body = body_of(sent, (b"content-length", b"5"))
+    assert await read(body) == b"hello"
+    await body.discard()
+    assert sent.asked == len(pieces)
+
+
+@pytest.mark.parametrize("headers", [((b"transfer-encoding", b"chunked"),), ()])
+async def test_body_when_its_length_is_not_known_then_the_server_tells_its_end(
+    headers: Headers,
+) -> None:
+    sent = Sent(b"he", b"llo", last=True)
+    body = body_of(sent, *headers)
+    assert await read(body) == b"hello"
+    assert sent.asked == 3
+
+
+async def test_body_when_the_client_leaves_within_then_it_ends_there() -> None:
+    sent = Sent(b"he", last=False)
+    body = body_of(sent, (b"content-length", b"5"))
+    assert await read(body) == b"he"
+    await body.discard()
+    assert sent.asked == 2
+
+
+async def test_discard_when_part_was_read_then_the_rest_is_taken() -> None:
+    sent = Sent(b"he", b"llo", last=True)
+    body = body_of(sent, (b"content-length", b"5"))
+    assert (await body.receive())["more_body"]
+    await body.discard()
+    assert sent.asked == 2
+
+
+@pytest.mark.parametrize(
+    "headers", [(), ((b"content-length", b"0"),), ((b"content-length", b"5"), (b"expect", b"x"))]
+)
+async def test_discard_when_nothing_is_sent_then_nobody_is_asked(headers: Headers) -> None:
+    sent = Sent(last=True)
+    await body_of(sent, *headers).discard()
+    assert sent.asked == 0
+
+
+async def test_body_when_it_was_to_be_asked_for_then_all_of_it_can_be_read() -> None:
+    sent = Sent(b"he", b"llo", last=True)
+    body = body_of(sent, (b"content-length", b"5"), (b"expect", b"100-continue"))
+    assert await read(body) == b"hello"

@@ -1,0 +1,50 @@
+"""Following a program over a WebSocket where its end and the client's word meet."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from appliance.api.piston.connect import follow
+from appliance.api.piston.inbox import Inbox
+from appliance.api.piston.run_follower import Message
+
+SIGNAL = {"type": "websocket.receive", "text": json.dumps({"type": "signal", "signal": "SIGINT"})}
+
+
+class Socket:
+    """Stands for the connection: the client's signal comes while `during` is being sent."""
+
+    def __init__(self, during: str) -> None:
+        self.told: list[Any] = []
+        self._during = during
+        self._signals: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def receive(self) -> dict[str, Any]:
+        return await self._signals.get()
+
+    async def send_text(self, text: str) -> None:
+        message = json.loads(text)
+        self.told.append(message)
+        if message["type"] == self._during:
+            self._signals.put_nowait(SIGNAL)
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+
+async def messages() -> AsyncGenerator[Message, None]:
+    yield {"type": "stage", "stage": "run"}
+    yield {"type": "exit", "stage": "run", "code": 0, "signal": None}
+
+
+@pytest.mark.parametrize(("during", "signal"), [("exit", None), ("stage", "SIGKILL")])
+async def test_exit_when_a_signal_comes_at_the_end_then_told_once(
+    during: str, signal: str | None
+) -> None:
+    socket: Any = Socket(during)
+    await follow(socket, Inbox(socket, 1000), messages())
+
+    assert [each["type"] for each in socket.told] == ["stage", "exit"]
+    assert socket.told[1]["signal"] == signal

@@ -1,0 +1,136 @@
+"""The box that a command works on: where its data lies, and who may see it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from appliance.cli.support.instance import (
+    data_dir,
+    database_path,
+    load_box,
+    open_box,
+    prepare_data_dir,
+)
+from appliance.config.settings import DataSettings, Settings
+from appliance.errors import ConfigError, SetupError
+
+
+def settings(**data: str) -> Settings:
+    return Settings(data=DataSettings(**data))
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "PORT", "HOST", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_data_dir_when_set_then_is_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert data_dir(settings(dir="box")) == tmp_path / "box"
+    monkeypatch.setenv("HOME", "/home/a")
+    assert data_dir(settings(dir="~/box")) == Path("/home/a/box")
+
+
+def test_data_dir_when_not_set_then_follows_xdg_or_the_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert data_dir(settings()) == Path("/data/monkey-coder")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", "/home/a")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert data_dir(settings()) == Path("/home/a/.local/share/monkey-coder")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert data_dir(settings()) == Path("/var/lib/monkey-coder")
+
+
+def test_prepare_data_dir_when_missing_then_is_made_for_its_owner_only(tmp_path: Path) -> None:
+    path = prepare_data_dir(settings(dir=str(tmp_path / "a/b")))
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert prepare_data_dir(settings(dir=str(path))) == path
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o755, 0o704, 0o720])
+def test_prepare_data_dir_when_open_to_others_then_refuses_with_the_remedy(
+    tmp_path: Path, mode: int
+) -> None:
+    tmp_path.chmod(mode)
+    with pytest.raises(SetupError, match=f"run: chmod 700 {tmp_path}"):
+        prepare_data_dir(settings(dir=str(tmp_path)))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
+def test_prepare_data_dir_when_it_belongs_to_another_user_then_says_whose(tmp_path: Path) -> None:
+    box = tmp_path / "box"
+    box.mkdir(mode=0o700)
+    os.chown(box, 12345, 12345)
+    with pytest.raises(SetupError, match="belongs to user id 12345"):
+        prepare_data_dir(settings(dir=str(box)))
+
+
+def test_prepare_data_dir_when_it_can_not_be_made_then_says_why(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for place in (file, file / "below"):
+        with pytest.raises(SetupError, match="--data-dir"):
+            prepare_data_dir(settings(dir=str(place)))
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("", "/box/monkey-coder.db"),
+        ("sqlite:////srv/a.db", "/srv/a.db"),
+        ("sqlite:///~/a.db", "/home/a/a.db"),
+    ],
+)
+def test_database_path_when_sqlite_then_is_its_file(
+    monkeypatch: pytest.MonkeyPatch, url: str, path: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/a")
+    assert database_path(settings(dir="/box", database_url=url)) == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://me:hush@host/db", "PostgreSQL is not supported by this version"),
+        ("postgresql+asyncpg://host/db", "PostgreSQL is not supported by this version"),
+        ("postgres://host/db", "PostgreSQL is not supported by this version"),
+        ("mysql://host/db", "expected sqlite:///"),
+        ("sqlite:///", "expected sqlite:///"),
+        ("/srv/a.db", "expected sqlite:///"),
+    ],
+)
+def test_database_path_when_something_else_then_refuses_without_secrets(
+    url: str, reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason) as caught:
+        database_path(settings(database_url=url))
+    assert "hush" not in caught.value.message
+
+
+def test_load_box_when_flags_are_given_then_they_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", "1")
+    flags: Mapping[str, object] = {"server.port": 2, "server.host": None}
+    loaded = load_box(None, tmp_path, flags)
+    assert loaded.settings.server.port == 2
+    assert loaded.settings.data.dir == str(tmp_path)
+
+
+async def test_open_box_when_opened_twice_then_both_see_the_same(tmp_path: Path) -> None:
+    box = tmp_path / "box"
+    loaded = load_box(None, box)
+    async with open_box(loaded) as first, open_box(loaded) as second:
+        async with first.write() as tx:
+            await tx.execute("CREATE TABLE seen (x INTEGER)")
+        async with second.read() as connection:
+            assert await connection.scalar("SELECT count(*) FROM seen") == 0
+    assert (box / "monkey-coder.db").exists()

@@ -1,0 +1,59 @@
+"""Deadlines of one kind: one timer for all of them."""
+
+import asyncio
+
+import pytest
+
+from appliance.errors import DeadlineExceeded
+from appliance.inference.request.deadline import Deadlines
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+async def at_once() -> str:
+    return "done"
+
+
+async def test_deadline_when_its_time_is_up_then_the_wait_ends_and_says_so() -> None:
+    deadline = Deadlines(0.01, "it took too long").begin()
+    async with asyncio.timeout(10):
+        with pytest.raises(DeadlineExceeded, match="it took too long"):
+            await deadline.keep(forever)
+        with pytest.raises(DeadlineExceeded):
+            await deadline.keep(at_once)
+
+
+async def test_deadline_when_it_is_closed_then_it_never_ends() -> None:
+    deadlines = Deadlines(0.01, "it took too long")
+    closed, later = deadlines.begin(), deadlines.begin()
+    assert await closed.keep(at_once) == "done"
+    closed.close()
+    with pytest.raises(DeadlineExceeded):
+        await later.keep(forever)
+    assert await closed.keep(at_once) == "done"
+
+
+async def test_deadlines_when_some_begin_while_others_run_then_each_ends() -> None:
+    deadlines = Deadlines(0.02, "it took too long")
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(_ends(deadlines))
+            await asyncio.sleep(0.005)
+    with pytest.raises(DeadlineExceeded):  # the timer has run out, and is set again
+        await deadlines.begin().keep(forever)
+
+
+async def test_deadline_when_the_task_is_cancelled_then_that_goes_first() -> None:
+    deadline = Deadlines(60.0, "it took too long").begin()
+    task = asyncio.create_task(deadline.keep(forever))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def _ends(deadlines: Deadlines) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await deadlines.begin().keep(forever)

@@ -1,0 +1,123 @@
+"""Which providers are built, with which settings; and the list of models that they see."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from appliance import processes
+from appliance.config.settings import (
+    PluginSettings,
+    ProviderSettings,
+    ProvidersSettings,
+    Settings,
+    UpstreamSettings,
+)
+from appliance.errors import ConfigError
+from appliance.inference import provider_factory
+from appliance.models.cached_registry import ModelList
+from appliance.models.registry import ModelRegistry
+from appliance.spi.registry import NoModels, PluginContext, Registry
+from appliance.store.sqlite.database import Database
+from tests.support.gateway_parts import Scripted
+from tests.support.tiny_gguf import write_tiny_gguf
+
+
+def context(folder: Path) -> PluginContext:
+    return PluginContext(
+        data_dir=folder,
+        runtime_dir=folder,
+        settings={},
+        models=NoModels(),
+        child_argv=processes.child_argv,
+        host_env=processes.host_env,
+        child_env=processes.child_env,
+        sandbox_python=lambda: folder,
+    )
+
+
+def registry(*names: str) -> tuple[Registry, dict[str, dict[str, Any]]]:
+    """Providers of these names, and what each was made with."""
+    made: dict[str, dict[str, Any]] = {}
+    found = Registry()
+
+    def make(given: PluginContext) -> Scripted:
+        made[given.name] = dict(given.settings)
+        return Scripted("x", name=given.name)
+
+    for name in names:
+        found.add_provider(name, make)
+    return found, made
+
+
+def test_build_when_plugins_have_sections_then_each_gets_its_own(tmp_path: Path) -> None:
+    found, made = registry("llama_cpp", "openai", "foreign")
+    near = UpstreamSettings(kind="openai", base_url="http://127.0.0.1:1/v1")
+    settings = Settings(
+        providers=ProvidersSettings(openai=ProviderSettings(api_key="k"), upstreams={"vllm": near})
+    )
+    built = provider_factory.build(found, context(tmp_path), settings)
+    assert [each.name for each in built.values()] == ["llama_cpp", "openai", "foreign", "vllm"]
+    assert made["llama_cpp"] == structs.asdict(settings.models)
+    assert made["openai"]["api_key"] == "k"
+    assert made["vllm"]["base_url"] == "http://127.0.0.1:1/v1"
+    assert made["foreign"] == {}
+
+
+def test_build_when_a_plugin_of_the_box_has_settings_then_they_are_its_own(tmp_path: Path) -> None:
+    found, made = registry("mine", "other")
+    told: dict[str, dict[str, Any]] = {"mine": {"api_key": "k", "depth": {"most": 3}}}
+    provider_factory.build(
+        found, context(tmp_path), Settings(plugins=PluginSettings(settings=told))
+    )
+    assert made == {"mine": told["mine"], "other": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "section"), [("llama_cpp", r"\[models\]"), ("openai", r"\[providers\.openai\]")]
+)
+def test_build_when_a_built_in_has_a_plugins_settings_then_the_right_section_is_said(
+    tmp_path: Path, name: str, section: str
+) -> None:
+    found, _ = registry(name)
+    settings = Settings(plugins=PluginSettings(settings={name: {"api_key": "k"}}))
+    with pytest.raises(ConfigError, match=section):
+        provider_factory.build(found, context(tmp_path), settings)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("openai", "openai"), ("mine", "google")])
+def test_build_when_an_upstream_cannot_be_then_the_box_says_why(
+    name: str, kind: Any, tmp_path: Path
+) -> None:
+    found, _ = registry("openai")
+    settings = Settings(providers=ProvidersSettings(upstreams={name: UpstreamSettings(kind=kind)}))
+    with pytest.raises(ConfigError, match=rf"\[providers.upstreams.{name}\]"):
+        provider_factory.build(found, context(tmp_path), settings)
+
+
+async def test_models_when_another_process_adds_one_then_seen_at_the_next_call(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "tiny.gguf"
+    write_tiny_gguf(file)
+    db = await Database.open(tmp_path / "box.db")
+    other = await Database.open(tmp_path / "box.db", exclusive=False)
+    reads = [0]
+
+    class Counting(ModelRegistry):
+        async def list(self) -> Any:
+            reads[0] += 1
+            return await super().list()
+
+    listed = ModelList(Counting(db, tmp_path), tmp_path / "box.db", lambda: 0.5)
+    assert list(await listed.list()) == []
+    assert await listed.default() is None
+    assert reads[0] == 1
+    added = await ModelRegistry(other, tmp_path).add(str(file), "tiny", in_place=True)
+    assert await listed.default() == "tiny"
+    assert await listed.sha256("tiny") == added.sha256
+    assert await listed.sha256("gone") == ""
+    assert reads[0] == 2
+    await other.close()
+    await db.close()

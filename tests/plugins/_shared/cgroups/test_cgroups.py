@@ -1,0 +1,385 @@
+"""Control groups: which there are, what they hold, and that none is left."""
+
+import asyncio
+import errno
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from appliance.domain.execution import MIB, EndReason, Limits, RunRequest
+from plugins._shared.cgroups import base, stale, v1, v2
+from plugins._shared.cgroups.base import NoGroups
+from plugins._shared.cgroups.control import Fence
+from plugins.sandboxes.bubblewrap.backend import Bubblewrap
+from plugins.sandboxes.bubblewrap.launcher import reaper
+from tests.support.sandbox import run_python
+from tests.support.sandbox_service import plugin_context
+
+pytest_plugins = ["tests.support.sandbox_fixtures"]
+
+MOUNTS = """\
+24 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+29 23 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct
+30 23 0:27 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+31 23 0:28 / /sys/fs/cgroup/unified rw shared:4 - cgroup2 none rw,nsdelegate
+"""
+
+
+def test_mounts_when_read_then_only_control_groups_and_their_roots() -> None:
+    cpu, memory, unified = base.mounts(MOUNTS)
+
+    assert {"cpu", "cpuacct"} <= cpu.options
+    assert memory.path("/docker/abc/x") == "/sys/fs/cgroup/memory/x"
+    assert (unified.kind, unified.path("/a")) == ("cgroup2", "/sys/fs/cgroup/unified/a")
+
+
+@pytest.mark.parametrize("group", ["/docker", "/other/x", "/docker/abc/../x"])
+def test_mount_when_the_group_lies_outside_then_none(group: str) -> None:
+    with pytest.raises(NoGroups, match="not to be seen"):
+        base.mounts(MOUNTS)[1].path(group)
+
+
+def test_own_groups_when_read_then_one_per_controller() -> None:
+    found = base.own_groups("3:cpu,cpuacct:/a\n2:memory:/b:c\n1:name=systemd:/\n0::/d\n")
+
+    assert found == {"cpu": "/a", "cpuacct": "/a", "memory": "/b:c", "name=systemd": "/", "": "/d"}
+
+
+def test_leftovers_when_their_process_is_gone_then_found(tmp_path: Path) -> None:
+    mine, old = tmp_path / stale.top_name(), tmp_path / f"{base.PREFIX}{os.getpid()}-1-0"
+    for path in (mine, old, tmp_path / f"{base.PREFIX}service", tmp_path / "other-1-2"):
+        path.mkdir()
+
+    assert stale.leftovers(str(tmp_path)) == [str(old)]
+
+
+def test_leftovers_when_somebody_claims_one_then_it_is_not_left_over(tmp_path: Path) -> None:
+    # As of an owner that can't be seen: another user's, or in another process namespace.
+    hidden = tmp_path / f"{base.PREFIX}{os.getpid()}-1-0"
+    hidden.mkdir()
+    claim = stale.claim(str(hidden))
+    try:
+        assert stale.leftovers(str(tmp_path)) == []
+    finally:
+        os.close(claim)
+    assert stale.leftovers(str(tmp_path)) == [str(hidden)]
+
+
+def test_remove_tree_when_members_are_not_to_be_seen_then_nobody_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+
+    def note(pid: int, signal: int) -> None:
+        killed.append(pid)
+
+    monkeypatch.setattr(os, "kill", note)
+    (tmp_path / "cgroup.procs").write_text("0\n4711\n0\n")
+
+    assert not stale.remove_tree(str(tmp_path))
+    assert killed == [4711]
+
+
+# Version 2, on folders that look like a delegated group: what is written where. No controller
+# of version 2 need be free on the machine for that.
+
+
+@pytest.fixture
+def delegated(tmp_path: Path) -> Path:
+    home = tmp_path / "box.service"
+    home.mkdir()
+    (home / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    (home / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    (home / "cgroup.type").write_text("domain\n")
+    return home
+
+
+def test_v2_when_delegated_then_the_service_moves_and_runs_are_limited(delegated: Path) -> None:
+    made = v2.GroupsV2(str(delegated), os.getpid())
+    (top,) = delegated.glob(f"{base.PREFIX}{os.getpid()}-*")
+
+    assert (delegated / "monkey-coder-service" / "cgroup.procs").read_text() == str(os.getpid())
+    for place in (delegated, top):
+        assert (place / "cgroup.subtree_control").read_text() == "+memory +pids +cpu"
+    group = made.make(Limits(memory_bytes=64 * MIB, processes=10, cpus=0.5))
+    group.take_in(4711)
+    written = {path.name: path.read_text() for path in (top / "run-0").iterdir()}
+    assert written == {
+        "memory.max": str(96 * MIB),
+        "memory.oom.group": "1",
+        "pids.max": "12",
+        "cpu.max": "50000 100000",
+        "cgroup.procs": "4711",
+    }
+    assert not group.starved()
+    (top / "run-0" / "memory.events").write_text("oom 1\noom_kill 2\noom_group_kill 1\n")
+    assert group.starved()
+    assert made.layers == ("cgroup_memory", "cgroup_processes", "cgroup_cpu", "cgroup_kill")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EBUSY])
+def test_v2_when_another_service_is_giving_the_group_back_then_tried_again(
+    delegated: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write, refused = base.write, list[str]()
+
+    def refuse_once(path: str, value: object) -> None:
+        if path.endswith("subtree_control") and path not in refused:
+            refused.append(path)
+            raise OSError(number, os.strerror(number))
+        write(path, value)
+
+    monkeypatch.setattr(base, "write", refuse_once)
+    made = v2.GroupsV2(str(delegated), os.getpid())
+
+    assert len(refused) == 2
+    made.make(Limits())
+
+
+def test_v2_when_refused_for_good_then_not_delegated(
+    delegated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, value: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(base, "write", refuse)
+    with pytest.raises(NoGroups, match="not delegated to it"):
+        v2.GroupsV2(str(delegated), os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({}, 0),
+        ({"memory.peak": 90, "memory.current": 10, "memory.max": 96}, 90),
+        ({"memory.current": 10, "memory.max": 96}, 10),
+        ({"memory.current": 10, "memory.max": 96, "memory.events": "oom_kill 1\n"}, 96),
+        ({"memory.peak": 90, "memory.stat": "anon 20\nfile 50\nshmem 30\n"}, 70),
+        ({"memory.peak": 10, "memory.stat": "file 50\nshmem 0\n"}, 0),
+    ],
+)
+def test_v2_group_when_asked_for_its_memory_then_the_highest_that_is_known_but_no_cache(
+    tmp_path: Path, files: dict[str, object], told: int
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(str(content))
+
+    assert v2.GroupV2(str(tmp_path), cpu=False).memory_bytes() == told
+
+
+def test_v2_when_others_live_in_the_group_then_it_is_left_alone(delegated: Path) -> None:
+    (delegated / "cgroup.procs").write_text(f"{os.getpid()}\n1\n")
+
+    with pytest.raises(NoGroups, match="other programs share"):
+        v2.GroupsV2(str(delegated), os.getpid())
+    assert not (delegated / "monkey-coder-service").exists()
+
+
+def test_v2_when_a_controller_is_missing_then_said(delegated: Path) -> None:
+    (delegated / "cgroup.controllers").write_text("cpu pids\n")
+
+    with pytest.raises(NoGroups, match="no controller for memory"):
+        v2.GroupsV2(str(delegated), os.getpid())
+
+
+def test_v2_group_when_killed_then_all_in_it_are_dead() -> None:
+    unified = next((m for m in base.mounts(read("/proc/self/mountinfo")) if m.kind == "cgroup2"),
+                   None)  # fmt: skip
+    if unified is None or os.geteuid() != 0:
+        pytest.skip("needs root and a hierarchy of version 2")
+    place = Path(unified.place, f"test-{stale.top_name()}")
+    group = v2.GroupV2(str(place), cpu=False)
+    place.mkdir()
+    try:
+        shell = subprocess.Popen(["sh", "-c", "sleep 99 & sleep 99; :"])
+        group.take_in(shell.pid)
+        group.kill()
+        assert shell.wait(20) == -9
+    finally:
+        for _ in range(200):
+            if group.remove():
+                break
+    assert not place.exists()
+
+
+# Version 1, for real
+
+
+@pytest.fixture(scope="module")
+def first_version() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make control groups of version 1")
+    try:
+        v1.available(os.getpid()).close()
+    except NoGroups as error:
+        pytest.skip(str(error))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def grouped(
+    first_version: None, sandbox_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Bubblewrap]:
+    backend = Bubblewrap(plugin_context(sandbox_python, tmp_path_factory.mktemp("run")))
+    status = await backend.probe()
+    if not status.available:
+        pytest.skip(f"this machine can't confine: {status.problem}")
+    yield backend
+    await backend.close()
+    assert own_tops() == []
+
+
+def own_tops() -> list[Path]:
+    homes = base.own_groups(read("/proc/self/cgroup"))
+    found = base.mounts(read("/proc/self/mountinfo"))
+    return [
+        path
+        for mount in found
+        for controller in mount.options.intersection(homes)
+        for path in Path(mount.path(homes[controller])).glob(f"{base.PREFIX}*-*")
+        if reaper.parent(int(path.name.split("-")[2])) == os.getpid()
+    ]
+
+
+def run_groups() -> list[Path]:
+    return [path for top in own_tops() for path in top.glob("run-*")]
+
+
+def read(path: str) -> str:
+    return Path(path).read_text()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_v1_when_root_then_the_layers_say_so(grouped: Bubblewrap) -> None:
+    status = await grouped.probe()
+
+    assert status.isolation is not None
+    assert {"cgroup_memory", "cgroup_processes"} <= set(status.isolation.layers)
+    assert "memory_watch" not in status.isolation.layers
+    assert not [lack for lack in status.isolation.degraded if "no cgroup" in lack]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_v1_when_a_run_begins_then_all_of_it_is_in_its_group(grouped: Bubblewrap) -> None:
+    code = "import os, time\nos.fork()\nprint(open('/proc/self/cgroup').read())\ntime.sleep(1)"
+    running = asyncio.create_task(run_python(grouped, code))
+    async with asyncio.timeout(30):
+        while not any(len(members(group)) >= 4 for group in run_groups()):
+            assert not running.done(), running
+            await asyncio.sleep(0.01)
+    result = await running
+
+    assert result.ok
+    # What it sees of its groups is their root: a namespace of its own.
+    assert b":memory:/\n" in result.stdout
+    assert run_groups() == []
+
+
+def members(group: Path) -> list[str]:
+    return base.read(str(group / "cgroup.procs")).split()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_v1_when_many_processes_share_memory_then_the_kernel_ends_the_run(
+    grouped: Bubblewrap,
+) -> None:
+    code = (
+        "import os, time\nfor _ in range(16):\n if os.fork() == 0: break\n"
+        "x = os.urandom(1 << 20) * 90\ntime.sleep(60)"
+    )
+    limits = Limits(wall_s=60, cpu_s=60, memory_bytes=128 * MIB)
+    result = await run_python(grouped, code, limits=limits)
+
+    assert (result.reason, result.exit_code) == (EndReason.MEMORY, None)
+    assert run_groups() == []
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_v1_when_files_fill_the_memory_then_they_count(grouped: Bubblewrap) -> None:
+    code = "for i in range(200): open(f'f{i}', 'wb').write(b'x' * (1 << 20))"
+    limits = Limits(wall_s=60, cpu_s=60, memory_bytes=64 * MIB, workspace_bytes=512 * MIB)
+
+    assert (await run_python(grouped, code, limits=limits)).reason is EndReason.MEMORY
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_v1_when_a_parent_outlives_what_starved_then_still_memory(
+    grouped: Bubblewrap,
+) -> None:
+    hungry = (
+        "import mmap\nkept = []\nfor _ in range(30):\n"
+        " kept.append(mmap.mmap(-1, 1 << 23)); kept[-1].write(b'x' * (1 << 23))"
+    )
+    request = RunRequest(
+        ("sh", "-c", 'python -c "$CODE" || true; exit 0'),
+        env={"CODE": hungry},
+        limits=Limits(wall_s=60, cpu_s=60, memory_bytes=64 * MIB),
+    )
+
+    assert (await grouped.run(request)).reason is EndReason.MEMORY
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_v1_when_one_processor_is_allowed_then_no_more_is_used(grouped: Bubblewrap) -> None:
+    code = "import os\nos.fork(); os.fork()\nwhile True: pass"
+    limits = Limits(wall_s=2, cpu_s=60, cpus=0.25)
+    result = await run_python(grouped, code, limits=limits)
+
+    assert result.reason is EndReason.WALL_TIME
+    assert 0.1 < result.usage.cpu_s < 0.5 * result.usage.wall_s + 0.2
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_v1_when_runs_are_cancelled_at_any_moment_then_no_group_is_left(
+    grouped: Bubblewrap,
+) -> None:
+    for step in range(10):
+        task = asyncio.create_task(run_python(grouped, "while True: pass"))
+        await asyncio.sleep(step * 0.01)
+        task.cancel()
+        await asyncio.wait({task})
+
+    assert (await run_python(grouped, "print(1)")).ok
+    assert run_groups() == []
+
+
+def test_v1_group_when_killed_then_all_in_it_are_dead(first_version: None) -> None:
+    made = v1.available(os.getpid())
+    group = made.make(Limits())
+    with group.birthplace():
+        shell = subprocess.Popen(["sh", "-c", "sleep 99 & sleep 99; :"])
+    homes = base.own_groups(read("/proc/self/cgroup"))
+    mounts = base.mounts(read("/proc/self/mountinfo"))
+    home = next(mount.path(homes["pids"]) for mount in mounts if "pids" in mount.options)
+    (place,) = Path(home).glob(f"{base.PREFIX}{os.getpid()}-*/run-0")
+    try:
+        while len(members(place)) < 3:
+            assert shell.poll() is None
+        group.kill()
+        assert shell.wait(20) == -9
+    finally:
+        for _ in range(2000):
+            if group.remove():
+                break
+        made.close()
+    assert not place.exists()
+
+
+def test_fence_when_there_are_no_groups_then_it_says_why_and_what_helps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none(service: int) -> base.Groups:
+        raise NoGroups("nothing is mounted")
+
+    monkeypatch.setattr(v1, "available", none)
+    monkeypatch.setattr(v2, "available", none)
+    fence = Fence()
+
+    assert fence.make(Limits()) is None
+    assert fence.layers == ("memory_watch",)
+    assert "nothing is mounted" in fence.degraded[0]
+    assert "Delegate=yes" in fence.remedy
+    fence.close()

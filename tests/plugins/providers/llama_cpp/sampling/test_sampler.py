@@ -1,0 +1,158 @@
+"""The sampler chain: each part does what it says, on the logits of a tiny model."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from appliance.domain.messages import Sampling
+from plugins.providers.llama_cpp.native.bindings import Context, Model, NativeError
+from plugins.providers.llama_cpp.sampling.logits import Candidates
+from plugins.providers.llama_cpp.sampling.sampler import Sampler
+from plugins.providers.llama_cpp.sampling.vocabulary import vocabulary
+from tests.support.llama_model import BYTES, computed, open_model
+from tests.support.tiny_gguf import write_tiny_gguf
+
+_PROMPT = [1, 70, 80, 90]
+_GREEDY = Sampling(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder: Path = tmp_path_factory.mktemp("tiny")
+    return open_model(write_tiny_gguf(folder / "tiny.gguf"))
+
+
+@pytest.fixture(scope="module")
+def at(model: Model) -> tuple[Context, int]:
+    return computed(model, _PROMPT)
+
+
+def _draws(
+    model: Model, at: tuple[Context, int], sampling: Sampling, *, count: int = 1, grammar: str = ""
+) -> list[int]:
+    sampler = Sampler(model, sampling, _PROMPT, grammar)
+    try:
+        return [sampler.draw(*at).token for _ in range(count)]
+    finally:
+        sampler.close()
+
+
+def _logits(model: Model, at: tuple[Context, int]) -> list[float]:
+    candidates = Candidates(model)
+    candidates.fill(*at)
+    return [candidates.logit(token) for token in range(model.vocabulary_size)]
+
+
+def test_greedy_when_drawn_then_the_likeliest(model: Model, at: tuple[Context, int]):
+    logits = _logits(model, at)
+    assert _draws(model, at, _GREEDY) == [max(range(len(logits)), key=logits.__getitem__)]
+
+
+def test_bias_when_largest_then_forces_and_when_lowest_then_forbids(
+    model: Model, at: tuple[Context, int]
+):
+    (best,) = _draws(model, at, _GREEDY)
+    assert _draws(model, at, Sampling(temperature=0, logit_bias=((200, 100.0),))) == [200]
+    assert _draws(model, at, Sampling(temperature=1, logit_bias=((200, 100.0),), seed=4)) == [200]
+    assert _draws(model, at, Sampling(temperature=0, logit_bias=((best, -100.0),))) != [best]
+
+
+def test_penalties_when_token_was_drawn_then_others_come(model: Model, at: tuple[Context, int]):
+    plain = _draws(model, at, _GREEDY, count=12)
+    assert len(set(plain)) == 1
+    for sampling in (
+        Sampling(temperature=0, presence_penalty=2),
+        Sampling(temperature=0, frequency_penalty=2),
+    ):
+        assert len(set(_draws(model, at, sampling, count=12))) > 1
+    negative = Sampling(temperature=0, frequency_penalty=-2)
+    assert _draws(model, at, negative, count=5) == plain[:5]
+
+
+def test_penalties_when_token_stands_in_the_prompt_then_only_repetition_counts(
+    model: Model, at: tuple[Context, int]
+):
+    known = [_PROMPT[1]]
+    push = ((known[0], 40.0),)
+    presence = Sampling(temperature=0, presence_penalty=2, logit_bias=push)
+    repeat = Sampling(temperature=0, repeat_penalty=100, logit_bias=push)
+    assert _draws(model, at, presence) == known
+    assert _draws(model, at, repeat) != known
+
+
+def test_seed_when_same_then_same_draws(model: Model, at: tuple[Context, int]):
+    drawn = [
+        _draws(model, at, Sampling(temperature=1.5, top_k=0, seed=seed), count=8)
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_grammar_when_given_then_only_its_tokens_are_drawn(model: Model, at: tuple[Context, int]):
+    for seed in range(5):
+        sampling = Sampling(temperature=1.5, seed=seed)
+        drawn = _draws(model, at, sampling, count=4, grammar="root ::= [x-z]{3}")
+        text = b"".join(model.piece(token) for token in drawn[:3]).decode()
+        assert set(text) <= set("xyz")
+        assert len(text) == 3
+        assert model.ends_generation(drawn[3])
+
+
+def test_grammar_when_seed_is_same_then_same_draws(model: Model, at: tuple[Context, int]):
+    sampling = Sampling(temperature=2, top_k=0, seed=9)
+    grammar = "root ::= [a-z]*"
+    first, second = (_draws(model, at, sampling, count=6, grammar=grammar) for _ in "ab")
+    assert first == second
+
+
+def test_grammar_when_bias_pushes_a_forbidden_token_then_still_not_drawn(
+    model: Model, at: tuple[Context, int]
+):
+    push = Sampling(temperature=0, logit_bias=((BYTES + ord("q"), 100.0),))
+    (token,) = _draws(model, at, push, grammar="root ::= [x-z]")
+    assert model.piece(token) in {b"x", b"y", b"z"}
+
+
+def test_grammar_when_no_token_fits_then_only_an_error(model: Model, at: tuple[Context, int]):
+    with pytest.raises(NativeError, match="allows no token"):
+        _draws(model, at, _GREEDY, grammar='root ::= "\\x00"')
+
+
+def test_grammar_when_control_token_spells_it_then_not_drawn(model: Model, at: tuple[Context, int]):
+    assert vocabulary(model).hidden == (0, 1, 3)
+    (token,) = _draws(
+        model,
+        at,
+        Sampling(temperature=0, logit_bias=((3, 100.0),)),
+        grammar='root ::= "<|im_start|>"',
+    )
+    assert model.piece(token) == b"<"
+
+
+def test_likelihoods_when_asked_then_probabilities_of_the_raw_logits(
+    model: Model, at: tuple[Context, int]
+):
+    logits = _logits(model, at)
+    total = math.log(sum(math.exp(logit - max(logits)) for logit in logits)) + max(logits)
+    sampler = Sampler(model, Sampling(temperature=2, top_k=5, seed=1, logprobs=20), _PROMPT)
+    drawn = sampler.draw(*at)
+    sampler.close()
+    assert drawn.likelihood is not None
+    assert drawn.likelihood.drawn.logprob == pytest.approx(logits[drawn.token] - total, abs=1e-3)
+    expected = sorted((logit - total for logit in logits), reverse=True)[:20]
+    assert [each.logprob for each in drawn.likelihood.top] == pytest.approx(expected, abs=1e-3)
+    assert drawn.likelihood.drawn.bytes == model.piece(drawn.token)
+
+
+def test_likelihoods_when_all_tokens_are_summed_then_one(model: Model, at: tuple[Context, int]):
+    total = 0.0
+    for token in range(model.vocabulary_size):
+        sampling = Sampling(temperature=0, logprobs=0, logit_bias=((token, 100.0),))
+        sampler = Sampler(model, sampling, _PROMPT)
+        drawn = sampler.draw(*at)
+        sampler.close()
+        assert drawn.likelihood is not None
+        assert drawn.likelihood.top == ()
+        total += math.exp(drawn.likelihood.drawn.logprob)
+    assert total == pytest.approx(1.0, abs=1e-3)

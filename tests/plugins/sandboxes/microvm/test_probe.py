@@ -1,0 +1,278 @@
+"""What the backend answers where something is missing: the reason, and what to do about it."""
+
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from appliance.config.settings import SandboxSettings
+from appliance.domain.execution import BackendStatus, IsolationLevel, RunRequest
+from appliance.errors import InvalidInput, SandboxUnavailable
+from appliance.sandbox.runner import SandboxRunner
+from plugins._shared.cgroups import v1, v2
+from plugins._shared.cgroups.base import NoGroups
+from plugins._shared.cgroups.control import Fence
+from plugins.sandboxes.microvm import acceleration, kernel, probe, qemu_confinement
+from plugins.sandboxes.microvm.backend import MicroVm
+from plugins.sandboxes.microvm.boot_files import Files
+from plugins.sandboxes.microvm.machine import Machine
+from plugins.sandboxes.microvm.machine_pool import Machines
+from plugins.sandboxes.microvm.qemu_argv import Accelerator
+from plugins.sandboxes.microvm.qemu_confinement import Confinement
+from plugins.sandboxes.microvm.qemu_spawner import Starter
+from tests.support import microvm
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="microvm is x86_64 only")
+
+KVM_LACK = ("this machine offers no virtualization", "turn it on in the firmware")
+
+
+def backend(tmp_path: Path, **settings: Any) -> MicroVm:
+    return MicroVm(microvm.context(tmp_path / "python", tmp_path, tmp_path / "run", **settings))
+
+
+@pytest.fixture
+def with_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = kernel.Kernel(tmp_path / "vmlinuz", "6.1.0", None)
+
+    def find(setting: str) -> kernel.Kernel:
+        del setting
+        return found
+
+    monkeypatch.setattr(kernel, "find", find)
+
+
+def confine(runtime_dir: Path, user: int | None) -> Confinement:
+    del runtime_dir, user
+    return Confinement((), {}, (), (), ())
+
+
+async def answer(made: MicroVm) -> BackendStatus:
+    status = await made.probe()
+    await made.close()
+    return status
+
+
+async def test_probe_without_a_kernel_says_so(tmp_path: Path):
+    status = await answer(backend(tmp_path, microvm_kernel=str(tmp_path / "gone")))
+
+    assert not status.available
+    assert "gone, which can't be read" in status.problem
+    assert "sandbox.microvm_kernel" in status.remedy
+
+
+@pytest.mark.usefixtures("with_kernel")
+async def test_probe_without_qemu_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(qemu_confinement, "_PLACES", str(tmp_path))
+
+    status = await answer(backend(tmp_path))
+
+    assert not status.available
+    assert "qemu-system-x86_64 is missing" in status.problem
+    assert "qemu-system-x86" in status.remedy
+
+
+@pytest.mark.usefixtures("with_kernel")
+async def test_probe_with_a_qemu_that_does_not_start_says_what_it_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / qemu_confinement.QEMU
+    program.write_text("#!/bin/sh\necho no such library >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(qemu_confinement, "_PLACES", str(tmp_path / "bin"))
+
+    status = await answer(backend(tmp_path))
+
+    assert not status.available
+    assert "QEMU does not start with its privileges taken" in status.problem
+
+
+@pytest.mark.usefixtures("with_kernel")
+async def test_probe_without_kvm_offers_emulation_and_does_not_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(acceleration, "lack_of_kvm", lambda: KVM_LACK)
+    monkeypatch.setattr("plugins.sandboxes.microvm.backend.confine", confine)
+
+    status = await answer(backend(tmp_path, microvm_emulation=False))
+
+    assert (status.available, status.problem, status.remedy) == (False, *KVM_LACK)
+    assert os.listdir(tmp_path) == [], "nothing is built for what can't run"  # noqa: PTH208
+
+
+async def test_run_where_no_machine_starts_is_refused_with_the_reason(tmp_path: Path):
+    made = backend(tmp_path, microvm_kernel=str(tmp_path / "gone"))
+
+    with pytest.raises(SandboxUnavailable, match="can't be read"):
+        await made.run(RunRequest(("true",)))
+    with pytest.raises(InvalidInput):
+        await made.run(RunRequest(()))
+    await made.close()
+
+
+async def test_requirement_of_microvm_where_there_is_none_fails_closed(tmp_path: Path):
+    made = backend(tmp_path, microvm_kernel=str(tmp_path / "gone"))
+    settings = SandboxSettings(require="microvm")
+    runner = SandboxRunner({"microvm": made}, settings, first_pause_s=600)
+    await runner.start()
+
+    with pytest.raises(SandboxUnavailable, match="can't be read"):
+        await runner.run(RunRequest(("true",)))
+    await runner.close()
+
+
+class Weaker:
+    """A backend that offers namespaces."""
+
+    name = "weaker"
+
+    async def probe(self) -> BackendStatus:
+        isolation = probe.Isolation("weaker", IsolationLevel.NAMESPACES, ())
+        return BackendStatus("weaker", True, isolation)
+
+    async def run(self, request: RunRequest) -> Any:
+        raise AssertionError("run below the level that the settings require")
+
+    async def close(self) -> None: ...
+
+
+async def test_requirement_of_microvm_is_not_met_by_a_weaker_backend(tmp_path: Path):
+    made = backend(tmp_path, microvm_kernel=str(tmp_path / "gone"))
+    settings = SandboxSettings(require="microvm")
+    runner = SandboxRunner({"microvm": made, "weaker": Weaker()}, settings, first_pause_s=600)
+    await runner.start()
+
+    with pytest.raises(SandboxUnavailable, match="asks for microvm"):
+        await runner.run(RunRequest(("true",)))
+    await runner.close()
+
+
+# What a guest tells of itself
+
+FACTS: dict[str, Any] = {
+    "python": "3.11.7", "kernel": "6.1.0", "boot": "another", "user": 1000,
+    "no_new_privileges": 1, "capabilities": 0, "processes": 2, "interfaces": ["lo"],
+    "writable": [], "supervisor_hidden": True, "grouped": True,
+}  # fmt: skip
+CONFINED = Confinement((), {}, (), ("qemu_seccomp",), ("something",))
+
+
+def isolation(accelerator: Accelerator = Accelerator.KVM, **facts: Any):
+    printed = json.dumps(FACTS | facts).encode()
+    return probe.isolation(printed, "microvm", machines(accelerator), "no KVM here")[0]
+
+
+def no_groups() -> Fence:
+    def refuse(service: int) -> None:
+        del service
+        raise NoGroups("none here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (v1, v2):
+            patch.setattr(kind, "available", refuse)
+        return Fence()
+
+
+def machines(accelerator: Accelerator = Accelerator.KVM) -> Machines:
+    return Machines(Starter(Files(Path(), -1, -1, -1), CONFINED, no_groups(), accelerator))
+
+
+def test_isolation_with_kvm_says_so():
+    found = isolation()
+
+    assert found.level is IsolationLevel.MICROVM
+    assert {"own_kernel", "kvm", "qemu_seccomp", "cgroup_memory"} <= set(found.layers)
+    assert found.degraded[0] == "something"
+    assert "no control group for QEMU (none here; none here)" in found.degraded[1]
+    assert "qemu_cgroup_memory" not in found.layers
+
+
+def test_isolation_by_emulation_is_degraded():
+    found = isolation(Accelerator.EMULATION)
+
+    assert "kvm" not in found.layers
+    assert "emulated" in found.degraded[0]
+    assert "no KVM here" in found.degraded[0]
+
+
+def test_isolation_without_control_groups_in_the_guest_is_degraded():
+    found = isolation(grouped=False)
+
+    assert "memory_watch" in found.layers
+    assert any("control groups" in lack for lack in found.degraded)
+
+
+@pytest.mark.parametrize(
+    ("fact", "hole"),
+    [
+        ({"boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip()}, "the host's"),
+        ({"user": 0}, "root"),
+        ({"no_new_privileges": 0}, "gain privileges"),
+        ({"capabilities": 1}, "capabilities"),
+        ({"processes": 40}, "visible"),
+        ({"interfaces": ["lo", "eth0"]}, "network"),
+        ({"writable": ["/etc/x"]}, "/etc/x"),
+    ],
+)
+def test_machine_with_a_hole_is_refused(fact: dict[str, Any], hole: str):
+    with pytest.raises(SandboxUnavailable, match=hole):
+        isolation(**fact)
+
+
+@pytest.mark.parametrize("printed", [b"", b"no json", b"{}", b'{"python": 3}'])
+def test_guest_that_tells_no_facts_is_refused(printed: bytes):
+    with pytest.raises(SandboxUnavailable, match="does not work"):
+        probe.isolation(printed, "microvm", machines(), "")
+
+
+# Snapshots that fail
+
+
+def test_second_snapshot_in_a_row_that_never_worked_is_the_last_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    offered = machines()
+    lame = cast("Machine", SimpleNamespace(origin=None, last_words="of its own"))
+    assert not offered.distrust(lame), "it booted: another try would do no better"
+
+    for worked_before in (False, True, False):
+        assert not offered.degraded
+        with tempfile.TemporaryFile() as snapshot:
+            monkeypatch.setattr(offered, "_snapshot", snapshot)
+            lame.origin = snapshot
+            if worked_before:
+                offered.trust(lame)
+            for _ in range(2):  # all that went on from it
+                assert offered.distrust(lame)
+            offered.trust(lame)  # too late
+
+    assert offered.degraded == (
+        "each run boots a machine anew: a machine did not go on from its snapshot (of its own)",
+    )
+    assert [record.message.rpartition("; ")[2] for record in caplog.records] == [
+        "a new one is made",
+        "a new one is made",
+        "none is made again",
+    ]
+    offered.hope_anew()
+    assert not offered.degraded
+    offered.close()
+
+
+@pytest.mark.skipif(bool(microvm.lack()), reason=microvm.lack() or "all is there")
+def test_qemu_is_confined_as_well_as_this_machine_allows(tmp_path: Path):
+    user = 2_000_000_777 if os.geteuid() == 0 else None
+
+    found = qemu_confinement.confine(tmp_path, user)
+    found.close()
+
+    assert "qemu_seccomp" in found.layers
+    assert ("unprivileged_user" in found.layers) == (user is not None)

@@ -1,0 +1,456 @@
+"""Whole runs in a real machine: with KVM where it works, else by emulation."""
+
+import asyncio
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import pytest_asyncio
+
+from appliance.domain.execution import (
+    MIB,
+    BackendStatus,
+    EndReason,
+    IsolationLevel,
+    Limits,
+    OutputStream,
+    RunRequest,
+    SandboxFile,
+)
+from appliance.errors import SandboxUnavailable
+from plugins._shared.cgroups.control import Fence
+from plugins._shared.rootfs.python import Interpreter
+from plugins.sandboxes.microvm import boot_files, kernel
+from plugins.sandboxes.microvm.backend import MicroVm
+from plugins.sandboxes.microvm.machine import Machine
+from plugins.sandboxes.microvm.machine_pool import Machines
+from plugins.sandboxes.microvm.qemu_argv import Accelerator, Shape
+from plugins.sandboxes.microvm.qemu_confinement import confine
+from plugins.sandboxes.microvm.qemu_spawner import Starter
+from plugins.sandboxes.microvm.qmp import Monitor
+from tests.support import microvm
+from tests.support.hostile_agent import hostile_files
+from tests.support.sandbox import ROOT, open_descriptors
+
+pytest_plugins = ["tests.support.sandbox_fixtures"]
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(bool(microvm.lack()), reason=f"NO MACHINE WAS TRIED: {microvm.lack()}"),
+]
+
+T = TypeVar("T")
+
+# An emulated processor, on a machine as busy as it may be.
+PATIENT = Limits(wall_s=120.0, cpu_s=60.0)
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "run").mkdir()
+        yield Path(folder)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def probed(sandbox_python: Path, home: Path) -> AsyncIterator[tuple[MicroVm, BackendStatus]]:
+    """Its agents are honest until a job tells them to attack."""
+    data = home / "data"
+    made = MicroVm(microvm.context(sandbox_python, data, home / "run"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boot_files, "agent_files", hostile_files)
+        status = await made.probe()
+    assert status.available, f"{status.problem}. {status.remedy}"
+    yield made, status
+    told = Told()
+    request = RunRequest(("sleep", "600"), limits=PATIENT)
+    running = asyncio.create_task(made.run_watched(request, told))
+    await asyncio.wait_for(told.begun.wait(), 120)
+    await made.close()
+    assert (await running).reason is EndReason.CANCELLED
+    assert microvm.machines_of(os.getpid()) == []
+    assert microvm.snapshots() == []
+    left = [path.name for path in (data / "microvm").iterdir() if path.name != ".lock"]
+    assert len(left) == 1, f"nothing but the guests' files may be left: {left}"
+
+
+@pytest.fixture(scope="module")
+def backend(probed: tuple[MicroVm, BackendStatus]) -> MicroVm:
+    return probed[0]
+
+
+async def python(backend: MicroVm, code: str, **limits: float):
+    request = RunRequest(("python", "-c", code), limits=Limits(**{**PATIENCE, **limits}))  # pyright: ignore[reportArgumentType]
+    return await backend.run(request)
+
+
+PATIENCE = {"wall_s": PATIENT.wall_s, "cpu_s": PATIENT.cpu_s}
+
+
+class Told:
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.begun = asyncio.Event()
+
+    def started(self) -> None:
+        self.events.append("started")
+        self.begun.set()
+
+    def output(self, stream: OutputStream, data: bytes) -> None:
+        self.events.append(f"{stream.value}:{data.decode()}")
+
+
+async def test_probe_in_a_real_machine_tells_what_it_is(probed: tuple[MicroVm, BackendStatus]):
+    _, status = probed
+
+    assert status.available
+    assert status.languages["python"].startswith("3.")
+    assert status.languages["sh"]
+    assert status.isolation is not None
+    assert status.isolation.level is IsolationLevel.MICROVM
+    layers = set(status.isolation.layers)
+    assert not any("anew" in lack for lack in status.isolation.degraded)
+    assert {
+        "own_kernel",
+        "no_network",
+        "read_only_system",
+        "hidden_supervisor",
+        "qemu_seccomp",
+    } <= layers
+    emulated = any("emulated" in lack for lack in status.isolation.degraded)
+    assert ("kvm" in layers) != emulated
+
+
+async def test_run_takes_files_and_input_and_gives_output_artifacts_and_exit_code(
+    backend: MicroVm,
+):
+    code = (
+        "import os, sys; print(open('deep/in').read(), sys.stdin.read());"
+        "print('err', file=sys.stderr); open('out', 'wb').write(bytes(100_000));"
+        "os.symlink('/etc/passwd', 'link'); sys.exit(7)"
+    )
+    request = RunRequest(
+        ("python", "main.py"),
+        files=(SandboxFile("main.py", code.encode()), SandboxFile("deep/in", b"hi")),
+        stdin=b"there",
+        artifacts=("out", "link"),
+        limits=PATIENT,
+    )
+    told = Told()
+
+    result = await backend.run_watched(request, told)
+
+    assert (result.reason, result.exit_code) == (EndReason.EXITED, 7), result
+    assert (result.stdout, result.stderr) == (b"hi there\n", b"err\n")
+    assert result.artifacts == (SandboxFile("out", bytes(100_000)),)
+    assert [reason.split(":")[0] for reason in result.artifacts_refused] == ["link"]
+    assert result.isolation.backend == "microvm"
+    assert told.events[0] == "started"
+    assert set(told.events[1:]) == {"stdout:hi there\n", "stderr:err\n"}
+
+
+async def test_program_sees_another_kernel_and_no_network(backend: MicroVm):
+    code = """
+import json, os, socket, time
+def failure(family, address):
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as s:
+            s.settimeout(5); s.connect(address)
+    except OSError as error:
+        return error.strerror or str(error)
+    return "connected"
+print(json.dumps({
+    "boot": open("/proc/sys/kernel/random/boot_id").read().strip(),
+    "interfaces": [name for _, name in socket.if_nameindex()],
+    "far": failure(socket.AF_INET, ("192.0.2.1", 80)),
+    "metadata": failure(socket.AF_INET, ("169.254.169.254", 80)),
+    "vsock": hasattr(socket, "AF_VSOCK") and failure(40, (2, 1)),
+    "processes": len([name for name in os.listdir("/proc") if name.isdigit()]),
+    "host": os.uname().nodename,
+    "random": os.urandom(16).hex(),
+    "now": time.time(),
+}))
+"""
+    first = await python(backend, code)
+    second = await python(backend, code)
+
+    seen, again = (json.loads(result.stdout) for result in (first, second))
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()  # noqa: ASYNC240
+    assert seen["boot"] != boot.strip()
+    assert seen["interfaces"] == ["lo"]
+    assert "unreachable" in seen["far"]
+    assert "unreachable" in seen["metadata"]
+    assert seen["vsock"] != "connected"
+    assert seen["processes"] <= 2
+    assert seen["host"] == "sandbox" != platform.node()
+    assert seen["random"] != again["random"], "both began from the same snapshot"
+    assert abs(again["now"] - seen["now"]) < 3600
+    assert again["now"] > seen["now"]
+
+
+async def test_workspace_is_limited_in_bytes_and_files(backend: MicroVm):
+    code = """
+import errno, os
+names = []
+def fill(write):
+    try:
+        for number in range(100_000): write(number)
+    except OSError as error:
+        return errno.errorcode[error.errno], number
+print(*fill(lambda n: open(f"file{n}", "x").close()))
+for name in os.listdir("."): os.unlink(name)
+with open("big", "wb", buffering=0) as file:
+    print(*fill(lambda n: file.write(bytes(65536))))
+"""
+    result = await python(
+        backend, code, workspace_files=50, workspace_bytes=1 * MIB, tmp_bytes=1 * MIB
+    )
+
+    boot_files, sizes = (line.split() for line in result.stdout.decode().splitlines())
+    assert boot_files == ["ENOSPC", "50"], result
+    assert sizes[0] in ("ENOSPC", "EFBIG")
+
+
+async def test_program_that_sleeps_is_ended_after_its_time(backend: MicroVm):
+    result = await python(backend, "import time; print(1, flush=True); time.sleep(600)", wall_s=8.0)
+
+    assert result.reason is EndReason.WALL_TIME
+    assert 8.0 <= result.usage.wall_s < 60
+
+
+async def test_memory_of_all_processes_together_is_limited(backend: MicroVm):
+    code = """
+import os, time
+for _ in range(6):
+    if os.fork() == 0:
+        block = bytearray(24 << 20)
+        for at in range(0, len(block), 4096): block[at] = 1
+        time.sleep(600)
+time.sleep(600)
+"""
+    result = await python(backend, code, memory_bytes=64 * MIB)
+
+    assert result.reason is EndReason.MEMORY, result
+
+
+async def test_fork_bomb_is_held_and_the_next_run_works(backend: MicroVm):
+    code = """
+import os
+count = 0
+try:
+    while True:
+        if os.fork() == 0:
+            import time; time.sleep(600)
+        count += 1
+except OSError as error:
+    print(count < 16, error.strerror)
+"""
+    result = await python(backend, code, processes=16)
+
+    assert result.stdout == b"True Resource temporarily unavailable\n", result
+    assert result.exit_code == 0
+
+
+async def test_machine_that_is_killed_ends_its_run_and_the_next_one_works(backend: MicroVm):
+    told = Told()
+    request = RunRequest(("sleep", "600"), limits=PATIENT)
+    running = asyncio.create_task(backend.run_watched(request, told))
+    await asyncio.wait_for(told.begun.wait(), 120)
+    before = open_descriptors()
+
+    [machine] = microvm.machines_of(os.getpid())
+    os.kill(machine, signal.SIGKILL)
+    result = await asyncio.wait_for(running, 30)
+
+    assert (result.reason, result.signal) == (EndReason.SIGNALLED, 9)
+    assert open_descriptors() < before
+    assert (await backend.run(RunRequest(("true",), limits=PATIENT))).ok
+
+
+async def test_machine_is_bounded_on_the_host_too(
+    probed: tuple[MicroVm, BackendStatus],
+):
+    backend, status = probed
+    told = Told()
+    request = RunRequest(("sleep", "600"), limits=PATIENT)
+    running = asyncio.create_task(backend.run_watched(request, told))
+    await asyncio.wait_for(told.begun.wait(), 120)
+
+    [machine] = microvm.machines_of(os.getpid())
+    of_machine, of_us = (groups_of(pid) for pid in (machine, os.getpid()))
+    limits = Path(f"/proc/{machine}/limits").read_text()  # noqa: ASYNC240
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert "Max data size             1543503872" in limits  # a GiB more than its memory
+    assert "Max file size             0 " in limits
+    assert status.isolation is not None
+    held = "qemu_cgroup_memory" in status.isolation.layers
+    assert held or any("no control group for QEMU" in lack for lack in status.isolation.degraded)
+    assert held == any("monkey-coder-" in group for group in of_machine - of_us)
+
+
+def groups_of(pid: int) -> set[str]:
+    return set(Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("largest frame", EndReason.SIGNALLED), ("endless output", EndReason.OUTPUT)],
+)
+async def test_agent_that_was_taken_over_is_ended(backend: MicroVm, name: str, reason: EndReason):
+    request = RunRequest(("true", f"attack:{name}!"), limits=PATIENT)
+
+    result = await backend.run(request)
+
+    assert (result.reason, result.artifacts) == (reason, ())
+
+
+async def test_run_that_is_cancelled_leaves_no_machine(backend: MicroVm):
+    told = Told()
+    before = open_descriptors()
+    request = RunRequest(("sleep", "600"), limits=PATIENT)
+    runs = [asyncio.create_task(backend.run_watched(request, told)) for _ in range(2)]
+    await asyncio.wait_for(told.begun.wait(), 120)
+
+    for run in runs:  # one has begun, the other may still be on its way
+        run.cancel()
+    done = await asyncio.wait_for(asyncio.gather(*runs, return_exceptions=True), 30)
+
+    assert [type(result) for result in done] == [asyncio.CancelledError] * 2
+    assert microvm.machines_of(os.getpid()) == []
+    assert open_descriptors() == before
+
+
+async def test_run_that_asks_for_more_memory_than_usual_gets_a_machine_of_its_own(
+    backend: MicroVm,
+):
+    code = "print(int(open('/proc/meminfo').readline().split()[1]) // 1024)"
+
+    result = await python(backend, code, memory_bytes=512 * MIB)
+
+    assert int(result.stdout) > 512, "the usual one has less"
+
+
+async def test_service_that_is_killed_leaves_no_machine(sandbox_python: Path, tmp_path: Path):
+    words = [
+        "-m",
+        "tests.support.microvm_service",
+        str(sandbox_python),
+        str(tmp_path),
+        str(tmp_path),
+    ]
+    service = await asyncio.create_subprocess_exec(sys.executable, *words, cwd=ROOT)
+    try:
+        started = await until(lambda: microvm.machines_of(service.pid))
+    finally:
+        service.kill()
+        await service.wait()
+
+    await until(lambda: not [pid for pid in started if Path(f"/proc/{pid}").exists()])
+
+
+# Snapshots, and what becomes of machines where one fails
+
+
+async def test_snapshot_of_another_version_is_replaced_and_the_run_answers(
+    backend: MicroVm, caplog: pytest.LogCaptureFixture
+):
+    [snapshot] = microvm.snapshots()
+    before = os.fstat(snapshot).st_ino
+    os.pwrite(snapshot, (99).to_bytes(4, "big"), len(b"QEVM"))
+
+    runs = [backend.run(RunRequest(("echo", "said"), limits=PATIENT)) for _ in range(2)]
+    first, second = await asyncio.gather(*runs)
+
+    assert first.stdout == second.stdout == b"said\n", (first, second)
+    assert not any("anew" in lack for lack in first.isolation.degraded)
+    [after] = [os.fstat(fd).st_ino for fd in microvm.snapshots()]
+    assert after != before
+    [said] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("a machine did not go on from its snapshot (")
+    assert said.endswith("a new one is made")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def offered(
+    sandbox_python: Path, home: Path, probed: tuple[MicroVm, BackendStatus]
+) -> AsyncIterator[Machines]:
+    """Machines without a snapshot, from the files that the backend has made."""
+    del probed
+    user = USER if os.geteuid() == 0 else None
+    fence, confinement = Fence(), confine(home / "run", user)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boot_files, "agent_files", hostile_files)
+        parts = boot_files.parts(kernel.find(microvm.KERNEL), Interpreter(sandbox_python), None, "")
+    made = boot_files.prepare(home / "data", parts)
+    machines = Machines(Starter(made, confinement, fence, Accelerator.EMULATION))
+    yield machines
+    machines.close()
+    made.close()
+    confinement.close()
+    assert fence.close()
+
+
+USER = 2_000_000_998
+SHAPE = Shape(448, 1)
+
+
+async def test_machine_that_is_killed_as_it_boots_is_told_of(offered: Machines):
+    before = open_descriptors()
+    user = USER if os.geteuid() == 0 else None
+    keeping = asyncio.create_task(offered.keep(SHAPE, user))
+    [machine] = await until(lambda: microvm.machines_of(os.getpid()))
+
+    os.kill(machine, signal.SIGKILL)
+
+    with pytest.raises(SandboxUnavailable, match="ended at its start"):
+        await keeping
+    assert open_descriptors() == before
+
+
+async def test_machine_that_is_killed_as_it_waits_and_a_full_disk_leave_the_run_an_answer(
+    backend: MicroVm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    order, save = Machine.order, Monitor.save
+
+    async def kill(machine: Machine, orders: bytes) -> None:
+        monkeypatch.setattr(Machine, "order", order)
+        machine.kill()
+        await order(machine, orders)
+
+    def save_to_a_full_disk(monitor: Monitor, state: int) -> None:
+        del state
+        with open("/dev/full", "wb") as full:  # noqa: PTH123
+            save(monitor, full.fileno())
+
+    monkeypatch.setattr(Machine, "order", kill)
+    monkeypatch.setattr(Monitor, "save", save_to_a_full_disk)
+    before = open_descriptors()
+
+    result = await backend.run(RunRequest(("echo", "said"), limits=PATIENT))
+
+    assert result.stdout == b"said\n", result
+    lack = result.isolation.degraded[-1]
+    assert lack.startswith("each run boots a machine anew: a machine's state was not saved")
+    first, second = [record.message for record in caplog.records]
+    assert first.endswith("a new one is made")
+    assert second == lack
+    assert microvm.snapshots() == []
+    assert microvm.machines_of(os.getpid()) == []
+    assert open_descriptors() == before - 1, "that of the snapshot"
+
+
+async def until(condition: Callable[[], T]) -> T:
+    """What the condition says once it is true; fails after a minute."""
+    async with asyncio.timeout(60):
+        while not (found := condition()):
+            await asyncio.sleep(0.05)
+    return found

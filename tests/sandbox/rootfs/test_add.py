@@ -1,0 +1,415 @@
+"""Root file systems: what is taken over of a folder or an archive, and how it lies on disk."""
+
+import errno
+import hashlib
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec import structs
+
+from appliance.domain.rootfs import RootRecord
+from appliance.errors import Conflict, InvalidInput, NotFound, SetupError
+from appliance.sandbox.rootfs import inspection
+from appliance.sandbox.rootfs.formats.entries import Bounds
+from appliance.sandbox.rootfs.naming import default_name
+from plugins._shared.rootfs import selection
+from tests.support.rootfs import BOUNDS, MIB, add_file, left, make_root, quiet, store, tar_of
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_root(tmp_path_factory.mktemp("root") / "tiny")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def tree_of(data: Path, name: str = "tiny") -> Path:
+    return data / "sandbox-rootfs" / name / "tree"
+
+
+@pytest.mark.parametrize("ending", ["", ".tar", ".tar.gz", ".tar.xz", ".tar.bz2"])
+def test_add_when_a_folder_or_an_archive_then_the_same_tree_and_record(
+    root: Path, data: Path, tmp_path: Path, ending: str
+) -> None:
+    from_folder = store(tmp_path / "other").add(root, None, "", quiet)
+    source = root if not ending else tar_of(root, tmp_path / f"tiny{ending}", lambda _: None)
+    record = store(data).add(source, None, "", quiet)
+    assert record.name == "tiny"
+    assert record.kind == ("tar" if ending else "directory")
+    assert record.sha256 == from_folder.sha256
+    assert (record.files, record.size) == (from_folder.files, from_folder.size)
+    if ending:
+        assert record.source_sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert record.machine == platform.machine()
+    assert (record.shell, record.python) == ("/bin/sh", "")
+    assert left(data) == {"tiny"}
+    assert store(data).list() == [record]
+    assert store(data).check("tiny", quiet) == record
+
+
+def test_add_when_done_then_it_is_read_only_and_open_to_the_users_of_runs(
+    root: Path, data: Path
+) -> None:
+    store(data).add(root, None, "", quiet)
+    tree = tree_of(data)
+    for path in (tree.parents[1], tree.parent, tree, *tree.rglob("*")):
+        if path.is_symlink():
+            continue
+        mode = path.stat().st_mode
+        assert mode & 0o005 == (0o005 if path.is_dir() else mode & 0o005)
+        assert mode & 0o004
+        assert mode & (0o022 if path.is_dir() else 0o222) == 0 or path.name == "record.json"
+    assert (tree / "bin" / "sh").stat().st_mode & 0o777 == 0o555
+    assert (tree / "etc" / "os-release").stat().st_mode & 0o777 == 0o444
+    assert (tree / "usr" / "absolute").readlink() == Path("/usr/share/word")
+
+
+def test_add_when_files_have_several_names_then_they_share_their_content(
+    root: Path, data: Path, tmp_path: Path
+) -> None:
+    linked = tmp_path / "linked"
+    shutil.copytree(root, linked, symlinks=True)
+    (linked / "bin" / "dash").hardlink_to(linked / "bin" / "sh")
+    sizes = [store(data).add(linked, "folder", "", quiet).size]
+    archive = tar_of(linked, tmp_path / "linked.tar", lambda _: None)
+    sizes.append(store(data).add(archive, "archive", "", quiet).size)
+    for name in ("folder", "archive"):
+        tree = tree_of(data, name)
+        assert (tree / "bin" / "sh").samefile(tree / "bin" / "dash")
+    assert len(set(sizes)) == 1
+
+
+def test_add_when_setuid_and_special_files_then_bits_are_gone_and_files_left_out(
+    root: Path, data: Path, tmp_path: Path
+) -> None:
+    def change(archive: tarfile.TarFile) -> None:
+        add_file(archive, "./usr/bin/su", b"\x7fELF", mode=0o6755)
+        add_file(archive, "./etc/shadow", b"secret", mode=0o000)
+        for name, kind in (("null", tarfile.CHRTYPE), ("sda", tarfile.BLKTYPE),
+                           ("pipe", tarfile.FIFOTYPE)):  # fmt: skip
+            info = tarfile.TarInfo(f"./dev/{name}")
+            info.type, info.devmajor, info.devminor = kind, 1, 3
+            archive.addfile(info)
+
+    record = store(data).add(tar_of(root, tmp_path / "t.tar", change), None, "", quiet)
+    tree = tree_of(data, "t")
+    assert (tree / "usr" / "bin" / "su").stat().st_mode & 0o7777 == 0o555
+    assert (tree / "etc" / "shadow").stat().st_mode & 0o7777 == 0o444
+    assert record.left_out == 3
+    assert not (tree / "dev").exists()
+
+
+def test_add_when_a_folder_holds_pipes_and_sockets_then_they_are_left_out(
+    root: Path, data: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy, symlinks=True)
+    os.mkfifo(copy / "usr" / "pipe")
+    record = store(data).add(copy, None, "", quiet)
+    assert record.left_out == 1
+    assert not (tree_of(data, "copy") / "usr" / "pipe").exists()
+
+
+def test_add_when_the_folder_holds_the_data_directory_then_that_is_left_out(
+    root: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy, symlinks=True)
+    data = copy / "data"
+    store(data).add(copy, "first", "", quiet)
+    store(data).add(copy, "second", "", quiet)
+    assert not (tree_of(data, "second") / "data" / "sandbox-rootfs").exists()
+
+
+def test_add_when_the_name_is_taken_then_refused_and_the_first_stays(
+    root: Path, data: Path
+) -> None:
+    first = store(data).add(root, None, "", quiet)
+    with pytest.raises(Conflict, match="already"):
+        store(data).add(root, None, "", quiet)
+    assert store(data).get("tiny") == first
+
+
+@pytest.mark.parametrize("name", ["", "..", ".x", "A", "a/b", "x" * 65, "a b", "-a"])
+def test_add_when_the_name_is_none_then_refused(root: Path, data: Path, name: str) -> None:
+    with pytest.raises(InvalidInput, match="no name"):
+        store(data).add(root, name, "", quiet)
+    with pytest.raises(NotFound):
+        store(data).get(name)
+    assert left(data) == set()
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("Node 22.tar.xz", "node-22"), ("a.squashfs", "a"), ("...", "root"), ("x" * 90, "x" * 64),
+     ("rust.1.tgz", "rust.1")],
+)  # fmt: skip
+def test_default_name_when_from_a_file_then_a_plain_one(file: str, name: str) -> None:
+    assert default_name(Path("/somewhere", file)) == name
+
+
+def test_add_when_the_sha256_is_another_then_nothing_is_added(
+    root: Path, data: Path, tmp_path: Path
+) -> None:
+    archive = tar_of(root, tmp_path / "t.tar", lambda _: None)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    for wrong, reason in (("0" * 64, "not the one given"), ("abc", "64 hexadecimal")):
+        with pytest.raises(InvalidInput, match=reason):
+            store(data).add(archive, None, wrong, quiet)
+    with pytest.raises(InvalidInput, match="folder"):
+        store(data).add(root, None, digest, quiet)
+    assert left(data) == set()
+    assert store(data).add(archive, None, digest.upper(), quiet).source_sha256 == digest
+
+
+def test_check_when_a_file_changed_then_says_so(root: Path, data: Path) -> None:
+    store(data).add(root, None, "", quiet)
+    word = tree_of(data) / "usr" / "share" / "word"
+    word.chmod(0o644)
+    word.write_text("another word\n")
+    with pytest.raises(InvalidInput, match="is not what was added"):
+        store(data).check("tiny", quiet)
+    shutil.rmtree(tree_of(data))
+    with pytest.raises(InvalidInput, match="lost its files"):
+        store(data).check("tiny", quiet)
+    with pytest.raises(NotFound):
+        store(data).check("other", quiet)
+
+
+def test_remove_when_there_then_gone_and_unknown_after(root: Path, data: Path) -> None:
+    store(data).add(root, None, "", quiet)
+    store(data).remove("tiny")
+    assert left(data) == set()
+    with pytest.raises(NotFound):
+        store(data).remove("tiny")
+
+
+def test_record_when_damaged_then_named(root: Path, data: Path) -> None:
+    store(data).add(root, None, "", quiet)
+    record = data / "sandbox-rootfs" / "tiny" / "record.json"
+    record.write_text("{")
+    with pytest.raises(SetupError, match="tiny"):
+        store(data).get("tiny")
+    with pytest.raises(Exception, match="tiny"):
+        selection.find(data / "sandbox-rootfs", "tiny")
+    store(data).remove("tiny")
+    assert left(data) == set()
+
+
+def test_list_when_something_else_lies_there_then_it_is_left_alone(root: Path, data: Path) -> None:
+    record = store(data).add(root, None, "", quiet)
+    home = data / "sandbox-rootfs"
+    (home / "notes").mkdir()
+    (home / "Upper").mkdir()
+    (home / "file").write_text("x")
+    assert store(data).list() == [record]
+    with pytest.raises(NotFound):
+        store(data).get("notes")
+    with pytest.raises(NotFound, match="rootfs list"):
+        store(data).remove("file")
+
+
+# What counts as a root
+
+
+def no_usr(root: Path) -> None:
+    shutil.rmtree(root / "usr")
+
+
+def usr_is_a_link(root: Path) -> None:
+    (root / "usr").rename(root / "real")
+    (root / "usr").symlink_to("real")
+
+
+def no_shell(root: Path) -> None:
+    (root / "bin" / "sh").unlink()
+
+
+def shell_is_a_script(root: Path) -> None:
+    (root / "bin" / "sh").write_text("#!/bin/cat\n")
+
+
+def shell_leads_out(root: Path) -> None:
+    (root / "bin" / "sh").unlink()
+    (root / "bin" / "sh").symlink_to("/bin/not-here")
+
+
+def shell_is_a_loop(root: Path) -> None:
+    (root / "bin" / "sh").unlink()
+    (root / "bin" / "sh").symlink_to("sh")
+
+
+def other_machine(root: Path) -> None:
+    shell = bytearray((root / "bin" / "sh").read_bytes())
+    shell[18:20] = (183 if platform.machine() == "x86_64" else 62).to_bytes(2, "little")
+    (root / "bin" / "sh").write_bytes(shell)
+
+
+def cut_shell(root: Path) -> None:
+    (root / "bin" / "sh").write_bytes((root / "bin" / "sh").read_bytes()[:70])
+
+
+def no_loader(root: Path) -> None:
+    for folder in ("lib", "lib64"):
+        if (root / folder).exists():
+            shutil.rmtree(root / folder)
+    (root / "lib").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (no_usr, "no folder /usr"), (usr_is_a_link, "no folder /usr"),
+        (no_shell, "neither /bin/sh"), (shell_is_a_script, "no program"),
+        (shell_leads_out, "neither /bin/sh"), (shell_is_a_loop, "neither /bin/sh"),
+        (other_machine, "this one is"), (cut_shell, "no program"), (no_loader, "needs '/lib"),
+    ],
+)  # fmt: skip
+def test_add_when_it_is_no_root_for_this_machine_then_says_what_is_missing(
+    root: Path, data: Path, tmp_path: Path, break_it: object, reason: str
+) -> None:
+    assert callable(break_it)
+    broken = tmp_path / "broken"
+    shutil.copytree(root, broken, symlinks=True)
+    break_it(broken)
+    with pytest.raises(InvalidInput, match=reason):
+        store(data).add(broken, None, "", quiet)
+    assert left(data) == set()
+
+
+def test_resolve_when_links_lead_about_then_as_inside(tmp_path: Path) -> None:
+    (tmp_path / "usr" / "bin").mkdir(parents=True)
+    (tmp_path / "bin").symlink_to("/usr/bin")
+    (tmp_path / "usr" / "bin" / "real").write_text("x")
+    (tmp_path / "usr" / "bin" / "sh").symlink_to("../../../../usr/bin/real")
+    (tmp_path / "usr" / "bin" / "out").symlink_to("/etc/passwd")
+    assert inspection.resolve(tmp_path, "/bin/sh") == tmp_path / "usr" / "bin" / "real"
+    assert inspection.resolve(tmp_path, "/bin/out") is None
+
+
+# Interrupted, at once, and without room
+
+
+def test_add_when_killed_midway_then_nothing_shows_and_the_next_clears_up(
+    root: Path, data: Path, tmp_path: Path
+) -> None:
+    big = tmp_path / "big"
+    shutil.copytree(root, big, symlinks=True)
+    for number in range(40):
+        (big / "usr" / f"block-{number}").write_bytes(os.urandom(1 * MIB))
+    data.mkdir(mode=0o700)
+    code = (
+        "import sys; from pathlib import Path; from tests.support.rootfs import store, quiet\n"
+        "store(Path(sys.argv[1])).add(Path(sys.argv[2]), 'big', '', quiet)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(data), str(big)])
+    deadline = time.monotonic() + 60
+    while not list(data.glob("sandbox-rootfs/.unfinished-*/tree/usr/block-1*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert [name for name in left(data) if not name.startswith(".")] == []
+    assert store(data).list() == []
+    store(data).add(root, None, "", quiet)
+    assert left(data) == {"tiny"}
+
+
+def test_add_when_another_add_goes_on_then_refused_at_once(root: Path, data: Path) -> None:
+    refused: list[str] = []
+
+    def again(step: str, _done: int, _total: int | None) -> None:
+        if step == "unpacking" and not refused:
+            with pytest.raises(Conflict, match="another root file system") as caught:
+                store(data).add(root, "tiny", "", quiet)
+            refused.append(caught.value.message)
+            with pytest.raises(Conflict):
+                store(data).remove("tiny")
+
+    store(data).add(root, "tiny", "", again)
+    assert len(refused) == 1
+    assert left(data) == {"tiny"}
+
+
+def test_add_when_interrupted_then_nothing_is_left(root: Path, data: Path) -> None:
+    def interrupt(step: str, _done: int, _total: int | None) -> None:
+        if step == "checking":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store(data).add(root, None, "", interrupt)
+    assert left(data) == set()
+
+
+def test_add_when_the_disk_is_full_then_says_so_and_nothing_is_left(
+    root: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = os.write, 0
+
+    def full(descriptor: int, content: bytes) -> int:
+        nonlocal written
+        written += len(content)
+        if written > 100_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, content)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(SetupError, match="No space left"):
+        store(data).add(root, None, "", quiet)
+    assert left(data) == set()
+
+
+def test_add_when_the_file_changes_meanwhile_then_refused(
+    root: Path, data: Path, tmp_path: Path
+) -> None:
+    archive = tar_of(root, tmp_path / "t.tar", lambda _: None)
+
+    def change(step: str, _done: int, _total: int | None) -> None:
+        if step == "unpacking":
+            os.utime(archive, (1, 1))
+
+    with pytest.raises(InvalidInput, match="changed while it was read"):
+        store(data).add(archive, None, "", change)
+    assert left(data) == set()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "reason"),
+    [(Bounds(1 * MIB, 2000), "rootfs_mib"), (Bounds(64 * MIB, 5), "rootfs_files")],
+)
+def test_add_when_it_is_more_than_the_settings_allow_then_names_the_setting(
+    root: Path, data: Path, tmp_path: Path, bounds: Bounds, reason: str
+) -> None:
+    for source in (root, tar_of(root, tmp_path / "t.tar", lambda _: None)):
+        with pytest.raises(InvalidInput, match=reason):
+            store(data, bounds).add(source, None, "", quiet)
+        assert left(data) == set()
+
+
+def test_find_when_the_record_is_for_another_machine_then_unavailable_with_the_remedy(
+    root: Path, data: Path
+) -> None:
+    record = store(data, BOUNDS).add(root, None, "", quiet)
+    other: RootRecord = structs.replace(record, machine="vax")
+    home = data / "sandbox-rootfs"
+    found = selection.find(home, "tiny")
+    assert (found.path, found.image, found.sha256) == (tree_of(data), None, record.sha256)
+    (home / "tiny" / "record.json").write_bytes(msgspec.json.encode(other))
+    with pytest.raises(Exception, match="made for vax"):
+        selection.find(home, "tiny")
+    for name in ("other", "../tiny", ""):
+        with pytest.raises(Exception, match="was not added"):
+            selection.find(home, name)
