@@ -61,7 +61,7 @@ class Files(Struct, frozen=True):
     folder: Path
     kernel: int
     initramfs: int
-    root_image: int
+    root: int
 
     def close(self) -> None:
         for fd in (self.kernel, self.initramfs, self.root):
