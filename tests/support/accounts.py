@@ -1,4 +1,4 @@
-"""An account service on a real database, with cheap password hashes and a clock to turn."""
+"""The accounts package on a real database, with cheap password hashes and a manual clock."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -9,7 +9,7 @@ from argon2 import PasswordHasher
 from appliance.config.settings import AuthSettings
 from appliance.domain.users import Principal, Role, User
 from appliance.services.accounts.passwords import Passwords
-from appliance.services.accounts.service import AccountService
+from appliance.services.accounts.service import build_accounts
 from appliance.store.sqlite.database import Database
 
 SECRET = b"a secret for tests, 32 bytes or more"
@@ -18,7 +18,7 @@ ADDRESS = "192.0.2.7"
 
 
 class Clock:
-    """Epoch seconds that pass only when told to."""
+    """Epoch seconds that advance only by `advance`."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now
@@ -31,7 +31,7 @@ class Clock:
 
 
 class CountingPasswords(Passwords):
-    """Real argon2id with the least cost; knows how many verifications were asked for."""
+    """Real argon2id at the lowest cost; records every hash it was asked to verify."""
 
     def __init__(self) -> None:
         super().__init__(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
@@ -42,19 +42,19 @@ class CountingPasswords(Passwords):
         return await super().verify(password_hash, password)
 
 
-class Accounts:
-    """The service under test, and what a test needs beside it."""
+class AccountsHarness:
+    """The parts under test, with their database, clock and password hasher."""
 
     def __init__(self, db: Database, settings: AuthSettings) -> None:
         self.db = db
         self.clock = Clock()
         self.passwords = CountingPasswords()
-        self.service = AccountService(
+        self.accounts = build_accounts(
             db, settings, SECRET, clock=self.clock, passwords=self.passwords
         )
 
     async def add(self, username: str, role: Role = Role.DEVELOPER) -> User:
-        return await self.service.add_user(
+        return await self.accounts.users.add(
             username=username,
             email=f"{username}@example.com",
             name=username.title(),
@@ -62,14 +62,14 @@ class Accounts:
             password=PASSWORD,
         )
 
-    async def logged_in(self, username: str) -> Principal:
-        tokens = await self.service.login(username, PASSWORD, ADDRESS)
-        return await self.service.authenticate(tokens.access_token)
+    async def log_in(self, username: str) -> Principal:
+        tokens = await self.accounts.login.log_in(username, PASSWORD, ADDRESS)
+        return await self.accounts.authenticate(tokens.access_token)
 
-    async def key_of(self, username: str, *scopes: str, expires_at: float | None = None) -> str:
+    async def create_key(self, username: str, *scopes: str, expires_at: float | None = None) -> str:
         """The secret of a new key."""
-        principal = await self.service.users.principal_of(username)
-        _, secret = await self.service.create_key(principal, "test", scopes, expires_at)
+        principal = await self.accounts.users.get_principal(username)
+        _, secret = await self.accounts.keys.create(principal, "test", scopes, expires_at)
         return secret
 
     async def scalar(self, sql: str) -> object:
@@ -78,13 +78,13 @@ class Accounts:
 
 
 @asynccontextmanager
-async def accounts_in(
+async def open_accounts_harness(
     folder: Path, settings: AuthSettings | None = None
-) -> AsyncGenerator[Accounts, None]:
-    db = await Database.open(folder / "box.db")
+) -> AsyncGenerator[AccountsHarness, None]:
+    db = await Database.open(folder / "accounts.db")
     try:
-        accounts = Accounts(db, settings or AuthSettings())
-        yield accounts
-        await accounts.service.close()
+        harness = AccountsHarness(db, settings or AuthSettings())
+        yield harness
+        await harness.accounts.close()
     finally:
         await db.close()

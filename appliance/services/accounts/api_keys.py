@@ -1,4 +1,4 @@
-"""API keys: making, listing, revoking, and telling whose one is."""
+"""API keys: create, list, revoke, authenticate."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,18 +10,22 @@ from appliance.errors import InvalidToken, NotFound
 from appliance.services.accounts import api_key_rules, permissions, tokens
 from appliance.services.accounts.api_key_rules import UNKNOWN_KEY
 from appliance.services.accounts.key_usage import KeyUsage
-from appliance.services.accounts.principal_cache import AuthCache
-from appliance.services.accounts.validation import valid_name
+from appliance.services.accounts.principal_cache import PrincipalCache
+from appliance.services.accounts.validation import validate_name
 from appliance.store.sqlite.database import Database
 from appliance.store.tables import api_keys, users
 from appliance.store.tables.api_keys import KeyRow
 
 
 class ApiKeys:
-    """The keys of all users. A principal needs the scope `keys` to see or change its own."""
+    """API keys of all users.
+
+    Methods that take a principal require the scope `keys`. The other methods check no
+    permission; they are for authentication and the command line.
+    """
 
     def __init__(
-        self, db: Database, cache: AuthCache, usage: KeyUsage, clock: Callable[[], float]
+        self, db: Database, cache: PrincipalCache, usage: KeyUsage, clock: Callable[[], float]
     ) -> None:
         self._db = db
         self._cache = cache
@@ -29,52 +33,53 @@ class ApiKeys:
         self._clock = clock
 
     async def authenticate(self, key: str) -> Principal:
-        """Whose key this is. Raises InvalidToken or TokenExpired."""
-        digest, now = tokens.key_hash(key), self._clock()
-        principal = self._cache.get(digest, now) or await self._look_up(digest, now)
+        """The principal of an API key. Raises InvalidToken or TokenExpired."""
+        digest, now = tokens.hash_api_key(key), self._clock()
+        principal = self._cache.get(digest, now) or await self._load_principal(digest, now)
         if principal.key_id is not None:
-            self._usage.note(principal.key_id, now)
+            self._usage.record(principal.key_id, now)
         return principal
 
     async def create(
         self, principal: Principal, name: str, scopes: Sequence[str], expires_at: float | None
     ) -> tuple[ApiKey, str]:
-        """A new key of the principal and its secret, which is not kept.
+        """Create a key for the principal; returns it and its secret, which is not stored.
 
-        Without `scopes` it gets the principal's own. A key can't make one that reaches
-        further or lives longer than itself. Raises InvalidInput, Forbidden, Conflict.
+        Empty `scopes` means all scopes of the principal. A key created by another key gets
+        at most the scopes and the lifetime of that key. Raises InvalidInput, Forbidden,
+        Conflict.
         """
-        permissions.require(principal, Scope.KEYS)
-        key, now = tokens.new_key(), self._clock()
-        new = api_key_rules.draft(
+        permissions.require_scope(principal, Scope.KEYS)
+        key, now = tokens.new_api_key(), self._clock()
+        new = api_key_rules.build_new_key(
             key,
             principal.user.id,
-            name=valid_name(name),
-            scopes=permissions.granted(principal, scopes),
+            name=validate_name(name),
+            scopes=permissions.grant_scopes(principal, scopes),
             created_at=now,
-            expires_at=api_key_rules.valid_expiry(expires_at, now),
+            expires_at=api_key_rules.validate_expiry(expires_at, now),
         )
         async with self._db.write() as tx:
             if principal.key_id is not None:
-                new = await api_key_rules.within_parent(tx, new, principal.key_id)
-            await api_key_rules.require_room(tx, principal.user.id, now)
-            return await api_key_rules.store(tx, new), key
+                new = await api_key_rules.limit_to_parent(tx, new, principal.key_id)
+            await api_key_rules.require_key_quota(tx, principal.user.id, now)
+            return await api_key_rules.insert_key(tx, new), key
 
-    async def of_principal(self, principal: Principal) -> list[ApiKey]:
-        """The principal's keys, newest first, revoked and expired ones too."""
-        permissions.require(principal, Scope.KEYS)
-        return await self.of_user(principal.user.id)
+    async def list_own(self, principal: Principal) -> list[ApiKey]:
+        """The principal's keys, newest first, including revoked and expired ones."""
+        permissions.require_scope(principal, Scope.KEYS)
+        return await self.list_for_user(principal.user.id)
 
-    async def of_user(self, user_id: int) -> list[ApiKey]:
+    async def list_for_user(self, user_id: int) -> list[ApiKey]:
         async with self._db.read() as connection:
-            return self._shown(await api_keys.of_user(connection, user_id))
+            return self._with_usage(await api_keys.of_user(connection, user_id))
 
-    async def of_everybody(self) -> list[ApiKey]:
+    async def list_all(self) -> list[ApiKey]:
         async with self._db.read() as connection:
-            return self._shown(await api_keys.all_keys(connection))
+            return self._with_usage(await api_keys.all_keys(connection))
 
     async def stats(self, principal: Principal) -> KeyStats:
-        keys = await self.of_principal(principal)
+        keys = await self.list_own(principal)
         states = [key.status for key in keys]
         uses = [key.last_used_at for key in keys if key.last_used_at is not None]
         return KeyStats(
@@ -88,38 +93,38 @@ class ApiKeys:
         )
 
     async def revoke(self, principal: Principal, public_id: str) -> ApiKey:
-        """Revoke a key and those that were made with it. Again is no error.
+        """Revoke a key and every key created with it, recursively. Idempotent.
 
-        Administrators may revoke anybody's; for others, another user's key does not
-        exist. Raises NotFound, Forbidden.
+        Administrators may revoke the keys of any user; everyone else gets NotFound for
+        another user's key. Raises NotFound, Forbidden.
         """
-        permissions.require(principal, Scope.KEYS)
-        row = await self._find(public_id)
+        permissions.require_scope(principal, Scope.KEYS)
+        row = await self._get_by_public_id(public_id)
         is_admin = principal.user.role is Role.ADMIN and principal.may(Scope.ALL)
         if row.user_id != principal.user.id and not is_admin:
             raise NotFound(UNKNOWN_KEY)
         return await self._revoke(row)
 
     async def revoke_any(self, public_id: str) -> ApiKey:
-        """Revoke anybody's key: for the box's own command line. Raises NotFound."""
-        return await self._revoke(await self._find(public_id))
+        """Revoke the key of any user, without a permission check. Raises NotFound."""
+        return await self._revoke(await self._get_by_public_id(public_id))
 
     async def _revoke(self, row: KeyRow) -> ApiKey:
         now = self._clock()
-        with self._cache.forgetting(row.user_id):
+        with self._cache.invalidate_after(row.user_id):
             async with self._db.write() as tx:
                 await api_keys.revoke(tx, row.id, now)
-                revoked = await api_key_rules.required(tx, row.id)
-        return self._shown([revoked])[0]
+                revoked = await api_key_rules.get_existing(tx, row.id)
+        return self._with_usage([revoked])[0]
 
-    async def _find(self, public_id: str) -> KeyRow:
+    async def _get_by_public_id(self, public_id: str) -> KeyRow:
         async with self._db.read() as connection:
             row = await api_keys.by_public_id(connection, public_id)
         if row is None:
             raise NotFound(UNKNOWN_KEY)
         return row
 
-    async def _look_up(self, digest: str, now: float) -> Principal:
+    async def _load_principal(self, digest: str, now: float) -> Principal:
         generation = self._cache.generation
         async with self._db.read() as connection:
             row = await api_keys.by_hash(connection, digest)
@@ -127,13 +132,13 @@ class ApiKeys:
         if row is None or user is None:
             raise InvalidToken("this API key is not valid")
         api_key_rules.require_active(row.status(now))
-        scopes = permissions.key_scopes(user.role, row.scopes)
+        scopes = permissions.scopes_of_key(user.role, row.scopes)
         principal = Principal(user=user, scopes=scopes, key_id=row.id, expires_at=row.expires_at)
         ends_at = math.inf if row.expires_at is None else row.expires_at
         self._cache.put(digest, principal, ends_at, generation)
         return principal
 
-    def _shown(self, rows: Sequence[KeyRow]) -> list[ApiKey]:
+    def _with_usage(self, rows: Sequence[KeyRow]) -> list[ApiKey]:
         now = self._clock()
         counted = ((row.as_key(now), *self._usage.totals(row)) for row in rows)
         return [replace(key, use_count=uses, last_used_at=last) for key, uses, last in counted]

@@ -1,4 +1,4 @@
-"""Logging in: who claims to be whom, from where, and whether that is so."""
+"""Login with a password: throttle, verification, rehash, new session."""
 
 from appliance.domain.users import TokenPair
 from appliance.errors import Forbidden, InvalidCredentials
@@ -10,12 +10,12 @@ from appliance.store.sqlite.database import Database
 from appliance.store.tables import users
 from appliance.store.tables.users import Credentials
 
-# Longer identifiers belong to nobody; what is counted of them stays small.
+# No username or email is longer; bounds the keys that the throttle stores.
 _IDENTIFIER_MAX_CHARACTERS = 254
 
 
-class Logins:
-    """Checks passwords, as often as the throttle allows."""
+class PasswordLogin:
+    """Verifies passwords, limited by the login throttle, and opens sessions."""
 
     def __init__(
         self, db: Database, passwords: Passwords, throttle: LoginThrottle, sessions: Sessions
@@ -25,43 +25,46 @@ class Logins:
         self._throttle = throttle
         self._sessions = sessions
 
-    async def login(self, identifier: str, password: str, address: str) -> TokenPair:
-        """Tokens for the user with this email or username, in any case, and this password.
+    async def log_in(self, identifier: str, password: str, address: str) -> TokenPair:
+        """Open a session for a username or email (case-insensitive) and a password.
 
-        An unknown user costs what a known one does. Raises InvalidCredentials,
-        RateLimited, Forbidden (the password is right, the account disabled),
-        Unavailable (too many at once).
+        An unknown user takes as long as a wrong password. Raises InvalidCredentials,
+        RateLimited, Forbidden (password correct, account disabled), Unavailable (too many
+        logins at once).
         """
-        identifier = validation.canonical(identifier[:_IDENTIFIER_MAX_CHARACTERS])
-        found = await self._find(identifier)
-        account = f"user {found.id}" if found else f"name {identifier}"
+        identifier = validation.canonicalize(identifier[:_IDENTIFIER_MAX_CHARACTERS])
+        credentials = await self._find_credentials(identifier)
+        account = f"user {credentials.id}" if credentials else f"name {identifier}"
         self._throttle.check(account, address)
-        right = await self._is_right(found, password)
+        matches = await self._verify(credentials, password)
         self._throttle.check(account, address)
-        if found is None or not right:
-            self._throttle.failed(account, address)
+        if credentials is None or not matches:
+            self._throttle.record_failure(account, address)
             raise InvalidCredentials("the email, username or password is wrong")
-        self._throttle.succeeded(account)
-        if found.disabled:
-            raise Forbidden("this account is disabled; ask the box's administrator")
-        return await self._sessions.open(identifier, await self._strengthened(found, password))
+        self._throttle.record_success(account)
+        if credentials.disabled:
+            raise Forbidden("this account is disabled; ask the administrator")
+        return await self._sessions.open(
+            identifier, await self._rehash_if_outdated(credentials, password)
+        )
 
-    async def _find(self, identifier: str) -> Credentials | None:
+    async def _find_credentials(self, identifier: str) -> Credentials | None:
         async with self._db.read() as connection:
             return await users.credentials(connection, identifier)
 
-    async def _is_right(self, found: Credentials | None, password: str) -> bool:
-        # A password that nobody can have is not worth the work, whoever is asked for.
+    async def _verify(self, credentials: Credentials | None, password: str) -> bool:
+        # No account can have this password: skip the hashing, whether the user exists or not.
         if not validation.is_possible_password(password):
             return False
-        return await self._passwords.verify(found.password_hash if found else None, password)
+        password_hash = credentials.password_hash if credentials else None
+        return await self._passwords.verify(password_hash, password)
 
-    async def _strengthened(self, found: Credentials, password: str) -> Credentials:
-        """The credentials, with a new hash if the old one was made with other parameters."""
-        old = found.password_hash
+    async def _rehash_if_outdated(self, credentials: Credentials, password: str) -> Credentials:
+        """The credentials, with a new hash if the old one has outdated parameters."""
+        old = credentials.password_hash
         if old is None or not self._passwords.is_outdated(old):
-            return found
+            return credentials
         new = await self._passwords.hash(password)
         async with self._db.write() as tx:
-            await users.renew_password_hash(tx, found.id, old, new)
-        return Credentials(found.id, new, found.disabled)
+            await users.renew_password_hash(tx, credentials.id, old, new)
+        return Credentials(credentials.id, new, credentials.disabled)

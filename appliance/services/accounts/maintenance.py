@@ -1,4 +1,4 @@
-"""The periodic work on accounts: store the uses of keys, forget what has expired."""
+"""Periodic work on accounts: store the uses of keys, delete expired credentials."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,16 +9,16 @@ from appliance.services.accounts.key_usage import KeyUsage
 from appliance.store.sqlite.database import Database
 from appliance.store.tables import api_keys, refresh_tokens
 
-_FLUSH_S = 10.0
-_CLEAN_S = 3600.0
-# Revoked and expired keys stay visible to their user for a while.
-_KEPT_S = 90 * 86400.0
+_FLUSH_INTERVAL_S = 10.0
+_CLEANUP_INTERVAL_S = 3600.0
+# How long revoked and expired keys stay visible to their user.
+_KEY_RETENTION_S = 90 * 86400.0
 
 log = structlog.get_logger()
 
 
-class AccountUpkeep:
-    """One background task, from `start` to `close`."""
+class AccountMaintenance:
+    """A background task from `start` to `close`."""
 
     def __init__(self, db: Database, usage: KeyUsage, clock: Callable[[], float]) -> None:
         self._db = db
@@ -29,41 +29,43 @@ class AccountUpkeep:
 
     def start(self) -> None:
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="account upkeep")
+            self._task = asyncio.create_task(self._run(), name="account maintenance")
 
     async def close(self) -> None:
-        """Finish what is running, then store the last uses."""
+        """Wait for the running step, then store the last uses."""
         self._closing.set()
         if self._task is not None:
             await self._task
             self._task = None
-        await self._attempt("storing the uses of API keys failed", self._usage.flush)
+        await self._run_logged("storing the uses of API keys failed", self._usage.flush)
 
-    async def clean(self) -> None:
-        """Forget sessions that have expired, and keys that ended long ago."""
+    async def delete_expired(self) -> None:
+        """Delete expired sessions, and keys that ended more than _KEY_RETENTION_S ago."""
         now = self._clock()
         async with self._db.write() as tx:
             await refresh_tokens.delete_expired(tx, now)
-            await api_keys.delete_dead(tx, now - _KEPT_S)
+            await api_keys.delete_dead(tx, now - _KEY_RETENTION_S)
 
     async def _run(self) -> None:
-        passed_s = 0.0
-        while not await self._closing_within(_FLUSH_S):
-            await self._attempt("storing the uses of API keys failed", self._usage.flush)
-            passed_s += _FLUSH_S
-            if passed_s >= _CLEAN_S:
-                passed_s = 0.0
-                await self._attempt("forgetting expired credentials failed", self.clean)
+        elapsed_s = 0.0
+        while not await self._wait_for_close(_FLUSH_INTERVAL_S):
+            await self._run_logged("storing the uses of API keys failed", self._usage.flush)
+            elapsed_s += _FLUSH_INTERVAL_S
+            if elapsed_s >= _CLEANUP_INTERVAL_S:
+                elapsed_s = 0.0
+                await self._run_logged(
+                    "forgetting expired credentials failed", self.delete_expired
+                )
 
-    async def _closing_within(self, seconds: float) -> bool:
+    async def _wait_for_close(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
                 return await self._closing.wait()
         except TimeoutError:
             return False
 
-    async def _attempt(self, problem: str, work: Callable[[], Awaitable[None]]) -> None:
-        """One failure, a full disk say, must not end the task: the next round may succeed."""
+    async def _run_logged(self, problem: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work`; log a failure instead of raising it, since the next round may succeed."""
         try:
             await work()
         except Exception:

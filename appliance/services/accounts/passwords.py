@@ -1,4 +1,4 @@
-"""Argon2id (RFC 9106) away from the event loop, a bounded number at a time."""
+"""Password hashing with Argon2id (RFC 9106), in threads, with a bounded queue."""
 
 import asyncio
 import base64
@@ -15,43 +15,46 @@ from appliance.errors import Unavailable
 
 T = TypeVar("T")
 
-# Each computation takes the hasher's memory (64 MiB by default) and several threads.
+# Each computation uses the hasher's memory (64 MiB by default) and several threads.
 _WORKERS = 2
-_WAITING = 128
-_WAIT_S = 30.0
+_QUEUE_LIMIT = 128
+_TIMEOUT_S = 30.0
 
 
 class Passwords:
-    """Hashes and checks passwords. Raises Unavailable when too many are waiting."""
+    """Hashes and verifies passwords.
+
+    At most `workers` computations run and `queue_limit` wait; more raise Unavailable.
+    """
 
     def __init__(
         self,
         hasher: PasswordHasher | None = None,
         *,
         workers: int = _WORKERS,
-        waiting: int = _WAITING,
+        queue_limit: int = _QUEUE_LIMIT,
     ) -> None:
         self._hasher = hasher or PasswordHasher()
-        self._stand_in = _unmatchable(self._hasher)
+        self._dummy_hash = _random_hash(self._hasher)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="password")
-        self._limit = workers + waiting
+        self._limit = workers + queue_limit
         self._pending = 0
 
     async def hash(self, password: str) -> str:
-        """The encoded hash, with its parameters and salt."""
-        return await self._away(lambda: self._hasher.hash(_bytes(password)))
+        """The hash in its encoded form, including parameters and salt."""
+        return await self._run_in_thread(lambda: self._hasher.hash(_encode(password)))
 
     async def verify(self, password_hash: str | None, password: str) -> bool:
-        """Whether the password is right.
+        """Whether the password matches the hash.
 
-        None (nobody to compare with) costs the same computation and is never right,
-        so that the time of an answer does not tell which accounts exist.
+        With None (unknown user) the same computation runs against a dummy hash and the
+        result is False, so that response times do not reveal which accounts exist.
         """
-        expected = password_hash or self._stand_in
-        return await self._away(lambda: self._matches(expected, _bytes(password)))
+        expected = password_hash or self._dummy_hash
+        return await self._run_in_thread(lambda: self._matches(expected, _encode(password)))
 
     def is_outdated(self, password_hash: str) -> bool:
-        """Whether the hash was made with other parameters than today's."""
+        """Whether the hash has other parameters than the current ones."""
         return self._hasher.check_needs_rehash(password_hash)
 
     def close(self) -> None:
@@ -63,12 +66,12 @@ class Passwords:
         except VerifyMismatchError:
             return False
 
-    async def _away(self, work: Callable[[], T]) -> T:
+    async def _run_in_thread(self, work: Callable[[], T]) -> T:
         if self._pending >= self._limit:
             raise Unavailable("too many logins at once; try again in a moment", retry_after=2.0)
         self._pending += 1
         try:
-            async with asyncio.timeout(_WAIT_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except TimeoutError:
             raise Unavailable("the login took too long; try again", retry_after=2.0) from None
@@ -76,13 +79,13 @@ class Passwords:
             self._pending -= 1
 
 
-def _bytes(password: str) -> bytes:
-    # One password typed on two keyboards may reach us composed or decomposed.
+def _encode(password: str) -> bytes:
+    # Keyboards differ in whether they send accented letters composed or decomposed.
     return unicodedata.normalize("NFC", password).encode()
 
 
-def _unmatchable(hasher: PasswordHasher) -> str:
-    """A hash of today's parameters that no known password has; random instead of computed."""
+def _random_hash(hasher: PasswordHasher) -> str:
+    """A random value in the form of a hash with the current parameters; no password matches it."""
     salt, tag = (
         base64.b64encode(secrets.token_bytes(size)).decode().rstrip("=")
         for size in (hasher.salt_len, hasher.hash_len)

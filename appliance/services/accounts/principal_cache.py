@@ -1,4 +1,4 @@
-"""Remembers for a few seconds whom a credential belongs to, so that a request needs no query."""
+"""Caches the principal of a credential for a few seconds, to save a query per request."""
 
 import time
 from collections import OrderedDict
@@ -10,8 +10,8 @@ from msgspec import Struct
 from appliance.domain.users import Principal
 
 _CAPACITY = 4096
-# How late this process may notice a change that another one made (`monkey-coder user
-# disable` beside a running box). Changes of its own take effect at once.
+# How late this process may notice a change made by another one (`monkey-coder user
+# disable` beside a running server). Its own changes take effect at once.
 _TTL_S = 5.0
 
 
@@ -21,8 +21,8 @@ class _Entry(Struct, frozen=True):
     stale_at: float
 
 
-class AuthCache:
-    """Principals by credential. The keys are hashes, never the credential."""
+class PrincipalCache:
+    """Principals by the hash of their credential; the credential itself is not kept."""
 
     def __init__(
         self,
@@ -39,11 +39,11 @@ class AuthCache:
 
     @property
     def generation(self) -> int:
-        """Changes with every `forget`; take it before the query whose answer is `put`."""
+        """Changes with every `invalidate`; read it before the query whose result is `put`."""
         return self._generation
 
     def get(self, key: str, now: float) -> Principal | None:
-        """The principal, if it is known and its credential still runs at `now` (epoch)."""
+        """The cached principal, if its credential is valid at `now` (epoch seconds)."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -53,10 +53,10 @@ class AuthCache:
         return None
 
     def put(self, key: str, principal: Principal, ends_at: float, generation: int) -> None:
-        """Remember a principal until `ends_at` (epoch seconds) at the latest.
+        """Cache a principal until `ends_at` (epoch seconds) at the latest.
 
-        Ignored if anything was forgotten since `generation`: what was read then may be
-        what was just revoked.
+        Does nothing if `invalidate` was called since `generation`: the query may have read
+        a credential that has been revoked since.
         """
         if generation != self._generation:
             return
@@ -66,16 +66,16 @@ class AuthCache:
             self._entries.popitem(last=False)
 
     @contextmanager
-    def forgetting(self, user_id: int) -> Generator[None, None, None]:
-        """Wraps the transaction that takes rights from a user: however it ends, forget them."""
+    def invalidate_after(self, user_id: int) -> Generator[None, None, None]:
+        """Wrap a transaction that removes permissions of a user; invalidates even if it fails."""
         try:
             yield
         finally:
-            self.forget(user_id)
+            self.invalidate(user_id)
 
-    def forget(self, user_id: int) -> None:
-        """Forget every credential of a user."""
+    def invalidate(self, user_id: int) -> None:
+        """Remove every credential of a user."""
         self._generation += 1
-        theirs = [key for key, entry in self._entries.items() if entry.principal.user.id == user_id]
-        for key in theirs:
+        keys = [key for key, entry in self._entries.items() if entry.principal.user.id == user_id]
+        for key in keys:
             del self._entries[key]

@@ -1,4 +1,4 @@
-"""The secret that signs tokens: a file that the box makes for itself, or a setting."""
+"""The secret that signs access tokens: a setting, or a file created at the first start."""
 
 import os
 import secrets
@@ -10,20 +10,20 @@ from appliance.services.accounts.tokens import MIN_SECRET_BYTES
 
 _FOLDER = "secrets"
 _FILE = "jwt.key"
-_PLACE = f"{_FOLDER}/{_FILE} in the data directory"
+_PATH_TEXT = f"{_FOLDER}/{_FILE} in the data directory"
 _RANDOM_BYTES = 48
 _MAX_FILE_BYTES = 4096
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_GROUP_OR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def load_or_create(data_dir: Path, configured: str) -> bytes:
-    """The secret for access tokens: `configured`, or the box's own file.
+    """The secret `configured`, or if empty, that of the file in the data directory.
 
-    The file is made at first use, readable by its owner only. Raises SetupError, which
-    says what to do, for a secret that is too short or that others can read.
+    Creates the file if it does not exist, readable by its owner only. Raises SetupError
+    for a secret that is too short or a file that other users can read.
     """
     if configured:
-        return _configured(configured)
+        return _validate_configured(configured)
     folder = data_dir / _FOLDER
     try:
         _make_folder(folder)
@@ -32,18 +32,18 @@ def load_or_create(data_dir: Path, configured: str) -> bytes:
         return _load(folder / _FILE)
     except OSError as error:
         raise SetupError(
-            f"can't read or write {_PLACE}: {error.strerror}; "
+            f"can't read or create {_PATH_TEXT}: {error.strerror}; "
             "check the owner and the permissions of the data directory"
         ) from error
 
 
-def _configured(text: str) -> bytes:
+def _validate_configured(text: str) -> bytes:
     secret = text.strip().encode()
     if len(secret) < MIN_SECRET_BYTES:
         raise SetupError(
-            f"auth.jwt_secret_key (JWT_SECRET_KEY) has {len(secret)} bytes, at least "
-            f"{MIN_SECRET_BYTES} are needed; make one with `openssl rand -base64 48`, "
-            "or leave it empty and the box makes its own"
+            f"auth.jwt_secret_key (JWT_SECRET_KEY) has {len(secret)} bytes; the minimum is "
+            f"{MIN_SECRET_BYTES}. Generate one with `openssl rand -base64 48`, "
+            "or leave it empty: the server then generates its own"
         )
     return secret
 
@@ -52,34 +52,36 @@ def _make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     mode = folder.lstat().st_mode
     if not stat.S_ISDIR(mode):
-        raise SetupError(f"{_FOLDER} in the data directory must be a directory, not a link")
-    if mode & _OTHERS:
         raise SetupError(
-            f"other users can look into {_FOLDER} in the data directory; "
+            f"{_FOLDER} in the data directory must be a directory, not a symbolic link"
+        )
+    if mode & _GROUP_OR_OTHERS:
+        raise SetupError(
+            f"other users can access {_FOLDER} in the data directory; "
             f"run `chmod 700 {_FOLDER}` there"
         )
 
 
 def _create(folder: Path) -> None:
-    """Write the file whole before it gets its name; of two processes the first one wins."""
-    draft = folder / f".{_FILE}.{secrets.token_hex(8)}"
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    """Write a temporary file, then link it to its name; the first of two processes wins."""
+    temporary = folder / f".{_FILE}.{secrets.token_hex(8)}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_urlsafe(_RANDOM_BYTES).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        _name(draft, folder / _FILE)
+        _publish(temporary, folder / _FILE)
     finally:
-        draft.unlink()
-    _sync(folder)
+        temporary.unlink()
+    _fsync_folder(folder)
 
 
-def _name(draft: Path, target: Path) -> None:
+def _publish(temporary: Path, target: Path) -> None:
     try:
-        target.hardlink_to(draft)
+        target.hardlink_to(temporary)
     except FileExistsError:
-        # Another process was first: its secret is the one.
+        # Another process was first: use its secret.
         return
 
 
@@ -90,23 +92,25 @@ def _load(file: Path) -> bytes:
         secret = opened.read(_MAX_FILE_BYTES + 1).strip()
     if not MIN_SECRET_BYTES <= len(secret) <= _MAX_FILE_BYTES:
         raise SetupError(
-            f"{_PLACE} is damaged ({len(secret)} bytes); delete it and the box makes a new one "
-            "(everybody then logs in again)"
+            f"{_PATH_TEXT} is damaged ({len(secret)} bytes); delete it: the server creates a new "
+            "one, and every user has to log in again"
         )
     return secret
 
 
 def _check_private(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise SetupError(f"{_PLACE} must be a plain file; delete it and the box makes a new one")
-    if status.st_mode & _OTHERS:
         raise SetupError(
-            f"other users can read {_PLACE}; run `chmod 600 {_FILE}` there, or better delete it "
-            "and the box makes a new one (everybody then logs in again)"
+            f"{_PATH_TEXT} must be a regular file; delete it: the server creates a new one"
+        )
+    if status.st_mode & _GROUP_OR_OTHERS:
+        raise SetupError(
+            f"other users can read {_PATH_TEXT}; run `chmod 600 {_FILE}` there, or delete it: the "
+            "server creates a new one, and every user has to log in again"
         )
 
 
-def _sync(folder: Path) -> None:
+def _fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

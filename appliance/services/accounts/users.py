@@ -1,4 +1,4 @@
-"""The users of the box: adding, finding, disabling them, changing their passwords."""
+"""User accounts: add, get, list, change password and plan, disable."""
 
 from collections.abc import Callable
 
@@ -7,17 +7,21 @@ from appliance.errors import Conflict, Forbidden, NotFound
 from appliance.services.accounts import permissions, tokens, validation
 from appliance.services.accounts.dev_keys import DEV_USER_ID
 from appliance.services.accounts.passwords import Passwords
-from appliance.services.accounts.principal_cache import AuthCache
+from appliance.services.accounts.principal_cache import PrincipalCache
 from appliance.store.sqlite.database import Database, Transaction
 from appliance.store.tables import refresh_tokens, users
 from appliance.store.tables.users import NewUser
 
 
 class UserAccounts:
-    """Who exists. A user is named by username or email, in any case; NotFound if unknown."""
+    """All user accounts.
+
+    `name` is a username or an email address, case-insensitive; methods that take one raise
+    NotFound for an unknown user. No method checks a permission.
+    """
 
     def __init__(
-        self, db: Database, cache: AuthCache, passwords: Passwords, clock: Callable[[], float]
+        self, db: Database, cache: PrincipalCache, passwords: Passwords, clock: Callable[[], float]
     ) -> None:
         self._db = db
         self._cache = cache
@@ -34,63 +38,65 @@ class UserAccounts:
         password: str,
         plan: str = DEFAULT_PLAN,
     ) -> User:
-        """A new account. Raises InvalidInput, Conflict (the username or email is taken)."""
+        """Create an account. Raises InvalidInput, Conflict (the username or email is taken)."""
         new = NewUser(
-            public_id=tokens.new_id("user"),
-            username=validation.valid_username(username),
-            email=validation.valid_email(email),
-            name=validation.valid_name(name),
+            public_id=tokens.new_public_id("user"),
+            username=validation.validate_username(username),
+            email=validation.validate_email(email),
+            name=validation.validate_name(name),
             role=role,
-            password_hash=await self._passwords.hash(validation.valid_password(password)),
+            password_hash=await self._passwords.hash(validation.validate_password(password)),
             at=self._clock(),
-            plan=validation.valid_plan(plan),
+            plan=validation.validate_plan(plan),
         )
         async with self._db.write() as tx:
             user = await users.insert(tx, new)
             if user is None:
-                raise await _taken(tx, new)
+                raise await _conflict(tx, new)
         return user
 
-    async def all(self) -> list[User]:
-        """Everybody, by username."""
+    async def list_all(self) -> list[User]:
+        """All users, by username."""
         async with self._db.read() as connection:
             return await users.all_users(connection)
 
     async def get(self, name: str) -> User:
-        identifier = validation.canonical(name)
+        identifier = validation.canonicalize(name)
         async with self._db.read() as connection:
-            found = await users.credentials(connection, identifier)
-            user = await users.get(connection, found.id) if found else None
+            credentials = await users.credentials(connection, identifier)
+            user = await users.get(connection, credentials.id) if credentials else None
         if user is None:
-            raise NotFound(f"there is no user {identifier[:100]!r}")
+            raise NotFound(f"no user {identifier[:100]!r}")
         return user
 
-    async def principal_of(self, name: str) -> Principal:
-        """A user with all rights of the role."""
+    async def get_principal(self, name: str) -> Principal:
+        """The user with all scopes of the role."""
         user = await self.get(name)
-        return Principal(user=user, scopes=permissions.role_scopes(user.role))
+        return Principal(user=user, scopes=permissions.scopes_of_role(user.role))
 
     async def set_password(self, name: str, password: str) -> User:
-        """Change a password; all sessions end, API keys stay. Raises InvalidInput too."""
+        """Change a password and end all sessions; API keys keep working. Raises InvalidInput."""
         user = await self.get(name)
         if user.public_id == DEV_USER_ID:
-            raise Forbidden("the user of development keys has no password")
-        password_hash = await self._passwords.hash(validation.valid_password(password))
+            raise Forbidden(
+                f"the user {user.username!r} is for development keys and has no password"
+            )
+        password_hash = await self._passwords.hash(validation.validate_password(password))
         now = self._clock()
-        with self._cache.forgetting(user.id):
+        with self._cache.invalidate_after(user.id):
             async with self._db.write() as tx:
                 await users.set_password_hash(tx, user.id, password_hash, now)
                 await refresh_tokens.revoke_all(tx, user.id, now)
         return user
 
     async def set_disabled(self, name: str, disabled: bool) -> User:
-        """Disable a user, which ends all sessions and stops all keys, or enable again.
+        """Disable a user, which ends all sessions and suspends all API keys, or enable again.
 
-        Sessions stay ended when enabled again; keys work again.
+        Enabling makes the keys work again; ended sessions stay ended.
         """
         user = await self.get(name)
         now = self._clock()
-        with self._cache.forgetting(user.id):
+        with self._cache.invalidate_after(user.id):
             async with self._db.write() as tx:
                 await users.set_disabled(tx, user.id, disabled, now)
                 if disabled:
@@ -98,21 +104,21 @@ class UserAccounts:
         return await self.get(user.username)
 
     async def set_plan(self, name: str, plan: str) -> User:
-        """Give a user another plan; it holds from the next request. Raises InvalidInput too."""
-        plan = validation.valid_plan(plan)
+        """Change a user's plan, effective with the next request. Raises InvalidInput."""
+        plan = validation.validate_plan(plan)
         user = await self.get(name)
-        with self._cache.forgetting(user.id):
+        with self._cache.invalidate_after(user.id):
             async with self._db.write() as tx:
                 await users.set_plan(tx, user.id, plan, self._clock())
         return await self.get(user.username)
 
     async def has_admin(self) -> bool:
-        """Whether there is an administrator who is not disabled."""
+        """Whether an administrator exists who is not disabled."""
         async with self._db.read() as connection:
             return await users.has_admin(connection)
 
 
-async def _taken(tx: Transaction, new: NewUser) -> Conflict:
+async def _conflict(tx: Transaction, new: NewUser) -> Conflict:
     if await users.by_username(tx, new.username):
         return Conflict(f"the username {new.username!r} is taken", details={"field": "username"})
     return Conflict(f"the email {new.email!r} is taken", details={"field": "email"})

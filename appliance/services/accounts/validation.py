@@ -1,11 +1,11 @@
-"""What an account may be called, and what makes a password and a key's name."""
+"""Validation of usernames, emails, passwords, plan names and display names."""
 
 import re
 import unicodedata
 
 from appliance.errors import InvalidInput
 
-# The built-in user of development keys: nobody may register under its names.
+# The built-in user of development keys; its names can't be registered.
 DEV_USERNAME = "dev"
 DEV_EMAIL = "dev@localhost"
 
@@ -13,60 +13,59 @@ PASSWORD_MAX_BYTES = 1024
 _PASSWORD_MIN_CHARACTERS = 8
 _EMAIL_MAX_CHARACTERS = 254
 _NAME_MAX_CHARACTERS = 100
-# ASCII only: two usernames that look alike must be the same.
+# ASCII only: distinct usernames must not look alike.
 _USERNAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,63}")
 _PLAN = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _EMAIL = re.compile(r"[^\s@<>()\[\],;:\\\"]+@[^\W_]([\w.-]*[^\W_])?")
 _CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# Characters that turn the direction of the text around them can make a name read as another.
-_DIRECTION = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Bidirectional control characters can make one name look like another.
+_BIDI_CONTROLS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def canonical(identifier: str) -> str:
-    """The one spelling under which a username or an email is stored and looked up."""
+def canonicalize(identifier: str) -> str:
+    """The form in which a username or an email is stored and looked up: NFC, lower case."""
     text = identifier.encode(errors="replace").decode().strip()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
 
 
-def valid_plan(text: str) -> str:
-    """The canonical name of a plan, whether the settings know it or not. Raises InvalidInput."""
-    plan = canonical(text)
+def validate_plan(text: str) -> str:
+    """The canonical name of a plan, configured or not. Raises InvalidInput."""
+    plan = canonicalize(text)
     if not _PLAN.fullmatch(plan):
         raise InvalidInput.at(
             "plan",
-            "must be up to 32 of the letters a-z, digits, '_' and '-', and start with a letter "
-            "or digit, such as free, pro or enterprise",
+            "must be 1 to 32 characters a-z, 0-9, '_' or '-', starting with a letter or digit, "
+            "such as free, pro or enterprise",
         )
     return plan
 
 
-def valid_username(text: str) -> str:
+def validate_username(text: str) -> str:
     """The canonical username. Raises InvalidInput."""
-    username = canonical(text)
+    username = canonicalize(text)
     if not _USERNAME.fullmatch(username):
         raise InvalidInput.at(
             "username",
-            "must be 2 to 64 of the letters a-z, digits, '.', '_' and '-', "
-            "and start with a letter or digit",
+            "must be 2 to 64 characters a-z, 0-9, '.', '_' or '-', starting with a letter or digit",
         )
     if username == DEV_USERNAME:
-        raise InvalidInput.at("username", f"{DEV_USERNAME!r} is kept for development keys")
+        raise InvalidInput.at("username", f"{DEV_USERNAME!r} is reserved for development keys")
     return username
 
 
-def valid_email(text: str) -> str:
+def validate_email(text: str) -> str:
     """The canonical email address. Raises InvalidInput."""
-    email = canonical(text)
+    email = canonicalize(text)
     well_formed = _EMAIL.fullmatch(email) and ".." not in email and _is_plain(email)
     if not well_formed or len(email) > _EMAIL_MAX_CHARACTERS:
         raise InvalidInput.at("email", "must be an address like name@example.com")
     if email == DEV_EMAIL:
-        raise InvalidInput.at("email", f"{DEV_EMAIL!r} is kept for development keys")
+        raise InvalidInput.at("email", f"{DEV_EMAIL!r} is reserved for development keys")
     return email
 
 
-def valid_name(text: str, field: str = "name") -> str:
-    """A name that people read: one line of any script. Raises InvalidInput."""
+def validate_name(text: str, field: str = "name") -> str:
+    """A display name: one line in any script. Raises InvalidInput."""
     name = text.strip()
     if not name or len(name) > _NAME_MAX_CHARACTERS:
         raise InvalidInput.at(field, f"must have 1 to {_NAME_MAX_CHARACTERS} characters")
@@ -75,7 +74,7 @@ def valid_name(text: str, field: str = "name") -> str:
     return name
 
 
-def valid_password(password: str) -> str:
+def validate_password(password: str) -> str:
     """The password, unchanged. Raises InvalidInput."""
     if len(password) < _PASSWORD_MIN_CHARACTERS:
         raise InvalidInput.at(
@@ -89,8 +88,8 @@ def valid_password(password: str) -> str:
 
 
 def is_possible_password(password: str) -> bool:
-    """Whether any account could have this password; says nothing about its strength."""
-    # Characters first: encoding a huge text would cost what the limit is there to save.
+    """Whether an account can have this password; does not check the minimum length."""
+    # Count characters first: encoding a huge text is the cost that this check avoids.
     if len(password) > PASSWORD_MAX_BYTES:
         return False
     try:
@@ -101,6 +100,6 @@ def is_possible_password(password: str) -> bool:
 
 def _is_plain(text: str) -> bool:
     return not any(
-        unicodedata.category(character) in _CONTROL_CATEGORIES or character in _DIRECTION
+        unicodedata.category(character) in _CONTROL_CATEGORIES or character in _BIDI_CONTROLS
         for character in text
     )

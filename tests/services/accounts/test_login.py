@@ -1,4 +1,4 @@
-"""Logging in: right and wrong, slow guessing, and nothing told about who exists."""
+"""Login: credentials, throttling, and no hint of which accounts exist."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -16,28 +16,28 @@ from appliance.errors import (
     Unavailable,
 )
 from appliance.services.accounts.passwords import Passwords
-from tests.support.accounts import ADDRESS, PASSWORD, Accounts, accounts_in
+from tests.support.accounts import ADDRESS, PASSWORD, AccountsHarness, open_accounts_harness
 
 LIMITS = AuthSettings(login_attempts_per_account=3, login_attempts_per_address=5)
 ELSEWHERE = "198.51.100.9"
 
 
 @pytest.fixture
-async def box(tmp_path: Path) -> AsyncGenerator[Accounts, None]:
-    async with accounts_in(tmp_path, LIMITS) as accounts:
-        await accounts.add("alice")
-        yield accounts
+async def harness(tmp_path: Path) -> AsyncGenerator[AccountsHarness, None]:
+    async with open_accounts_harness(tmp_path, LIMITS) as harness:
+        await harness.add("alice")
+        yield harness
 
 
 @pytest.mark.parametrize("identifier", ["alice", "ALICE", " Alice ", "Alice@Example.COM"])
 async def test_login_when_name_or_email_in_any_case_then_tokens(
-    box: Accounts, identifier: str
+    harness: AccountsHarness, identifier: str
 ) -> None:
-    tokens = await box.service.login(identifier, PASSWORD, ADDRESS)
-    principal = await box.service.authenticate(tokens.access_token)
+    tokens = await harness.accounts.login.log_in(identifier, PASSWORD, ADDRESS)
+    principal = await harness.accounts.authenticate(tokens.access_token)
     assert principal.user == tokens.user
     assert principal.user.username == "alice"
-    assert tokens.expires_at == box.clock() + 30 * 60
+    assert tokens.expires_at == harness.clock() + 30 * 60
 
 
 @pytest.mark.parametrize(
@@ -60,118 +60,124 @@ async def test_login_when_name_or_email_in_any_case_then_tokens(
     ],
 )
 async def test_login_when_anything_is_wrong_then_one_and_the_same_answer(
-    box: Accounts, identifier: str, password: str
+    harness: AccountsHarness, identifier: str, password: str
 ) -> None:
     with pytest.raises(InvalidCredentials) as refused:
-        await box.service.login(identifier, password, ADDRESS)
+        await harness.accounts.login.log_in(identifier, password, ADDRESS)
     assert refused.value.message == "the email, username or password is wrong"
     assert refused.value.details == {}
 
 
 async def test_login_when_user_is_unknown_then_a_hash_is_verified_all_the_same(
-    box: Accounts,
+    harness: AccountsHarness,
 ) -> None:
     for identifier in ("alice", "nobody"):
         with pytest.raises(InvalidCredentials):
-            await box.service.login(identifier, "wrong", ADDRESS)
-    known, unknown = box.passwords.verified
+            await harness.accounts.login.log_in(identifier, "wrong", ADDRESS)
+    known, unknown = harness.passwords.verified
     assert known is not None
     assert unknown is None
 
 
-async def test_stand_in_hash_when_verified_then_costs_the_real_parameters_and_never_matches() -> (
-    None
-):
+async def test_dummy_hash_when_verified_then_costs_the_real_parameters_and_never_matches() -> None:
     hasher = PasswordHasher(time_cost=2, memory_cost=64, parallelism=1)
     passwords = Passwords(hasher)
-    stand_in = passwords._stand_in  # pyright: ignore[reportPrivateUsage]
+    stand_in = passwords._dummy_hash  # pyright: ignore[reportPrivateUsage]
     assert not hasher.check_needs_rehash(stand_in)
     assert not await passwords.verify(None, PASSWORD)
     passwords.close()
 
 
-async def test_login_when_password_is_huge_then_not_hashed(box: Accounts) -> None:
+async def test_login_when_password_is_huge_then_not_hashed(harness: AccountsHarness) -> None:
     for identifier in ("alice", "nobody"):
         with pytest.raises(InvalidCredentials):
-            await box.service.login(identifier, "x" * 1025, ADDRESS)
-    assert box.passwords.verified == []
+            await harness.accounts.login.log_in(identifier, "x" * 1025, ADDRESS)
+    assert harness.passwords.verified == []
 
 
 async def test_login_when_password_is_composed_otherwise_then_the_same_password(
-    box: Accounts,
+    harness: AccountsHarness,
 ) -> None:
-    await box.service.set_password("alice", "Stra\u00dfe f\u00fcr \u00e9t\u00e9")
+    await harness.accounts.users.set_password("alice", "Stra\u00dfe f\u00fcr \u00e9t\u00e9")
     decomposed = "Stra\u00dfe fu\u0308r e\u0301te\u0301"
-    assert await box.service.login("alice", decomposed, ADDRESS)
+    assert await harness.accounts.login.log_in("alice", decomposed, ADDRESS)
 
 
 async def test_login_when_user_is_disabled_then_only_the_right_password_learns_it(
-    box: Accounts,
+    harness: AccountsHarness,
 ) -> None:
-    await box.service.set_disabled("alice", True)
+    await harness.accounts.users.set_disabled("alice", True)
     with pytest.raises(InvalidCredentials):
-        await box.service.login("alice", "wrong", ADDRESS)
+        await harness.accounts.login.log_in("alice", "wrong", ADDRESS)
     with pytest.raises(Forbidden, match="disabled"):
-        await box.service.login("alice", PASSWORD, ADDRESS)
+        await harness.accounts.login.log_in("alice", PASSWORD, ADDRESS)
 
 
-async def fail(box: Accounts, identifier: str, address: str, times: int) -> None:
+async def fail(harness: AccountsHarness, identifier: str, address: str, times: int) -> None:
     for _ in range(times):
         with pytest.raises(InvalidCredentials):
-            await box.service.login(identifier, "wrong", address)
+            await harness.accounts.login.log_in(identifier, "wrong", address)
 
 
 async def test_login_when_account_failed_too_often_then_the_right_password_is_limited_too(
-    box: Accounts,
+    harness: AccountsHarness,
 ) -> None:
-    await fail(box, "alice", ADDRESS, 3)
-    verified = len(box.passwords.verified)
+    await fail(harness, "alice", ADDRESS, 3)
+    verified = len(harness.passwords.verified)
     with pytest.raises(RateLimited) as limited:
-        await box.service.login("alice", PASSWORD, ELSEWHERE)
+        await harness.accounts.login.log_in("alice", PASSWORD, ELSEWHERE)
     assert 0 < (limited.value.retry_after or 0) <= LIMITS.login_window_s
-    assert len(box.passwords.verified) == verified
+    assert len(harness.passwords.verified) == verified
 
 
-async def test_login_when_failing_by_name_and_by_email_then_one_account(box: Accounts) -> None:
-    await fail(box, "alice", ADDRESS, 2)
-    await fail(box, "alice@example.com", ADDRESS, 1)
+async def test_login_when_failing_by_name_and_by_email_then_one_account(
+    harness: AccountsHarness,
+) -> None:
+    await fail(harness, "alice", ADDRESS, 2)
+    await fail(harness, "alice@example.com", ADDRESS, 1)
     with pytest.raises(RateLimited):
-        await box.service.login("ALICE", PASSWORD, ELSEWHERE)
+        await harness.accounts.login.log_in("ALICE", PASSWORD, ELSEWHERE)
 
 
 async def test_login_when_unknown_user_failed_too_often_then_limited_like_a_known_one(
-    box: Accounts,
+    harness: AccountsHarness,
 ) -> None:
-    await fail(box, "nobody", ADDRESS, 3)
+    await fail(harness, "nobody", ADDRESS, 3)
     with pytest.raises(RateLimited, match="account"):
-        await box.service.login("Nobody", "wrong", ELSEWHERE)
+        await harness.accounts.login.log_in("Nobody", "wrong", ELSEWHERE)
 
 
-async def test_login_when_address_tried_many_accounts_then_limited(box: Accounts) -> None:
+async def test_login_when_address_tried_many_accounts_then_limited(
+    harness: AccountsHarness,
+) -> None:
     for index in range(5):
-        await fail(box, f"user{index}", ADDRESS, 1)
+        await fail(harness, f"user{index}", ADDRESS, 1)
     with pytest.raises(RateLimited, match="address"):
-        await box.service.login("alice", PASSWORD, ADDRESS)
-    assert await box.service.login("alice", PASSWORD, ELSEWHERE)
+        await harness.accounts.login.log_in("alice", PASSWORD, ADDRESS)
+    assert await harness.accounts.login.log_in("alice", PASSWORD, ELSEWHERE)
 
 
-async def test_login_when_it_succeeds_then_earlier_failures_are_forgiven(box: Accounts) -> None:
+async def test_login_when_it_succeeds_then_earlier_failures_are_forgiven(
+    harness: AccountsHarness,
+) -> None:
     for _ in range(2):
-        await fail(box, "alice", ADDRESS, 2)
-        await box.service.login("alice", PASSWORD, ADDRESS)
+        await fail(harness, "alice", ADDRESS, 2)
+        await harness.accounts.login.log_in("alice", PASSWORD, ADDRESS)
 
 
 async def test_login_when_guesses_run_at_once_then_no_more_answers_than_one_by_one(
-    box: Accounts,
+    harness: AccountsHarness,
 ) -> None:
-    verify, all_are_here = box.passwords.verify, asyncio.Barrier(20)
+    verify, all_are_here = harness.passwords.verify, asyncio.Barrier(20)
 
     async def together(password_hash: str | None, password: str) -> bool:
         await all_are_here.wait()
         return await verify(password_hash, password)
 
-    box.passwords.verify = together
-    guesses = [box.service.login("alice", f"guess {index}", ADDRESS) for index in range(20)]
+    harness.passwords.verify = together
+    guesses = [
+        harness.accounts.login.log_in("alice", f"guess {index}", ADDRESS) for index in range(20)
+    ]
     outcomes = await asyncio.gather(*guesses, return_exceptions=True)
     answered = [outcome for outcome in outcomes if isinstance(outcome, InvalidCredentials)]
     limited = [outcome for outcome in outcomes if isinstance(outcome, RateLimited)]
@@ -179,60 +185,64 @@ async def test_login_when_guesses_run_at_once_then_no_more_answers_than_one_by_o
     assert len(limited) == 17
 
 
-async def test_login_when_a_hundred_right_ones_run_at_once_then_all_succeed(box: Accounts) -> None:
-    logins = [box.service.login("alice", PASSWORD, ADDRESS) for _ in range(100)]
+async def test_login_when_a_hundred_right_ones_run_at_once_then_all_succeed(
+    harness: AccountsHarness,
+) -> None:
+    logins = [harness.accounts.login.log_in("alice", PASSWORD, ADDRESS) for _ in range(100)]
     pairs = await asyncio.gather(*logins)
     assert len({pair.refresh_token for pair in pairs}) == 100
     assert len({pair.access_token for pair in pairs}) == 100
 
 
 async def test_login_when_there_are_too_many_sessions_then_the_oldest_ends_at_once(
-    box: Accounts,
+    harness: AccountsHarness,
 ) -> None:
-    first = await box.service.login("alice", PASSWORD, ADDRESS)
-    await box.service.authenticate(first.access_token)
+    first = await harness.accounts.login.log_in("alice", PASSWORD, ADDRESS)
+    await harness.accounts.authenticate(first.access_token)
     for _ in range(99):
-        await box.service.login("alice", PASSWORD, ADDRESS)
-    assert await box.service.authenticate(first.access_token)
-    last = await box.service.login("alice", PASSWORD, ADDRESS)
+        await harness.accounts.login.log_in("alice", PASSWORD, ADDRESS)
+    assert await harness.accounts.authenticate(first.access_token)
+    last = await harness.accounts.login.log_in("alice", PASSWORD, ADDRESS)
     with pytest.raises(InvalidToken):
-        await box.service.authenticate(first.access_token)
+        await harness.accounts.authenticate(first.access_token)
     with pytest.raises(InvalidToken):
-        await box.service.refresh(first.refresh_token)
-    assert await box.service.authenticate(last.access_token)
-    assert await box.scalar("SELECT count(*) FROM sessions") == 100
+        await harness.accounts.sessions.rotate(first.refresh_token)
+    assert await harness.accounts.authenticate(last.access_token)
+    assert await harness.scalar("SELECT count(*) FROM sessions") == 100
 
 
 async def test_login_when_password_changes_while_it_is_checked_then_no_session(
-    box: Accounts,
+    harness: AccountsHarness,
 ) -> None:
-    verify = box.passwords.verify
+    verify = harness.passwords.verify
 
     async def slowly(password_hash: str | None, password: str) -> bool:
         right = await verify(password_hash, password)
-        await box.service.set_password("alice", "another password")
+        await harness.accounts.users.set_password("alice", "another password")
         return right
 
-    box.passwords.verify = slowly
+    harness.passwords.verify = slowly
     with pytest.raises(InvalidCredentials):
-        await box.service.login("alice", PASSWORD, ADDRESS)
-    assert await box.scalar("SELECT count(*) FROM sessions") == 0
+        await harness.accounts.login.log_in("alice", PASSWORD, ADDRESS)
+    assert await harness.scalar("SELECT count(*) FROM sessions") == 0
 
 
-async def test_login_when_the_hash_is_of_weaker_parameters_then_renewed(box: Accounts) -> None:
+async def test_login_when_the_hash_is_of_weaker_parameters_then_renewed(
+    harness: AccountsHarness,
+) -> None:
     old = PasswordHasher(time_cost=2, memory_cost=16, parallelism=1).hash(PASSWORD)
-    async with box.db.write() as tx:
+    async with harness.db.write() as tx:
         await tx.execute("UPDATE users SET password_hash = :old", {"old": old})
-    assert await box.service.login("alice", PASSWORD, ADDRESS)
-    renewed = await box.scalar("SELECT password_hash FROM users")
+    assert await harness.accounts.login.log_in("alice", PASSWORD, ADDRESS)
+    renewed = await harness.scalar("SELECT password_hash FROM users")
     assert isinstance(renewed, str)
-    assert not box.passwords.is_outdated(renewed)
-    assert await box.service.login("alice", PASSWORD, ADDRESS)
+    assert not harness.passwords.is_outdated(renewed)
+    assert await harness.accounts.login.log_in("alice", PASSWORD, ADDRESS)
 
 
 async def test_passwords_when_too_many_wait_then_unavailable_and_never_more_at_once() -> None:
     hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    passwords = Passwords(hasher, workers=1, waiting=9)
+    passwords = Passwords(hasher, workers=1, queue_limit=9)
     checks = [passwords.verify(None, "x") for _ in range(100)]
     outcomes = await asyncio.gather(*checks, return_exceptions=True)
     assert sum(outcome is False for outcome in outcomes) == 10

@@ -1,4 +1,4 @@
-"""The login throttle: how many wrong guesses, for how long, and how much it remembers."""
+"""The login throttle: limits, sliding window, capacity."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def throttle(clock: Clock, *, account: int = 3, address: int = 5, capacity: int 
 def fail(limits: LoginThrottle, account: str, address: str, times: int) -> None:
     for _ in range(times):
         limits.check(account, address)
-        limits.failed(account, address)
+        limits.record_failure(account, address)
 
 
 def test_account_when_failed_too_often_then_limited_from_everywhere() -> None:
@@ -44,7 +44,7 @@ def test_address_when_it_tries_many_accounts_then_limited() -> None:
     limits.check("f", THERE)
 
 
-def test_wait_when_limited_then_told_and_kept() -> None:
+def test_wait_when_limited_then_retry_after_is_the_wait() -> None:
     clock = Clock()
     limits = throttle(clock)
     fail(limits, "alice", HERE, 1)
@@ -72,7 +72,7 @@ def test_window_when_it_slides_then_each_failure_counts_for_its_own_time() -> No
 def test_success_when_it_comes_then_account_starts_anew_and_address_does_not() -> None:
     limits = throttle(Clock())
     fail(limits, "alice", HERE, 2)
-    limits.succeeded("alice")
+    limits.record_success("alice")
     fail(limits, "alice", HERE, 2)
     fail(limits, "bob", HERE, 1)
     with pytest.raises(RateLimited, match="address"):
@@ -95,7 +95,7 @@ def test_address_when_written_in_another_form_then_counted_as_what_it_is(
     first: str, second: str, same: bool
 ) -> None:
     limits = throttle(Clock(), address=1)
-    limits.failed("a", first)
+    limits.record_failure("a", first)
     if same:
         with pytest.raises(RateLimited):
             limits.check("b", second)
@@ -106,7 +106,7 @@ def test_address_when_written_in_another_form_then_counted_as_what_it_is(
 def test_memory_when_flooded_with_names_then_bounded_and_newest_kept() -> None:
     limits = throttle(Clock(), account=1, address=10**6, capacity=10)
     for index in range(1000):
-        limits.failed(f"name {index}", HERE)
+        limits.record_failure(f"name {index}", HERE)
     limits.check("name 989", HERE)
     for index in range(990, 1000):
         with pytest.raises(RateLimited):

@@ -1,9 +1,9 @@
-"""The cache of authentications: what it forgets, and when."""
+"""The principal cache: expiry, invalidation, capacity."""
 
 import math
 
 from appliance.domain.users import Principal, Role, User
-from appliance.services.accounts.principal_cache import AuthCache
+from appliance.services.accounts.principal_cache import PrincipalCache
 from tests.support.accounts import Clock
 
 NOW = 1000.0
@@ -14,8 +14,8 @@ def principal(user_id: int) -> Principal:
     return Principal(user, frozenset())
 
 
-def filled(*user_ids: int, clock: Clock | None = None, capacity: int = 100) -> AuthCache:
-    cache = AuthCache(capacity=capacity, ttl_s=5.0, clock=clock or Clock())
+def filled(*user_ids: int, clock: Clock | None = None, capacity: int = 100) -> PrincipalCache:
+    cache = PrincipalCache(capacity=capacity, ttl_s=5.0, clock=clock or Clock())
     for user_id in user_ids:
         cache.put(f"key {user_id}", principal(user_id), math.inf, cache.generation)
     return cache
@@ -43,27 +43,27 @@ def test_get_when_the_credential_has_ended_then_unknown() -> None:
     assert cache.get("key", NOW + 1) is None
 
 
-def test_forget_when_called_then_all_of_that_user_and_nobody_elses() -> None:
+def test_invalidate_when_called_then_all_of_that_user_and_nobody_elses() -> None:
     cache = filled(1, 2)
     cache.put("another key of 1", principal(1), math.inf, cache.generation)
-    cache.forget(1)
+    cache.invalidate(1)
     assert cache.get("key 1", NOW) is None
     assert cache.get("another key of 1", NOW) is None
     assert cache.get("key 2", NOW)
 
 
-def test_put_when_something_was_forgotten_since_the_query_then_ignored() -> None:
+def test_put_when_the_cache_was_invalidated_since_the_query_then_ignored() -> None:
     cache = filled()
     before = cache.generation
-    cache.forget(1)
+    cache.invalidate(1)
     cache.put("key 1", principal(1), math.inf, before)
     assert cache.get("key 1", NOW) is None
 
 
-def test_forgetting_when_the_work_fails_then_forgotten_all_the_same() -> None:
+def test_invalidate_after_when_the_work_fails_then_still_invalidated() -> None:
     cache = filled(1)
     try:
-        with cache.forgetting(1):
+        with cache.invalidate_after(1):
             raise OSError
     except OSError:
         assert cache.get("key 1", NOW) is None

@@ -1,4 +1,4 @@
-"""The secret behind access tokens: made once, readable by its owner only."""
+"""The signing secret: created once, readable by its owner only."""
 
 import os
 import stat
@@ -35,7 +35,7 @@ def test_secret_when_first_asked_for_then_made_private_and_kept(tmp_path: Path) 
     assert [file.name for file in key_file(tmp_path).parent.iterdir()] == ["jwt.key"]
 
 
-def test_secret_when_two_boxes_are_made_then_they_differ(tmp_path: Path) -> None:
+def test_secret_when_two_servers_create_one_then_they_differ(tmp_path: Path) -> None:
     assert load_or_create(tmp_path / "a", "") != load_or_create(tmp_path / "b", "")
 
 
@@ -98,11 +98,11 @@ def test_secret_when_the_file_is_damaged_then_refused_with_a_remedy(
 
 def test_secret_when_the_file_is_a_link_then_refused(tmp_path: Path) -> None:
     load_or_create(tmp_path / "other", "")
-    load_or_create(tmp_path / "box", "")
-    key_file(tmp_path / "box").unlink()
-    key_file(tmp_path / "box").symlink_to(key_file(tmp_path / "other"))
+    load_or_create(tmp_path / "server", "")
+    key_file(tmp_path / "server").unlink()
+    key_file(tmp_path / "server").symlink_to(key_file(tmp_path / "other"))
     with pytest.raises(SetupError):
-        load_or_create(tmp_path / "box", "")
+        load_or_create(tmp_path / "server", "")
 
 
 def test_secret_when_the_link_leads_nowhere_then_refused(tmp_path: Path) -> None:
@@ -129,11 +129,11 @@ def test_secret_when_no_plain_file_then_refused_without_waiting(tmp_path: Path, 
 def test_secret_when_the_folder_is_a_link_then_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (tmp_path / "secrets").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(SetupError, match="not a link"):
+    with pytest.raises(SetupError, match="not a symbolic link"):
         load_or_create(tmp_path, "")
 
 
 def test_secret_when_the_data_directory_is_a_file_then_refused(tmp_path: Path) -> None:
-    (tmp_path / "box").write_text("")
+    (tmp_path / "server").write_text("")
     with pytest.raises(SetupError, match="data directory"):
-        load_or_create(tmp_path / "box", "")
+        load_or_create(tmp_path / "server", "")

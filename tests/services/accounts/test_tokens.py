@@ -1,4 +1,4 @@
-"""Access tokens and the other secrets: made, told apart, and not to be forged."""
+"""Access tokens, refresh tokens and API keys: form, hashing, forgery."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ import pytest
 
 from appliance.errors import InvalidToken, SetupError, TokenExpired
 from appliance.services.accounts import tokens
-from appliance.services.accounts.tokens import AccessTokens, Kind
+from appliance.services.accounts.tokens import AccessTokens, CredentialKind
 
 SECRET = b"a secret for tests, 32 bytes or more"
 NOW = 1_800_000_000.0
@@ -44,7 +44,7 @@ def segment(value: object) -> str:
 
 def test_access_token_when_issued_then_reads_back(access: AccessTokens) -> None:
     token, expires_at = access.issue("user_1", "ses_1", NOW)
-    read = access.read(token, NOW)
+    read = access.verify(token, NOW)
     assert (read.sub, read.sid, read.typ, read.iss) == ("user_1", "ses_1", "access", "monkey-coder")
     assert read.exp == expires_at == NOW + LIFETIME_S
 
@@ -55,21 +55,21 @@ def test_access_token_when_issued_twice_then_differs(access: AccessTokens) -> No
 
 def test_access_token_when_its_time_is_over_then_expired(access: AccessTokens) -> None:
     token, expires_at = access.issue("user_1", "ses_1", NOW)
-    assert access.read(token, expires_at - 1)
+    assert access.verify(token, expires_at - 1)
     with pytest.raises(TokenExpired):
-        access.read(token, expires_at)
+        access.verify(token, expires_at)
 
 
 def test_access_token_when_signed_with_another_secret_then_invalid(access: AccessTokens) -> None:
     with pytest.raises(InvalidToken):
-        access.read(signed(claims(), b"x" * 32), NOW)
+        access.verify(signed(claims(), b"x" * 32), NOW)
 
 
 @pytest.mark.parametrize("name", ["none", "None", "NONE", "nOnE", ""])
 def test_access_token_when_algorithm_is_none_then_invalid(access: AccessTokens, name: str) -> None:
     header = segment({"alg": name, "typ": "JWT"})
     with pytest.raises(InvalidToken):
-        access.read(f"{header}.{segment(claims())}.", NOW)
+        access.verify(f"{header}.{segment(claims())}.", NOW)
 
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
@@ -78,14 +78,14 @@ def test_access_token_when_another_algorithm_then_invalid(
     access: AccessTokens, algorithm: str
 ) -> None:
     with pytest.raises(InvalidToken):
-        access.read(signed(claims(), SECRET, algorithm), NOW)
+        access.verify(signed(claims(), SECRET, algorithm), NOW)
 
 
 def test_access_token_when_payload_is_tampered_with_then_invalid(access: AccessTokens) -> None:
     token, _ = access.issue("user_1", "ses_1", NOW)
     header, _, signature = token.split(".")
     with pytest.raises(InvalidToken):
-        access.read(f"{header}.{segment(claims(sub='user_2'))}.{signature}", NOW)
+        access.verify(f"{header}.{segment(claims(sub='user_2'))}.{signature}", NOW)
 
 
 def test_access_token_when_any_character_is_changed_then_never_accepted_as_another(
@@ -96,13 +96,13 @@ def test_access_token_when_any_character_is_changed_then_never_accepted_as_anoth
     for index in range(len(token) - 1):
         other = "A" if token[index] != "A" else "B"
         with pytest.raises(InvalidToken):
-            access.read(token[:index] + other + token[index + 1 :], NOW)
+            access.verify(token[:index] + other + token[index + 1 :], NOW)
 
 
 @pytest.mark.parametrize("name", ["iss", "sub", "sid", "jti", "typ", "iat", "exp"])
 def test_access_token_when_a_claim_is_missing_then_invalid(access: AccessTokens, name: str) -> None:
     with pytest.raises(InvalidToken):
-        access.read(signed(claims(**{name: None})), NOW)
+        access.verify(signed(claims(**{name: None})), NOW)
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_access_token_when_a_claim_is_wrong_then_invalid(
     access: AccessTokens, change: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidToken):
-        access.read(signed(claims(**change)), NOW)
+        access.verify(signed(claims(**change)), NOW)
 
 
 def test_access_token_when_expiry_is_not_a_number_then_expired(access: AccessTokens) -> None:
     with pytest.raises(TokenExpired):
-        access.read(signed(claims(exp=float("nan"))), NOW)
+        access.verify(signed(claims(exp=float("nan"))), NOW)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_access_token_when_expiry_is_not_a_number_then_expired(access: AccessTok
 )
 def test_access_token_when_it_is_garbage_then_invalid(access: AccessTokens, text: str) -> None:
     with pytest.raises(InvalidToken):
-        access.read(text, NOW)
+        access.verify(text, NOW)
 
 
 def test_access_tokens_when_the_secret_is_short_then_refused() -> None:
@@ -160,33 +160,33 @@ def test_access_tokens_when_the_secret_is_short_then_refused() -> None:
         AccessTokens(b"x" * 31, LIFETIME_S)
 
 
-def test_secrets_when_made_then_of_their_kind_and_unlike() -> None:
-    assert tokens.kind_of(tokens.new_key()) is Kind.KEY
-    assert tokens.kind_of(tokens.new_refresh_token()) is Kind.REFRESH
-    assert len({tokens.new_key() for _ in range(1000)}) == 1000
-    assert len(tokens.new_key().removeprefix("mk-")) == 43
+def test_secrets_when_generated_then_of_their_kind_and_distinct() -> None:
+    assert tokens.credential_kind(tokens.new_api_key()) is CredentialKind.KEY
+    assert tokens.credential_kind(tokens.new_refresh_token()) is CredentialKind.REFRESH
+    assert len({tokens.new_api_key() for _ in range(1000)}) == 1000
+    assert len(tokens.new_api_key().removeprefix("mk-")) == 43
 
 
 def test_hashes_when_the_kind_is_another_then_invalid() -> None:
     with pytest.raises(InvalidToken):
-        tokens.refresh_hash(tokens.new_key())
+        tokens.hash_refresh_token(tokens.new_api_key())
     with pytest.raises(InvalidToken):
-        tokens.key_hash(tokens.new_refresh_token())
+        tokens.hash_api_key(tokens.new_refresh_token())
 
 
 @pytest.mark.parametrize("text", ["mk-", "mk-" + "a" * 42, "mk-" + "a" * 44, "mk-" + "é" * 43])
 def test_key_hash_when_the_form_is_wrong_then_invalid(text: str) -> None:
     with pytest.raises(InvalidToken):
-        tokens.key_hash(text)
+        tokens.hash_api_key(text)
 
 
 def test_key_hash_when_a_line_end_follows_then_invalid() -> None:
     with pytest.raises(InvalidToken):
-        tokens.key_hash(tokens.new_key() + "\n")
+        tokens.hash_api_key(tokens.new_api_key() + "\n")
 
 
 def test_visible_prefix_when_shown_then_leaves_more_than_160_bits() -> None:
-    key = tokens.new_key()
+    key = tokens.new_api_key()
     hidden = len(key) - len(tokens.visible_prefix(key))
     assert key.startswith(tokens.visible_prefix(key))
     assert hidden * 5.95 > 160

@@ -1,4 +1,4 @@
-"""What accounts may be called, and what makes a password."""
+"""Validation of usernames, emails, names and passwords."""
 
 import pytest
 
@@ -29,18 +29,18 @@ from appliance.services.accounts import validation
 )
 def test_username_when_bad_then_invalid(username: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        validation.valid_username(username)
+        validation.validate_username(username)
     assert refused.value.details["field"] == "username"
 
 
 @pytest.mark.parametrize("username", ["al", "7up", "a.b_c-d", "x" * 64])
 def test_username_when_good_then_as_it_is(username: str) -> None:
-    assert validation.valid_username(username) == username
+    assert validation.validate_username(username) == username
 
 
 @pytest.mark.parametrize("spelling", ["Alice", "ALICE", " alice\n"])
 def test_username_when_spelled_otherwise_then_the_same(spelling: str) -> None:
-    assert validation.valid_username(spelling) == "alice"
+    assert validation.validate_username(spelling) == "alice"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_username_when_spelled_otherwise_then_the_same(spelling: str) -> None:
 )
 def test_email_when_bad_then_invalid(email: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        validation.valid_email(email)
+        validation.validate_email(email)
     assert refused.value.details["field"] == "email"
 
 
@@ -75,30 +75,30 @@ def test_email_when_bad_then_invalid(email: str) -> None:
     "email", ["a@b", "admin@localhost", "o'hara+box@mail.example.co.uk", "jürgen@köln.example"]
 )
 def test_email_when_good_then_the_same_in_any_case(email: str) -> None:
-    assert validation.valid_email(email) == email
-    assert validation.valid_email(email.upper()) == email
+    assert validation.validate_email(email) == email
+    assert validation.validate_email(email.upper()) == email
 
 
 def test_email_when_composed_otherwise_then_the_same() -> None:
-    assert validation.valid_email("u\u0308@x") == validation.valid_email("\u00dc@x")
+    assert validation.validate_email("u\u0308@x") == validation.validate_email("\u00dc@x")
 
 
-def test_canonical_when_applied_again_then_unchanged() -> None:
+def test_canonicalize_when_applied_twice_then_unchanged() -> None:
     for text in ("İstanbul", "ΑΣ", "ǅ", "K", "\u0130\u0307", "A\u0345\u0301"):
-        once = validation.canonical(text)
-        assert validation.canonical(once) == once
+        once = validation.canonicalize(text)
+        assert validation.canonicalize(once) == once
 
 
 @pytest.mark.parametrize("name", ["", " ", "x" * 101, "a\nb", "a\x1b[31mb", "\ud800", "a\u2066b"])
 def test_name_when_bad_then_invalid(name: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        validation.valid_name(name)
+        validation.validate_name(name)
     assert refused.value.details["field"] == "name"
 
 
 @pytest.mark.parametrize("name", ["李小龍", "Zoë", "محمد", "👩‍💻 Ada", "O'Hara; DROP TABLE users"])
 def test_name_when_of_any_script_then_kept(name: str) -> None:
-    assert validation.valid_name(f" {name} ") == name
+    assert validation.validate_name(f" {name} ") == name
 
 
 @pytest.mark.parametrize(
@@ -106,11 +106,11 @@ def test_name_when_of_any_script_then_kept(name: str) -> None:
 )
 def test_password_when_bad_then_invalid_and_not_repeated(password: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        validation.valid_password(password)
+        validation.validate_password(password)
     assert refused.value.details["field"] == "password"
     assert not password or password not in refused.value.message
 
 
 @pytest.mark.parametrize("password", ["8 chars!", "x" * 1024, "é" * 512, "        "])
 def test_password_when_good_then_unchanged(password: str) -> None:
-    assert validation.valid_password(password) == password
+    assert validation.validate_password(password) == password
