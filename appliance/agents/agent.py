@@ -1,4 +1,4 @@
-"""The coding agent: one task from its request to a verified answer."""
+"""The coding agent: carries out one task, from its request to a verified answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,24 +11,25 @@ from appliance.agents.candidates import collapse, rounds
 from appliance.agents.planner import Budget
 from appliance.agents.prompting import personas, prompt
 from appliance.agents.run import context_budget
-from appliance.agents.run.agent_journal import Context, Journal
-from appliance.agents.run.context import Opening, Work
-from appliance.agents.run.plan import Plan, Shape
+from appliance.agents.run.agent_journal import AgentJournal
+from appliance.agents.run.execution_plan import ExecutionPlan, Shape
+from appliance.agents.run.run_context import RunContext, RunSetup
 from appliance.agents.run.writer import Writer
-from appliance.agents.text_task import write_text
-from appliance.agents.verification.sandbox_harness import Confined, Runner
+from appliance.agents.text_task import run_text_task
+from appliance.agents.verification.sandbox_harness import Runner, SandboxHarness
 from appliance.config.settings import AgentSettings
 from appliance.domain.models import ModelState
 from appliance.domain.tasks import Task, TaskResult
 from appliance.errors import DeadlineExceeded
 from appliance.inference import Caller, Gateway, Route
+from appliance.scheduler.context import TaskContext
 
 
 class CodingAgent:
-    """Does tasks; any number at a time.
+    """Carries out tasks, any number at a time.
 
-    `sandbox_of` gives the sandbox as the user of that id may use it; without it every task
-    uses `sandbox` as it is.
+    `sandbox_for_user` returns the sandbox with the limits of the user of that id; without it
+    every task uses `sandbox`.
     """
 
     def __init__(
@@ -36,83 +37,89 @@ class CodingAgent:
         gateway: Gateway,
         sandbox: Runner,
         settings: AgentSettings,
-        sandbox_of: Callable[[int], Awaitable[Runner]] | None = None,
+        sandbox_for_user: Callable[[int], Awaitable[Runner]] | None = None,
     ) -> None:
         self._gateway = gateway
         self._sandbox = sandbox
         self._settings = settings
-        self._sandbox_of = sandbox_of
+        self._sandbox_for_user = sandbox_for_user
 
-    async def run(self, context: Context) -> TaskResult:
-        """Do the task, going on from what its journal holds of earlier attempts.
+    async def run(self, task_context: TaskContext) -> TaskResult:
+        """Carry out the task, continuing from what earlier attempts recorded in its journal.
 
         Raises ContextLengthExceeded, UnknownModel, ModelUnavailable, ProviderFailed, Forbidden
-        (no model may see the task), SandboxUnavailable and DeadlineExceeded. Cancelling it
-        ends generations and runs.
+        (no model may see the task), SandboxUnavailable and DeadlineExceeded. Cancelling the call
+        ends generations and sandbox runs.
         """
-        request = context.task.request
-        journal = Journal(context)
-        # Large files take a while to read, and others wait for the loop.
-        way = await asyncio.to_thread(planner.approach, request, self._sandbox.status)
-        # The model that a plan names, so that all attempts use the same.
-        named = journal.plan or request
-        route = await self._route(context.task, named.model, named.provider)
-        persona = personas.for_task(request.persona, request.task_type)
-        opening = Opening(
-            context=context,
+        task = task_context.task
+        request = task.request
+        journal = AgentJournal(task_context)
+        # In a thread: parsing large files takes long enough to block the event loop.
+        spec = await asyncio.to_thread(planner.derive_spec, request, self._sandbox.status)
+        # A plan of an earlier attempt names the model, so that all attempts use the same.
+        model_choice = journal.plan or request
+        route = await self._route(task, model_choice.model, model_choice.provider)
+        persona = personas.choose_persona(request.persona, request.task_type)
+        shared_system = personas.shared_system_message(persona, request.instructions)
+        setup = RunSetup(
+            task_context=task_context,
             journal=journal,
-            way=way,
+            spec=spec,
             route=route,
-            writer=Writer(self._gateway, route, _owner(context.task), request.priority),
-            messages=prompt.of_request(request, persona, way.shape, way.aim),
+            writer=Writer(self._gateway, route, _owner_of(task), request.priority, shared_system),
+            messages=prompt.build_request(request, persona, spec.shape, spec.target),
         )
-        plan = journal.plan or await self._plan(opening)
-        confined = Confined(await self._sandbox_for(context.task))
-        work = Work(**vars(opening), plan=plan, confined=confined)
-        return await (write_text(work) if plan.shape is Shape.TEXT else _write_code(work))
+        plan = journal.plan or await self._plan(setup)
+        harness = SandboxHarness(await self._select_sandbox(task))
+        context = RunContext(**vars(setup), plan=plan, harness=harness)
+        if plan.shape is Shape.TEXT:
+            return await run_text_task(context)
+        return await _run_code_task(context)
 
-    async def _sandbox_for(self, task: Task) -> Runner:
-        return await self._sandbox_of(task.user_id) if self._sandbox_of else self._sandbox
+    async def _select_sandbox(self, task: Task) -> Runner:
+        if self._sandbox_for_user is None:
+            return self._sandbox
+        return await self._sandbox_for_user(task.user_id)
 
     async def _route(self, task: Task, model: str | None, provider: str | None) -> Route:
-        """What the name leads to, without what the task's user and labels bar.
+        """The route to the model, without providers that the task's user or labels rule out.
 
-        Whatever is asked for the task goes along such a route, and to no other model.
+        Every request for the task takes such a route, and goes to no other model.
         """
-        caller = Caller(_owner(task), task.user_id)
+        caller = Caller(_owner_of(task), task.user_id)
         return await self._gateway.route_for(model, provider, caller, task.request.labels)
 
-    async def _plan(self, opening: Opening) -> Plan:
-        request, route = opening.context.task.request, opening.route
+    async def _plan(self, setup: RunSetup) -> ExecutionPlan:
+        request, route = setup.task_context.task.request, setup.route
         if route.info.state is not ModelState.READY:
-            await opening.journal.progress(f"loading the model {route.model}", "load", 0)
-        prompt_tokens = await opening.writer.count_tokens(opening.messages)
-        # Counting has loaded the model: only now are its room and its speed known.
-        info = (await self._route(opening.context.task, route.model, route.provider)).info
-        max_tokens = context_budget.answer_tokens(
+            await setup.journal.record_progress(f"loading the model {route.model}", "load", 0)
+        prompt_tokens = await setup.writer.count_tokens(setup.messages)
+        # Counting has loaded the model: only now are its context length and speed known.
+        info = (await self._route(setup.task_context.task, route.model, route.provider)).info
+        max_tokens = context_budget.compute_answer_tokens(
             request, prompt_tokens, info.context_tokens, self._settings.max_output_tokens
         )
-        budget = Budget(opening.context.remaining_s(), prompt_tokens, max_tokens)
-        plan = planner.plan(request, opening.way, info, self._settings, budget)
-        await opening.journal.planned(plan)
+        budget = Budget(setup.task_context.remaining_s(), prompt_tokens, max_tokens)
+        plan = planner.make_plan(request, setup.spec, info, self._settings, budget)
+        await setup.journal.record_plan(plan)
         return plan
 
 
-def _owner(task: Task) -> str:
-    """The task's user, as the gateway names them."""
+def _owner_of(task: Task) -> str:
+    """The task's user as the owner of cached prefixes and of a share in the gateway."""
     return f"user:{task.user_id}"
 
 
-async def _write_code(work: Work) -> TaskResult:
-    checks = structs.replace(work.way.checks, level=work.plan.level)
-    work = replace(work, way=structs.replace(work.way, checks=checks))
-    outcome = await rounds.run(work)
-    best = collapse.chosen(outcome.candidates, work.plan.strategy, outcome.merged)
+async def _run_code_task(context: RunContext) -> TaskResult:
+    checks = structs.replace(context.spec.checks, level=context.plan.level)
+    context = replace(context, spec=structs.replace(context.spec, checks=checks))
+    result = await rounds.run_rounds(context)
+    best = collapse.choose_answer(result.candidates, context.plan.strategy, result.synthesized)
     if best is None:
         raise DeadlineExceeded(
             "no candidate was finished before the task's deadline; "
             "give the task more time, fewer branches or fewer tokens"
         )
     if best.solution and best.solution.code:
-        await work.journal.chosen(best.solution.code)
-    return result_builder.of_candidates(work, outcome.candidates, best)
+        await context.journal.record_code(best.solution.code)
+    return result_builder.build_code_result(context, result.candidates, best)

@@ -1,10 +1,10 @@
-"""A task from its request to its answer, and what the journal tells of it."""
+"""A task from its request to its answer, and the events in its journal."""
 
 import asyncio
 
 import pytest
 
-from appliance.agents.run.plan import Plan, Shape
+from appliance.agents.run.execution_plan import ExecutionPlan, Shape
 from appliance.config.settings import AgentSettings
 from appliance.domain.messages import CompletionRequest, MessageRole
 from appliance.domain.tasks import (
@@ -27,9 +27,9 @@ from tests.support.agent_fakes import (
     Answer,
     KilledError,
     MemoryContext,
-    OpenRunner,
     ScriptedProvider,
-    in_turn,
+    UnconfinedRunner,
+    answers_in_turn,
     run_agent,
     user_text,
 )
@@ -48,12 +48,15 @@ TESTS = (
 )
 
 
-def asked(prompt: str = EXAMPLES, branches: int | None = 3, **more: object) -> TaskRequest:
+def make_request(prompt: str = EXAMPLES, branches: int | None = 3, **more: object) -> TaskRequest:
     return TaskRequest(prompt=prompt, branches=branches, **more)  # pyright: ignore[reportArgumentType]
 
 
 async def test_run_when_one_candidate_is_right_then_it_is_the_answer() -> None:
-    provider, context = ScriptedProvider(in_turn(BAD, GOOD, BAD)), MemoryContext(asked())
+    provider, context = (
+        ScriptedProvider(answers_in_turn(BAD, GOOD, BAD)),
+        MemoryContext(make_request()),
+    )
     result = await run_agent(provider, context)
     assert result.code == "def add(a, b):\n    return a + b\n"
     assert result.files == (SourceFile("solution.py", "def add(a, b):\n    return a + b\n"),)
@@ -62,13 +65,17 @@ async def test_run_when_one_candidate_is_right_then_it_is_the_answer() -> None:
     assert result.branches[result.chosen].verification.ok
     assert sorted(b.verification.score or 0 for b in result.branches) == [0.5, 0.5, 1]
     assert result.usage.completion_tokens == sum(b.usage.completion_tokens for b in result.branches)
-    assert len(context.of(EventKind.CANDIDATE)) == len(context.of(EventKind.VERDICT)) == 3
-    assert context.of(EventKind.CODE) == [{"content": result.code}]
+    assert (
+        len(context.event_data(EventKind.CANDIDATE))
+        == len(context.event_data(EventKind.VERDICT))
+        == 3
+    )
+    assert context.event_data(EventKind.CODE) == [{"content": result.code}]
 
 
 async def test_run_when_branches_run_then_they_differ_in_seed_and_the_first_is_greedy() -> None:
-    provider = ScriptedProvider(in_turn(GOOD))
-    await run_agent(provider, MemoryContext(asked(temperature=0.7, seed=5)))
+    provider = ScriptedProvider(answers_in_turn(GOOD))
+    await run_agent(provider, MemoryContext(make_request(temperature=0.7, seed=5)))
     assert sorted(r.sampling.temperature for r in provider.requests) == [0.0, 0.7, 0.7]
     assert len({r.sampling.seed for r in provider.requests}) == 3
     assert {r.owner for r in provider.requests} == {"user:1"}
@@ -78,17 +85,17 @@ async def test_run_when_branches_run_then_they_differ_in_seed_and_the_first_is_g
 async def test_run_when_the_same_seed_is_asked_for_then_the_draws_are_the_same() -> None:
     draws: list[list[str]] = []
     for _ in range(2):
-        provider = ScriptedProvider(in_turn(GOOD))
-        await run_agent(provider, MemoryContext(asked(seed=5)))
+        provider = ScriptedProvider(answers_in_turn(GOOD))
+        await run_agent(provider, MemoryContext(make_request(seed=5)))
         draws.append(sorted(str(r.sampling) for r in provider.requests))
     assert draws[0] == draws[1]
 
 
 async def test_run_when_tests_are_sent_then_they_decide_and_name_the_file() -> None:
-    provider = ScriptedProvider(in_turn(BAD, GOOD, BROKEN))
-    runner = OpenRunner(wall_s=60)
+    provider = ScriptedProvider(answers_in_turn(BAD, GOOD, BROKEN))
+    runner = UnconfinedRunner(wall_s=60)
     result = await run_agent(
-        provider, MemoryContext(asked("Write add", tests=TESTS)), runner=runner
+        provider, MemoryContext(make_request("Write add", tests=TESTS)), runner=runner
     )
     assert result.verification.level is VerificationLevel.CALLER_TESTS
     assert (result.verification.passed, result.verification.failed) == (2, 0)
@@ -98,15 +105,15 @@ async def test_run_when_tests_are_sent_then_they_decide_and_name_the_file() -> N
 
 async def test_run_when_several_pass_then_the_smallest_change_wins() -> None:
     result = await run_agent(
-        ScriptedProvider(in_turn(LONGER, GOOD, LONGER)), MemoryContext(asked())
+        ScriptedProvider(answers_in_turn(LONGER, GOOD, LONGER)), MemoryContext(make_request())
     )
     assert result.code == "def add(a, b):\n    return a + b\n"
 
 
 async def test_run_when_nothing_passes_then_failures_are_fed_back() -> None:
     provider, context = (
-        ScriptedProvider(in_turn(BAD, BAD, GOOD, BAD)),
-        MemoryContext(asked(branches=2)),
+        ScriptedProvider(answers_in_turn(BAD, BAD, GOOD, BAD)),
+        MemoryContext(make_request(branches=2)),
     )
     result = await run_agent(provider, context)
     assert result.verification.ok
@@ -118,24 +125,24 @@ async def test_run_when_nothing_passes_then_failures_are_fed_back() -> None:
 
 
 async def test_run_when_nothing_ever_passes_then_the_best_is_returned_with_its_score() -> None:
-    provider = ScriptedProvider(in_turn(BROKEN, BAD))
-    result = await run_agent(provider, MemoryContext(asked(branches=2)))
+    provider = ScriptedProvider(answers_in_turn(BROKEN, BAD))
+    result = await run_agent(provider, MemoryContext(make_request(branches=2)))
     assert result.verification.score == 0.5
     assert any("no candidate passed" in warning for warning in result.warnings)
     assert len(provider.requests) == 4
 
 
 async def test_run_when_repair_is_off_then_there_is_one_round() -> None:
-    provider = ScriptedProvider(in_turn(BAD))
+    provider = ScriptedProvider(answers_in_turn(BAD))
     settings = AgentSettings(repair_rounds=0)
-    await run_agent(provider, MemoryContext(asked(branches=2)), settings=settings)
+    await run_agent(provider, MemoryContext(make_request(branches=2)), settings=settings)
     assert len(provider.requests) == 2
 
 
 async def test_run_when_the_first_success_is_enough_then_the_others_are_stopped() -> None:
     never = asyncio.Event()
-    provider = ScriptedProvider(in_turn(GOOD, never))
-    request = asked(strategy=CollapseStrategy.FIRST_SUCCESS)
+    provider = ScriptedProvider(answers_in_turn(GOOD, never))
+    request = make_request(strategy=CollapseStrategy.FIRST_SUCCESS)
     result = await run_agent(provider, MemoryContext(request))
     assert result.verification.ok
     statuses = [b.status for b in result.branches]
@@ -144,8 +151,8 @@ async def test_run_when_the_first_success_is_enough_then_the_others_are_stopped(
 
 
 async def test_run_when_one_branch_fails_then_the_others_answer() -> None:
-    provider = ScriptedProvider(in_turn(ProviderFailed("the engine died"), GOOD))
-    result = await run_agent(provider, MemoryContext(asked()))
+    provider = ScriptedProvider(answers_in_turn(ProviderFailed("the engine died"), GOOD))
+    result = await run_agent(provider, MemoryContext(make_request()))
     assert result.verification.ok
     failed = [b for b in result.branches if b.status is BranchStatus.FAILED]
     assert [b.problem for b in failed] == ["the engine died"]
@@ -154,13 +161,14 @@ async def test_run_when_one_branch_fails_then_the_others_answer() -> None:
 async def test_run_when_every_branch_fails_then_the_task_fails_with_the_reason() -> None:
     with pytest.raises(ProviderFailed, match="the engine died"):
         await run_agent(
-            ScriptedProvider(in_turn(ProviderFailed("the engine died"))), MemoryContext(asked())
+            ScriptedProvider(answers_in_turn(ProviderFailed("the engine died"))),
+            MemoryContext(make_request()),
         )
 
 
 async def test_run_when_cancelled_then_every_stream_is_closed() -> None:
-    provider = ScriptedProvider(in_turn(asyncio.Event()))
-    running = asyncio.create_task(run_agent(provider, MemoryContext(asked())))
+    provider = ScriptedProvider(answers_in_turn(asyncio.Event()))
+    running = asyncio.create_task(run_agent(provider, MemoryContext(make_request())))
     while len(provider.requests) < 3:
         await asyncio.sleep(0)
     running.cancel()
@@ -170,26 +178,29 @@ async def test_run_when_cancelled_then_every_stream_is_closed() -> None:
 
 
 async def test_run_when_time_runs_out_then_the_finished_candidates_decide() -> None:
-    provider = ScriptedProvider(in_turn(GOOD, asyncio.Event()))
-    result = await run_agent(provider, MemoryContext(asked(), seconds=3.0))
+    provider = ScriptedProvider(answers_in_turn(GOOD, asyncio.Event()))
+    result = await run_agent(provider, MemoryContext(make_request(), seconds=3.0))
     assert result.verification.ok
     late = [b for b in result.branches if b.status is BranchStatus.CANCELLED]
     assert len(late) == 2
-    assert "no time" in late[0].problem
+    assert "not finished in the time" in late[0].problem
 
 
 async def test_run_when_nothing_was_finished_in_time_then_the_deadline_is_the_reason() -> None:
     with pytest.raises(DeadlineExceeded, match="no candidate was finished"):
         await run_agent(
-            ScriptedProvider(in_turn(asyncio.Event())), MemoryContext(asked(), seconds=0.2)
+            ScriptedProvider(answers_in_turn(asyncio.Event())),
+            MemoryContext(make_request(), seconds=0.2),
         )
 
 
 async def test_run_when_the_sandbox_is_missing_then_code_tasks_fail_before_generating() -> None:
-    provider = ScriptedProvider(in_turn(GOOD))
+    provider = ScriptedProvider(answers_in_turn(GOOD))
     with pytest.raises(SandboxUnavailable, match="user namespaces are off"):
         await run_agent(
-            provider, MemoryContext(asked()), runner=OpenRunner(problem="user namespaces are off")
+            provider,
+            MemoryContext(make_request()),
+            runner=UnconfinedRunner(problem="user namespaces are off"),
         )
     assert provider.requests == []
 
@@ -199,20 +210,22 @@ async def test_run_when_the_sandbox_is_missing_then_code_tasks_fail_before_gener
     [TaskType.CODE_REVIEW, TaskType.DOCUMENTATION, TaskType.CODE_ANALYSIS, TaskType.CUSTOM],
 )
 async def test_run_when_the_sandbox_is_missing_then_text_tasks_work(task_type: TaskType) -> None:
-    provider = ScriptedProvider(in_turn("It is fine. " * 30))
-    context = MemoryContext(asked("Look at this", task_type=task_type))
-    result = await run_agent(provider, context, runner=OpenRunner(problem="none here"))
+    provider = ScriptedProvider(answers_in_turn("It is fine. " * 30))
+    context = MemoryContext(make_request("Look at this", task_type=task_type))
+    result = await run_agent(provider, context, runner=UnconfinedRunner(problem="none here"))
     assert result.text == ("It is fine. " * 30).strip()
     assert result.verification.level is VerificationLevel.NONE
     assert result.verification.score is None
     assert len(provider.requests) == 1
-    told = "".join(d["content"] for d in context.of(EventKind.TEXT))
-    assert told.strip() == result.text
+    expected_text = "".join(d["content"] for d in context.event_data(EventKind.TEXT))
+    assert expected_text.strip() == result.text
 
 
 async def test_run_when_there_is_nothing_to_check_against_then_candidates_are_compared() -> None:
-    provider = ScriptedProvider(in_turn(GOOD, LONGER, BAD, "add(1, 2)\nadd(5, 6)\nadd(x, 1)"))
-    context = MemoryContext(asked("Write a Python function add"))
+    provider = ScriptedProvider(
+        answers_in_turn(GOOD, LONGER, BAD, "add(1, 2)\nadd(5, 6)\nadd(x, 1)")
+    )
+    context = MemoryContext(make_request("Write a Python function add"))
     result = await run_agent(provider, context)
     assert result.verification.level is VerificationLevel.GENERATED_TESTS
     assert result.verification.passed == 2
@@ -223,58 +236,64 @@ async def test_run_when_there_is_nothing_to_check_against_then_candidates_are_co
 
 
 async def test_run_when_candidates_can_not_be_compared_then_only_the_syntax_is_claimed() -> None:
-    provider = ScriptedProvider(in_turn("```python\nprint(1)\n```", "```python\nx = 2\n```"))
-    result = await run_agent(provider, MemoryContext(asked("Write a Python script", branches=2)))
+    provider = ScriptedProvider(
+        answers_in_turn("```python\nprint(1)\n```", "```python\nx = 2\n```")
+    )
+    result = await run_agent(
+        provider, MemoryContext(make_request("Write a Python script", branches=2))
+    )
     assert result.verification.level is VerificationLevel.SYNTAX
     assert result.verification.score is None
     assert result.verification.passed == 1
 
 
-async def test_run_when_no_branch_number_is_given_then_the_speed_decides_and_is_told() -> None:
+async def test_run_when_no_branch_number_is_given_then_the_speed_decides_and_is_reported() -> None:
     for speed, branches in ((1000.0, 8), (2.0, 1), (None, 4)):
-        context = MemoryContext(asked(branches=None))
-        await run_agent(ScriptedProvider(in_turn(GOOD), speed=speed), context)
-        plan = context.of(EventKind.PLANNED)[0]
+        context = MemoryContext(make_request(branches=None))
+        await run_agent(ScriptedProvider(answers_in_turn(GOOD), speed=speed), context)
+        plan = context.event_data(EventKind.PLANNED)[0]
         assert plan["branches"] == branches
         assert plan["branches_reason"]
 
 
-async def test_run_when_too_many_branches_are_asked_for_then_the_cap_is_told() -> None:
-    context = MemoryContext(asked(branches=50))
+async def test_run_when_too_many_branches_are_asked_for_then_the_cap_is_reported() -> None:
+    context = MemoryContext(make_request(branches=50))
     await run_agent(
-        ScriptedProvider(in_turn(GOOD)), context, settings=AgentSettings(max_branches=2)
+        ScriptedProvider(answers_in_turn(GOOD)), context, settings=AgentSettings(max_branches=2)
     )
-    plan = context.of(EventKind.PLANNED)[0]
-    assert (plan["branches"], plan["branches_reason"]) == (2, "50 asked for, at most 2 here")
+    plan = context.event_data(EventKind.PLANNED)[0]
+    assert (plan["branches"], plan["branches_reason"]) == (2, "50 requested, at most 2 allowed")
 
 
 async def test_run_when_the_prompt_does_not_fit_then_it_is_refused_with_the_numbers() -> None:
-    provider = ScriptedProvider(in_turn(GOOD), context_tokens=100)
+    provider = ScriptedProvider(answers_in_turn(GOOD), context_tokens=100)
     with pytest.raises(ContextLengthExceeded) as caught:
-        await run_agent(provider, MemoryContext(asked("word " * 200)))
+        await run_agent(provider, MemoryContext(make_request("word " * 200)))
     assert caught.value.details["context_tokens"] == 100
     assert caught.value.details["prompt_tokens"] > 200
     assert provider.requests == []
 
 
 async def test_run_when_the_answer_asked_for_does_not_fit_then_it_is_refused() -> None:
-    provider = ScriptedProvider(in_turn(GOOD), context_tokens=300)
+    provider = ScriptedProvider(answers_in_turn(GOOD), context_tokens=300)
     with pytest.raises(ContextLengthExceeded):
-        await run_agent(provider, MemoryContext(asked(max_tokens=290)))
-    await run_agent(provider, MemoryContext(asked()))
+        await run_agent(provider, MemoryContext(make_request(max_tokens=290)))
+    await run_agent(provider, MemoryContext(make_request()))
     assert provider.requests[0].max_tokens is not None
     assert provider.requests[0].max_tokens < 300
 
 
 async def test_run_when_the_model_is_unknown_then_the_task_fails_with_what_exists() -> None:
     with pytest.raises(UnknownModel, match="scripted/model"):
-        await run_agent(ScriptedProvider(in_turn(GOOD)), MemoryContext(asked(model="gpt-9")))
+        await run_agent(
+            ScriptedProvider(answers_in_turn(GOOD)), MemoryContext(make_request(model="gpt-9"))
+        )
 
 
-async def test_run_when_candidates_are_combined_then_a_worse_merge_is_not_taken() -> None:
+async def test_run_when_candidates_are_combined_then_a_worse_combination_is_not_taken() -> None:
     for merged, chosen in ((BAD, GOOD), (LONGER, LONGER)):
-        provider = ScriptedProvider(in_turn(GOOD, LONGER, merged))
-        request = asked(branches=2, strategy=CollapseStrategy.COMBINED)
+        provider = ScriptedProvider(answers_in_turn(GOOD, LONGER, merged))
+        request = make_request(branches=2, strategy=CollapseStrategy.COMBINED)
         result = await run_agent(provider, MemoryContext(request))
         assert result.text == chosen
         assert len(result.branches) == 3
@@ -283,24 +302,24 @@ async def test_run_when_candidates_are_combined_then_a_worse_merge_is_not_taken(
 
 async def test_run_when_outputs_agree_then_consensus_prefers_them() -> None:
     two = "```python\ndef add(a, b):\n    return {}\n```"
-    answers = in_turn(two.format("a * b"), two.format("-1"), two.format("a * b * 1"))
-    request = asked(strategy=CollapseStrategy.CONSENSUS)
+    answers = answers_in_turn(two.format("a * b"), two.format("-1"), two.format("a * b * 1"))
+    request = make_request(strategy=CollapseStrategy.CONSENSUS)
     result = await run_agent(
         ScriptedProvider(answers), MemoryContext(request), settings=AgentSettings(repair_rounds=0)
     )
     assert "a * b" in (result.code or "")
 
 
-async def test_run_when_tests_are_wanted_then_they_are_run_against_the_files() -> None:
+async def test_run_when_tests_are_requested_then_they_are_run_against_the_files() -> None:
     files = (SourceFile("calc.py", "def add(a, b):\n    return a + b\n"),)
     right = "```python\nfrom calc import add\n\ndef test_add():\n    assert add(1, 2) == 3\n```"
     wrong = right.replace("== 3", "== 4")
     empty = "```python\nfrom calc import add\n\ndef test_add():\n    add(1, 2)\n```"
-    request = asked("Write tests", task_type=TaskType.TESTING, files=files)
+    request = make_request("Write tests", task_type=TaskType.TESTING, files=files)
     result = await run_agent(
-        ScriptedProvider(in_turn(wrong, empty, right)),
+        ScriptedProvider(answers_in_turn(wrong, empty, right)),
         MemoryContext(request),
-        runner=OpenRunner(wall_s=60),
+        runner=UnconfinedRunner(wall_s=60),
     )
     assert result.tests is not None
     assert "== 3" in result.tests
@@ -309,7 +328,7 @@ async def test_run_when_tests_are_wanted_then_they_are_run_against_the_files() -
     assert [file.path for file in result.files] == ["test_calc.py"]
 
 
-async def test_run_when_a_file_is_debugged_then_the_tests_run_over_the_merged_workspace() -> None:
+async def test_run_when_a_file_is_debugged_then_the_tests_run_over_the_whole_workspace() -> None:
     files = (
         SourceFile(
             "calc.py",
@@ -320,9 +339,11 @@ async def test_run_when_a_file_is_debugged_then_the_tests_run_over_the_merged_wo
         *TESTS,
     )
     fix = "```python\ndef add(a, b):\n    return plus(a, b)\n```"
-    request = asked("add is wrong", task_type=TaskType.DEBUGGING, files=files, branches=1)
+    request = make_request("add is wrong", task_type=TaskType.DEBUGGING, files=files, branches=1)
     result = await run_agent(
-        ScriptedProvider(in_turn(fix)), MemoryContext(request), runner=OpenRunner(wall_s=60)
+        ScriptedProvider(answers_in_turn(fix)),
+        MemoryContext(request),
+        runner=UnconfinedRunner(wall_s=60),
     )
     assert result.verification.level is VerificationLevel.CALLER_TESTS
     assert result.verification.ok
@@ -334,20 +355,26 @@ async def test_run_when_a_process_died_at_any_step_then_nothing_journalled_is_do
     def script(request: CompletionRequest) -> Answer:
         return GOOD if request.sampling.temperature else BAD
 
-    whole = MemoryContext(asked(seed=3))
+    whole = MemoryContext(make_request(seed=3))
     expected = await run_agent(ScriptedProvider(script), whole)
     for step in range(1, len(whole.events) + 1):
-        first = MemoryContext(asked(seed=3), dies_at=step)
+        first = MemoryContext(make_request(seed=3), dies_at=step)
         with pytest.raises((KilledError, ExceptionGroup)):
             await run_agent(ScriptedProvider(script), first)
-        kept = len(first.of(EventKind.CANDIDATE))
-        again, runner = ScriptedProvider(script), OpenRunner()
-        second = MemoryContext(asked(seed=3), history=first.events)
+        kept = len(first.event_data(EventKind.CANDIDATE))
+        again, runner = ScriptedProvider(script), UnconfinedRunner()
+        second = MemoryContext(make_request(seed=3), history=first.events)
         result = await run_agent(again, second, runner=runner)
         assert len(again.requests) == 3 - kept
-        assert len(runner.requests) == 3 - len(first.of(EventKind.VERDICT))
-        assert len(second.of(EventKind.PLANNED)) == len(second.of(EventKind.CODE)) == 1
-        assert len(second.of(EventKind.CANDIDATE)) == len(second.of(EventKind.VERDICT)) == 3
+        assert len(runner.requests) == 3 - len(first.event_data(EventKind.VERDICT))
+        assert (
+            len(second.event_data(EventKind.PLANNED)) == len(second.event_data(EventKind.CODE)) == 1
+        )
+        assert (
+            len(second.event_data(EventKind.CANDIDATE))
+            == len(second.event_data(EventKind.VERDICT))
+            == 3
+        )
         assert (result.code, result.chosen) == (expected.code, expected.chosen)
         assert [b.seed for b in result.branches] == [b.seed for b in expected.branches]
 
@@ -358,39 +385,42 @@ async def test_run_when_a_comparison_was_interrupted_then_it_ends_the_same() -> 
             return "add(1, 2)\nadd(5, 6)"
         return GOOD if request.sampling.temperature else BAD
 
-    whole = MemoryContext(asked("Write a Python function add", seed=3))
+    whole = MemoryContext(make_request("Write a Python function add", seed=3))
     expected = await run_agent(ScriptedProvider(script), whole)
     judged = [e.seq for e in whole.events if e.kind is EventKind.VERDICT]
     for step in range(judged[0] - 1, judged[-1] + 1):
-        first = MemoryContext(asked("Write a Python function add", seed=3), dies_at=step)
+        first = MemoryContext(make_request("Write a Python function add", seed=3), dies_at=step)
         with pytest.raises(KilledError):
             await run_agent(ScriptedProvider(script), first)
         second = MemoryContext(first.task.request, history=first.events)
         result = await run_agent(ScriptedProvider(script), second)
         assert result.code == expected.code
         assert result.verification.passed == expected.verification.passed
-        assert len(second.of(EventKind.VERDICT)) == 3
+        assert len(second.event_data(EventKind.VERDICT)) == 3
 
 
 async def test_run_when_a_text_was_interrupted_then_its_readers_see_it_once() -> None:
-    request = asked("Review this", task_type=TaskType.CODE_REVIEW, seed=3)
-    told = "It is fine, all of it."
-    for before, again in ((told[:9], told), (told[:9], "Something else.")):
+    request = make_request("Review this", task_type=TaskType.CODE_REVIEW, seed=3)
+    expected_text = "It is fine, all of it."
+    for before, again in (
+        (expected_text[:9], expected_text),
+        (expected_text[:9], "Something else."),
+    ):
         first = MemoryContext(request)
         await first.emit(EventKind.TEXT, {"content": before})
         second = MemoryContext(request, history=first.events)
-        await run_agent(ScriptedProvider(in_turn(again)), second)
-        text = "".join(d["content"] for d in second.of(EventKind.TEXT))
-        restarted = [d for d in second.of(EventKind.PROGRESS) if d["step"] == "restart"]
-        assert text == (told if again == told else before + again)
-        assert bool(restarted) is (again != told)
+        await run_agent(ScriptedProvider(answers_in_turn(again)), second)
+        text = "".join(d["content"] for d in second.event_data(EventKind.TEXT))
+        restarted = [d for d in second.event_data(EventKind.PROGRESS) if d["step"] == "restart"]
+        assert text == (expected_text if again == expected_text else before + again)
+        assert bool(restarted) is (again != expected_text)
 
 
 async def test_plan_when_journalled_then_it_reads_back_as_it_was() -> None:
     import msgspec
 
-    context = MemoryContext(asked())
-    await run_agent(ScriptedProvider(in_turn(GOOD)), context)
-    plan = msgspec.convert(context.of(EventKind.PLANNED)[0], Plan)
+    context = MemoryContext(make_request())
+    await run_agent(ScriptedProvider(answers_in_turn(GOOD)), context)
+    plan = msgspec.convert(context.event_data(EventKind.PLANNED)[0], ExecutionPlan)
     assert plan.shape is Shape.CODE
-    assert msgspec.to_builtins(plan) == context.of(EventKind.PLANNED)[0]
+    assert msgspec.to_builtins(plan) == context.event_data(EventKind.PLANNED)[0]

@@ -1,4 +1,4 @@
-"""A provider that answers from a script, and what an agent needs around it."""
+"""Fakes for tests of the agent: a scripted provider, an unconfined runner, a journal in memory."""
 
 import asyncio
 import subprocess
@@ -44,14 +44,15 @@ from appliance.domain.tasks import (
 )
 from appliance.errors import ApplianceError, InvalidInput, SandboxUnavailable
 from appliance.inference import Gateway
+from appliance.scheduler.context import TaskContext
 
 Answer = str | ApplianceError | asyncio.Event
 
 
 class ScriptedProvider:
-    """Answers with what `script` gives for a request: text, an error, or waiting for an event.
+    """Answers what `script` returns for a request: a text, an error, or an event to wait for.
 
-    `requests` are all that were asked for, `ended` how many streams were closed or done.
+    `requests` are all requests, `ended` counts the streams that were closed or exhausted.
     """
 
     def __init__(
@@ -125,23 +126,23 @@ class ScriptedProvider:
         return None
 
 
-def in_turn(*answers: Answer) -> Callable[[CompletionRequest], Answer]:
-    """The first answer to the first request, and so on; the last one from then on."""
-    left = list(answers)
+def answers_in_turn(*answers: Answer) -> Callable[[CompletionRequest], Answer]:
+    """A script that gives the answers in order, and the last one from then on."""
+    remaining = list(answers)
 
     def next_answer(_: CompletionRequest) -> Answer:
-        return left.pop(0) if len(left) > 1 else left[0]
+        return remaining.pop(0) if len(remaining) > 1 else remaining[0]
 
     return next_answer
 
 
 def user_text(request: CompletionRequest) -> str:
-    """What the user's side of a request says, all of it."""
+    """The text of all user messages of a request."""
     return "\n".join(m.content for m in request.messages if m.role is MessageRole.USER)
 
 
-class OpenRunner:
-    """Runs requests as plain processes: for tests that run no code but their own.
+class UnconfinedRunner:
+    """Runs requests as plain processes, for tests that run no code but their own.
 
     `languages` is what its status offers; `problem` makes it unavailable.
     """
@@ -165,9 +166,9 @@ class OpenRunner:
         if not self.status.available:
             raise SandboxUnavailable(self.status.problem)
         self.requests.append(request)
-        return await asyncio.to_thread(self._run, request)
+        return await asyncio.to_thread(self._run_unconfined, request)
 
-    def _run(self, request: RunRequest) -> RunResult:
+    def _run_unconfined(self, request: RunRequest) -> RunResult:
         with tempfile.TemporaryDirectory() as folder:
             for file in request.files:
                 path = Path(folder, file.path)
@@ -208,7 +209,7 @@ class OpenRunner:
             )
 
 
-class MemoryContext:
+class MemoryContext(TaskContext):
     """A task context whose journal is a list; `dies_at` raises at the n-th event written."""
 
     def __init__(
@@ -219,7 +220,7 @@ class MemoryContext:
         seconds: float = 300.0,
         dies_at: int | None = None,
     ) -> None:
-        self.task = Task(
+        task = Task(
             id=7,
             public_id="task_7",
             user_id=1,
@@ -228,33 +229,30 @@ class MemoryContext:
             attempt=1,
             created_at=0.0,
             updated_at=0.0,
+            deadline_at=time.time() + seconds,
         )
-        self.history = tuple(history)
+        super().__init__(task, tuple(history), self._append)
         self.events = list(history)
-        self._ends = time.monotonic() + seconds
         self._dies_at = dies_at
         self._written = 0
 
-    async def emit(self, kind: EventKind, data: Mapping[str, Any], /) -> TaskEvent:
+    def event_data(self, kind: EventKind) -> list[dict[str, Any]]:
+        return [event.data for event in self.events if event.kind is kind]
+
+    async def _append(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> TaskEvent:
         self._written += 1
         if self._dies_at is not None and self._written >= self._dies_at:
             raise KilledError
-        event = TaskEvent(7, len(self.events) + 1, 0.0, kind, dict(data))
+        event = TaskEvent(task.id, len(self.events) + 1, 0.0, kind, dict(data))
         self.events.append(event)
         return event
 
-    def remaining_s(self) -> float:
-        return max(0.0, self._ends - time.monotonic())
-
-    def of(self, kind: EventKind) -> list[dict[str, Any]]:
-        return [event.data for event in self.events if event.kind is kind]
-
 
 class KilledError(Exception):
-    """Stands for the end of the process at that moment."""
+    """Simulates the death of the process."""
 
 
-def gateway_of(*providers: ScriptedProvider, default: str | None = None) -> Gateway:
+def make_gateway(*providers: ScriptedProvider, default: str | None = None) -> Gateway:
     async def name() -> str | None:
         return default
 
@@ -265,8 +263,10 @@ async def run_agent(
     provider: ScriptedProvider,
     context: MemoryContext,
     *,
-    runner: OpenRunner | None = None,
+    runner: UnconfinedRunner | None = None,
     settings: AgentSettings | None = None,
 ) -> TaskResult:
-    agent = CodingAgent(gateway_of(provider), runner or OpenRunner(), settings or AgentSettings())
+    agent = CodingAgent(
+        make_gateway(provider), runner or UnconfinedRunner(), settings or AgentSettings()
+    )
     return await agent.run(context)

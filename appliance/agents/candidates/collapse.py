@@ -1,13 +1,13 @@
-"""Which candidate becomes the answer.
+"""Collapse: which candidate becomes the answer.
 
 A candidate that passed everything always comes before one that did not. Among equals:
 
-- weighted_average: three parts verification score, one part agreement (the share of the
-  other candidates that did the same), as a mean
+- weighted_average: three parts verification score, one part agreement (the share of the other
+  candidates that behaved the same)
 - best_score: the verification score alone
-- first_success: the score too; the first that passed stopped the others already
-- consensus: the size of the group that did the same, then the score
-- combined: as weighted_average; the merged candidate is held against the best after it
+- first_success: as best_score; the first candidate that passed has stopped the others
+- consensus: the number of candidates that behaved the same, then the score
+- combined: as weighted_average; the synthesized candidate is compared with the best afterwards
 
 Ties go to the smallest change, then to the earlier round and branch.
 """
@@ -22,34 +22,38 @@ _SCORE_WEIGHT = 3
 _AGREEMENT_WEIGHT = 1
 
 
-def ranked(candidates: Sequence[Candidate], strategy: CollapseStrategy) -> list[Candidate]:
-    """The candidates with a solution, best first."""
+def rank_candidates(candidates: Sequence[Candidate], strategy: CollapseStrategy) -> list[Candidate]:
+    """The candidates that have a solution, best first."""
     finished = [c for c in candidates if c.solution is not None]
-    alike = {c.key: _alike(c, finished) for c in finished}
+    agreeing = {c.key: _count_agreeing(c, finished) for c in finished}
     others = max(1, len(finished) - 1)
-    return sorted(finished, key=lambda c: _key(c, alike[c.key], alike[c.key] / others, strategy))
+    return sorted(
+        finished,
+        key=lambda c: _sort_key(c, agreeing[c.key], agreeing[c.key] / others, strategy),
+    )
 
 
-def chosen(
-    candidates: Sequence[Candidate], strategy: CollapseStrategy, merged: Candidate | None
+def choose_answer(
+    candidates: Sequence[Candidate], strategy: CollapseStrategy, synthesized: Candidate | None
 ) -> Candidate | None:
-    """The answer: the best one, or the merged one if it is no worse; None if none was finished."""
-    best = next(iter(ranked([c for c in candidates if c is not merged], strategy)), None)
-    if merged is not None and best is not None and _rank(merged) >= _rank(best):
-        return merged
+    """The best candidate, or the synthesized one if it is no worse; None if none has a solution."""
+    originals = [c for c in candidates if c is not synthesized]
+    best = next(iter(rank_candidates(originals, strategy)), None)
+    if synthesized is not None and best is not None and _quality(synthesized) >= _quality(best):
+        return synthesized
     return best
 
 
-def _rank(candidate: Candidate) -> tuple[bool, float]:
+def _quality(candidate: Candidate) -> tuple[bool, float]:
     return candidate.ok, -1.0 if candidate.score is None else candidate.score
 
 
-def _key(
-    candidate: Candidate, alike: int, agreement: float, strategy: CollapseStrategy
+def _sort_key(
+    candidate: Candidate, agreeing: int, agreement: float, strategy: CollapseStrategy
 ) -> tuple[float, ...]:
     score = -1.0 if candidate.score is None else candidate.score
     if strategy is CollapseStrategy.CONSENSUS:
-        values = (float(alike), score)
+        values = (float(agreeing), score)
     elif strategy in (CollapseStrategy.BEST_SCORE, CollapseStrategy.FIRST_SUCCESS):
         values = (score,)
     else:
@@ -57,19 +61,21 @@ def _key(
         values = (weighted / (_SCORE_WEIGHT + _AGREEMENT_WEIGHT),)
     solution = candidate.solution
     has_code = solution is not None and solution.code is not None
-    change = solution.change if solution else 0
+    change_size = solution.change_size if solution else 0
     best_first = (float(candidate.ok), float(has_code), *values)
-    return (*(-value for value in best_first), change, *candidate.key)
+    return (*(-value for value in best_first), change_size, *candidate.key)
 
 
-def _alike(candidate: Candidate, candidates: Sequence[Candidate]) -> int:
-    """How many of the others did the same, or have the same code where nothing was seen."""
-    same = _identity(candidate)
-    return sum(1 for other in candidates if other is not candidate and _identity(other) == same)
+def _count_agreeing(candidate: Candidate, candidates: Sequence[Candidate]) -> int:
+    """How many of the others behaved the same, or have the same code if nothing was run."""
+    behavior = _behavior_key(candidate)
+    return sum(
+        1 for other in candidates if other is not candidate and _behavior_key(other) == behavior
+    )
 
 
-def _identity(candidate: Candidate) -> str:
-    if candidate.verdict is not None and candidate.verdict.behaviour:
-        return candidate.verdict.behaviour
+def _behavior_key(candidate: Candidate) -> str:
+    if candidate.verdict is not None and candidate.verdict.behavior:
+        return candidate.verdict.behavior
     code = candidate.solution.code if candidate.solution else None
     return f"code {python_source.fingerprint(code)}" if code else f"none {candidate.key}"

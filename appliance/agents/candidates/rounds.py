@@ -1,4 +1,4 @@
-"""The rounds of a task that answers with code: candidates, comparison, repair, merge."""
+"""The rounds of a task that answers with code: first round, consensus, repair, synthesis."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,83 +6,95 @@ from dataclasses import replace
 from msgspec import Struct, structs
 
 from appliance.agents.candidates import consensus, repair, synthesis
-from appliance.agents.candidates.comparison import compared, tell_verdicts
-from appliance.agents.candidates.round import Branches
+from appliance.agents.candidates.round import RoundRunner
 from appliance.agents.run.candidate import Candidate
-from appliance.agents.run.context import Work
+from appliance.agents.run.run_context import RunContext
 from appliance.agents.verification.verifier import Verifier
 from appliance.domain.messages import Message
 from appliance.domain.tasks import CollapseStrategy
 from appliance.errors import ContextLengthExceeded, SandboxUnavailable, Unavailable
 
 
-class Outcome(Struct, frozen=True):
-    """All candidates of all rounds; `merged` is the one made out of others, if any."""
+class RoundsResult(Struct, frozen=True):
+    """The candidates of all rounds; `synthesized` is the one that combines others, if any."""
 
     candidates: list[Candidate]
-    merged: Candidate | None = None
+    synthesized: Candidate | None = None
 
 
-async def run(work: Work) -> Outcome:
-    """Write, judge, repair and combine. Raises what the first round raises."""
-    plan, verifier = work.plan, Verifier(work.confined, work.way.checks, work.way.aim)
-    branches = Branches(work, verifier)
-    if not work.journal.candidates:
-        await work.journal.progress(_announced(plan.branches), "generate", 10)
-    candidates = await branches.run(0, work.messages, plan.max_tokens, work.generation_seconds())
-    if work.compares:
-        candidates = await compared(work, candidates)
+async def run_rounds(context: RunContext) -> RoundsResult:
+    """Run all rounds that the plan asks for. Raises what the first round raises."""
+    plan = context.plan
+    verifier = Verifier(context.harness, context.spec.checks, context.spec.target)
+    runner = RoundRunner(context, verifier)
+    if not context.journal.generations:
+        count = "one candidate" if plan.branches == 1 else f"{plan.branches} candidates"
+        await context.journal.record_progress(f"writing {count}", "generate", 10)
+    candidates = await runner.run(
+        0, context.messages, plan.max_tokens, context.generation_budget_s()
+    )
+    if context.uses_consensus:
+        candidates = await consensus.compare_candidates(context, candidates)
     for round_ in range(1, plan.repair_rounds + 1):
-        if not repair.worth_it(work, candidates):
+        if not repair.should_repair(context, candidates):
             break
-        candidates = candidates + await _repaired(work, branches, round_, candidates)
+        candidates = candidates + await _run_repair_round(context, runner, round_, candidates)
     if plan.strategy is not CollapseStrategy.COMBINED:
-        return Outcome(candidates)
-    merged = await _merged(work, verifier, candidates)
-    return Outcome([*candidates, merged], merged) if merged else Outcome(candidates)
+        return RoundsResult(candidates)
+    synthesized = await _run_synthesis_round(context, verifier, candidates)
+    if synthesized is None:
+        return RoundsResult(candidates)
+    return RoundsResult([*candidates, synthesized], synthesized)
 
 
-async def _repaired(
-    work: Work, branches: Branches, round_: int, candidates: Sequence[Candidate]
+async def _run_repair_round(
+    context: RunContext, runner: RoundRunner, round_: int, candidates: Sequence[Candidate]
 ) -> list[Candidate]:
-    told = await repair.messages(work, candidates)
-    if told is None:
+    prompt = await repair.build_repair_prompt(context, candidates)
+    if prompt is None:
         return []
-    await work.journal.progress(f"nothing passed: repair round {round_}", "repair", 80)
-    made = await _further(work, branches, round_, *told)
-    return await compared(work, made) if work.compares else made
+    await context.journal.record_progress(f"nothing passed: repair round {round_}", "repair", 80)
+    repaired = await _run_optional_round(context, runner, round_, *prompt)
+    if context.uses_consensus:
+        return await consensus.compare_candidates(context, repaired)
+    return repaired
 
 
-async def _merged(
-    work: Work, verifier: Verifier, candidates: Sequence[Candidate]
+async def _run_synthesis_round(
+    context: RunContext, verifier: Verifier, candidates: Sequence[Candidate]
 ) -> Candidate | None:
-    told = await synthesis.messages(work, candidates)
-    if told is None:
+    prompt = await synthesis.build_synthesis_prompt(context, candidates)
+    if prompt is None:
         return None
-    await work.journal.progress("combining the best candidates", "combine", 85)
-    branches = Branches(replace(work, plan=structs.replace(work.plan, branches=1)), verifier)
-    round_ = max(c.draw.round for c in candidates) + 1
-    made = await _further(work, branches, round_, *told)
-    if work.compares and made and work.journal.inputs:
-        calls, aim = work.journal.inputs.calls, work.way.aim
-        judged = await consensus.judge([*candidates, *made], calls, aim, work.confined)
-        made = judged[len(candidates) :]
-        await tell_verdicts(work, made)
-    return made[0] if made and made[0].solution else None
+    await context.journal.record_progress("combining the best candidates", "combine", 85)
+    single_branch = replace(context, plan=structs.replace(context.plan, branches=1))
+    runner = RoundRunner(single_branch, verifier)
+    round_ = max(candidate.sampling.round for candidate in candidates) + 1
+    synthesized = await _run_optional_round(context, runner, round_, *prompt)
+    if context.uses_consensus and synthesized and context.journal.comparison_calls:
+        judged = await consensus.judge_by_majority(
+            [*candidates, *synthesized],
+            context.journal.comparison_calls.calls,
+            context.spec.target,
+            context.harness,
+        )
+        synthesized = judged[len(candidates) :]
+        await consensus.record_verdicts(context, synthesized)
+    return synthesized[0] if synthesized and synthesized[0].solution else None
 
 
-async def _further(
-    work: Work, branches: Branches, round_: int, messages: Sequence[Message], max_tokens: int
+async def _run_optional_round(
+    context: RunContext,
+    runner: RoundRunner,
+    round_: int,
+    messages: Sequence[Message],
+    max_tokens: int,
 ) -> list[Candidate]:
-    """A round that may fail: what was found before stays the answer."""
+    """A round whose failure is a warning, since earlier rounds have candidates already."""
     try:
-        return await branches.run(round_, messages, max_tokens, work.generation_seconds())
+        return await runner.run(round_, messages, max_tokens, context.generation_budget_s())
     except SandboxUnavailable:
         raise
     except (ContextLengthExceeded, Unavailable) as error:
-        work.warnings.append(f"round {round_} failed: {error.message}")
+        context.warnings.append(f"round {round_} failed: {error.message}")
         return []
-
-
-def _announced(branches: int) -> str:
-    return "writing one candidate" if branches == 1 else f"writing {branches} candidates"

@@ -1,0 +1,1 @@
+"""Reads source code without running it: answers, languages, Python modules, stubs, solutions."""

@@ -1,4 +1,4 @@
-"""Programming languages: their names, their files, and which one a request means."""
+"""Programming languages: names, file extensions, and detection of a request's language."""
 
 import re
 from collections import Counter
@@ -38,8 +38,10 @@ _EXTENSIONS = {
     "php": ("php",),
     "swift": ("swift",),
 }
-_OF_EXTENSION = {extension: name for name, all_ in _EXTENSIONS.items() for extension in all_}
-_ALIASES = _OF_EXTENSION | {
+_LANGUAGE_BY_EXTENSION = {
+    extension: name for name, all_ in _EXTENSIONS.items() for extension in all_
+}
+_ALIASES = _LANGUAGE_BY_EXTENSION | {
     "python3": PYTHON,
     "py3": PYTHON,
     "node": JAVASCRIPT,
@@ -52,7 +54,7 @@ _ALIASES = _OF_EXTENSION | {
     "c#": "csharp",
     "golang": "go",
 }
-# Words of a prompt that name a language, in the order of how sure they make us.
+# Words in a prompt that suggest a language, the most certain first.
 _WORDS = (
     (r"python|django|flask|fastapi|pytest|pandas|numpy", PYTHON),
     (r"typescript|angular|nestjs", "typescript"),
@@ -73,19 +75,19 @@ _WORDS = (
     (r"css", "css"),
     (r"in c|c (?:function|program)", "c"),
 )
-_SAID_BY_THEN = 10_000
+_MAX_SEARCHED_CHARACTERS = 10_000
 _CONTEXT_KEYS = ("language", "programming_language", "framework", "project_type")
 
 
-def canonical(name: str) -> str | None:
-    """The name used here for what people and code fences write ("py", "C++"), or None."""
+def canonical_name(name: str) -> str | None:
+    """The canonical name for what people and code fences write ("py", "C++"), or None."""
     word = name.strip().lower()
     return word if word in _EXTENSIONS else _ALIASES.get(word)
 
 
-def of_path(path: str) -> str | None:
-    """The language of a file, by its extension."""
-    return _OF_EXTENSION.get(PurePosixPath(path).suffix.lstrip(".").lower())
+def detect_from_path(path: str) -> str | None:
+    """The language of a file by its extension, or None."""
+    return _LANGUAGE_BY_EXTENSION.get(PurePosixPath(path).suffix.lstrip(".").lower())
 
 
 def extension(language: str | None) -> str:
@@ -93,44 +95,44 @@ def extension(language: str | None) -> str:
     return _EXTENSIONS.get(language or "", ("txt",))[0]
 
 
-def of_request(request: TaskRequest) -> str:
-    """The language to answer in: from tests, context, the prompt's words, files; else Python."""
+def detect_for_request(request: TaskRequest) -> str:
+    """The language to answer in: from tests, context, files or prompt, in this order, or Python."""
     return (
-        _commonest(request.tests)
-        or _of_context(request.context)
-        or _commonest(request.files)
-        or _of_words(request.prompt)
+        _most_common_language(request.tests)
+        or _detect_from_context(request.context)
+        or _most_common_language(request.files)
+        or _detect_from_words(request.prompt)
         or PYTHON
     )
 
 
-def _commonest(files: Iterable[SourceFile]) -> str | None:
-    """The language of most of these files; only languages one can write programs in."""
+def _most_common_language(files: Iterable[SourceFile]) -> str | None:
+    """The language of most of these files; data and markup formats don't count."""
     no_program = {"json", "toml", "yaml", "markdown", None}
-    counted = Counter(of_path(file.path) for file in files)
-    programs = {name: count for name, count in counted.items() if name not in no_program}
+    counts = Counter(detect_from_path(file.path) for file in files)
+    programs = {name: count for name, count in counts.items() if name not in no_program}
     return max(programs, key=lambda name: programs[name]) if programs else None
 
 
-def _of_context(context: dict[str, Any]) -> str | None:
+def _detect_from_context(context: dict[str, Any]) -> str | None:
     for key in _CONTEXT_KEYS:
         value = context.get(key)
         if isinstance(value, str):
-            found = canonical(value) or _of_words(value)
-            if found:
-                return found
+            language = canonical_name(value) or _detect_from_words(value)
+            if language:
+                return language
     return None
 
 
-def _of_words(text: str) -> str | None:
-    """The language whose word comes first; Python where the text itself is Python."""
-    tree = python_source.parse(text)
+def _detect_from_words(text: str) -> str | None:
+    """The language that is mentioned first; Python if the text itself is Python code."""
+    tree = python_source.parse_module(text)
     if tree is not None and python_source.definitions(tree):
         return PYTHON
-    beginning = text[:_SAID_BY_THEN]
-    found: list[tuple[int, int, str]] = []
+    beginning = text[:_MAX_SEARCHED_CHARACTERS]
+    mentions: list[tuple[int, int, str]] = []
     for rank, (words, language) in enumerate(_WORDS):
         match = re.search(rf"(?<![\w.#+])(?:{words})(?![\w+#])", beginning, re.IGNORECASE)
         if match:
-            found.append((match.start(), rank, language))
-    return min(found)[2] if found else None
+            mentions.append((match.start(), rank, language))
+    return min(mentions)[2] if mentions else None

@@ -1,4 +1,4 @@
-"""Reading Python source without running it."""
+"""Parses, cuts and combines Python source without running it."""
 
 import ast
 import copy
@@ -11,57 +11,57 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
-_LONGEST = 500_000
-_MOST_CUTS = 100
+_MAX_CHARACTERS = 500_000
+_MAX_CUTS = 100
 
 
-def parse(source: str) -> ast.Module | None:
-    """The syntax tree, or None where the text is no Python (or too long or deep to read)."""
-    if len(source) > _LONGEST:
+def parse_module(source: str) -> ast.Module | None:
+    """The syntax tree, or None if the text is not Python or is too long or too deeply nested."""
+    if len(source) > _MAX_CHARACTERS:
         return None
     try:
         with warnings.catch_warnings():
-            # A bad escape in a model's string is not a warning about this program.
+            # An invalid escape in a model's string must not warn here.
             warnings.simplefilter("ignore")
             return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
-def expression(source: str) -> ast.expr | None:
-    """The tree of one expression, or None where the text is none."""
-    tree = parse(f"({source}\n)") if source.strip() else None
+def parse_expression(source: str) -> ast.expr | None:
+    """The tree of a single expression, or None if the text is not one."""
+    tree = parse_module(f"({source}\n)") if source.strip() else None
     node = tree.body[0] if tree and len(tree.body) == 1 else None
     return node.value if isinstance(node, ast.Expr) else None
 
 
-def literal(source: str) -> tuple[Any] | None:
-    """The value of a literal, in a tuple of one; None where the text is no literal."""
-    node = expression(source)
+def parse_literal(source: str) -> tuple[Any] | None:
+    """The value of a literal, in a tuple of one; None if the text is not a literal."""
+    node = parse_expression(source)
     try:
         return (ast.literal_eval(node),) if node is not None else None
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return None
 
 
-def longest_valid_start(source: str) -> str:
-    """The source cut after the last line with which it still parses; "" if none."""
+def longest_valid_prefix(source: str) -> str:
+    """The longest run of leading lines that parses; "" if there is none."""
     lines = source.splitlines()
-    for _ in range(_MOST_CUTS):
-        broken = _broken_at(lines)
+    for _ in range(_MAX_CUTS):
+        broken = _first_broken_line(lines)
         if broken is None:
             return "\n".join(lines)
         lines = lines[: max(0, min(broken, len(lines)) - 1)]
-        # The statement that the cut broke has to go as a whole.
+        # The statement that was cut through is removed as a whole.
         while lines and lines[-1].rstrip().endswith((":", ",", "(", "[", "{", "\\")):
             lines.pop()
     return ""
 
 
-def _broken_at(lines: list[str]) -> int | None:
-    """The line, from 1, that can't be read; None if all can."""
+def _first_broken_line(lines: list[str]) -> int | None:
+    """Number, from 1, of the line that does not parse; None if all lines do."""
     source = "\n".join(lines)
-    if parse(source) is not None:
+    if parse_module(source) is not None:
         return None
     try:
         with warnings.catch_warnings():
@@ -75,30 +75,30 @@ def _broken_at(lines: list[str]) -> int | None:
 
 
 def functions(tree: ast.Module) -> dict[str, Function]:
-    """The functions at the top level, by name; the last of a name wins, as when run."""
+    """Top-level functions by name; of several with one name the last, as at run time."""
     return {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
 def definitions(tree: ast.Module) -> dict[str, Definition]:
-    """The functions and classes at the top level, by name."""
+    """Top-level functions and classes by name."""
     return {n.name: n for n in tree.body if isinstance(n, Definition)}
 
 
 def parameters(function: Function) -> list[str]:
-    """The names that can be filled by position, in order."""
+    """Names of the positional parameters, in order."""
     return [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
 
 
 def bound_names(tree: ast.Module) -> set[str]:
-    """Names that the module's top level binds: definitions, imports, assignments."""
+    """Names that the module binds at its top level: definitions, imports, assignments."""
     names: set[str] = set()
     for node in tree.body:
-        names |= _bound_by(node)
+        names |= _names_bound_by(node)
     return names
 
 
 def imported_modules(tree: ast.Module) -> list[str]:
-    """Top-level names of the modules imported anywhere, in order of first mention."""
+    """Top-level names of all imported modules, in order of first mention."""
     found: dict[str, None] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -108,8 +108,8 @@ def imported_modules(tree: ast.Module) -> list[str]:
     return list(found)
 
 
-def without(source: str, nodes: Iterable[ast.stmt]) -> str:
-    """The source with the lines of these top-level statements left out, all else untouched."""
+def remove_statements(source: str, nodes: Iterable[ast.stmt]) -> str:
+    """The source without the lines of these top-level statements."""
     lines = source.splitlines()
     for node in nodes:
         for number in range(_first_line(node) - 1, node.end_lineno or node.lineno):
@@ -118,31 +118,30 @@ def without(source: str, nodes: Iterable[ast.stmt]) -> str:
 
 
 def segment(source: str, node: ast.stmt) -> str:
-    """The lines of a top-level statement, decorators included."""
+    """The lines of a top-level statement with its decorators."""
     return "\n".join(source.splitlines()[_first_line(node) - 1 : node.end_lineno])
 
 
-def spliced(original: str, replacement: str) -> str | None:
-    """`original` with the definitions of `replacement` put in their places.
+def splice_definitions(original: str, replacement: str) -> str | None:
+    """`original` with its definitions replaced by those of the same name in `replacement`.
 
-    For an answer that holds only the functions that it changed. None where it is
-    no such part: it misses nothing of the original, shares nothing with it, or
-    does more than define.
+    For an answer that holds only the functions that it changed. None if `replacement` defines
+    everything that the original does, or nothing of it.
     """
-    old, new = parse(original), parse(replacement)
+    old, new = parse_module(original), parse_module(replacement)
     if old is None or new is None:
         return None
-    was, now = definitions(old), definitions(new)
-    if not now or not (was.keys() & now.keys()) or was.keys() <= now.keys():
+    before, after = definitions(old), definitions(new)
+    if not after or not (before.keys() & after.keys()) or before.keys() <= after.keys():
         return None
     lines = original.splitlines()
-    for name, node in sorted(was.items(), key=lambda item: -item[1].lineno):
-        if name in now:
+    for name, node in sorted(before.items(), key=lambda item: -item[1].lineno):
+        if name in after:
             lines[_first_line(node) - 1 : node.end_lineno] = segment(
-                replacement, now[name]
+                replacement, after[name]
             ).splitlines()
-    known = bound_names(old)
-    missing = [n for n in new.body if _bound_by(n) - known and not isinstance(n, ast.Expr)]
+    bound = bound_names(old)
+    missing = [n for n in new.body if _names_bound_by(n) - bound and not isinstance(n, ast.Expr)]
     imports = [
         segment(replacement, n) for n in missing if isinstance(n, ast.Import | ast.ImportFrom)
     ]
@@ -155,13 +154,13 @@ def spliced(original: str, replacement: str) -> str | None:
 
 
 def fingerprint(source: str) -> str:
-    """The same for sources that differ only in layout, comments and docstrings."""
-    tree = parse(source)
+    """A digest that is equal for sources that differ only in layout, comments and docstrings."""
+    tree = parse_module(source)
     normal = ast.dump(_without_docstrings(tree)) if tree else "".join(source.split())
     return hashlib.sha256(normal.encode()).hexdigest()[:16]
 
 
-def _bound_by(node: ast.stmt) -> set[str]:
+def _names_bound_by(node: ast.stmt) -> set[str]:
     if isinstance(node, Definition):
         return {node.name}
     if isinstance(node, ast.Import | ast.ImportFrom):
@@ -179,7 +178,7 @@ def _first_line(node: ast.stmt) -> int:
 
 
 def after_preamble(tree: ast.Module) -> int:
-    """Line after the docstring and the __future__ imports: where imports may be added."""
+    """Number of lines up to the docstring and the __future__ imports; imports may follow there."""
     line = 0
     for node in tree.body:
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

@@ -1,4 +1,4 @@
-"""Functions that a prompt only declares: signature and docstring, the body left to us."""
+"""Stubs: functions that a prompt declares (signature, docstring) for the model to complete."""
 
 import ast
 import re
@@ -16,9 +16,9 @@ _CODE = re.compile(
 
 
 class Stub(Struct, frozen=True):
-    """`source` is the code around and with the declaration of the function `name`.
+    """`source` is the prompt's code that declares the function `name`, with what surrounds it.
 
-    `before` and `after` are what the prompt says around that code.
+    `before` and `after` are the prompt's text around that code.
     """
 
     name: str
@@ -28,19 +28,19 @@ class Stub(Struct, frozen=True):
     after: str = ""
 
 
-def find(prompt: str) -> Stub | None:
-    """The last function of the prompt that has no body yet."""
-    for start, end, source in _sources(prompt):
-        closed = _closed(source)
-        tree = python_source.parse(closed)
+def find_stub(prompt: str) -> Stub | None:
+    """The last function of the prompt that has no body, or None."""
+    for start, end, source in _candidate_sources(prompt):
+        source_with_body = _close_declaration(source)
+        tree = python_source.parse_module(source_with_body)
         if tree is None:
             continue
-        empty = [f for f in python_source.functions(tree).values() if _is_empty(f)]
+        empty = [f for f in python_source.functions(tree).values() if _has_empty_body(f)]
         if empty:
             target = empty[-1]
             return Stub(
                 name=target.name,
-                source=closed,
+                source=source_with_body,
                 parameters=tuple(python_source.parameters(target)),
                 before=prompt[:start].strip(),
                 after=prompt[end:].strip(),
@@ -48,35 +48,34 @@ def find(prompt: str) -> Stub | None:
     return None
 
 
-def completed(stub: Stub, code: str) -> str:
+def complete_stub(stub: Stub, code: str) -> str:
     """The code as a whole module that defines the stub's function.
 
-    A bare body is put under the stub's declaration; a whole function gets what the
-    prompt's code has around it and it lacks: imports, helpers, constants.
+    A bare body is put under the stub's declaration. A whole function gets the imports, helpers
+    and constants of the prompt's code that it lacks.
     """
-    tree = python_source.parse(code)
+    tree = python_source.parse_module(code)
     if tree is None or stub.name not in python_source.definitions(tree):
-        return _with_body(stub, code) or code
-    rest = demonstrations_removed(code, stub.name)
-    missing = _missing_from(stub, python_source.bound_names(tree))
+        return _put_body_into(stub, code) or code
+    rest = remove_demonstrations(code, stub.name)
+    missing = _missing_definitions(stub, python_source.bound_names(tree))
     return f"{missing}\n\n\n{rest}" if missing else rest
 
 
-def demonstrations_removed(code: str, name: str) -> str:
-    """The module without the statements beside the definition of `name` that only show it.
+def remove_demonstrations(code: str, name: str) -> str:
+    """The module without top-level statements that only demonstrate the function `name`.
 
-    They are no part of the function, and a wrong one of the model's would break the
-    module at import.
+    An assertion of the model's that is wrong would make the import of the module fail.
     """
-    tree = python_source.parse(code)
+    tree = python_source.parse_module(code)
     if tree is None or name not in python_source.definitions(tree):
         return code
-    shown = [node for node in tree.body if _demonstrates(node, name)]
-    return python_source.without(code, shown) if shown else code
+    demonstrations = [node for node in tree.body if _is_demonstration(node, name)]
+    return python_source.remove_statements(code, demonstrations) if demonstrations else code
 
 
-def _sources(prompt: str) -> list[tuple[int, int, str]]:
-    """Places where the prompt may hold code: its fenced blocks, itself, its end."""
+def _candidate_sources(prompt: str) -> list[tuple[int, int, str]]:
+    """Parts of the prompt that may be code: fenced blocks, all of it, its end."""
     found = [(m.start(), m.end(), m[1]) for m in _FENCED.finditer(prompt)]
     found.append((0, len(prompt), prompt))
     first = _CODE.search(prompt)
@@ -85,44 +84,44 @@ def _sources(prompt: str) -> list[tuple[int, int, str]]:
     return found
 
 
-def _closed(source: str) -> str:
-    """The source with a body for a declaration at its very end."""
+def _close_declaration(source: str) -> str:
+    """The source, with `...` as the body of a declaration at its end."""
     text = source.rstrip()
     last = text.rsplit("\n", 1)[-1]
-    if last.endswith(":") and python_source.parse(text) is None:
+    if last.endswith(":") and python_source.parse_module(text) is None:
         margin = len(last) - len(last.lstrip())
         return f"{text}\n{' ' * (margin + 4)}...\n"
     return text + "\n"
 
 
-def _is_empty(function: Function) -> bool:
+def _has_empty_body(function: Function) -> bool:
     body = function.body
     if ast.get_docstring(function) is not None:
         body = body[1:]
-    return all(_says_nothing(statement) for statement in body)
+    return all(_is_placeholder(statement) for statement in body)
 
 
-def _says_nothing(statement: ast.stmt) -> bool:
+def _is_placeholder(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.Raise):
         return "NotImplementedError" in ast.dump(statement)
     constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     return isinstance(statement, ast.Pass) or constant
 
 
-def _with_body(stub: Stub, code: str) -> str | None:
-    """The stub with this code as its function's body, or None if that is no Python."""
-    declared = _cut_at_body(stub)
+def _put_body_into(stub: Stub, code: str) -> str | None:
+    """The stub with this code as its function's body, or None if that does not parse."""
+    declaration = _source_before_body(stub)
     indented = code if code.startswith((" ", "\t")) else textwrap.indent(code, "    ")
     for body in (indented, textwrap.indent(textwrap.dedent(code), "    ")):
-        whole = f"{declared}\n{body.rstrip()}\n"
-        if python_source.parse(whole) is not None and "return" in body:
+        whole = f"{declaration}\n{body.rstrip()}\n"
+        if python_source.parse_module(whole) is not None and "return" in body:
             return whole
     return None
 
 
-def _cut_at_body(stub: Stub) -> str:
-    """The stub's source up to where the body of its function has to stand."""
-    tree = python_source.parse(stub.source)
+def _source_before_body(stub: Stub) -> str:
+    """The stub's source up to the place of the function's body."""
+    tree = python_source.parse_module(stub.source)
     function = python_source.functions(tree)[stub.name] if tree else None
     if function is None:
         return stub.source
@@ -132,20 +131,20 @@ def _cut_at_body(stub: Stub) -> str:
     return "\n".join(lines[: function.body[0].lineno - 1])
 
 
-def _missing_from(stub: Stub, bound: set[str]) -> str:
-    """What the stub's module binds beside its function and the answer doesn't."""
-    tree = python_source.parse(stub.source)
+def _missing_definitions(stub: Stub, bound: set[str]) -> str:
+    """The stub's top-level statements that bind names which the answer lacks."""
+    tree = python_source.parse_module(stub.source)
     if tree is None:
         return ""
-    wanted: list[str] = []
+    missing: list[str] = []
     for node in tree.body:
         names = python_source.bound_names(ast.Module(body=[node], type_ignores=[]))
         if names - bound - {stub.name}:
-            wanted.append(python_source.segment(stub.source, node))
-    return "\n".join(wanted)
+            missing.append(python_source.segment(stub.source, node))
+    return "\n".join(missing)
 
 
-def _demonstrates(node: ast.stmt, name: str) -> bool:
+def _is_demonstration(node: ast.stmt, name: str) -> bool:
     """Whether a top-level statement prints, asserts, or calls the function."""
     if isinstance(node, python_source.Definition | ast.Import | ast.ImportFrom):
         return False

@@ -1,0 +1,1 @@
+"""The texts that the agent sends to a model: personas and prompts."""

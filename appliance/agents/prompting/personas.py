@@ -1,5 +1,6 @@
-"""Who answers: a few plain sentences per persona, short enough for a small model."""
+"""System prompts, one per persona; short, so that a small model can follow them."""
 
+from appliance.domain.messages import Message, MessageRole
 from appliance.domain.tasks import Persona, TaskType
 
 _PROMPTS = {
@@ -41,16 +42,18 @@ _DEFAULTS = {
 }
 
 
-def for_task(persona: Persona | None, task_type: TaskType) -> Persona:
-    """The persona asked for, else the one that a task of this type needs."""
+def choose_persona(persona: Persona | None, task_type: TaskType) -> Persona:
+    """The requested persona, else the default for this type of task."""
     return persona or _DEFAULTS[task_type]
 
 
-def system_prompt(persona: Persona, instructions: str = "") -> str:
-    """The system message; `instructions` of the caller follow, or are all of a custom persona."""
-    return "\n\n".join(part for part in (_PROMPTS.get(persona, ""), instructions.strip()) if part)
+def system_message(persona: Persona, instructions: str = "") -> Message | None:
+    """The persona's prompt followed by the caller's instructions; None where both are empty."""
+    text = "\n\n".join(part for part in (_PROMPTS.get(persona, ""), instructions.strip()) if part)
+    return Message(MessageRole.SYSTEM, text) if text else None
 
 
-def is_own(system: str) -> bool:
-    """Whether a system message is a persona's and holds nothing of a caller's."""
-    return system in _PROMPTS.values()
+def shared_system_message(persona: Persona, instructions: str = "") -> Message | None:
+    """The system message if it holds no text of a caller's, else None."""
+    message = system_message(persona, instructions)
+    return message if message and message.content in _PROMPTS.values() else None

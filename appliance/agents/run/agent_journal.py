@@ -1,33 +1,20 @@
-"""A task's journal as the agent reads and writes it: what is there is not done again."""
+"""The task journal as the agent uses it: steps found in it are not done again."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from appliance.agents.run.plan import Draw, Plan
+from appliance.agents.run.execution_plan import CandidateSampling, ExecutionPlan
 from appliance.agents.verification.verifier import Verdict
 from appliance.domain.messages import FinishReason, TokenUsage
-from appliance.domain.tasks import EventKind, Task, TaskEvent, Verification
+from appliance.domain.tasks import EventKind, TaskEvent, Verification
+from appliance.scheduler.context import TaskContext
 
 
-class Context(Protocol):
-    """What is used of appliance.scheduler.TaskContext."""
-
-    @property
-    def task(self) -> Task: ...
-
-    @property
-    def history(self) -> Sequence[TaskEvent]: ...
-
-    async def emit(self, kind: EventKind, data: Mapping[str, Any], /) -> TaskEvent: ...
-
-    def remaining_s(self) -> float: ...
-
-
-class Generated(Struct, frozen=True):
-    """The data of a CANDIDATE event: one finished generation, with its whole text."""
+class Generation(Struct, frozen=True):
+    """Data of a CANDIDATE event: one finished generation with its whole text."""
 
     branch: int
     round: int
@@ -43,77 +30,84 @@ class Generated(Struct, frozen=True):
         return (self.round, self.branch)
 
 
-class Inputs(Struct, frozen=True):
-    """Calls that the model wrote to compare candidates by, and what asking for them used."""
+class ComparisonCalls(Struct, frozen=True):
+    """Function calls that the model wrote to compare candidates by, and the tokens that took."""
 
     calls: tuple[str, ...] = ()
     usage: TokenUsage = TokenUsage()
 
 
-class Journal:
-    """Reads what earlier attempts did, and appends what this one does."""
+class AgentJournal:
+    """Reads what earlier attempts recorded, and records the steps of this one.
 
-    def __init__(self, context: Context) -> None:
+    `generations` and `verdicts` are keyed by (round, branch). `text` is the part of a text
+    answer that was sent so far.
+    """
+
+    def __init__(self, context: TaskContext) -> None:
         self._context = context
         events = list(context.history)
-        self.plan = _last(Plan, events, EventKind.PLANNED)
-        candidates = [msgspec.convert(e.data, Generated) for e in _of(events, EventKind.CANDIDATE)]
-        self.candidates = {candidate.key: candidate for candidate in candidates}
-        self.verdicts = dict(_verdict(e.data) for e in _of(events, EventKind.VERDICT))
-        self.text = "".join(str(e.data.get("content", "")) for e in _of(events, EventKind.TEXT))
-        progress = [e.data for e in _of(events, EventKind.PROGRESS)]
-        found = [msgspec.convert(d["inputs"], Inputs) for d in progress if "inputs" in d]
-        self.inputs = found[-1] if found else None
-        self._code_told = any(_of(events, EventKind.CODE))
+        plans = _select(events, EventKind.PLANNED)
+        self.plan = msgspec.convert(plans[-1].data, ExecutionPlan) if plans else None
+        generations = [
+            msgspec.convert(event.data, Generation)
+            for event in _select(events, EventKind.CANDIDATE)
+        ]
+        self.generations = {generation.key: generation for generation in generations}
+        self.verdicts = dict(_decode_verdict(e.data) for e in _select(events, EventKind.VERDICT))
+        self.text = "".join(str(e.data.get("content", "")) for e in _select(events, EventKind.TEXT))
+        calls = [
+            msgspec.convert(event.data["inputs"], ComparisonCalls)
+            for event in _select(events, EventKind.PROGRESS)
+            if "inputs" in event.data
+        ]
+        self.comparison_calls = calls[-1] if calls else None
+        self._code_recorded = any(_select(events, EventKind.CODE))
 
-    async def planned(self, plan: Plan) -> None:
+    async def record_plan(self, plan: ExecutionPlan) -> None:
         await self._context.emit(EventKind.PLANNED, msgspec.to_builtins(plan))
         self.plan = plan
 
-    async def progress(self, message: str, step: str, percentage: int) -> None:
-        """`percentage` is how far the task is by its steps, 0 to 100; no estimate of time."""
+    async def record_progress(self, message: str, step: str, percentage: int) -> None:
+        """`percentage` counts steps, 0 to 100; it does not estimate time."""
         data = {"message": message, "step": step, "percentage": percentage}
         await self._context.emit(EventKind.PROGRESS, data)
 
-    async def compared_on(self, inputs: Inputs) -> None:
-        """The calls that the candidates are compared on; the same at each attempt."""
-        message = f"comparing the candidates on {len(inputs.calls)} calls"
+    async def record_comparison_calls(self, calls: ComparisonCalls) -> None:
+        """The calls that candidates are compared on, the same for every attempt."""
+        message = f"comparing the candidates on {len(calls.calls)} calls"
         data = {"message": message, "step": "compare", "percentage": 80}
-        await self._context.emit(
-            EventKind.PROGRESS, {**data, "inputs": msgspec.to_builtins(inputs)}
-        )
-        self.inputs = inputs
+        await self._context.emit(EventKind.PROGRESS, {**data, "inputs": msgspec.to_builtins(calls)})
+        self.comparison_calls = calls
 
-    async def candidate(self, generated: Generated) -> None:
-        await self._context.emit(EventKind.CANDIDATE, msgspec.to_builtins(generated))
-        self.candidates[generated.key] = generated
+    async def record_generation(self, generation: Generation) -> None:
+        await self._context.emit(EventKind.CANDIDATE, msgspec.to_builtins(generation))
+        self.generations[generation.key] = generation
 
-    async def verdict(self, draw: Draw, verdict: Verdict) -> None:
-        data = {"branch": draw.branch, "round": draw.round, "behaviour": verdict.behaviour}
-        data |= msgspec.to_builtins(verdict.verification)
+    async def record_verdict(self, sampling: CandidateSampling, verdict: Verdict) -> None:
+        data = {
+            "branch": sampling.branch,
+            "round": sampling.round,
+            "behaviour": verdict.behavior,
+        } | msgspec.to_builtins(verdict.verification)
         await self._context.emit(EventKind.VERDICT, data)
-        self.verdicts[(draw.round, draw.branch)] = verdict
+        self.verdicts[sampling.key] = verdict
 
-    async def said(self, content: str) -> None:
+    async def record_text(self, content: str) -> None:
         await self._context.emit(EventKind.TEXT, {"content": content})
 
-    async def chosen(self, code: str) -> None:
-        """The code of the answer; told once, also after a crash right behind it."""
-        if not self._code_told:
+    async def record_code(self, code: str) -> None:
+        """The code of the answer; recorded once, even if the server crashes right afterwards."""
+        if not self._code_recorded:
             await self._context.emit(EventKind.CODE, {"content": code})
-            self._code_told = True
+            self._code_recorded = True
 
 
-def _of(events: Iterable[TaskEvent], kind: EventKind) -> list[TaskEvent]:
+def _select(events: Iterable[TaskEvent], kind: EventKind) -> list[TaskEvent]:
     return [event for event in events if event.kind is kind]
 
 
-def _last(type_: type[Plan], events: Iterable[TaskEvent], kind: EventKind) -> Plan | None:
-    found = _of(events, kind)
-    return msgspec.convert(found[-1].data, type_) if found else None
-
-
-def _verdict(data: Mapping[str, Any]) -> tuple[tuple[int, int], Verdict]:
+def _decode_verdict(data: Mapping[str, Any]) -> tuple[tuple[int, int], Verdict]:
     verification = msgspec.convert(dict(data), Verification)
     key = (int(data["round"]), int(data["branch"]))
     return key, Verdict(verification, str(data.get("behaviour", "")))

@@ -1,10 +1,10 @@
-"""A candidate: how it was drawn, what came of it, how it fared."""
+"""A candidate: its sampling parameters, its generation, its solution and its verdict."""
 
 from msgspec import Struct
 
 from appliance.agents.code.solution import Solution
-from appliance.agents.run.agent_journal import Generated
-from appliance.agents.run.plan import Draw
+from appliance.agents.run.agent_journal import Generation
+from appliance.agents.run.execution_plan import CandidateSampling
 from appliance.agents.verification.verifier import Verdict
 from appliance.domain.messages import TokenUsage
 from appliance.domain.tasks import BranchReport, BranchStatus, Verification
@@ -13,16 +13,16 @@ from appliance.domain.tasks import BranchReport, BranchStatus, Verification
 class Candidate(Struct, frozen=True):
     """`problem` says why there is no solution where the status is not COMPLETED."""
 
-    draw: Draw
+    sampling: CandidateSampling
     status: BranchStatus
-    generated: Generated | None = None
+    generation: Generation | None = None
     solution: Solution | None = None
     verdict: Verdict | None = None
     problem: str = ""
 
     @property
     def key(self) -> tuple[int, int]:
-        return (self.draw.round, self.draw.branch)
+        return self.sampling.key
 
     @property
     def ok(self) -> bool:
@@ -34,16 +34,12 @@ class Candidate(Struct, frozen=True):
 
     def report(self) -> BranchReport:
         return BranchReport(
-            index=self.draw.branch,
-            round=self.draw.round,
-            seed=self.draw.seed,
-            temperature=self.draw.temperature,
+            index=self.sampling.branch,
+            round=self.sampling.round,
+            seed=self.sampling.seed,
+            temperature=self.sampling.temperature,
             status=self.status,
             verification=self.verdict.verification if self.verdict else Verification(),
-            usage=self.generated.usage if self.generated else TokenUsage(),
+            usage=self.generation.usage if self.generation else TokenUsage(),
             problem=self.problem,
         )
-
-
-def unfinished(draw: Draw, status: BranchStatus, problem: str) -> Candidate:
-    return Candidate(draw, status, problem=problem)

@@ -1,18 +1,16 @@
-"""One candidate, from the first token to the last."""
+"""Writes one candidate: sends the messages to the model and collects the streamed answer."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from appliance.agents.prompting import personas
-from appliance.agents.run.agent_journal import Generated
-from appliance.agents.run.plan import Draw
+from appliance.agents.run.agent_journal import Generation
+from appliance.agents.run.execution_plan import CandidateSampling
 from appliance.domain.completions import Urgency
 from appliance.domain.messages import (
     CompletionEvent,
     Finished,
     Message,
-    MessageRole,
     Sampling,
     TextDelta,
 )
@@ -22,50 +20,58 @@ from appliance.inference import Gateway, Route
 
 BATCH_S = 0.2
 
-Say = Callable[[str], Awaitable[None]]
+OnText = Callable[[str], Awaitable[None]]
 
 
 class Writer:
-    """Asks one model on behalf of one task; its candidates share their computed prefix.
+    """Asks one model on behalf of one task; its candidates share their cached prefix.
 
-    What was computed for a persona's own words serves everybody. A task that somebody
-    waits for takes turns with chats; others stand back.
+    `shared_system` is a system message without a caller's text: its prefix cache may serve all
+    users. Interactive tasks have the urgency of chats, all others are batch requests.
     """
 
     def __init__(
-        self, gateway: Gateway, route: Route, owner: str, priority: Priority = Priority.NORMAL
+        self,
+        gateway: Gateway,
+        route: Route,
+        owner: str,
+        priority: Priority,
+        shared_system: Message | None,
     ) -> None:
         self._gateway = gateway
         self._route = route
         self._owner = owner
-        awaited = priority is Priority.INTERACTIVE
-        self._urgency = Urgency.INTERACTIVE if awaited else Urgency.BATCH
+        self._shared_system = shared_system
+        interactive = priority is Priority.INTERACTIVE
+        self._urgency = Urgency.INTERACTIVE if interactive else Urgency.BATCH
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         return await self._gateway.count_tokens(self._route, messages, self._owner)
 
     async def write(
-        self, messages: Sequence[Message], drawn: Draw, max_tokens: int, say: Say | None = None
-    ) -> Generated:
-        """One completion; `say` gets the text in batches of about BATCH_S while it grows.
+        self,
+        messages: Sequence[Message],
+        sampling: CandidateSampling,
+        max_tokens: int,
+        on_text: OnText | None = None,
+    ) -> Generation:
+        """One completion; `on_text` gets the text in batches of about BATCH_S as it arrives.
 
-        Cancelling it ends the generation. Raises what spi.Provider.stream raises.
+        Cancelling the call ends the generation. Raises what spi.Provider.stream raises.
         """
-        sampling = Sampling(temperature=drawn.temperature, seed=drawn.seed)
-        first = messages[0]
         stream = self._gateway.stream(
             self._route,
             messages,
-            sampling,
+            Sampling(temperature=sampling.temperature, seed=sampling.seed),
             max_tokens,
             self._owner,
             urgency=self._urgency,
-            shared_system=first.role is MessageRole.SYSTEM and personas.is_own(first.content),
+            shared_system=messages[0] == self._shared_system,
         )
         started = asyncio.get_running_loop().time()
         text, finished = "", None
         async with _closing(stream):
-            batch = _Batch(say)
+            batch = _TextBatch(on_text)
             async for event in stream:
                 if isinstance(event, TextDelta):
                     text += event.text
@@ -75,23 +81,23 @@ class Writer:
             await batch.flush()
         if finished is None:
             raise ProviderFailed(f"{self._route.provider} ended the answer without saying why")
-        return Generated(
-            branch=drawn.branch,
-            round=drawn.round,
+        return Generation(
+            branch=sampling.branch,
+            round=sampling.round,
             text=text,
-            seed=drawn.seed,
-            temperature=drawn.temperature,
+            seed=sampling.seed,
+            temperature=sampling.temperature,
             usage=finished.usage,
             seconds=round(asyncio.get_running_loop().time() - started, 3),
             finish_reason=finished.reason,
         )
 
 
-class _Batch:
-    """Text collected until it is worth a line in the journal."""
+class _TextBatch:
+    """Collects text until BATCH_S has passed, so that a journal event holds more than a token."""
 
-    def __init__(self, say: Say | None) -> None:
-        self._say = say
+    def __init__(self, on_text: OnText | None) -> None:
+        self._on_text = on_text
         self._text = ""
         self._since = asyncio.get_running_loop().time()
 
@@ -103,13 +109,13 @@ class _Batch:
     async def flush(self) -> None:
         text, self._text = self._text, ""
         self._since = asyncio.get_running_loop().time()
-        if self._say is not None and text:
-            await self._say(text)
+        if self._on_text is not None and text:
+            await self._on_text(text)
 
 
 @asynccontextmanager
 async def _closing(stream: AsyncIterator[CompletionEvent]) -> AsyncGenerator[None, None]:
-    """Closes a stream that can be closed, so that the engine stops at once."""
+    """Close the stream on exit where it has `aclose`, so that the engine stops at once."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The caller's tests: what they import, how they are run, how many they are."""
+"""The caller's tests: what they import, how many they are, and preparing them for pytest."""
 
 import ast
 import builtins
@@ -9,65 +9,65 @@ from pathlib import PurePosixPath
 from appliance.agents.code import languages, python_source
 from appliance.domain.tasks import SourceFile
 
-_ALWAYS_THERE = {"pytest", "_pytest", "iniconfig", "packaging", "pluggy"}
+_TEST_PACKAGES = {"pytest", "_pytest", "iniconfig", "packaging", "pluggy"}
 
 
-def imported_path(tests: Sequence[SourceFile], files: Sequence[SourceFile]) -> str | None:
-    """The file that the tests import and that nobody sent: where the answer has to go."""
-    have = {file.path for file in (*tests, *files)}
+def find_imported_path(tests: Sequence[SourceFile], files: Sequence[SourceFile]) -> str | None:
+    """The file that the tests import and the caller did not send: where the answer must go."""
+    paths = {file.path for file in (*tests, *files)}
     for test in tests:
-        tree = python_source.parse(test.content) if _is_python(test) else None
+        tree = python_source.parse_module(test.content) if _is_python(test) else None
         for module in _absolute_imports(tree) if tree else []:
             path = module.replace(".", "/") + ".py"
-            if module.split(".")[0] not in _ALWAYS_THERE | sys.stdlib_module_names and not (
-                _provided(path, have)
+            if module.split(".")[0] not in _TEST_PACKAGES | sys.stdlib_module_names and not (
+                _is_provided(path, paths)
             ):
                 return path
     return None
 
 
-def runnable(tests: Iterable[SourceFile]) -> list[SourceFile]:
-    """The files among them that hold tests; others are data or helpers."""
-    return [test for test in tests if languages.of_path(test.path) and _holds_tests(test)]
+def select_runnable(tests: Iterable[SourceFile]) -> list[SourceFile]:
+    """The files that hold tests; the others are data or helpers."""
+    return [test for test in tests if languages.detect_from_path(test.path) and _holds_tests(test)]
 
 
-def minimum(test: SourceFile) -> int:
-    """How many tests the file defines at least; parameters may make them more."""
-    tree = python_source.parse(test.content)
+def count_tests(test: SourceFile) -> int:
+    """The least number of tests in the file; parametrized tests count once."""
+    tree = python_source.parse_module(test.content)
     return len(_test_functions(tree)) if tree else 1
 
 
-def asserting_nothing(source: str) -> set[str]:
-    """Names of the test functions that check nothing, and so pass whatever happens."""
-    tree = python_source.parse(source)
-    return {f.name for f in _test_functions(tree) if not _checks(f)} if tree else set()
+def find_vacuous_tests(source: str) -> set[str]:
+    """Names of the test functions without an assertion, which always pass."""
+    tree = python_source.parse_module(source)
+    return {f.name for f in _test_functions(tree) if not _has_assertion(f)} if tree else set()
 
 
 def may_skip(test: SourceFile) -> bool:
-    """Whether the file itself says that a test may be skipped."""
+    """Whether the file mentions skipping, so that skipped tests don't count as failed."""
     return "skip" in test.content
 
 
-def prepared(test: SourceFile, main: str | None) -> SourceFile:
+def prepare_test(test: SourceFile, main: str | None) -> SourceFile:
     """The file in a form that pytest can run against the module `main`.
 
-    Plain asserts at the top level become tests of their own, and a file that imports
-    nothing of the workspace gets the names of `main`.
+    Asserts at the top level become test functions, and a file that imports nothing from the
+    workspace imports all names of `main`.
     """
-    tree = python_source.parse(test.content) if _is_python(test) else None
+    tree = python_source.parse_module(test.content) if _is_python(test) else None
     if tree is None:
         return test
     content = test.content
     if not _test_functions(tree) and any(isinstance(node, ast.Assert) for node in tree.body):
-        content = _asserts_as_tests(tree)
+        content = _convert_asserts(tree)
     if main is not None and main.endswith(".py") and _uses_unknown_names(tree):
         module = main.removesuffix(".py").replace("/", ".")
-        content = _with_import(content, f"from {module} import *")
+        content = _insert_import(content, f"from {module} import *")
     return SourceFile(test.path, content)
 
 
 def _is_python(file: SourceFile) -> bool:
-    return languages.of_path(file.path) == languages.PYTHON
+    return languages.detect_from_path(file.path) == languages.PYTHON
 
 
 def _absolute_imports(tree: ast.Module) -> list[str]:
@@ -80,18 +80,18 @@ def _absolute_imports(tree: ast.Module) -> list[str]:
     return found
 
 
-def _provided(path: str, have: set[str]) -> bool:
-    """Whether that module, or the package it names, is among the files."""
+def _is_provided(path: str, paths: set[str]) -> bool:
+    """Whether that module, or the package of that name, is among the files."""
     stem = path.removesuffix(".py")
     suffixes = (f"{stem}.py", f"{stem}/__init__.py", f"src/{stem}.py")
-    return any(one in have for one in suffixes) or any(p.startswith(f"{stem}/") for p in have)
+    return any(one in paths for one in suffixes) or any(p.startswith(f"{stem}/") for p in paths)
 
 
 def _holds_tests(test: SourceFile) -> bool:
     if not _is_python(test):
-        return languages.of_path(test.path) in (languages.JAVASCRIPT, languages.SHELL)
+        return languages.detect_from_path(test.path) in (languages.JAVASCRIPT, languages.SHELL)
     name = PurePosixPath(test.path).name
-    tree = python_source.parse(test.content)
+    tree = python_source.parse_module(test.content)
     if tree is None:
         return name != "conftest.py"
     asserts = any(isinstance(node, ast.Assert) for node in tree.body)
@@ -112,7 +112,7 @@ def _test_functions(tree: ast.Module) -> list[python_source.Function]:
     return found
 
 
-def _checks(function: python_source.Function) -> bool:
+def _has_assertion(function: python_source.Function) -> bool:
     """Whether it asserts, expects an exception, or calls something named like an assertion."""
     for node in ast.walk(function):
         if isinstance(node, ast.Assert):
@@ -124,7 +124,7 @@ def _checks(function: python_source.Function) -> bool:
     return False
 
 
-def _asserts_as_tests(tree: ast.Module) -> str:
+def _convert_asserts(tree: ast.Module) -> str:
     lines: list[str] = []
     for node in tree.body:
         if isinstance(node, ast.Assert):
@@ -136,8 +136,8 @@ def _asserts_as_tests(tree: ast.Module) -> str:
 
 
 def _uses_unknown_names(tree: ast.Module) -> bool:
-    """Whether it reads names that neither it nor Python binds, and imports no other module."""
-    foreign = set(_absolute_imports(tree)) - sys.stdlib_module_names - _ALWAYS_THERE
+    """Whether it uses unbound names and imports no other module that could define them."""
+    foreign = set(_absolute_imports(tree)) - sys.stdlib_module_names - _TEST_PACKAGES
     if foreign:
         return False
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
@@ -147,9 +147,9 @@ def _uses_unknown_names(tree: ast.Module) -> bool:
     return any(node.id not in bound for node in names)
 
 
-def _with_import(source: str, statement: str) -> str:
-    """The statement put after the docstring and the __future__ imports."""
-    tree = python_source.parse(source)
+def _insert_import(source: str, statement: str) -> str:
+    """The source with the statement after the docstring and the __future__ imports."""
+    tree = python_source.parse_module(source)
     at = python_source.after_preamble(tree) if tree else 0
     lines = source.splitlines()
     lines[at:at] = [statement]

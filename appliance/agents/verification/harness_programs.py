@@ -1,10 +1,9 @@
-"""Programs that run inside the sandbox and report what a candidate did.
+"""Harness programs: run inside the sandbox and report what a candidate did.
 
-Each reads one JSON job from its standard input, so that neither the command line,
-the environment nor a file tells the candidate where the report goes, and writes
-its report as JSON after every step: a candidate that hangs or ends the process
-loses only what it did not get to. What a call should answer never enters the
-sandbox: the report holds what was answered, and the comparison happens outside.
+Each reads a JSON job from its standard input, so that neither the command line, the environment
+nor a file reveals to the candidate where the report goes. It rewrites its JSON report after every
+step: a candidate that hangs or ends the process loses only the steps that follow. Expected values
+never enter the sandbox; outcomes are compared with them outside.
 """
 
 _COMMON = """
@@ -22,7 +21,7 @@ def save():
 def finish(status):
     sys.stdout.flush()
     sys.stderr.flush()
-    # Whatever the candidate left running or registered for the exit is not waited for.
+    # Skip threads and exit handlers of the candidate.
     os._exit(status)
 """
 

@@ -1,43 +1,43 @@
-"""Whether a candidate's files can be read by their language, without running them."""
+"""Checks the syntax of a candidate's files without running them."""
 
 from appliance.agents.code import languages
 from appliance.agents.code.solution import Solution
-from appliance.agents.verification.sandbox_harness import Confined
+from appliance.agents.verification.sandbox_harness import SandboxHarness
 from appliance.domain.tasks import Verification, VerificationLevel
 
-_READ_BY_PYTHON = {languages.PYTHON, "json", "toml"}
-_PROGRAMS = {languages.JAVASCRIPT: ("node", "--check"), languages.SHELL: ("sh", "-n")}
+_PARSED_BY_PYTHON = {languages.PYTHON, "json", "toml"}
+_SYNTAX_CHECKERS = {languages.JAVASCRIPT: ("node", "--check"), languages.SHELL: ("sh", "-n")}
 
 
-async def check(confined: Confined, solution: Solution) -> Verification:
-    """One check per file that has a checker here.
+async def check_syntax(harness: SandboxHarness, solution: Solution) -> Verification:
+    """Check each file for which there is a checker here.
 
-    `score` stays None: code that can be read may still do anything.
+    `score` stays None: valid syntax says nothing about what the code does.
     """
     files = {file.path: file.content for file in solution.files}
     if solution.main and solution.code is not None:
         files[solution.main] = solution.code
-    named = [(path, languages.of_path(path) or "") for path in files]
+    typed = [(path, languages.detect_from_path(path) or "") for path in files]
     problems: list[str] = []
     passed, isolation, wall_s = 0, None, 0.0
-    by_python = [pair for pair in named if pair[1] in _READ_BY_PYTHON]
-    if by_python:
-        report, ran = await confined.syntax(files, by_python)
-        found = dict(report.results)
-        bad = [
-            f"{path}: {found.get(path, 'could not be read')}"
-            for path, _ in by_python
-            if found.get(path) != ""
+    parsed_by_python = [pair for pair in typed if pair[1] in _PARSED_BY_PYTHON]
+    if parsed_by_python:
+        report, summary = await harness.check_syntax(files, parsed_by_python)
+        results = dict(report.results)
+        invalid = [
+            f"{path}: {results.get(path, 'could not be read')}"
+            for path, _ in parsed_by_python
+            if results.get(path) != ""
         ]
-        problems += bad
-        passed += len(by_python) - len(bad)
-        isolation, wall_s = ran.isolation, wall_s + ran.wall_s
-    for path, language in named:
-        if language in _PROGRAMS:
-            result, ran = await confined.program((*_PROGRAMS[language], path), files)
-            isolation, wall_s = ran.isolation, wall_s + ran.wall_s
+        problems += invalid
+        passed += len(parsed_by_python) - len(invalid)
+        isolation, wall_s = summary.isolation, wall_s + summary.wall_s
+    for path, language in typed:
+        if language in _SYNTAX_CHECKERS:
+            result, summary = await harness.run_program((*_SYNTAX_CHECKERS[language], path), files)
+            isolation, wall_s = summary.isolation, wall_s + summary.wall_s
             passed += result.ok
-            problems += [] if result.ok else [f"{path}: {ran.output or ran.ended}"]
+            problems += [] if result.ok else [f"{path}: {summary.output or summary.end_reason}"]
     return _verification(passed, problems, isolation, wall_s)
 
 

@@ -1,4 +1,4 @@
-"""Holds one candidate against the checks of its task, in the sandbox."""
+"""Verifies one candidate against the checks of its task, in the sandbox."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,25 +6,25 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from appliance.agents.code import languages
-from appliance.agents.code.solution import Aim, Solution
+from appliance.agents.code.solution import AnswerTarget, Solution
 from appliance.agents.verification import caller_tests, syntax
 from appliance.agents.verification.checks import Checks
 from appliance.agents.verification.examples import Example
 from appliance.agents.verification.sandbox_harness import (
-    Answered,
+    CallOutcome,
     CallsReport,
-    Confined,
-    Ran,
+    RunSummary,
+    SandboxHarness,
     TestsReport,
 )
-from appliance.agents.verification.value_comparison import meets
-from appliance.agents.verification.workspace import assemble
+from appliance.agents.verification.value_comparison import matches
+from appliance.agents.verification.workspace import assemble_files
 from appliance.domain.tasks import SourceFile, Verification, VerificationLevel
 
-_NAMES_SHOWN = 5
-_SHOWN = 300
-# The last line of a test script, which nothing but reaching it can have run.
-_ENDS = {
+_MAX_FAILURES_SHOWN = 5
+_MAX_VALUE_SHOWN = 300
+# Per language: the interpreter, and a last line for the test script that proves it was reached.
+_SCRIPT_RUNNERS = {
     languages.JAVASCRIPT: (
         ("node",),
         'import("fs").then((fs) => fs.writeFileSync("{mark}", "{nonce}"));',
@@ -34,93 +34,104 @@ _ENDS = {
 
 
 class Verdict(Struct, frozen=True):
-    """`behaviour` is the same for candidates that did the same; "" where it was not seen."""
+    """`behavior` is a digest, equal for candidates that behaved equally; "" if unknown."""
 
     verification: Verification
-    behaviour: str = ""
+    behavior: str = ""
 
 
 class Verifier:
-    """Judges the candidates of one task. Every method raises SandboxUnavailable."""
+    """Verifies the candidates of one task. Every method raises SandboxUnavailable."""
 
-    def __init__(self, confined: Confined, checks: Checks, aim: Aim) -> None:
-        self._confined = confined
+    def __init__(self, harness: SandboxHarness, checks: Checks, target: AnswerTarget) -> None:
+        self._harness = harness
         self._checks = checks
-        self._aim = aim
+        self._target = target
 
     async def verify(self, solution: Solution) -> Verdict:
         """The verdict on one candidate by itself.
 
-        At the level of generated tests this is a check of the syntax; `agreement`
+        At the level of generated tests this checks the syntax only; `candidates.consensus`
         then compares the candidates with one another.
         """
         level = self._checks.level
         if level is VerificationLevel.NONE:
-            return Verdict(Verification(summary="nothing to hold the answer against"))
+            return Verdict(Verification(summary="nothing to verify the answer against"))
         if solution.code is None or solution.main is None:
-            return Verdict(_nothing_there(level))
+            return Verdict(_no_code(level))
         if level is VerificationLevel.CALLER_TESTS:
-            return await self._caller_tests(solution)
+            return await self._run_caller_tests(solution)
         if level is VerificationLevel.EXAMPLES:
-            return await self._examples(solution, solution.main)
-        if self._aim.writes_tests and level is VerificationLevel.GENERATED_TESTS:
-            return await self._written_tests(solution, solution.main, solution.code)
-        return Verdict(await syntax.check(self._confined, solution))
+            return await self._run_examples(solution, solution.main)
+        if self._target.writes_tests and level is VerificationLevel.GENERATED_TESTS:
+            return await self._run_written_tests(solution, solution.main, solution.code)
+        return Verdict(await syntax.check_syntax(self._harness, solution))
 
-    async def _caller_tests(self, solution: Solution) -> Verdict:
-        prepared = [caller_tests.prepared(test, solution.main) for test in self._checks.sent]
-        files = assemble(self._aim.files, solution, prepared)
-        python = [t for t in self._checks.tests if languages.of_path(t.path) == languages.PYTHON]
+    async def _run_caller_tests(self, solution: Solution) -> Verdict:
+        prepared = [
+            caller_tests.prepare_test(test, solution.main) for test in self._checks.test_files
+        ]
+        files = assemble_files(self._target.files, solution, prepared)
+        python = [
+            t for t in self._checks.tests if languages.detect_from_path(t.path) == languages.PYTHON
+        ]
         scripts = [t for t in self._checks.tests if t not in python]
         tallies: list[_Tally] = []
         if python:
-            report, ran = await self._confined.tests(files, [test.path for test in python])
-            tallies.append(_count(report, ran, python))
+            report, summary = await self._harness.run_tests(files, [test.path for test in python])
+            tallies.append(_count_tests(report, summary, python))
         for script in scripts:
-            argv, end = _ENDS[languages.of_path(script.path) or ""]
-            passed, ran = await self._confined.script(argv, script.path, files, end)
+            argv, end = _SCRIPT_RUNNERS[languages.detect_from_path(script.path) or ""]
+            passed, summary = await self._harness.run_script(argv, script.path, files, end)
             tallies.append(
-                _Tally({script.path} if passed else set(), set() if passed else {script.path}, ran)
+                _Tally(
+                    {script.path} if passed else set(), set() if passed else {script.path}, summary
+                )
             )
-        return _judged(VerificationLevel.CALLER_TESTS, tallies, "test")
+        return _combine_tallies(VerificationLevel.CALLER_TESTS, tallies, "test")
 
-    async def _written_tests(self, solution: Solution, main: str, code: str) -> Verdict:
-        """Tests that are the answer: run against the caller's files, empty ones not counted."""
-        files = assemble(self._aim.files, solution)
-        report, ran = await self._confined.tests(files, [main])
-        tally = _count(report, ran, [SourceFile(main, code)])
-        empty = caller_tests.asserting_nothing(code)
-        vacuous = {name for name in tally.passed if _function(name) in empty}
-        tally = _Tally(tally.passed - vacuous, tally.failed | vacuous, ran)
-        return _judged(VerificationLevel.GENERATED_TESTS, [tally], "written test")
+    async def _run_written_tests(self, solution: Solution, main: str, code: str) -> Verdict:
+        """Tests that are the answer, run on the caller's files; tests without assertions fail."""
+        files = assemble_files(self._target.files, solution)
+        report, summary = await self._harness.run_tests(files, [main])
+        tally = _count_tests(report, summary, [SourceFile(main, code)])
+        empty = caller_tests.find_vacuous_tests(code)
+        vacuous = {name for name in tally.passed if _function_name(name) in empty}
+        tally = _Tally(tally.passed - vacuous, tally.failed | vacuous, summary)
+        return _combine_tallies(VerificationLevel.GENERATED_TESTS, [tally], "written test")
 
-    async def _examples(self, solution: Solution, main: str) -> Verdict:
+    async def _run_examples(self, solution: Solution, main: str) -> Verdict:
         examples = self._checks.examples
-        files = assemble(self._aim.files, solution, self._checks.sent)
-        report, ran = await self._confined.calls(files, main, [(e.setup, e.call) for e in examples])
-        lines = [
-            _line(e, a, ran) for e, a in zip(examples, _padded(report, len(examples)), strict=True)
+        files = assemble_files(self._target.files, solution, self._checks.test_files)
+        report, summary = await self._harness.run_calls(
+            files, main, [(e.setup, e.call) for e in examples]
+        )
+        failures = [
+            _describe_failure(e, a, summary)
+            for e, a in zip(examples, _pad_results(report, len(examples)), strict=True)
         ]
-        missed = [line for line in lines if line]
-        passed = len(examples) - len(missed)
-        explained = [f"{main}: {report.error}"] if report.error else missed[:_NAMES_SHOWN]
+        failures = [failure for failure in failures if failure]
+        passed = len(examples) - len(failures)
+        explained = [f"{main}: {report.error}"] if report.error else failures[:_MAX_FAILURES_SHOWN]
         return Verdict(
             Verification(
                 level=VerificationLevel.EXAMPLES,
                 passed=passed,
-                failed=len(missed),
+                failed=len(failures),
                 score=passed / len(examples),
                 summary=f"{passed} of {len(examples)} examples of the prompt hold",
-                output="\n".join([*explained, *([ran.output] if ran.output and missed else [])]),
-                isolation=ran.isolation,
-                wall_s=ran.wall_s,
+                output="\n".join(
+                    [*explained, *([summary.output] if summary.output and failures else [])]
+                ),
+                isolation=summary.isolation,
+                wall_s=summary.wall_s,
             ),
-            behaviour=behaviour_of(report),
+            behavior=behavior_digest(report),
         )
 
 
-def behaviour_of(report: CallsReport) -> str:
-    """What the calls answered, as a short digest; "" if the module could not be loaded."""
+def behavior_digest(report: CallsReport) -> str:
+    """A digest of the outcomes of the calls; "" if the module could not be loaded."""
     if not report.loaded or not report.results:
         return ""
     return _digest([f"{r.value}|{r.printed}|{r.error.split(':')[0]}" for r in report.results])
@@ -129,11 +140,11 @@ def behaviour_of(report: CallsReport) -> str:
 class _Tally(Struct, frozen=True):
     passed: set[str]
     failed: set[str]
-    ran: Ran
+    summary: RunSummary
 
 
-def _count(report: TestsReport, ran: Ran, tests: Sequence[SourceFile]) -> _Tally:
-    """What passed and what did not; tests that vanished or did not end count as failed."""
+def _count_tests(report: TestsReport, summary: RunSummary, tests: Sequence[SourceFile]) -> _Tally:
+    """Which tests passed and failed; tests that are missing or did not end count as failed."""
     outcomes: dict[str, str] = {}
     for name, outcome, _ in report.results:
         if outcomes.get(name) in (None, "passed"):
@@ -143,57 +154,64 @@ def _count(report: TestsReport, ran: Ran, tests: Sequence[SourceFile]) -> _Tally
     skipped = {n for n, o in outcomes.items() if o == "skipped"} if allowed_to_skip else set[str]()
     failed = (outcomes.keys() | set(report.collected)) - passed - skipped
     for test in tests:
-        seen = sum(1 for name in passed | failed | skipped if name.split("::")[0] == test.path)
-        lost = caller_tests.minimum(test) - seen
-        failed |= {f"{test.path}::not run {number + 1}" for number in range(max(0, lost))}
-    return _Tally(passed, failed, ran)
+        reported = sum(1 for name in passed | failed | skipped if name.split("::")[0] == test.path)
+        missing = caller_tests.count_tests(test) - reported
+        failed |= {f"{test.path}::not run {number + 1}" for number in range(max(0, missing))}
+    return _Tally(passed, failed, summary)
 
 
-def _judged(level: VerificationLevel, tallies: Sequence[_Tally], noun: str) -> Verdict:
+def _combine_tallies(level: VerificationLevel, tallies: Sequence[_Tally], noun: str) -> Verdict:
     passed = set[str]().union(*(tally.passed for tally in tallies))
     failed = set[str]().union(*(tally.failed for tally in tallies))
     count = len(passed) + len(failed)
-    ended = "; ".join(tally.ran.ended for tally in tallies if tally.ran.ended)
-    names = ", ".join(sorted(failed)[:_NAMES_SHOWN])
-    parts = [f"{len(passed)} of {count} {noun}s passed", f"failed: {names}" if names else "", ended]
+    end_reasons = "; ".join(
+        tally.summary.end_reason for tally in tallies if tally.summary.end_reason
+    )
+    names = ", ".join(sorted(failed)[:_MAX_FAILURES_SHOWN])
+    parts = [
+        f"{len(passed)} of {count} {noun}s passed",
+        f"failed: {names}" if names else "",
+        end_reasons,
+    ]
     verification = Verification(
         level=level,
         passed=len(passed),
         failed=len(failed),
         score=len(passed) / count if count else None,
-        summary="; ".join(part for part in parts if part),
-        output="\n".join(tally.ran.output for tally in tallies)[-4000:],
-        isolation=tallies[0].ran.isolation if tallies else None,
-        wall_s=sum(tally.ran.wall_s for tally in tallies),
+        summary="; ".join([*parts, *end_reasons]),
+        output="\n".join(tally.summary.output for tally in tallies)[-4000:],
+        isolation=tallies[0].summary.isolation if tallies else None,
+        wall_s=sum(tally.summary.wall_s for tally in tallies),
     )
     return Verdict(verification, _digest(sorted(passed)) if count else "")
 
 
-def _padded(report: CallsReport, count: int) -> list[Answered | None]:
-    results: list[Answered | None] = list(report.results[:count])
+def _pad_results(report: CallsReport, count: int) -> list[CallOutcome | None]:
+    results: list[CallOutcome | None] = list(report.results[:count])
     return results + [None] * (count - len(results))
 
 
-def _line(example: Example, answered: Answered | None, ran: Ran) -> str:
-    """What an example missed, in one line; "" if it holds."""
-    if answered is None:
-        return f"{example.call} was not answered{': the run ' + ran.ended if ran.ended else ''}"
-    if meets(example, answered):
+def _describe_failure(example: Example, outcome: CallOutcome | None, summary: RunSummary) -> str:
+    """How an example failed, in one line; "" if it holds."""
+    if outcome is None:
+        reason = f": the run {summary.end_reason}" if summary.end_reason else ""
+        return f"{example.call} was not answered{reason}"
+    if matches(example, outcome):
         return ""
-    got = answered.error or (answered.printed + (answered.value or "")) or "None"
-    return f"{example.call} gave {_short(got)}, expected {_short(example.expected)}"
+    got = outcome.error or (outcome.printed + (outcome.value or "")) or "None"
+    return f"{example.call} gave {_shorten(got)}, expected {_shorten(example.expected)}"
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else line[:_SHOWN] + "..."
+    return line if len(line) <= _MAX_VALUE_SHOWN else line[:_MAX_VALUE_SHOWN] + "..."
 
 
-def _function(test: str) -> str:
+def _function_name(test: str) -> str:
     return test.rsplit("::", 1)[-1].split("[", 1)[0]
 
 
-def _nothing_there(level: VerificationLevel) -> Verification:
+def _no_code(level: VerificationLevel) -> Verification:
     scored = level not in (VerificationLevel.SYNTAX, VerificationLevel.NONE)
     return Verification(
         level=level,

@@ -1,4 +1,4 @@
-"""The files of one run: the caller's, the candidate's over them, and the tests over all."""
+"""The files of a verification run: the caller's, then the candidate's, then the tests."""
 
 from collections.abc import Iterable
 from pathlib import PurePosixPath
@@ -6,8 +6,8 @@ from pathlib import PurePosixPath
 from appliance.agents.code.solution import Solution
 from appliance.domain.tasks import SourceFile
 
-# Files that steer the test run: an answer must not change how it is judged.
-_STEERING = {
+# Files that configure the test run: a candidate must not change how it is verified.
+_TEST_CONFIG_FILES = {
     "conftest.py",
     "pytest.ini",
     ".pytest.ini",
@@ -22,15 +22,15 @@ _STEERING = {
 }
 
 
-def assemble(
-    given: Iterable[SourceFile], solution: Solution, tests: Iterable[SourceFile] = ()
+def assemble_files(
+    caller_files: Iterable[SourceFile], solution: Solution, tests: Iterable[SourceFile] = ()
 ) -> dict[str, str]:
-    """Content by path. The caller's tests win over what the candidate wrote there."""
-    files = {file.path: file.content for file in given}
+    """Content by path; later files replace earlier ones of the same path."""
+    files = {file.path: file.content for file in caller_files}
     files.update(
         (file.path, file.content)
         for file in solution.files
-        if PurePosixPath(file.path).name not in _STEERING
+        if PurePosixPath(file.path).name not in _TEST_CONFIG_FILES
     )
     if solution.main is not None and solution.code is not None:
         files[solution.main] = solution.code

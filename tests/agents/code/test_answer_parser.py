@@ -2,14 +2,14 @@
 
 import pytest
 
-from appliance.agents.code.answer_parser import Block, parse
+from appliance.agents.code.answer_parser import CodeBlock, parse_answer
 
 CODE = "def f(x):\n    return x + 1\n"
 JS = "function f(x) { return x + 1; }\n"
 
 
-def one(text: str, expected: str | None = "python") -> Block:
-    blocks = parse(text, expected).blocks
+def one(text: str, expected: str | None = "python") -> CodeBlock:
+    blocks = parse_answer(text, expected).blocks
     assert len(blocks) == 1, blocks
     return blocks[0]
 
@@ -81,22 +81,22 @@ def test_parse_when_a_block_is_fenced_then_language_and_name_are_found(
         f"<think>hm\n</think>{CODE}",
     ],
 )
-def test_parse_when_code_stands_in_any_dress_then_its_text_is_the_same(text: str) -> None:
+def test_parse_when_code_stands_in_any_form_then_its_text_is_the_same(text: str) -> None:
     assert one(text).content == CODE
 
 
 def test_parse_when_there_are_two_blocks_then_both_are_found_in_order() -> None:
-    answer = parse(f"a.py:\n```python\n{CODE}```\nthen\n**b.py**\n```python\nimport a\n```")
+    answer = parse_answer(f"a.py:\n```python\n{CODE}```\nthen\n**b.py**\n```python\nimport a\n```")
     assert [block.path for block in answer.blocks] == ["a.py", "b.py"]
 
 
 def test_parse_when_a_fence_was_not_closed_then_the_next_one_starts_a_block() -> None:
-    answer = parse(f"```python\n{CODE}```python\nprint(f(1))\n```")
+    answer = parse_answer(f"```python\n{CODE}```python\nprint(f(1))\n```")
     assert [block.content for block in answer.blocks] == [CODE, "print(f(1))\n"]
 
 
 def test_parse_when_markdown_holds_fences_then_a_longer_fence_keeps_them() -> None:
-    answer = parse("````markdown\n# Title\n```python\nx = 1\n```\n````\n")
+    answer = parse_answer("````markdown\n# Title\n```python\nx = 1\n```\n````\n")
     assert [block.language for block in answer.blocks] == ["markdown"]
     assert "```python" in answer.blocks[0].content
 
@@ -111,7 +111,7 @@ def test_parse_when_only_a_body_is_given_then_its_indentation_stays() -> None:
 
 
 def test_parse_when_there_is_no_code_then_all_is_explanation() -> None:
-    answer = parse("I can't do that.", "python")
+    answer = parse_answer("I can't do that.", "python")
     assert answer.blocks == ()
     assert answer.explanation == "I can't do that."
 
@@ -121,19 +121,19 @@ def test_parse_when_another_language_is_expected_then_unfenced_code_is_taken_to_
 
 
 def test_parse_when_code_is_unfenced_then_the_words_around_it_explain() -> None:
-    answer = parse(f"Here is the code:\n\n{CODE}\nIt adds one.", "python")
+    answer = parse_answer(f"Here is the code:\n\n{CODE}\nIt adds one.", "python")
     assert answer.explanation == "Here is the code:\n\nIt adds one."
 
 
-def test_parse_when_thoughts_are_unfinished_then_nothing_of_them_is_an_answer() -> None:
-    assert parse(f"<think>maybe\n```python\n{CODE}```").blocks == ()
+def test_parse_when_reasoning_is_unfinished_then_nothing_of_them_is_an_answer() -> None:
+    assert parse_answer(f"<think>maybe\n```python\n{CODE}```").blocks == ()
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "```", "```python\n```", "`" * 10_000, "\0" * 10])
 def test_parse_when_there_is_nothing_then_there_are_no_blocks(text: str) -> None:
-    assert parse(text, "python").blocks == ()
+    assert parse_answer(text, "python").blocks == ()
 
 
 def test_parse_when_the_text_is_deeply_nested_then_it_is_no_error() -> None:
-    assert parse("def f():\n    return " + "(" * 50_000, "python").text
-    assert parse("x = " + "-" * 50_000 + "1", "python").text
+    assert parse_answer("def f():\n    return " + "(" * 50_000, "python").text
+    assert parse_answer("x = " + "-" * 50_000 + "1", "python").text

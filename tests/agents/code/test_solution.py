@@ -3,8 +3,8 @@
 import pytest
 
 from appliance.agents.code import answer_parser, python_source, solution, stubs
-from appliance.agents.code.safe_paths import safe_path
-from appliance.agents.code.solution import Aim, Solution
+from appliance.agents.code.answer_parser import safe_path
+from appliance.agents.code.solution import AnswerTarget, Solution
 from appliance.agents.verification import caller_tests
 from appliance.domain.tasks import SourceFile
 
@@ -20,17 +20,17 @@ def area(r: float) -> float:
 '''
 
 
-def build(text: str, aim: Aim) -> Solution:
-    return solution.build(answer_parser.parse(text, aim.language), aim)
+def build(text: str, target: AnswerTarget) -> Solution:
+    return solution.build_solution(answer_parser.parse_answer(text, target.language), target)
 
 
 def defines(code: str | None, *names: str) -> bool:
-    tree = python_source.parse(code or "")
+    tree = python_source.parse_module(code or "")
     return tree is not None and set(names) <= python_source.bound_names(tree)
 
 
 def test_find_stub_when_a_function_has_only_a_docstring_then_it_is_one() -> None:
-    stub = stubs.find(STUB)
+    stub = stubs.find_stub(STUB)
     assert stub is not None
     assert (stub.name, stub.parameters) == ("area", ("r",))
 
@@ -47,7 +47,7 @@ def test_find_stub_when_a_function_has_only_a_docstring_then_it_is_one() -> None
     ],
 )
 def test_find_stub_when_it_is_written_in_other_ways_then_it_is_found(prompt: str) -> None:
-    stub = stubs.find(prompt)
+    stub = stubs.find_stub(prompt)
     assert stub is not None
     assert stub.name == "area"
 
@@ -56,7 +56,7 @@ def test_find_stub_when_it_is_written_in_other_ways_then_it_is_found(prompt: str
     "prompt", ["Write add(a, b)", "def f(x):\n    return x", "", "class A: pass"]
 )
 def test_find_stub_when_nothing_is_only_declared_then_there_is_none(prompt: str) -> None:
-    assert stubs.find(prompt) is None
+    assert stubs.find_stub(prompt) is None
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_find_stub_when_nothing_is_only_declared_then_there_is_none(prompt: str)
     ],
 )
 def test_build_when_a_function_was_declared_then_the_file_defines_it_and_runs(answer: str) -> None:
-    stub = stubs.find(STUB)
-    made = build(answer, Aim("python", stub=stub, tested="area"))
+    stub = stubs.find_stub(STUB)
+    made = build(answer, AnswerTarget("python", stub=stub, tested="area"))
     assert defines(made.code, "area", "math", "helper", "LIMIT")
     scope: dict[str, object] = {}
     exec(compile(made.code or "", "solution.py", "exec"), scope)
@@ -83,35 +83,41 @@ def test_build_when_a_function_was_declared_then_the_file_defines_it_and_runs(an
 
 
 @pytest.mark.parametrize(
-    ("answer", "aim", "paths"),
+    ("answer", "target", "paths"),
     [
-        ("```python\ndef f(): pass\n```", Aim("python"), ["solution.py"]),
-        ("```js\nfunction f() {}\n```", Aim("javascript"), ["solution.js"]),
-        ("```python app.py\ndef f(): pass\n```", Aim("python"), ["app.py"]),
-        ("```python app.py\ndef f(): pass\n```", Aim("python", main="calc.py"), ["calc.py"]),
+        ("```python\ndef f(): pass\n```", AnswerTarget("python"), ["solution.py"]),
+        ("```js\nfunction f() {}\n```", AnswerTarget("javascript"), ["solution.js"]),
+        ("```python app.py\ndef f(): pass\n```", AnswerTarget("python"), ["app.py"]),
+        (
+            "```python app.py\ndef f(): pass\n```",
+            AnswerTarget("python", main="calc.py"),
+            ["calc.py"],
+        ),
         (
             "a.py\n```python\nx = 1\n```\nb.py\n```python\ny = 1\n```",
-            Aim("python"),
+            AnswerTarget("python"),
             ["a.py", "b.py"],
         ),
         (
             "```sh\npip install x\n```\n```python\ndef f(): pass\n```",
-            Aim("python"),
+            AnswerTarget("python"),
             ["solution.py"],
         ),
         (
             "```python\ndef test_f(): assert f\n```",
-            Aim("python", writes_tests=True),
+            AnswerTarget("python", writes_tests=True),
             ["test_solution.py"],
         ),
         (
             "```python\ndef test_f(): assert f\n```",
-            Aim("python", writes_tests=True, files=(SourceFile("pkg/calc.py", "def f(): pass\n"),)),
+            AnswerTarget(
+                "python", writes_tests=True, files=(SourceFile("pkg/calc.py", "def f(): pass\n"),)
+            ),
             ["test_calc.py"],
         ),
         (
             "```python\ndef g(): return 2\n```",
-            Aim(
+            AnswerTarget(
                 "python",
                 files=(SourceFile("a.py", "x = 1\n"), SourceFile("b.py", "def g(): pass\n")),
             ),
@@ -120,15 +126,15 @@ def test_build_when_a_function_was_declared_then_the_file_defines_it_and_runs(an
     ],
 )
 def test_build_when_blocks_are_named_or_not_then_files_get_their_paths(
-    answer: str, aim: Aim, paths: list[str]
+    answer: str, target: AnswerTarget, paths: list[str]
 ) -> None:
-    assert [file.path for file in build(answer, aim).files] == paths
+    assert [file.path for file in build(answer, target).files] == paths
 
 
 def test_build_when_only_one_function_of_a_file_is_shown_then_the_rest_stays() -> None:
     original = "import os\n\ndef a():\n    return 1\n\n\ndef b():\n    return 2\n"
-    aim = Aim("python", files=(SourceFile("m.py", original),))
-    made = build("```python\nimport sys\n\ndef b():\n    return sys.path\n```", aim)
+    target = AnswerTarget("python", files=(SourceFile("m.py", original),))
+    made = build("```python\nimport sys\n\ndef b():\n    return sys.path\n```", target)
     assert made.files == (
         SourceFile(
             "m.py",
@@ -138,30 +144,30 @@ def test_build_when_only_one_function_of_a_file_is_shown_then_the_rest_stays() -
 
 
 def test_build_when_a_file_is_unchanged_then_it_is_not_in_the_answer() -> None:
-    aim = Aim("python", files=(SourceFile("m.py", "x = 1\n"),))
-    made = build("m.py\n```python\nx = 1\n```", aim)
+    target = AnswerTarget("python", files=(SourceFile("m.py", "x = 1\n"),))
+    made = build("m.py\n```python\nx = 1\n```", target)
     assert made.files == ()
     assert made.code == "x = 1\n"
 
 
-def test_build_when_tests_come_with_the_code_then_they_are_told_apart() -> None:
+def test_build_when_tests_come_with_the_code_then_they_are_kept_apart() -> None:
     test = "import pytest\ndef test_f():\n    assert f() == 1\n"
     text = f"```python\ndef f(): return 1\n```\n```python\n{test}```"
-    made = build(text, Aim("python"))
+    made = build(text, AnswerTarget("python"))
     assert defines(made.code, "f")
     assert made.tests is not None
     assert "test_f" in made.tests
 
 
 def test_build_when_there_is_no_code_then_there_is_only_text() -> None:
-    made = build("I can't.", Aim("python"))
+    made = build("I can't.", AnswerTarget("python"))
     assert (made.code, made.files, made.text) == (None, (), "I can't.")
 
 
 def test_build_when_later_blocks_define_more_then_they_belong_to_the_file() -> None:
     blocks = ("def a(): pass", "def b(): pass", "a()")
     text = "\nand\n".join(f"```python\n{code}\n```" for code in blocks)
-    made = build(text, Aim("python"))
+    made = build(text, AnswerTarget("python"))
     assert defines(made.code, "a", "b")
     assert "a()\n" not in (made.code or "").replace("def a()", "")
 
@@ -204,27 +210,27 @@ def test_imported_path_when_tests_import_something_then_the_answer_goes_there(
     test: str, path: str | None
 ) -> None:
     tests = [SourceFile("test_it.py", test), SourceFile("helper.py", "x = 1\n")]
-    assert caller_tests.imported_path(tests, []) == path
+    assert caller_tests.find_imported_path(tests, []) == path
 
 
-def test_prepared_when_asserts_stand_alone_then_each_is_a_test() -> None:
-    made = caller_tests.prepared(
+def test_prepare_test_when_asserts_stand_alone_then_each_is_a_test() -> None:
+    made = caller_tests.prepare_test(
         SourceFile("t.py", "x = 1\nassert add(x, 1) == 2\nassert add(0, 0) == 0\n"), "s.py"
     )
-    tree = python_source.parse(made.content)
+    tree = python_source.parse_module(made.content)
     assert tree is not None
     assert len(python_source.functions(tree)) == 2
     assert "from s import *" in made.content
 
 
-def test_prepared_when_tests_import_by_themselves_then_they_stay_as_they_are() -> None:
+def test_prepare_test_when_tests_import_by_themselves_then_they_stay_as_they_are() -> None:
     test = SourceFile("t.py", "from calc import add\n\ndef test_x():\n    assert add(1, 1) == 2\n")
-    assert caller_tests.prepared(test, "calc.py") == test
+    assert caller_tests.prepare_test(test, "calc.py") == test
 
 
-def test_asserting_nothing_when_a_test_checks_nothing_then_it_is_named() -> None:
+def test_find_vacuous_tests_when_a_test_checks_nothing_then_it_is_named() -> None:
     source = (
         "import pytest\ndef test_a():\n    f()\ndef test_b():\n    assert f()\n"
         "def test_c():\n    with pytest.raises(ValueError):\n        f()\n"
     )
-    assert caller_tests.asserting_nothing(source) == {"test_a"}
+    assert caller_tests.find_vacuous_tests(source) == {"test_a"}

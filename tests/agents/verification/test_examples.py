@@ -5,8 +5,8 @@ import pytest
 from appliance.agents.code import stubs
 from appliance.agents.verification import examples
 from appliance.agents.verification.examples import Example
-from appliance.agents.verification.sandbox_harness import Answered
-from appliance.agents.verification.value_comparison import meets, same_value
+from appliance.agents.verification.sandbox_harness import CallOutcome
+from appliance.agents.verification.value_comparison import matches, values_equal
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ from appliance.agents.verification.value_comparison import meets, same_value
 def test_find_when_a_call_has_a_value_then_it_is_an_example(
     prompt: str, call: str, expected: str
 ) -> None:
-    found = examples.find(prompt)
+    found = examples.find_examples(prompt)
     assert [(example.call, example.expected) for example in found] == [(call, expected)]
 
 
@@ -64,16 +64,16 @@ def test_find_when_a_call_has_a_value_then_it_is_an_example(
     ],
 )
 def test_find_when_nothing_is_certain_then_there_is_no_example(prompt: str) -> None:
-    assert examples.find(prompt) == []
+    assert examples.find_examples(prompt) == []
 
 
 def test_find_when_doctests_build_on_each_other_then_the_setup_goes_along() -> None:
-    found = examples.find(">>> xs = [1]\n>>> total(xs)\n1\n")
+    found = examples.find_examples(">>> xs = [1]\n>>> total(xs)\n1\n")
     assert found == [Example("total(xs)", "1", doctest=True, setup=("xs = [1]",))]
 
 
 def test_find_when_a_docstring_ends_the_doctest_then_its_quotes_are_no_value() -> None:
-    found = examples.find('def f(x):\n    """\n    >>> f(1)\n    2\n    """\n')
+    found = examples.find_examples('def f(x):\n    """\n    >>> f(1)\n    2\n    """\n')
     assert [(e.call, e.expected) for e in found] == [("f(1)", "2")]
 
 
@@ -90,76 +90,79 @@ def test_find_when_the_parameter_is_known_then_sentences_are_read(
     sentence: str, call: str, expected: str
 ) -> None:
     prompt = f'def f(n):\n    """Counts.\n    {sentence}\n    """\n'
-    found = examples.find(prompt, stubs.find(prompt))
+    found = examples.find_examples(prompt, stubs.find_stub(prompt))
     assert [(e.call, e.expected) for e in found] == [(call, expected)]
 
 
 def test_find_when_there_are_two_parameters_then_they_are_put_in_order() -> None:
     prompt = 'def f(s, c):\n    """For c = "a", s = "b" the result should be (1, True)"""\n'
-    found = examples.find(prompt, stubs.find(prompt))
+    found = examples.find_examples(prompt, stubs.find_stub(prompt))
     assert [(e.call, e.expected) for e in found] == [('f("b", "a")', "(1, True)")]
 
 
 def test_find_when_a_stub_is_known_then_calls_of_others_are_no_examples() -> None:
     prompt = 'def f(n):\n    """g(1) == 2 and f(1) == 3"""\n'
-    assert [e.call for e in examples.find(prompt, stubs.find(prompt))] == ["f(1)"]
+    assert [e.call for e in examples.find_examples(prompt, stubs.find_stub(prompt))] == ["f(1)"]
 
 
 def test_find_when_an_example_is_repeated_then_it_counts_once_and_many_are_capped() -> None:
-    assert len(examples.find("f(1) == 1\nf(1) == 1")) == 1
-    assert len(examples.find("\n".join(f"f({n}) == {n}" for n in range(99)))) == examples.MOST
+    assert len(examples.find_examples("f(1) == 1\nf(1) == 1")) == 1
+    assert (
+        len(examples.find_examples("\n".join(f"f({n}) == {n}" for n in range(99))))
+        == examples.MAX_EXAMPLES
+    )
 
 
 @pytest.mark.parametrize(
     ("expected", "answered", "holds"),
     [
-        ("3", Answered("3"), True),
-        ("3", Answered("3.0"), True),
-        ("0.3", Answered("0.30000000000000004"), True),
-        ("3", Answered("4"), False),
-        ("[1, 2]", Answered("(1, 2)"), False),
-        ("{1: [0.5]}", Answered("{1: [0.5]}"), True),
-        ("None", Answered(None), True),
-        ("3", Answered(None), False),
-        ("'a'", Answered('"a"'), True),
-        ("3", Answered("3", error="ValueError: no"), False),
-        ("3", Answered("[" * 9999), False),
+        ("3", CallOutcome("3"), True),
+        ("3", CallOutcome("3.0"), True),
+        ("0.3", CallOutcome("0.30000000000000004"), True),
+        ("3", CallOutcome("4"), False),
+        ("[1, 2]", CallOutcome("(1, 2)"), False),
+        ("{1: [0.5]}", CallOutcome("{1: [0.5]}"), True),
+        ("None", CallOutcome(None), True),
+        ("3", CallOutcome(None), False),
+        ("'a'", CallOutcome('"a"'), True),
+        ("3", CallOutcome("3", error="ValueError: no"), False),
+        ("3", CallOutcome("[" * 9999), False),
     ],
 )
-def test_meets_when_a_value_is_expected_then_values_are_compared(
-    expected: str, answered: Answered, holds: bool
+def test_matches_when_a_value_is_expected_then_values_are_compared(
+    expected: str, answered: CallOutcome, holds: bool
 ) -> None:
-    assert meets(Example("f(1)", expected), answered) is holds
+    assert matches(Example("f(1)", expected), answered) is holds
 
 
 @pytest.mark.parametrize(
     ("expected", "answered", "holds"),
     [
-        ("3", Answered("3"), True),
-        ("hi\n3", Answered("3", printed="hi\n"), True),
-        ("hi", Answered(None, printed="hi\n"), True),
-        ("3", Answered("3", printed="debug\n"), False),
-        ("None", Answered(None), True),
-        ("{'b': 1, 'a': 2}", Answered("{'a': 2, 'b': 1}"), True),
+        ("3", CallOutcome("3"), True),
+        ("hi\n3", CallOutcome("3", printed="hi\n"), True),
+        ("hi", CallOutcome(None, printed="hi\n"), True),
+        ("3", CallOutcome("3", printed="debug\n"), False),
+        ("None", CallOutcome(None), True),
+        ("{'b': 1, 'a': 2}", CallOutcome("{'a': 2, 'b': 1}"), True),
         (
             "Traceback (most recent call last):\n    ...\nValueError: no",
-            Answered(None, error="ValueError: no"),
+            CallOutcome(None, error="ValueError: no"),
             True,
         ),
         (
             "Traceback (most recent call last):\n    ...\nValueError: no",
-            Answered(None, error="KeyError: 1"),
+            CallOutcome(None, error="KeyError: 1"),
             False,
         ),
-        ("Traceback (most recent call last):\n    ...\nValueError: no", Answered("3"), False),
+        ("Traceback (most recent call last):\n    ...\nValueError: no", CallOutcome("3"), False),
     ],
 )
-def test_meets_when_a_doctest_is_given_then_it_is_read_as_a_session(
-    expected: str, answered: Answered, holds: bool
+def test_matches_when_a_doctest_is_given_then_it_is_read_as_a_session(
+    expected: str, answered: CallOutcome, holds: bool
 ) -> None:
-    assert meets(Example("f(1)", expected, doctest=True), answered) is holds
+    assert matches(Example("f(1)", expected, doctest=True), answered) is holds
 
 
-def test_same_value_when_texts_are_no_literals_then_only_equal_texts_count() -> None:
-    assert same_value("<A>", " <A>")
-    assert not same_value("<A>", "<B>")
+def test_values_equal_when_texts_are_no_literals_then_only_equal_texts_count() -> None:
+    assert values_equal("<A>", " <A>")
+    assert not values_equal("<A>", "<B>")

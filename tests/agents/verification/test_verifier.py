@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from appliance.agents import planner
 from appliance.agents.code import answer_parser, solution
-from appliance.agents.planner import Approach
-from appliance.agents.verification.sandbox_harness import Confined
+from appliance.agents.run.run_context import AnswerSpec
+from appliance.agents.verification.sandbox_harness import SandboxHarness
 from appliance.agents.verification.verifier import Verdict, Verifier
 from appliance.config.settings import SandboxSettings
 from appliance.domain.tasks import SourceFile, TaskRequest, VerificationLevel
@@ -45,12 +45,12 @@ async def runner(sandbox_python: Path) -> AsyncIterator[SandboxRunner]:
     """The real sandbox; skipped where this machine can't confine."""
     with tempfile.TemporaryDirectory() as folder:
         backend = Bubblewrap(plugin_context(sandbox_python, Path(folder)))
-        made = SandboxRunner({"bubblewrap": backend}, SandboxSettings(wall_s=30.0, cpu_s=5.0))
-        await made.start()
-        status = made.status
+        built = SandboxRunner({"bubblewrap": backend}, SandboxSettings(wall_s=30.0, cpu_s=5.0))
+        await built.start()
+        status = built.status
         if status.available:
-            yield made
-        await made.close()
+            yield built
+        await built.close()
         if not status.available:
             pytest.skip(f"this machine can't confine: {status.problem}")
 
@@ -58,22 +58,22 @@ async def runner(sandbox_python: Path) -> AsyncIterator[SandboxRunner]:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-def way(runner: SandboxRunner, prompt: str, *tests: SourceFile, **more: object) -> Approach:
+def spec_for(runner: SandboxRunner, prompt: str, *tests: SourceFile, **more: object) -> AnswerSpec:
     request = TaskRequest(prompt=prompt, tests=tests, **more)  # pyright: ignore[reportArgumentType]
-    return planner.approach(request, runner.status)
+    return planner.derive_spec(request, runner.status)
 
 
-async def judged(
-    runner: SandboxRunner, how: Approach, code: str, language: str = "python"
+async def verify(
+    runner: SandboxRunner, spec: AnswerSpec, code: str, language: str = "python"
 ) -> Verdict:
-    answer = answer_parser.parse(f"```{language}\n{code}```", language)
-    return await Verifier(Confined(runner), how.checks, how.aim).verify(
-        solution.build(answer, how.aim)
+    answer = answer_parser.parse_answer(f"```{language}\n{code}```", language)
+    return await Verifier(SandboxHarness(runner), spec.checks, spec.target).verify(
+        solution.build_solution(answer, spec.target)
     )
 
 
 async def test_verify_when_the_tests_pass_then_all_count(runner: SandboxRunner) -> None:
-    verdict = (await judged(runner, way(runner, "add", TEST), RIGHT)).verification
+    verdict = (await verify(runner, spec_for(runner, "add", TEST), RIGHT)).verification
     assert (verdict.level, verdict.passed, verdict.failed) == (VerificationLevel.CALLER_TESTS, 2, 0)
     assert verdict.score == 1
     assert verdict.isolation == "namespaces"
@@ -82,7 +82,9 @@ async def test_verify_when_the_tests_pass_then_all_count(runner: SandboxRunner) 
 async def test_verify_when_a_test_fails_then_it_is_named_with_its_output(
     runner: SandboxRunner,
 ) -> None:
-    verdict = (await judged(runner, way(runner, "add", TEST), RIGHT.replace("+", "-"))).verification
+    verdict = (
+        await verify(runner, spec_for(runner, "add", TEST), RIGHT.replace("+", "-"))
+    ).verification
     assert (verdict.passed, verdict.failed, verdict.score) == (1, 1, 0.5)
     assert "test_calc.py::test_one" in verdict.summary
     assert "assert -1 == 3" in verdict.output
@@ -120,7 +122,7 @@ async def test_verify_when_a_test_fails_then_it_is_named_with_its_output(
 async def test_verify_when_a_candidate_cheats_then_nothing_passes(
     runner: SandboxRunner, code: str
 ) -> None:
-    verdict = (await judged(runner, way(runner, "add", TEST), code)).verification
+    verdict = (await verify(runner, spec_for(runner, "add", TEST), code)).verification
     assert verdict.passed == 0
     assert verdict.failed >= 1
     assert verdict.score == 0
@@ -134,15 +136,15 @@ async def test_verify_when_it_writes_its_own_tests_over_mine_then_mine_count(
         f"calc.py\n```python\ndef add(a, b): return 9\n```\ntest_calc.py\n```python\n{fake}```\n"
         "conftest.py\n```python\ndef pytest_collection_modifyitems(items): items.clear()\n```\n"
     )
-    how = way(runner, "add", TEST)
-    made = solution.build(answer_parser.parse(text, "python"), how.aim)
-    verdict = await Verifier(Confined(runner), how.checks, how.aim).verify(made)
+    spec = spec_for(runner, "add", TEST)
+    built = solution.build_solution(answer_parser.parse_answer(text, "python"), spec.target)
+    verdict = await Verifier(SandboxHarness(runner), spec.checks, spec.target).verify(built)
     assert (verdict.verification.passed, verdict.verification.failed) == (0, 2)
 
 
 async def test_verify_when_one_test_never_ends_then_the_others_count(runner: SandboxRunner) -> None:
     code = "def add(a, b):\n    while a: pass\n    return a + b\n"
-    verdict = (await judged(runner, way(runner, "add", TEST), code)).verification
+    verdict = (await verify(runner, spec_for(runner, "add", TEST), code)).verification
     assert verdict.failed == 1
     assert verdict.passed <= 1
 
@@ -151,24 +153,24 @@ async def test_verify_when_a_candidate_forks_without_end_then_it_is_stopped(
     runner: SandboxRunner,
 ) -> None:
     code = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n"
-    verdict = (await judged(runner, way(runner, "add", TEST), code)).verification
+    verdict = (await verify(runner, spec_for(runner, "add", TEST), code)).verification
     assert verdict.passed == 0
 
 
 async def test_verify_when_tests_are_plain_asserts_then_each_counts(runner: SandboxRunner) -> None:
     test = SourceFile("check.py", "assert add(1, 2) == 3\nassert add(0, 0) == 0\n")
-    verdict = (await judged(runner, way(runner, "add in Python", test), RIGHT)).verification
+    verdict = (await verify(runner, spec_for(runner, "add in Python", test), RIGHT)).verification
     assert (verdict.passed, verdict.failed) == (2, 0)
 
 
 async def test_verify_when_examples_are_given_then_each_is_called(runner: SandboxRunner) -> None:
-    how = way(runner, PROMPT)
-    right = await judged(runner, how, RIGHT)
-    half = await judged(runner, how, "def add(a, b):\n    return 0\n")
+    spec = spec_for(runner, PROMPT)
+    right = await verify(runner, spec, RIGHT)
+    half = await verify(runner, spec, "def add(a, b):\n    return 0\n")
     assert (right.verification.level, right.verification.score) == (VerificationLevel.EXAMPLES, 1)
     assert half.verification.score == 0.5
     assert "add(1, 2) gave 0, expected 3" in half.verification.output
-    assert right.behaviour != half.behaviour
+    assert right.behavior != half.behavior
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ async def test_verify_when_examples_are_given_then_each_is_called(runner: Sandbo
 async def test_verify_when_a_called_candidate_misbehaves_then_only_right_answers_count(
     runner: SandboxRunner, code: str, passed: int
 ) -> None:
-    verdict = (await judged(runner, way(runner, PROMPT), code)).verification
+    verdict = (await verify(runner, spec_for(runner, PROMPT), code)).verification
     assert verdict.passed == passed
     assert verdict.failed == 2 - passed
 
@@ -197,10 +199,10 @@ async def test_verify_when_a_called_candidate_misbehaves_then_only_right_answers
 async def test_verify_when_there_is_nothing_to_run_then_only_the_syntax_is_read(
     runner: SandboxRunner,
 ) -> None:
-    how = way(runner, "Write a Python script")
-    how = replace(how, checks=replace(how.checks, level=VerificationLevel.SYNTAX))
-    good = (await judged(runner, how, "print('never run')\n")).verification
-    bad = (await judged(runner, how, "def f(:\n")).verification
+    spec = spec_for(runner, "Write a Python script")
+    spec = replace(spec, checks=replace(spec.checks, level=VerificationLevel.SYNTAX))
+    good = (await verify(runner, spec, "print('never run')\n")).verification
+    bad = (await verify(runner, spec, "def f(:\n")).verification
     assert (good.level, good.passed, good.score) == (VerificationLevel.SYNTAX, 1, None)
     assert (bad.passed, bad.failed, bad.score) == (0, 1, None)
     assert "SyntaxError" in bad.output
@@ -210,16 +212,16 @@ async def test_verify_when_there_is_nothing_to_run_then_only_the_syntax_is_read(
 async def test_verify_when_it_is_shell_then_sh_reads_it_and_scripts_test_it(
     runner: SandboxRunner,
 ) -> None:
-    how = way(runner, "Write a shell script that greets")
-    assert how.checks.level is VerificationLevel.SYNTAX
-    assert (await judged(runner, how, "if true; then echo hi; fi\n", "sh")).verification.ok
-    assert not (await judged(runner, how, "if true; then\n", "sh")).verification.ok
+    spec = spec_for(runner, "Write a shell script that greets")
+    assert spec.checks.level is VerificationLevel.SYNTAX
+    assert (await verify(runner, spec, "if true; then echo hi; fi\n", "sh")).verification.ok
+    assert not (await verify(runner, spec, "if true; then\n", "sh")).verification.ok
     test = SourceFile("test_greet.sh", '. ./solution.sh\n[ "$(greet Ann)" = "hi Ann" ]\n')
-    how = way(runner, "Write a shell function greet", test)
+    spec = spec_for(runner, "Write a shell function greet", test)
     greet = 'greet() { echo "hi $1"; }\n'
-    assert (await judged(runner, how, greet, "sh")).verification.ok
-    assert not (await judged(runner, how, f"{greet}exit 0\n", "sh")).verification.ok
-    assert not (await judged(runner, how, "greet() { echo no; }\n", "sh")).verification.ok
+    assert (await verify(runner, spec, greet, "sh")).verification.ok
+    assert not (await verify(runner, spec, f"{greet}exit 0\n", "sh")).verification.ok
+    assert not (await verify(runner, spec, "greet() { echo no; }\n", "sh")).verification.ok
 
 
 async def test_verify_when_the_host_has_node_then_it_checks_and_tests_javascript(
@@ -227,24 +229,26 @@ async def test_verify_when_the_host_has_node_then_it_checks_and_tests_javascript
 ) -> None:
     if "node" not in runner.status.languages:
         pytest.skip("this machine has no node")
-    how = way(runner, "Write a JavaScript function")
-    assert (await judged(runner, how, "const f = (x) => x;\n", "js")).verification.ok
-    assert not (await judged(runner, how, "const f = (x => x;\n", "js")).verification.ok
+    spec = spec_for(runner, "Write a JavaScript function")
+    assert (await verify(runner, spec, "const f = (x) => x;\n", "js")).verification.ok
+    assert not (await verify(runner, spec, "const f = (x => x;\n", "js")).verification.ok
     test = SourceFile(
         "add.test.js",
         "const { add } = require('./solution.js');\nif (add(1, 2) !== 3) throw new Error('no');\n",
     )
-    how = way(runner, "Write add", test)
+    spec = spec_for(runner, "Write add", test)
     good = "function add(a, b) { return a + b; }\nmodule.exports = { add };\n"
-    assert (await judged(runner, how, good, "js")).verification.ok
-    assert not (await judged(runner, how, good.replace("+", "-"), "js")).verification.ok
-    assert not (await judged(runner, how, f"{good}process.exit(0);\n", "js")).verification.ok
+    assert (await verify(runner, spec, good, "js")).verification.ok
+    assert not (await verify(runner, spec, good.replace("+", "-"), "js")).verification.ok
+    assert not (await verify(runner, spec, f"{good}process.exit(0);\n", "js")).verification.ok
 
 
 async def test_verify_when_the_answer_has_no_code_then_it_fails_without_a_run(
     runner: SandboxRunner,
 ) -> None:
-    how = way(runner, PROMPT)
-    made = solution.build(answer_parser.parse("I can't.", "python"), how.aim)
-    verdict = (await Verifier(Confined(runner), how.checks, how.aim).verify(made)).verification
+    spec = spec_for(runner, PROMPT)
+    built = solution.build_solution(answer_parser.parse_answer("I can't.", "python"), spec.target)
+    verdict = (
+        await Verifier(SandboxHarness(runner), spec.checks, spec.target).verify(built)
+    ).verification
     assert (verdict.score, verdict.summary) == (0, "the answer holds no code")
