@@ -99,13 +99,13 @@ def bound_names(tree: ast.Module) -> set[str]:
 
 def imported_modules(tree: ast.Module) -> list[str]:
     """Top-level names of all imported modules, in order of first mention."""
-    found: dict[str, None] = {}
+    modules: dict[str, None] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found.update({alias.name.split(".")[0]: None for alias in node.names})
+            modules.update({alias.name.split(".")[0]: None for alias in node.names})
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found[node.module.split(".")[0]] = None
-    return list(found)
+            modules[node.module.split(".")[0]] = None
+    return list(modules)
 
 
 def remove_statements(source: str, nodes: Iterable[ast.stmt]) -> str:

@@ -76,12 +76,12 @@ def remove_demonstrations(code: str, name: str) -> str:
 
 def _candidate_sources(prompt: str) -> list[tuple[int, int, str]]:
     """Parts of the prompt that may be code: fenced blocks, all of it, its end."""
-    found = [(m.start(), m.end(), m[1]) for m in _FENCED.finditer(prompt)]
-    found.append((0, len(prompt), prompt))
+    sources = [(m.start(), m.end(), m[1]) for m in _FENCED.finditer(prompt)]
+    sources.append((0, len(prompt), prompt))
     first = _CODE.search(prompt)
     if first:
-        found.append((first.start(), len(prompt), prompt[first.start() :]))
-    return found
+        sources.append((first.start(), len(prompt), prompt[first.start() :]))
+    return sources
 
 
 def _close_declaration(source: str) -> str:

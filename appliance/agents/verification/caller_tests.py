@@ -71,13 +71,13 @@ def _is_python(file: SourceFile) -> bool:
 
 
 def _absolute_imports(tree: ast.Module) -> list[str]:
-    found: list[str] = []
+    modules: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.append(node.module)
-    return found
+            modules.append(node.module)
+    return modules
 
 
 def _is_provided(path: str, paths: set[str]) -> bool:
@@ -100,16 +100,16 @@ def _holds_tests(test: SourceFile) -> bool:
 
 def _test_functions(tree: ast.Module) -> list[python_source.Function]:
     """Test functions at the top level and in test classes."""
-    found = [f for name, f in python_source.functions(tree).items() if name.startswith("test")]
+    functions = [f for name, f in python_source.functions(tree).items() if name.startswith("test")]
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and (node.name.startswith("Test") or node.bases):
-            found += [
+            functions += [
                 f
                 for f in node.body
                 if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)
                 and f.name.startswith("test")
             ]
-    return found
+    return functions
 
 
 def _has_assertion(function: python_source.Function) -> bool:

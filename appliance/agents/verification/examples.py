@@ -58,10 +58,10 @@ class Example(Struct, frozen=True):
 def find_examples(prompt: str, stub: Stub | None = None) -> list[Example]:
     """All examples of the prompt without duplicates, at most MAX_EXAMPLES."""
     text = prompt[:_MAX_CHARACTERS].replace("\r\n", "\n")
-    found = [*_find_doctests(text), *_find_calls(_without_doctests(text), stub)]
+    examples = [*_find_doctests(text), *_find_calls(_without_doctests(text), stub)]
     if stub is not None:
-        found += _find_assignments(text, stub)
-    unique = {(example.call, example.setup): example for example in reversed(found)}
+        examples += _find_assignments(text, stub)
+    unique = {(example.call, example.setup): example for example in reversed(examples)}
     return list(reversed(unique.values()))[:MAX_EXAMPLES]
 
 
@@ -73,13 +73,13 @@ def find_tested_function(examples: Sequence[Example]) -> str | None:
 
 def find_literal_calls(text: str, name: str) -> list[str]:
     """Calls of that function with literal arguments, in order, on one line each."""
-    found: list[str] = []
+    calls: list[str] = []
     for match in islice(_CALL.finditer(text), _MAX_MATCHES):
         end = _find_closing_parenthesis(text, match.end() - 1) if match["name"] == name else None
         call = " ".join(text[match.start() : end].split("\n")) if end else ""
         if call and _has_literal_arguments(call) and not call.endswith("()"):
-            found.append(call)
-    return found
+            calls.append(call)
+    return calls
 
 
 def _find_doctests(text: str) -> Iterator[Example]:
@@ -258,12 +258,12 @@ def _literal_at(text: str, start: int, *, up_to_comma: bool = False) -> str | No
     if line.startswith(("'", '"')):
         return _string_at(line)
     word = re.match(r"-?[\w.+-]*\w", line)
-    found = _CONSTANTS.get(word[0].lower(), word[0]) if word else ""
+    literal = _CONSTANTS.get(word[0].lower(), word[0]) if word else ""
     follows = line[word.end() :].lstrip() if word else ""
     # `f(1) == 2 * 3` or `f(1) is 2x` is no literal.
     computed = follows[:1] in {"*", "+", "/", "%", "(", "[", "<", "^"}
     tuple_ = follows.startswith(",") and not up_to_comma and re.match(r",\s*[\d'\"\[(-]", follows)
-    return found if _is_literal(found) and not computed and not tuple_ else None
+    return literal if _is_literal(literal) and not computed and not tuple_ else None
 
 
 def _string_at(line: str) -> str | None:
