@@ -144,6 +144,11 @@ class SandboxUnavailable(Unavailable):
 
     code = "SANDBOX_UNAVAILABLE"
 
+    @classmethod
+    def with_remedy(cls, problem: str, remedy: str) -> "SandboxUnavailable":
+        """An error that says both; `details` holds the remedy on its own."""
+        return cls(f"{problem}: {remedy}", details={"remedy": remedy})
+
 
 class SetupError(ApplianceError):
     """The administrator has to change something before the box can work."""

@@ -10,8 +10,8 @@ from appliance.errors import Conflict
 from appliance.events import EventBus
 from appliance.scheduler import outcome
 from appliance.scheduler.outcome import Outcome
+from appliance.spi.cancellation import run_to_completion
 from appliance.store.sqlite.database import Database, Transaction
-from appliance.store.sqlite.uninterrupted import uninterrupted
 from appliance.store.tables import task_events, task_queue
 
 
@@ -27,19 +27,19 @@ class Journal:
 
     async def step(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> TaskEvent:
         """Write a step of the running attempt. Raises Conflict if it has ended."""
-        return await uninterrupted(self._step(task, kind, data))
+        return await run_to_completion(self._step(task, kind, data))
 
     async def end(self, task: Task, result: Outcome) -> bool:
         """Write the end of the running attempt; False if it had ended already."""
-        return await uninterrupted(self._end(task, result))
+        return await run_to_completion(self._end(task, result))
 
     async def cancel(self, task: Task) -> bool:
         """Cancel a task that has the status of `task` and no attempt in this process."""
-        return await uninterrupted(self._cancel(task))
+        return await run_to_completion(self._cancel(task))
 
     async def recover(self, max_attempts: int) -> int:
         """Put back what a dead box left running, unless it got no further too often."""
-        return await uninterrupted(self._recover(max_attempts))
+        return await run_to_completion(self._recover(max_attempts))
 
     def publish(self, event: TaskEvent) -> None:
         """Tell those who follow the task of a line that another transaction wrote."""

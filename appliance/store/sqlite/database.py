@@ -9,11 +9,11 @@ from pathlib import Path
 import aiosqlite
 
 from appliance.errors import Unavailable
+from appliance.spi.cancellation import run_to_completion
 from appliance.store.sqlite import failures
 from appliance.store.sqlite.connection import Connection, Transaction
 from appliance.store.sqlite.lock import DatabaseLock
 from appliance.store.sqlite.prepare import BUSY_TIMEOUT_S, prepare
-from appliance.store.sqlite.uninterrupted import uninterrupted
 
 __all__ = ["Connection", "Database", "Transaction"]
 
@@ -59,7 +59,7 @@ class Database:
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            await uninterrupted(_close_late(opening))
+            await run_to_completion(_close_late(opening))
             raise
 
     @classmethod
@@ -96,7 +96,7 @@ class Database:
             yield transaction
             await transaction.commit()
         except BaseException:
-            await uninterrupted(transaction.rollback())
+            await run_to_completion(transaction.rollback())
             raise
         finally:
             self._turn.release()
@@ -129,7 +129,7 @@ class Database:
     async def close(self) -> None:
         """Let the running transaction end, then close. A second call does nothing."""
         if not self._closed:
-            await uninterrupted(self._close())
+            await run_to_completion(self._close())
 
     async def _close(self) -> None:
         try:

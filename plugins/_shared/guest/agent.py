@@ -79,7 +79,7 @@ def serve(source: int, sink: int, enter: Callable[[], None], files: int = 0) -> 
 
 def _file_count(most: int) -> Any:
     sys.path.append(os.path.dirname(__file__))
-    return __import__("filecount").FileCount(most)
+    return __import__("file_count").FileCount(most)
 
 
 def become(user: int) -> None:
@@ -138,7 +138,7 @@ def _be_stage(fds: dict[str, int], enter: Callable[[], None]) -> None:
     _silence(2)  # the program may reach what this process has open
     sys.path.append(os.path.dirname(__file__))
     __import__("pidfd").provide()
-    __import__("stage").main([str(fds[name]) for name in _STAGE_FDS])
+    __import__("init").main([str(fds[name]) for name in _STAGE_FDS])
 
 
 def _silence(*fds: int) -> None:

@@ -1,10 +1,21 @@
-"""What every sandbox backend shares: the stage that runs inside, and the talk with it.
+"""What runs inside a sandbox beside the program, and the server's side of it.
 
-stage.py     runs inside as the first process: files in, the program; collect.py: artifacts out
-landlock.py  around the program, as one wall more
-starter.py   an interpreter that waits for its program; waiting.py: the stage's side of it
-job.py       what the stage is told; report.py: what it says, taken as a stranger's bytes
-parts.py     modules of this package as they travel inside
-requests.py  which requests can be run at all; paths.py: which names of files
-output.py    as much of the output as is kept; pipes.py: pipes on the event loop
+Modules marked * travel into the sandbox as bytecode and import nothing of the product.
+
+    backend.py                base class of the backends: probe, check, run
+    validation.py             which run requests are refused before anything starts
+    paths.py                  paths in the workspace and glob patterns for them
+    job.py                    encodes a job for the init process; each program's environment
+    rlimits.py                the resource limits of a program
+    bytecode.py               modules as bytecode
+    init.py *                 the init process (PID 1): files in, the program, artifacts out
+    collect.py *              collects the artifacts
+    memory_watch.py *         measures a run's memory where no control group limits it
+    report.py                 decodes what the init process reports
+    streams.py                pipes on the event loop; CappedOutput
+    prewarm_setup.py          what a sandbox prewarms for its next job
+    prewarm_server.py *       the init process's side of a prewarmed process
+    prewarmed_interpreter.py *  a Python that waits for its program
+    prewarmed_node.cjs        a Node that waits for its program
+    landlock_probe.py         proves that Landlock confines programs
 """

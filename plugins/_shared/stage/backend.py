@@ -1,17 +1,22 @@
-"""What all backends do alike: the probe is remembered, and runs rely on what it found."""
+"""Base class of the sandbox backends: a run relies on what the last probe found."""
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
+from pathlib import Path
 
+from appliance.domain import toolchain_cache
 from appliance.domain.execution import BackendStatus, Isolation, RunRequest, RunResult
 from appliance.errors import ApplianceError, SandboxUnavailable
+from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
-from plugins._shared.stage import requests
-from plugins._shared.stage.unavailable import told, unavailable
+from plugins._shared.stage.validation import check_request
+
+_NO_REMEDY = "see the log of the service"
 
 
 class ProbedBackend(ABC):
-    """Implements all of appliance.spi.sandbox's protocols, but for `close`."""
+    """Implements the protocols of appliance.spi.sandbox except `close`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -24,18 +29,19 @@ class ProbedBackend(ABC):
         return self._name
 
     async def probe(self) -> BackendStatus:
-        """Run something for real, anew at each call, and hold it against what it must be."""
+        """Run a program that reports its confinement, at each call, and judge the report."""
         async with self._probing:
             try:
                 self._require_open()
                 self._status = await self._probe()
             except ApplianceError as error:
-                problem, remedy = told(error)
+                remedy = str(error.details.get("remedy", _NO_REMEDY))
+                problem = error.message.removesuffix(f": {remedy}")
                 self._status = BackendStatus(self._name, False, problem=problem, remedy=remedy)
         return self._status
 
     def check(self, request: RunRequest) -> None:
-        requests.check(request)
+        check_request(request)
 
     async def run(self, request: RunRequest) -> RunResult:
         return await self._checked_run(request, None)
@@ -48,7 +54,7 @@ class ProbedBackend(ABC):
         self._require_open()
         status = self._status or await self.probe()
         if status.isolation is None:
-            raise unavailable(status.problem, status.remedy)
+            raise SandboxUnavailable.with_remedy(status.problem, status.remedy)
         return await self._run(request, status.isolation, watcher)
 
     def _require_open(self) -> None:
@@ -64,3 +70,17 @@ class ProbedBackend(ABC):
         self, request: RunRequest, isolation: Isolation, watcher: RunWatcher | None = None
     ) -> RunResult:
         """One run with the isolation that the probe found."""
+
+
+def toolchain_cache_folder(context: PluginContext) -> Path | None:
+    """The host's folder that runs see at toolchain_cache.INSIDE; None if there is none.
+
+    Runs see files that are added to it later. It is created in the appliance's own data
+    directory, but not in another's that is only inspected.
+    """
+    folder = context.sandbox_prepared
+    if folder is None:
+        folder = context.data_dir / toolchain_cache.FOLDER
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o755, exist_ok=True)
+    return folder if folder.is_dir() else None

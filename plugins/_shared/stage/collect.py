@@ -1,13 +1,13 @@
-"""Brings a run's artifacts out of its workspace; the stage's second half.
+"""Collects a run's artifacts from its workspace.
 
-Loaded by the stage (see stage.py) once every other process of the run is dead, so that
-nothing changes under its hands. What it reads was written by a hostile program all the
-same: each file is opened with openat2 from the workspace down, through no symbolic link
-and into no other file system, and only regular files with one name are taken. A kernel
-before 5.6 has no openat2; there each folder is opened on its own, without following links.
+The init process loads this module once every other process of the run is dead, so that nothing
+changes meanwhile. The files are a hostile program's all the same: each is opened with
+openat2(2) below the workspace, through no symbolic link and into no other file system, and only
+regular files with one link are taken. Linux before 5.6 has no openat2; there each folder of the
+path is opened on its own without following links.
 """
 
-# As in the stage: pathlib is slow to load, and so is `ctypes`.
+# As in the init process: pathlib is slow to load, and so is `ctypes`.
 # ruff: noqa: PTH123
 import errno
 import os
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    Frame = Callable[[bytes, bytes], None]
-    Walk = Iterator[tuple[str, bool]]
+    SendFrame = Callable[[bytes, bytes], None]
 
-ARTIFACT = struct.Struct(">BH")
+ARTIFACT_HEADER = struct.Struct(">BH")
 
 _MAX_DEPTH = 32
 _MAX_ENTRIES = 20_000
@@ -39,47 +38,47 @@ _REASONS = {
 }
 
 
-def collect(job: "dict[str, Any]", report: "Frame") -> None:
-    """Report what matches the job's patterns as A frames, what may not come out as R frames."""
-    wanted = [re.compile(pattern, re.DOTALL).fullmatch for pattern in job["patterns"]]
-    left_files, left_bytes = job["artifact_files"], job["artifact_bytes"]
-    opener = Opener(os.open(".", os.O_RDONLY | os.O_DIRECTORY))
-    for path, looked_at in _walk(opener):
-        if not looked_at:
-            report(b"R", f"{path}: not looked at".encode(errors="replace"))
+def collect_artifacts(job: "dict[str, Any]", send: "SendFrame") -> None:
+    """Send an A frame for each file that matches the job's patterns, an R frame if refused."""
+    matchers = [re.compile(pattern, re.DOTALL).fullmatch for pattern in job["patterns"]]
+    files_left, bytes_left = job["artifact_files"], job["artifact_bytes"]
+    opener = WorkspaceOpener(os.open(".", os.O_RDONLY | os.O_DIRECTORY))
+    for path, reachable in _walk(opener):
+        if not reachable:
+            send(b"R", f"{path}: not looked at".encode(errors="replace"))
             continue
-        if not any(matches(path) for matches in wanted):
+        if not any(matches(path) for matches in matchers):
             continue
-        content, mode, reason = _read(opener, path, left_bytes)
-        if left_files == 0:
+        content, mode, reason = _read(opener, path, bytes_left)
+        if files_left == 0:
             reason = "more files than the limit"
         if reason:
-            report(b"R", f"{path}: {reason}".encode(errors="replace"))
+            send(b"R", f"{path}: {reason}".encode(errors="replace"))
             continue
-        left_files, left_bytes = left_files - 1, left_bytes - len(content)
+        files_left, bytes_left = files_left - 1, bytes_left - len(content)
         name = os.fsencode(path)
-        report(b"A", ARTIFACT.pack(bool(mode & 0o100), len(name)) + name + content)
+        send(b"A", ARTIFACT_HEADER.pack(bool(mode & 0o100), len(name)) + name + content)
 
 
-class Opener:
+class WorkspaceOpener:
     """Opens paths below the folder `root` (a descriptor), and nothing outside of it."""
 
     def __init__(self, root: int) -> None:
-        self.resolves = True
+        self.has_openat2 = True
         self._root = root
         self._ctypes = __import__("_ctypes")
-        self._syscall = _syscall(self._ctypes)
+        self._syscall = _libc_syscall(self._ctypes)
 
     def open(self, path: str, flags: int = 0) -> int:
         """A descriptor for reading. Raises OSError."""
-        if self.resolves:
+        if self.has_openat2:
             try:
                 return self._openat2(path, _FLAGS | flags)
             except OSError as error:
                 if error.errno not in (errno.ENOSYS, errno.EPERM):
                     raise
-            self.resolves = False
-        return self._step_by_step(path, _FLAGS | flags)
+            self.has_openat2 = False
+        return self._open_by_component(path, _FLAGS | flags)
 
     def _openat2(self, path: str, flags: int) -> int:
         how = _OPEN_HOW.pack(flags, 0, _RESOLVE)
@@ -89,29 +88,29 @@ class Opener:
             raise OSError(number, os.strerror(number))
         return fd
 
-    def _step_by_step(self, path: str, flags: int) -> int:
+    def _open_by_component(self, path: str, flags: int) -> int:
         *folders, name = path.split("/")
-        place = os.dup(self._root)
+        parent = os.dup(self._root)
         try:
             for folder in folders:
-                above, place = place, os.open(folder, _FLAGS | os.O_DIRECTORY, dir_fd=place)
+                above, parent = parent, os.open(folder, _FLAGS | os.O_DIRECTORY, dir_fd=parent)
                 os.close(above)
-            return os.open(name, flags, dir_fd=place)
+            return os.open(name, flags, dir_fd=parent)
         finally:
-            os.close(place)
+            os.close(parent)
 
 
-def _syscall(parts: "Any") -> "Callable[..., int]":
-    """The C library's syscall(), which keeps its errno: what `ctypes` makes of these parts."""
+def _libc_syscall(parts: "Any") -> "Callable[..., int]":
+    """syscall(2) that keeps its errno, as `ctypes` would build it from `_ctypes`."""
     number: Any = type("Number", (parts._SimpleCData,), {"_type_": "i"})
     flags = parts.FUNCFLAG_CDECL | parts.FUNCFLAG_USE_ERRNO
     kind: Any = type("Function", (parts.CFuncPtr,), {"_flags_": flags, "_restype_": number})
     return kind(parts.dlsym(parts.dlopen(None, os.RTLD_NOW), "syscall"))
 
 
-def _walk(opener: Opener) -> "Walk":
-    """All entries but folders below the workspace, by path; False for what is not looked at."""
-    seen = 0
+def _walk(opener: WorkspaceOpener) -> "Iterator[tuple[str, bool]]":
+    """All entries below the workspace but folders; False for what is beyond the bounds."""
+    entry_count = 0
     todo = ["."]
     while todo:
         folder = todo.pop()
@@ -121,18 +120,17 @@ def _walk(opener: Opener) -> "Walk":
             yield folder, False
             continue
         prefix = "" if folder == "." else f"{folder}/"
-        with os.scandir(fd) as entries:
-            room = range(_MAX_ENTRIES + 1 - seen)
-            some = [
-                (entry.name, _is_folder(entry)) for entry, _ in zip(entries, room, strict=False)
-            ]
+        with os.scandir(fd) as iterator:
+            # One entry beyond the bound, so that exceeding it shows.
+            bounded = zip(iterator, range(_MAX_ENTRIES + 1 - entry_count), strict=False)
+            entries = [(entry.name, _is_folder(entry)) for entry, _ in bounded]
         os.close(fd)
-        seen += len(some)
-        for name, is_folder in sorted(some):
+        entry_count += len(entries)
+        for name, is_folder in sorted(entries):
             path = prefix + name
             if not is_folder:
                 yield path, True
-            elif path.count("/") >= _MAX_DEPTH or seen > _MAX_ENTRIES:
+            elif path.count("/") >= _MAX_DEPTH or entry_count > _MAX_ENTRIES:
                 yield path, False
             else:
                 todo.append(path)
@@ -142,16 +140,16 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
     return entry.is_dir(follow_symlinks=False)
 
 
-def _read(opener: Opener, path: str, most: int) -> tuple[bytes, int, str]:
-    """(content, mode, "") of a file, or what is against taking it."""
+def _read(opener: WorkspaceOpener, path: str, max_bytes: int) -> tuple[bytes, int, str]:
+    """(content, mode, "") of a file, or the reason why it is refused."""
     try:
         fd = opener.open(path)
     except OSError as error:
         return b"", 0, _REASONS.get(error.errno or 0) or error.strerror or "not readable"
     with open(fd, "rb") as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
             return b"", 0, "not a plain file"
-        if found.st_size > most:
+        if info.st_size > max_bytes:
             return b"", 0, "larger than the limit"
-        return file.read(most), found.st_mode, ""
+        return file.read(max_bytes), info.st_mode, ""

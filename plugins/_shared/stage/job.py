@@ -1,4 +1,4 @@
-"""What the stage is told to do, as the bytes that it reads (see stage.py)."""
+"""Encodes a job for the init process (see init.py), and the environment of each program."""
 
 import marshal
 from collections.abc import Iterator
@@ -6,33 +6,58 @@ from typing import Any
 
 from appliance.domain.execution import RunRequest
 from plugins._shared.stage import bytecode, paths
-from plugins._shared.stage.environment import environment
-from plugins._shared.stage.rlimits import rlimits
+from plugins._shared.stage.rlimits import program_rlimits
+
+_TMP = "/tmp"  # noqa: S108 - the sandbox's own
+TOOLCHAINS = "/opt/toolchains"
+
+_PYTHON_PATH = "/opt/python/bin"
+# Go's packages keep their programs in folders of their own.
+_SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/go/bin:/usr/lib/go/bin"
+
+ENVIRONMENT = {
+    "PATH": f"{_PYTHON_PATH}:{_SYSTEM_PATH}",
+    "HOME": _TMP,
+    "LANG": "C.UTF-8",
+    "TMPDIR": _TMP,
+}
 
 
-def job(
+def program_environment(toolchains: int) -> dict[str, str]:
+    """The default environment with this many of the administrator's toolchains on PATH.
+
+    They precede the system's programs.
+    """
+    folders = [f"{TOOLCHAINS}/{number}/bin" for number in range(toolchains)]
+    return ENVIRONMENT | {"PATH": ":".join([_PYTHON_PATH, *folders, _SYSTEM_PATH])}
+
+
+def encode_job(
     request: RunRequest, *, own_user: bool, toolchains: int = 0, watch_memory: bool = True
 ) -> Iterator[bytes]:
-    """The job in pieces, one per file, made as they are asked for.
+    """The job in pieces, made one by one: the request, then each file.
 
-    `watch_memory`: nothing but the stage counts the memory of the run as a whole.
+    With `own_user` nothing else has the run's user id. With `watch_memory` the init process
+    limits the memory of the whole run, since no control group does.
     """
-    head = _head(request, own_user, toolchains)
-    yield marshal.dumps(head | {"memory_bytes": request.limits.memory_bytes if watch_memory else 0})
+    yield marshal.dumps(_fields(request, own_user, toolchains, watch_memory))
     for file in request.files:
         yield marshal.dumps((file.path, file.executable, file.content))
 
 
-def _head(request: RunRequest, own_user: bool, toolchains: int) -> dict[str, Any]:
+def _fields(
+    request: RunRequest, own_user: bool, toolchains: int, watch_memory: bool
+) -> dict[str, Any]:
     limits = request.limits
     return {
         "argv": list(request.argv),
-        "env": environment(toolchains) | request.env,
+        "env": program_environment(toolchains) | request.env,
         "files": len(request.files),
-        "rlimits": rlimits(limits, own_user=own_user),
-        "landlock": bytecode.code("landlock"),
+        "rlimits": program_rlimits(limits, own_user=own_user),
+        "landlock": bytecode.module_code("plugins._shared.landlock"),
         "cpu_s": limits.cpu_s,
-        "patterns": [paths.regex(pattern) for pattern in request.artifacts],
+        "memory_bytes": limits.memory_bytes if watch_memory else 0,
+        "patterns": [paths.glob_to_regex(pattern) for pattern in request.artifacts],
         "artifact_files": limits.artifact_files,
         "artifact_bytes": limits.artifact_bytes,
     }

@@ -1,9 +1,9 @@
-"""Whether a program is really under Landlock: it tries what nothing else would refuse it."""
+"""Proves that Landlock confines programs: one tries what nothing else would refuse."""
 
 import msgspec
 
-# A character device 0:0 is a white-out, which everybody may make; and the stage has the same
-# user id, so it may be signalled.
+# Any user may create the character device 0:0 (an overlayfs whiteout), and may signal the init
+# process, which has the same user id.
 PROGRAM = """
 import json, os, stat
 def refused(action):
@@ -20,23 +20,19 @@ print(json.dumps({
 }))
 """
 
-_LACK = "no Landlock: this kernel has none of version 2 or later, or it is turned off"
+_LACK = "no Landlock: this kernel lacks version 2 or later, or it is turned off"
 
 
-class Refused(msgspec.Struct, frozen=True):
-    """What PROGRAM prints."""
+class ProbeResult(msgspec.Struct, frozen=True):
+    """What PROGRAM prints: which attempts the kernel refused."""
 
     files: bool
     signals: bool
 
 
-def layers(printed: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The layers that this proves, and what is lacking. Raises msgspec.DecodeError."""
-    refused = msgspec.json.decode(printed, type=Refused)
-    if not refused.files:
+def proven_layers(printed: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Layers of isolation that the output proves, and what is missing. Raises DecodeError."""
+    result = msgspec.json.decode(printed, type=ProbeResult)
+    if not result.files:
         return (), (_LACK,)
-    found = {
-        "landlock": refused.files,
-        "landlock_signals": refused.signals,
-    }
-    return tuple(name for name, holds in found.items() if holds), ()
+    return ("landlock", "landlock_signals") if result.signals else ("landlock",), ()

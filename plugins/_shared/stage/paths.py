@@ -1,31 +1,31 @@
-"""Names of files in the workspace: which are allowed, and patterns that match them."""
+"""Paths of files in the workspace: which are valid, and glob patterns for them."""
 
 import re
 
 _MAX_PATH = 1024
 _MAX_COMPONENT = 255
-_HALF_OF_A_PAIR = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def problem(path: str) -> str:
-    """Why this can't be a file below the workspace; empty if it can."""
-    if _HALF_OF_A_PAIR.search(path):
+def path_problem(path: str) -> str:
+    """Why this is not a valid path below the workspace; "" if it is."""
+    if _SURROGATE.search(path):
         return "is not valid text"
     parts = path.split("/")
     longest = max(len(part.encode()) for part in parts)
     checks = {
         "is empty": not path,
         "must be relative to the workspace": path.startswith("/"),
-        "holds a NUL character": "\0" in path,
-        "must not hold '..', '.' or an empty part": not {"", ".", ".."}.isdisjoint(parts),
+        "contains a NUL character": "\0" in path,
+        "must not contain '..', '.' or an empty part": not {"", ".", ".."}.isdisjoint(parts),
         f"is longer than {_MAX_PATH} bytes": len(path.encode()) > _MAX_PATH,
         f"has a part longer than {_MAX_COMPONENT} bytes": longest > _MAX_COMPONENT,
     }
     return next((reason for reason, wrong in checks.items() if wrong), "")
 
 
-def regex(pattern: str) -> str:
-    """A glob pattern as a regular expression: `*` stays in its folder, `**` does not."""
+def glob_to_regex(pattern: str) -> str:
+    """A regular expression for a glob pattern: `*` matches within a folder, `**` across folders."""
     out = ""
     position = 0
     while position < len(pattern):

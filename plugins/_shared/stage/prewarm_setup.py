@@ -1,4 +1,4 @@
-"""What a sandbox that waits for its run has ready for it, by the program to come."""
+"""What a sandbox prewarms for its next job, by the program that is expected."""
 
 import functools
 import marshal
@@ -11,21 +11,21 @@ from msgspec import Struct
 
 from appliance.errors import SandboxUnavailable
 from plugins._shared.stage import bytecode
-from plugins._shared.stage.environment import environment
-from plugins._shared.stage.rlimits import rlimits_at_start
+from plugins._shared.stage.job import program_environment
+from plugins._shared.stage.rlimits import startup_rlimits
 
-NODE_STARTER = "/etc/sandbox/starter.cjs"
-"""Where `node_starter` has to lie inside: a Node's worker threads load it as well."""
+NODE_PRELOAD_PATH = "/etc/sandbox/prewarmed_node.cjs"
+"""Where the file `node_preload_script` has to lie inside: worker threads of Node load it too."""
 
 _FOLDER = "/tmp/.start"  # noqa: S108 - the sandbox's own
 _PROGRAM = "program.pyc"
-_NOWHERE = "/workspace/.waits"
+_MISSING_PROGRAM = "/workspace/.waits"
 
 
-class Readiness(StrEnum):
-    """PYTHON and NODE: that interpreter waits; ANY: a process that becomes any program.
+class PrewarmKind(StrEnum):
+    """PYTHON, NODE: that interpreter is prewarmed; ANY: a process that executes any program.
 
-    Each serves programs of the other kinds as well, only not as fast.
+    Each can run programs of the other kinds as well, only not as fast.
     """
 
     PYTHON = "python"
@@ -33,11 +33,12 @@ class Readiness(StrEnum):
     ANY = "any"
 
 
-class _Interpreter(Struct, frozen=True):
-    """How it is made to wait.
+class _Recipe(Struct, frozen=True):
+    """How a process is prewarmed.
 
-    It can go on as a program that is started as one of `programs`, with `only_files` if a
-    file follows, and whose environment does not differ in what begins with `read_at_start`.
+    It can continue as a program whose command is one of `programs` (with `only_files`: if a file
+    follows), and whose environment is the default one in the variables whose names begin with
+    `read_at_start`.
     """
 
     argv: tuple[str, ...]
@@ -47,57 +48,63 @@ class _Interpreter(Struct, frozen=True):
     only_files: bool = False
 
 
-# What the loader or the C library read only as a program starts, and what most others do.
-_USUALLY = ("LC_", "LD_", "MALLOC_", "GLIBC_", "PATH", "HOME", "LANG", "LOCPATH", "TZ")
+# What the loader and the C library, or most interpreters, read only as a program starts.
+_READ_BY_MOST = ("LC_", "LD_", "MALLOC_", "GLIBC_", "PATH", "HOME", "LANG", "LOCPATH", "TZ")
 _INTERPRETERS = {
-    Readiness.PYTHON: _Interpreter(
+    PrewarmKind.PYTHON: _Recipe(
         argv=("python", f"{_FOLDER}/{_PROGRAM}"),
         programs=("python", "python3"),
-        read_at_start=(*_USUALLY, "PYTHON"),
+        read_at_start=(*_READ_BY_MOST, "PYTHON"),
         env={"PYTHONPATH": _FOLDER},
     ),
-    Readiness.NODE: _Interpreter(
-        argv=("node", "--require", NODE_STARTER, _NOWHERE),
+    PrewarmKind.NODE: _Recipe(
+        argv=("node", "--require", NODE_PRELOAD_PATH, _MISSING_PROGRAM),
         programs=("node",),
-        read_at_start=(*_USUALLY, "NODE", "UV_", "OPENSSL", "SSL_", "ICU_"),
+        read_at_start=(*_READ_BY_MOST, "NODE", "UV_", "OPENSSL", "SSL_", "ICU_"),
         only_files=True,
     ),
 }
-_ANYTHING = _Interpreter(argv=(), programs=(), read_at_start=())
+_ANY_PROGRAM = _Recipe(argv=(), programs=(), read_at_start=())
 
 
-def fitting(argv: Sequence[str]) -> Readiness:
-    """What serves a program fastest that is started so."""
-    found = (each for each, how in _INTERPRETERS.items() if argv[0] in how.programs)
-    return next(found, Readiness.ANY)
+def prewarm_kind_for(argv: Sequence[str]) -> PrewarmKind:
+    """The kind that runs this command line fastest."""
+    kinds = (kind for kind, recipe in _INTERPRETERS.items() if argv[0] in recipe.programs)
+    return next(kinds, PrewarmKind.ANY)
 
 
-def word_to_wait(readiness: Readiness, toolchains: int = 0) -> bytes:
-    """What comes before the job where the sandbox is to have that ready for it."""
-    how = _INTERPRETERS.get(readiness, _ANYTHING)
-    env = environment(toolchains)
+def encode_prewarm_request(kind: PrewarmKind, toolchains: int = 0) -> bytes:
+    """The bytes before the job that make the init process prewarm this kind.
+
+    Raises SandboxUnavailable if the installation is incomplete.
+    """
+    recipe = _INTERPRETERS.get(kind, _ANY_PROGRAM)
+    env = program_environment(toolchains)
     files: dict[str, bytes] = {}
-    if readiness is Readiness.PYTHON:
-        files = {"sitecustomize.pyc": bytecode.pyc("prewarmed_interpreter"), _PROGRAM: b""}
-    head: dict[str, Any] = {
-        "waiting": bytecode.code("prewarm_server"),
-        "landlock": bytecode.code("landlock"),
-        "rlimits": rlimits_at_start(),
-        "argv": how.argv,
-        "programs": how.programs,
-        "only_files": how.only_files,
-        "env": {**env, **how.env},
-        "usual_env": env,
-        "read_at_start": how.read_at_start,
+    if kind is PrewarmKind.PYTHON:
+        interpreter = bytecode.module_pyc("plugins._shared.stage.prewarmed_interpreter")
+        files = {"sitecustomize.pyc": interpreter, _PROGRAM: b""}
+    request: dict[str, Any] = {
+        "prewarm_server": bytecode.module_code("plugins._shared.stage.prewarm_server"),
+        "landlock": bytecode.module_code("plugins._shared.landlock"),
+        "rlimits": startup_rlimits(),
+        "argv": recipe.argv,
+        "programs": recipe.programs,
+        "only_files": recipe.only_files,
+        "env": {**env, **recipe.env},
+        "default_env": env,
+        "read_at_start": recipe.read_at_start,
         "files": files,
     }
-    return marshal.dumps(head)
+    return marshal.dumps(request)
 
 
 @functools.cache
-def node_starter() -> bytes:
-    """The content of the file NODE_STARTER. Raises SandboxUnavailable."""
+def node_preload_script() -> bytes:
+    """The content of the file NODE_PRELOAD_PATH. Raises SandboxUnavailable."""
     try:
         return resources.files("plugins._shared.stage").joinpath("prewarmed_node.cjs").read_bytes()
     except OSError as error:
-        raise SandboxUnavailable("the product is not whole: install it anew") from error
+        raise SandboxUnavailable(
+            "the file prewarmed_node.cjs is missing: reinstall the product"
+        ) from error

@@ -1,17 +1,19 @@
-"""The start of an interpreter that waits for its program; runs inside, before the program.
+"""Makes a Python interpreter wait for its program; runs inside the sandbox, before the program.
 
-The interpreter is started with this as its `sitecustomize` and an empty .pyc file as its
-program. The last thing that it does before it reads that file is to ask for a loader: there
-it waits. When its order comes, the real program is put under the descriptor that the
-interpreter reads next. So the program is begun and ended by the interpreter itself, with
-nothing of ours beneath it or in its way, as if it had been named on the command line.
+The interpreter is started with this module as its `sitecustomize` and an empty .pyc file as its
+program. The last thing it does before it reads that file is to look up a loader: there it waits.
+When its order arrives, the bytecode of the real program replaces the file behind the descriptor
+that the interpreter reads next. So the interpreter itself begins and ends the program, without
+frames or modules of this product, as if it had been named on the command line.
 
-What can't be continued so (other options, no source, wrong syntax) is started anew.
+A program that can't continue this way (other options, no source, a syntax error) is executed in a
+new interpreter.
 
-Descriptors: 3, where the order comes from (see waiting.py); 4, where the waiting is told.
+Descriptors: 3 is the pipe that the order comes from (see prewarm_server.py), 4 the pipe that says
+that the interpreter waits.
 """
 
-# Every module that is imported here is one more that the program would find loaded.
+# The program would find every module that is imported here already loaded.
 # ruff: noqa: PTH106, PTH108, PTH109, PTH113, PTH116, PTH118, PTH120, PTH123, PTH208, S606
 import marshal
 import os
@@ -22,44 +24,44 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
 
-_ORDER, _TOLD = 3, 4
+_ORDER_FD, _READY_FD = 3, 4
 _WORKSPACE = "/workspace"
 _TMP = "/tmp"  # noqa: S108 - the sandbox's own
 _EXTERNAL: "Any" = sys.modules["_frozen_importlib_external"]
-_MOST_DESCRIPTORS = 16
-_ARCHIVE = b"PK\x05\x06"
+_MAX_DESCRIPTORS = 16
+_ZIP_END = b"PK\x05\x06"
 
 
 class CannotContinue(Exception):
-    """This program has to be started anew."""
+    """This program needs a new interpreter."""
 
 
-def prepare() -> None:
-    """Take the place of the loader of .pyc files until it is asked for."""
-    usual = _EXTERNAL.SourcelessFileLoader
+def install_loader() -> None:
+    """Replace the loader of .pyc files until its first use."""
+    original = _EXTERNAL.SourcelessFileLoader
 
-    def begin(_name: str, path: str) -> "Any":
-        _EXTERNAL.SourcelessFileLoader = usual
-        target = _descriptor(path)
-        _leave_no_trace(os.path.dirname(path))
-        return _continue(*_order(), target)
+    def load(_name: str, path: str) -> "Any":
+        _EXTERNAL.SourcelessFileLoader = original
+        target = _find_descriptor(path)
+        _remove_traces(os.path.dirname(path))
+        return _continue(*_read_order(), target)
 
-    _EXTERNAL.SourcelessFileLoader = begin
+    _EXTERNAL.SourcelessFileLoader = load
 
 
-def _descriptor(path: str) -> int:
-    """The one under which the interpreter has opened this file."""
-    wanted = os.stat(path)
-    for fd in range(_TOLD + 1, _MOST_DESCRIPTORS):
+def _find_descriptor(path: str) -> int:
+    """The descriptor with which the interpreter has opened this file."""
+    file = os.stat(path)
+    for fd in range(_READY_FD + 1, _MAX_DESCRIPTORS):
         try:
-            if os.path.samestat(os.fstat(fd), wanted):
+            if os.path.samestat(os.fstat(fd), file):
                 return fd
         except OSError:
             continue
     raise CannotContinue
 
 
-def _leave_no_trace(folder: str) -> None:
+def _remove_traces(folder: str) -> None:
     sys.path[:] = [entry for entry in sys.path if entry != folder]
     sys.path_importer_cache.pop(folder, None)
     sys.modules.pop("sitecustomize", None)
@@ -68,11 +70,11 @@ def _leave_no_trace(folder: str) -> None:
     os.rmdir(folder)
 
 
-def _order() -> tuple[list[str], dict[str, str]]:
+def _read_order() -> tuple[list[str], dict[str, str]]:
     """The command line and the environment."""
-    os.write(_TOLD, b".")
-    os.close(_TOLD)
-    with open(_ORDER, "rb") as source:
+    os.write(_READY_FD, b".")
+    os.close(_READY_FD)
+    with open(_ORDER_FD, "rb") as source:
         words = source.read().split(b"\0")
     if len(words) == 1:
         os._exit(0)
@@ -87,8 +89,8 @@ def _continue(argv: list[str], env: dict[str, str], target: int) -> "Any":
     try:
         _set_environment(env)
         _set_command_line(argv)
-        code, loader = _begin(argv[1:])
-        _put(_EXTERNAL.MAGIC_NUMBER + bytes(12) + marshal.dumps(code), target)
+        code, loader = _compile_program(argv[1:])
+        _replace_content(_EXTERNAL.MAGIC_NUMBER + bytes(12) + marshal.dumps(code), target)
     except (CannotContinue, OSError, ValueError, SyntaxError, RecursionError, MemoryError):
         os.execvpe(argv[0], argv, env)
     return loader
@@ -109,32 +111,32 @@ def _set_command_line(argv: list[str]) -> None:
     sys._base_executable = program  # type: ignore[attr-defined]
 
 
-def _begin(words: list[str]) -> "tuple[CodeType, Any]":
+def _compile_program(words: list[str]) -> "tuple[CodeType, Any]":
     if not words or words[0] == "-":
-        return _standard_input(words)
+        return _compile_stdin(words)
     if words[0] == "-c" and len(words) > 1:
-        return _command(words)
+        return _compile_command(words)
     if words[0] == "-m" and len(words) > 1:
-        return _module(words)
+        return _compile_module(words)
     if words[0].startswith("-"):
         raise CannotContinue
-    return _script(words)
+    return _compile_script(words)
 
 
-def _standard_input(words: list[str]) -> "tuple[CodeType, Any]":
+def _compile_stdin(words: list[str]) -> "tuple[CodeType, Any]":
     source = b"".join(iter(lambda: os.read(0, 1 << 16), b""))
     try:
-        code = _compiled(source, "<stdin>")
+        code = _compile(source, "<stdin>")
     except BaseException:
-        _put(source, 0)
+        _replace_content(source, 0)
         raise
     _set_main("", words or [""])
     _main()["__file__"] = "<stdin>"
     return code, _main()["__loader__"]
 
 
-def _command(words: list[str]) -> "tuple[CodeType, Any]":
-    code = _compiled(words[1].encode() + b"\n", "<string>")
+def _compile_command(words: list[str]) -> "tuple[CodeType, Any]":
+    code = _compile(words[1].encode() + b"\n", "<string>")
     if sys.version_info >= (3, 13):
         _show_in_tracebacks(code, words[1] + "\n")
     _set_main("", ["-c", *words[2:]])
@@ -142,67 +144,67 @@ def _command(words: list[str]) -> "tuple[CodeType, Any]":
     return code, _main()["__loader__"]
 
 
-def _script(words: list[str]) -> "tuple[CodeType, Any]":
+def _compile_script(words: list[str]) -> "tuple[CodeType, Any]":
     path = words[0]
     if not os.path.isfile(path):
         raise CannotContinue
     with open(path, "rb") as file:
         source = file.read()
-    if b"\0" in source or _ARCHIVE in source:
+    if b"\0" in source or _ZIP_END in source:
         raise CannotContinue
-    whole = path if path.startswith("/") else f"{os.getcwd()}/{path}"
-    code = _compiled(source, whole)
+    full_path = path if path.startswith("/") else f"{os.getcwd()}/{path}"
+    code = _compile(source, full_path)
     _set_main(os.path.dirname(os.path.realpath(path)), words)
-    _main()["__file__"] = whole
-    return code, _EXTERNAL.SourceFileLoader("__main__", whole)
+    _main()["__file__"] = full_path
+    return code, _EXTERNAL.SourceFileLoader("__main__", full_path)
 
 
-def _compiled(source: bytes, name: str) -> "CodeType":
-    """Raises what the compiler raises; warnings are told only if it does not."""
-    heard: list[str] = []
-    stderr, sys.stderr = sys.stderr, _Listener(heard)  # type: ignore[assignment]
+def _compile(source: bytes, name: str) -> "CodeType":
+    """Raises what the compiler raises; its warnings are printed only if it does not."""
+    warnings: list[str] = []
+    stderr, sys.stderr = sys.stderr, _Recorder(warnings)  # type: ignore[assignment]
     try:
         code = compile(source, name, "exec", dont_inherit=True)
     finally:
         sys.stderr = stderr
-    for text in heard:
+    for text in warnings:
         stderr.write(text)
     return code
 
 
 def _show_in_tracebacks(code: "CodeType", source: str) -> None:
-    """What newer interpreters do with the source of -c."""
+    """Register the source of -c, as interpreters from 3.13 on do."""
     import linecache
 
-    shown: Any = linecache
-    key = code if hasattr(shown, "_interactive_cache") else code.co_filename
-    shown._register_code(key, source, code.co_filename)
+    cache: Any = linecache
+    key = code if hasattr(cache, "_interactive_cache") else code.co_filename
+    cache._register_code(key, source, code.co_filename)
 
 
-class _Listener:
-    def __init__(self, heard: list[str]) -> None:
-        self.write = heard.append
+class _Recorder:
+    def __init__(self, texts: list[str]) -> None:
+        self.write = texts.append
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Nothing is buffered."""
 
 
 # Modules
 
 
-def _module(words: list[str]) -> "tuple[CodeType, Any]":
-    """A program that does what `runpy` does for -m, seen under its name in tracebacks."""
+def _compile_module(words: list[str]) -> "tuple[CodeType, Any]":
+    """A program that does what `runpy` does for -m, with the same lines in tracebacks."""
     import runpy
 
     runner: Any = runpy
-    find, run = (_line(runner, name) for name in ("_get_module_details", "_run_code"))
+    find, run = (_call_line(runner, name) for name in ("_get_module_details", "_run_code"))
     lines = {
         find - 1: "try:",
-        find: f" R._found = R._get_module_details({words[1]!r}, R._Error)",
+        find: f" R._details = R._get_module_details({words[1]!r}, R._Error)",
         find + 1: "except R._Error as exc:",
         find + 2: " R.sys.exit('%s: %s' % (R.sys.executable, exc))",
-        run - 1: "R.sys.argv[0] = R._found[1].origin",
-        run: "R._run_code(R._found[2], globals(), None, '__main__', R._found[1])",
+        run - 1: "R.sys.argv[0] = R._details[1].origin",
+        run: "R._run_code(R._details[2], globals(), None, '__main__', R._details[1])",
     }
     if run - 1 <= find + 2:
         raise CannotContinue
@@ -216,8 +218,8 @@ def _module(words: list[str]) -> "tuple[CodeType, Any]":
     return code, _main()["__loader__"]
 
 
-def _line(runner: "Any", name: str) -> int:
-    """Where `python -m` stands in a traceback while it calls this function of `runpy`."""
+def _call_line(runner: "Any", name: str) -> int:
+    """The line of `runpy` that a traceback of `python -m` shows for the call of this function."""
     find, run, argv = runner._get_module_details, runner._run_code, sys.argv[:]
 
     def stop(*_: object) -> None:
@@ -241,7 +243,7 @@ def _line(runner: "Any", name: str) -> int:
     raise CannotContinue
 
 
-# What the program finds
+# What the program sees
 
 
 def _main() -> "dict[str, Any]":
@@ -258,8 +260,8 @@ def _forget_file() -> None:
         _main().pop(name, None)
 
 
-def _put(content: bytes, target: int) -> None:
-    """Let this content be what is read from a descriptor that is open already."""
+def _replace_content(content: bytes, target: int) -> None:
+    """Make this descriptor, which is open already, read this content."""
     fd = os.open(_TMP, os.O_TMPFILE | os.O_RDWR, 0o600)
     try:
         rest = memoryview(content)
@@ -272,4 +274,4 @@ def _put(content: bytes, target: int) -> None:
 
 
 if __name__ == "sitecustomize":
-    prepare()
+    install_loader()

@@ -1,34 +1,34 @@
 /*
- * The start of a Node that waits for its program; runs inside, before the program.
+ * Makes a Node wait for its program; runs inside the sandbox, before the program.
  *
- * Node is started with this to be loaded first (--require) and with a program that does not
- * exist. It waits here until its order comes. Then it gets the program's command line and
- * environment, and finds the program where it looks for the one that it was started with. So
- * the program is begun and ended by Node itself, with nothing of ours beneath it, as if it
- * had been named on the command line.
+ * Node is started with this file to be loaded first (--require) and with a program that does not
+ * exist. It waits here until its order arrives. Then the process gets the program's command line
+ * and environment, and the lookup of the missing program finds the real one. So Node itself begins
+ * and ends the program, without frames of this product, as if it had been named on the command
+ * line.
  *
- * Worker threads load this as well, since they inherit how Node was started.
+ * Worker threads load this file as well, since they inherit Node's options.
  *
- * Descriptors: 3, where the order comes from (words that end in NUL: how many are of the
- * command line, these, then the environment); 4, where the waiting is told.
+ * Descriptors: 3 is the pipe that the order comes from (see prewarm_server.py), 4 the pipe that
+ * says that Node waits.
  */
 "use strict";
 
 const Module = require("module");
 
-const ORDER = 3;
-const TOLD = 4;
+const ORDER_FD = 3;
+const READY_FD = 4;
 
-leaveNoTrace();
+removeTraces();
 if (require("worker_threads").isMainThread) {
-  const nowhere = process.argv[1];
+  const missing = process.argv[1];
   const { argv, env } = readOrder();
   setEnvironment(env);
   setCommandLine(argv);
-  findProgram(nowhere, process.argv[1]);
+  redirectLookup(missing, process.argv[1]);
 }
 
-function leaveNoTrace() {
+function removeTraces() {
   delete require.cache[__filename];
   for (const key of Object.keys(Module._pathCache)) {
     if (Module._pathCache[key] === __filename) {
@@ -41,10 +41,10 @@ function leaveNoTrace() {
 
 function readOrder() {
   const fs = require("fs");
-  fs.writeSync(TOLD, ".");
-  fs.closeSync(TOLD);
-  const words = fs.readFileSync(ORDER, "utf8").split("\0");
-  fs.closeSync(ORDER);
+  fs.writeSync(READY_FD, ".");
+  fs.closeSync(READY_FD);
+  const words = fs.readFileSync(ORDER_FD, "utf8").split("\0");
+  fs.closeSync(ORDER_FD);
   if (words.pop() !== "" || words.length === 0) {
     process.reallyExit(0);
   }
@@ -64,19 +64,19 @@ function setEnvironment(env) {
 
 function setCommandLine(argv) {
   const path = require("path");
-  const whole = [process.argv[0], path.resolve(argv[1]), ...argv.slice(2)];
-  process.argv.splice(0, process.argv.length, ...whole);
+  const words = [process.argv[0], path.resolve(argv[1]), ...argv.slice(2)];
+  process.argv.splice(0, process.argv.length, ...words);
 }
 
-/* A CommonJS program is looked for twice, any other once; older versions ask by its own name. */
-function findProgram(nowhere, program) {
+/* Node looks up a CommonJS program twice, any other once; older versions by its own name. */
+function redirectLookup(missing, program) {
   const find = Module._findPath;
-  let left = 2;
+  let lookupsLeft = 2;
   Module._findPath = function (request, paths, isMain) {
-    left -= 1;
-    if (request !== nowhere || left === 0) {
+    lookupsLeft -= 1;
+    if (request !== missing || lookupsLeft === 0) {
       Module._findPath = find;
     }
-    return find.call(this, request === nowhere ? program : request, paths, isMain);
+    return find.call(this, request === missing ? program : request, paths, isMain);
   };
 }

@@ -1,7 +1,7 @@
-"""What the stage inside the sandbox says about its run.
+"""Decodes the report of a sandbox's init process (frames, see init.py).
 
-The frames (see stage.py) may come from a program that took the stage over: they are
-bytes of a stranger, bounded in number and size, and each name is checked anew.
+A program that took over the init process can send anything: the frames are untrusted bytes,
+bounded in number and size, and each file name is checked again.
 """
 
 import struct
@@ -9,96 +9,105 @@ import struct
 from appliance.domain.execution import Limits, SandboxFile
 from plugins._shared.stage import collect, init, paths
 
-_NAMES_ROOM = 512 * 1024
-_MAX_REFUSED = 256
-# A stage says a handful, and one for each file that it looks at.
+_MAX_HEADER_BYTES = 512 * 1024
+_MAX_ARTIFACT_NAME_BYTES = 1100  # a path of the longest form, and its headers
+_MAX_REFUSALS = 256
+# An init process sends a handful, and one for each file that it looks at.
 _MAX_FRAMES = 25_000
 _MAX_REASON = 1200
-_MAX_FIGURE = 1 << 40  # µs of processor time, or KiB of memory
+_MAX_FIGURE = 1 << 40  # µs of CPU time, or KiB of memory
 
 
 class Report:
-    """Fed with bytes as they come; `broken` once they make no sense or are too many."""
+    """Fed with bytes as they arrive; `malformed` once they make no sense or are too many.
+
+    `exit` holds the values of init.EXIT_PAYLOAD once the program has ended. `failure` is why
+    the run could not be set up.
+    """
 
     def __init__(self, limits: Limits) -> None:
-        self.waiting = False
+        self.prewarmed = False
         self.started = False
-        self.ended: tuple[int, int, int, int] | None = None
+        self.exit: tuple[int, int, int, int] | None = None
         self.failure = ""
         self.artifacts: list[SandboxFile] = []
-        self.refused: list[str] = []
-        self.broken = False
+        self.refusals: list[str] = []
+        self.malformed = False
         self._limits = limits
         self._buffer = bytearray()
         self._frames = 0
-        self._room = limits.artifact_bytes + limits.artifact_files * 1100 + _NAMES_ROOM
+        self._bytes_left = (
+            limits.artifact_bytes
+            + limits.artifact_files * _MAX_ARTIFACT_NAME_BYTES
+            + _MAX_HEADER_BYTES
+        )
 
     def feed(self, data: bytes) -> None:
-        self._room -= len(data)
-        self.broken |= self._room < 0
-        if self.broken:
+        self._bytes_left -= len(data)
+        self.malformed |= self._bytes_left < 0
+        if self.malformed:
             self._buffer.clear()
             return
         self._buffer += data
-        while not self.broken and (frame := self._next()):
+        while not self.malformed and (frame := self._next_frame()):
             self._frames += 1
-            self.broken = self._frames > _MAX_FRAMES
+            self.malformed = self._frames > _MAX_FRAMES
             try:
-                self._take(*frame)
+                self._handle(*frame)
             except (ValueError, struct.error):
-                self.broken = True
+                self.malformed = True
 
-    def _next(self) -> tuple[bytes, bytes] | None:
-        if len(self._buffer) < init.HEADER.size:
+    def _next_frame(self) -> tuple[bytes, bytes] | None:
+        if len(self._buffer) < init.FRAME_HEADER.size:
             return None
-        kind, length = init.HEADER.unpack_from(self._buffer)
-        end = init.HEADER.size + length
+        kind, length = init.FRAME_HEADER.unpack_from(self._buffer)
+        end = init.FRAME_HEADER.size + length
         if len(self._buffer) < end:
             return None
-        payload = bytes(self._buffer[init.HEADER.size : end])
+        payload = bytes(self._buffer[init.FRAME_HEADER.size : end])
         del self._buffer[:end]
         return kind, payload
 
-    def _take(self, kind: bytes, payload: bytes) -> None:
+    def _handle(self, kind: bytes, payload: bytes) -> None:
         match kind:
             case b"W":
-                self.waiting = True
+                self.prewarmed = True
             case b"S":
                 self.started = True
-            case b"X" if self.ended is None:
-                self._end(*init.ENDED.unpack(payload))
+            case b"X" if self.exit is None:
+                self._set_exit(*init.EXIT_PAYLOAD.unpack(payload))
             case b"F":
                 self.failure = payload[:_MAX_REASON].decode(errors="replace")
             case b"A":
-                self._artifact(payload)
+                self._add_artifact(payload)
             case b"R":
-                self._refuse(payload.decode(errors="replace"))
+                self._add_refusal(payload.decode(errors="replace"))
             case _:
                 raise ValueError(kind)
 
-    def _end(self, kind: int, number: int, cpu_us: int, rss_kib: int) -> None:
+    def _set_exit(self, kind: int, number: int, cpu_us: int, rss_kib: int) -> None:
         if max(cpu_us, rss_kib) > _MAX_FIGURE:
             raise ValueError(max(cpu_us, rss_kib))
-        self.ended = kind, number, cpu_us, rss_kib
+        self.exit = kind, number, cpu_us, rss_kib
 
-    def _artifact(self, payload: bytes) -> None:
-        executable, length = collect.ARTIFACT.unpack_from(payload)
-        start = collect.ARTIFACT.size
+    def _add_artifact(self, payload: bytes) -> None:
+        executable, length = collect.ARTIFACT_HEADER.unpack_from(payload)
+        start = collect.ARTIFACT_HEADER.size
         name = payload[start : start + length].decode("utf-8", errors="surrogateescape")
         content = payload[start + length :]
-        if reason := paths.problem(name):
-            self._refuse(f"{name!r} {reason}")
-        elif self._surplus(name):
+        if reason := paths.path_problem(name):
+            self._add_refusal(f"{name!r} {reason}")
+        elif self._is_surplus(name):
             raise ValueError(name)
         else:
             self.artifacts.append(SandboxFile(name, content, bool(executable)))
 
-    def _surplus(self, name: str) -> bool:
-        known = any(artifact.path == name for artifact in self.artifacts)
-        return known or len(self.artifacts) >= self._limits.artifact_files
+    def _is_surplus(self, name: str) -> bool:
+        duplicate = any(artifact.path == name for artifact in self.artifacts)
+        return duplicate or len(self.artifacts) >= self._limits.artifact_files
 
-    def _refuse(self, reason: str) -> None:
-        """Names are the program's, and may hold what a terminal would obey."""
-        if len(self.refused) < _MAX_REFUSED:
+    def _add_refusal(self, reason: str) -> None:
+        """Without control characters: the program chose the names, and terminals show them."""
+        if len(self.refusals) < _MAX_REFUSALS:
             shown = (char if char.isprintable() else "?" for char in reason[:_MAX_REASON])
-            self.refused.append("".join(shown))
+            self.refusals.append("".join(shown))

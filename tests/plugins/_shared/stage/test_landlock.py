@@ -1,18 +1,16 @@
 """Landlock around each program: what it alone refuses, and what goes on all the same."""
 
-import ctypes
-from collections.abc import Callable
-
 import pytest
 
 from appliance.domain.execution import RunRequest
-from plugins._shared.stage import landlock, landlock_probe
+from plugins._shared import landlock
+from plugins._shared.stage import landlock_probe
 from tests.support.sandbox import GENEROUS, Backend, files, run_python
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-VERSION = ctypes.CDLL(None).syscall(444, None, 0, 1)
+VERSION = landlock.version()
 
 _ALLOWED = """
 import multiprocessing, os, socket, subprocess
@@ -48,7 +46,7 @@ async def test_program_on_a_kernel_with_landlock_is_under_it(backend: Backend):
     status = await backend.probe()
 
     assert status.isolation
-    layers, degraded = landlock_probe.layers(refused.stdout)
+    layers, degraded = landlock_probe.proven_layers(refused.stdout)
     assert layers[0] == "landlock"
     assert ("landlock_signals" in layers) == (VERSION >= 6)
     assert not degraded
@@ -79,35 +77,9 @@ async def test_what_programs_do_with_files_and_processes_is_allowed(backend: Bac
 
 
 async def test_proof_where_files_are_not_refused_tells_what_is_lacking():
-    layers, degraded = landlock_probe.layers(b'{"files":false,"network":true,"signals":true}')
+    layers, degraded = landlock_probe.proven_layers(
+        b'{"files":false,"network":true,"signals":true}'
+    )
 
     assert layers == ()
     assert "no Landlock" in degraded[0]
-
-
-def _kernel(version: int, asked: list[int]) -> "Callable[[], Callable[..., int]]":
-    def ask(*words: int | bytes | None) -> int:
-        number = words[0]
-        assert isinstance(number, int)
-        asked.append(number)
-        return version if words[1] is None else -1
-
-    return lambda: ask
-
-
-@pytest.mark.parametrize("version", [-1, 0, 1])
-async def test_restrict_on_a_kernel_without_it_confines_nothing(
-    monkeypatch: pytest.MonkeyPatch, version: int
-):
-    asked: list[int] = []
-    monkeypatch.setattr(landlock, "_Asker", _kernel(version, asked))
-
-    assert landlock.restrict() == 0
-    assert asked == [444]
-
-
-async def test_restrict_that_the_kernel_refuses_fails(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(landlock, "_Asker", _kernel(7, []))
-
-    with pytest.raises(OSError, match="Landlock"):
-        landlock.restrict()

@@ -12,7 +12,7 @@ from appliance.domain import toolchain_cache
 from appliance.domain.execution import Limits, RunRequest
 from appliance.sandbox.languages import detection, recipes
 from appliance.sandbox.languages.toolchain_cache import Preparation
-from plugins._shared.stage import toolchain_cache as places
+from plugins._shared.stage.backend import toolchain_cache_folder
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from tests.support.sandbox import GENEROUS
 from tests.support.sandbox_service import plugin_context
@@ -108,7 +108,7 @@ async def test_folder_of_a_box_that_is_only_inspected_is_not_made(
     context = plugin_context(sandbox_python, tmp_path)
     inspected = structs.replace(context, sandbox_prepared=tmp_path / "others")
 
-    assert places.folder(inspected) is None
+    assert toolchain_cache_folder(inspected) is None
     assert names_in(tmp_path) == []
 
 
