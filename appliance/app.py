@@ -1,4 +1,4 @@
-"""The composition root: builds every part of the box once, in reading order."""
+"""The composition root: builds every part of the appliance once, in reading order."""
 
 import asyncio
 import shutil
@@ -15,21 +15,21 @@ from msgspec import structs
 
 from appliance import __version__, plugins, processes, telemetry
 from appliance.agents import CodingAgent
-from appliance.api.application import build
+from appliance.api.application import build_api
 from appliance.config.settings import Settings
 from appliance.domain import toolchain_cache
 from appliance.domain.users import DEFAULT_PLAN
 from appliance.errors import ApplianceError
 from appliance.events import EventBus
 from appliance.inference import Gateway, Route, provider_factory
-from appliance.models.cached_registry import ModelList
+from appliance.models.cached_registry import CachedModelRegistry
 from appliance.models.registry import ModelRegistry
 from appliance.plugins import PluginProblem
 from appliance.sandbox.languages.toolchain_cache import Preparation
 from appliance.sandbox.python import runtime
-from appliance.sandbox.runner import SandboxRunner, UsersRunner
+from appliance.sandbox.runner import SandboxRunner, UserSandbox
 from appliance.scheduler import Scheduler
-from appliance.services.accounts.service import AccountService
+from appliance.services.accounts.service import build_accounts
 from appliance.services.accounts.signing_secret import load_or_create
 from appliance.services.catalog import CatalogService
 from appliance.services.completions.service import CompletionService
@@ -43,37 +43,37 @@ from appliance.store.tables import task_events, users
 
 log = structlog.get_logger()
 
-_SOCKET_ROOM = 60  # a Unix socket's path holds 107 bytes, its own name included
+_MAX_RUNTIME_PATH = 60  # a Unix socket's path holds 107 bytes, the file name included
 
 
 @dataclass(frozen=True)
 class Appliance:
-    """A running box, without its HTTP server."""
+    """The running appliance, without its HTTP server."""
 
     settings: Settings
     data_dir: Path
     bus: EventBus
     gateway: Gateway
     sandbox: SandboxRunner
-    begun: asyncio.Task[None]
+    scheduler_start: asyncio.Task[None]
     scheduler: Scheduler
     services: Services
     api: Litestar
     problems: tuple[PluginProblem, ...]
 
     async def drain(self) -> None:
-        """Take no new task, let running ones end within the grace, end every stream."""
+        """Accept no new task, let running ones end within the grace period, close every stream."""
         await self.scheduler.drain(self.settings.server.shutdown_grace_s)
         self.bus.close()
 
 
 @asynccontextmanager
-async def running(
+async def run_appliance(
     settings: Settings, data_dir: Path, database: Path
 ) -> AsyncGenerator[Appliance, None]:
-    """Build the box and start its workers; at the end, close all in reverse order.
+    """Build the appliance and start its workers; on exit, close all in reverse order.
 
-    Raises SetupError where the administrator has to change something first.
+    Raises SetupError if the administrator has to change something first.
     """
     telemetry.set_build(__version__)
     async with AsyncExitStack() as stack:
@@ -81,7 +81,7 @@ async def running(
         store = await Database.open(database)
         stack.push_async_callback(store.close)
         bus = EventBus(task_events.reader(store))
-        listed = ModelList(ModelRegistry(store, data_dir), database)
+        listed = CachedModelRegistry(ModelRegistry(store, data_dir), database)
 
         loaded = plugins.load(settings.plugins)
         context = PluginContext(
@@ -103,7 +103,7 @@ async def running(
         }
 
         gateway = Gateway(
-            provider_factory.build(loaded.registry, context, settings),
+            provider_factory.build_providers(loaded.registry, context, settings),
             lambda: _default_model(settings, listed),
             settings,
             db=store,
@@ -115,15 +115,18 @@ async def running(
             {name: make(for_sandbox[name]) for name, make in loaded.registry.sandboxes.items()},
             settings.sandbox,
             plans=settings.plans,
-            preparation=Preparation(data_dir / toolchain_cache.FOLDER),
+            toolchain_cache=Preparation(data_dir / toolchain_cache.DIRECTORY),
         )
         stack.push_async_callback(sandbox.close)
 
         agent = CodingAgent(
-            gateway, sandbox, settings.agent, lambda user_id: _sandbox_of(store, sandbox, user_id)
+            gateway,
+            sandbox,
+            settings.agent,
+            lambda user_id: _sandbox_for_user(store, sandbox, user_id),
         )
         scheduler = Scheduler(store, bus, agent.run, settings.scheduler)
-        accounts = AccountService(store, settings.auth, secret)
+        accounts = build_accounts(store, settings.auth, secret)
         tasks = TaskService(store, bus, scheduler, settings)
         services = Services(
             accounts=accounts,
@@ -142,21 +145,21 @@ async def running(
         await accounts.start()
         stack.push_async_callback(accounts.close)
         stack.push_async_callback(scheduler.drain, 0)
-        # Neither a model's loading nor the first unpacking of Python may delay the first answer.
-        begun = _in_background(stack, "scheduler", _begin(sandbox, scheduler))
+        # Neither loading a model nor unpacking Python may delay the first answer.
+        begun = _in_background(stack, "scheduler", _start_scheduler(sandbox, scheduler))
         if settings.models.preload:
             _in_background(stack, "model", _preload(gateway))
         yield Appliance(
             settings, data_dir, bus, gateway, sandbox, begun, scheduler, services,
-            build(services, settings), loaded.problems,
+            build_api(services, settings), loaded.problems,
         )  # fmt: skip
 
 
 @contextmanager
 def _runtime_dir(data_dir: Path) -> Generator[Path, None, None]:
-    """An empty folder of our own, with a path short enough for Unix sockets."""
+    """An empty private folder with a path short enough for Unix sockets."""
     folder = data_dir / "run"
-    if len(str(folder)) > _SOCKET_ROOM:
+    if len(str(folder)) > _MAX_RUNTIME_PATH:
         with tempfile.TemporaryDirectory(prefix="monkey-coder-") as name:
             yield Path(name)
         return
@@ -168,12 +171,12 @@ def _runtime_dir(data_dir: Path) -> Generator[Path, None, None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _default_model(settings: Settings, models: ModelList) -> str | None:
+async def _default_model(settings: Settings, models: CachedModelRegistry) -> str | None:
     return settings.models.default or await models.default()
 
 
-async def _fingerprint(models: ModelList, route: Route) -> str:
-    """What tells one state of a model from another: of a local one, its file's SHA-256."""
+async def _fingerprint(models: CachedModelRegistry, route: Route) -> str:
+    """Identifies the state of a model for the response cache: a local file's SHA-256."""
     return await models.sha256(route.model) if route.provider == provider_factory.LOCAL else ""
 
 
@@ -183,15 +186,15 @@ async def _username(store: Database, user_id: int) -> str | None:
     return user.username if user else None
 
 
-async def _sandbox_of(store: Database, sandbox: SandboxRunner, user_id: int) -> UsersRunner:
-    """The sandbox as that user may use it now; a user who is gone has the default plan."""
+async def _sandbox_for_user(store: Database, sandbox: SandboxRunner, user_id: int) -> UserSandbox:
+    """The sandbox with the limits of the user's plan; a deleted user has the default plan."""
     async with store.read() as connection:
         user = await users.get(connection, user_id)
-    return sandbox.of_user(user_id, user.plan if user else DEFAULT_PLAN)
+    return sandbox.for_user(user_id, user.plan if user else DEFAULT_PLAN)
 
 
-async def _begin(sandbox: SandboxRunner, scheduler: Scheduler) -> None:
-    """Start on the queue once it is known whether code can be run."""
+async def _start_scheduler(sandbox: SandboxRunner, scheduler: Scheduler) -> None:
+    """Start the scheduler once it is known whether code can be run."""
     await sandbox.start()
     await scheduler.start()
 
@@ -205,7 +208,7 @@ async def _preload(gateway: Gateway) -> None:
 def _in_background(
     stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]
 ) -> asyncio.Task[None]:
-    """Run `work` beside the start; what it can't do is logged, and seen in /health."""
+    """Run `work` in the background; its failure is logged, and visible in /health."""
 
     async def guarded() -> None:
         try:

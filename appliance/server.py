@@ -1,8 +1,8 @@
 """The HTTP server: Granian inside this process's event loop.
 
-Embedded rather than Granian's own supervisor: one process of 48 MB instead of two of
-84 MB, the same start, and nothing between the scheduler and its signals. What would
-bring a crashed worker back is the service manager, as for the rest of the process.
+Embedded rather than run by Granian's own supervisor: one process of 48 MB instead of two
+of 84 MB, the same start-up time, and signals reach the scheduler directly. A crashed
+process is restarted by the service manager.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        """The address as a client on this machine writes it."""
+        """The URL for clients on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
@@ -70,7 +70,7 @@ class HttpServer:
             await asyncio.sleep(0.005)
 
     async def stop(self, grace_s: float) -> bool:
-        """Stop accepting and let open requests end; False if some did not within `grace_s`."""
+        """Stop accepting and wait for open requests; False if some outlast `grace_s`."""
         if self._serving is None:
             return True
         self._server.stop()
@@ -81,13 +81,13 @@ class HttpServer:
 
 
 def free_port(host: str) -> int:
-    """A port that is free at this address now."""
+    """A port that is free at this address at the moment."""
     with _listening(host, 0) as probe:
         return int(probe.getsockname()[1])
 
 
 def check_free(host: str, port: int) -> None:
-    """Raise SetupError if the address can't be had; Granian itself would share the port."""
+    """Raise SetupError if the address is in use; Granian itself would share the port."""
     _listening(host, port).close()
 
 
@@ -98,5 +98,5 @@ def _listening(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = error.strerror or str(error)
         raise SetupError(
-            f"can't listen at {host} port {port}: {reason}; choose another with --host and --port"
+            f"cannot listen at {host} port {port}: {reason}; choose another with --host and --port"
         ) from None

@@ -1,6 +1,7 @@
-"""Plugins: found, registered whole or not at all, and never from a place that others can write."""
+"""Plugins: discovery, registration as a whole, refusal of directories that others can write."""
 
 import os
+import pkgutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,13 @@ import pytest
 import plugins
 from appliance.config.settings import PluginSettings
 from appliance.errors import PluginError
-from appliance.plugins import child_argv, load, run_child
+from appliance.plugins import RESERVED, child_argv, load, run_child
 
 GOOD = "def register(registry):\n    registry.add_provider({name!r}, lambda context: None)\n"
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Path]:
+def folder(tmp_path: Path) -> Iterator[Path]:
     """A directory for plugins; what was imported from it is forgotten afterwards."""
     folder = tmp_path / "plugins"
     folder.mkdir(mode=0o755)
@@ -52,19 +53,19 @@ def test_load_when_a_built_in_is_disabled_then_it_is_left_out() -> None:
     assert "llama_cpp" not in loaded.registry.providers
 
 
-def test_load_when_the_box_has_a_plugin_then_it_is_registered(box: Path) -> None:
-    write(box, "cloud_a", GOOD.format(name="cloud_a"))
-    loaded = load(PluginSettings(path=str(box)))
+def test_load_when_the_directory_has_a_plugin_then_it_is_registered(folder: Path) -> None:
+    write(folder, "cloud_a", GOOD.format(name="cloud_a"))
+    loaded = load(PluginSettings(path=str(folder)))
     assert "cloud_a" in loaded.registry.providers
     assert loaded.problems == ()
 
 
-def test_load_when_called_again_then_finds_what_was_added(box: Path) -> None:
-    load(PluginSettings(path=str(box)))
-    write(box, "cloud_b", GOOD.format(name="cloud_b"))
-    loaded = load(PluginSettings(path=str(box)))
+def test_load_when_called_again_then_finds_what_was_added(folder: Path) -> None:
+    load(PluginSettings(path=str(folder)))
+    write(folder, "cloud_b", GOOD.format(name="cloud_b"))
+    loaded = load(PluginSettings(path=str(folder)))
     assert "cloud_b" in loaded.registry.providers
-    assert list(plugins.__path__).count(str(box)) == 1
+    assert list(plugins.__path__).count(str(folder)) == 1
 
 
 @pytest.mark.parametrize(
@@ -80,70 +81,78 @@ def test_load_when_called_again_then_finds_what_was_added(box: Path) -> None:
     ],
 )
 def test_load_when_a_plugin_is_broken_then_it_is_reported_and_the_rest_loads(
-    box: Path, code: str, reason: str
+    folder: Path, code: str, reason: str
 ) -> None:
-    write(box, "broken", code)
-    write(box, "works", GOOD.format(name="works"))
-    loaded = load(PluginSettings(path=str(box)))
+    write(folder, "broken", code)
+    write(folder, "works", GOOD.format(name="works"))
+    loaded = load(PluginSettings(path=str(folder)))
     assert "works" in loaded.registry.providers
     [problem] = loaded.problems
     assert problem.name == "broken"
     assert reason in problem.reason
 
 
-def test_load_when_a_plugin_breaks_half_way_then_nothing_of_it_stays(box: Path) -> None:
-    write(box, "half", GOOD.format(name="half_done") + "    raise ValueError('x')\n")
-    loaded = load(PluginSettings(path=str(box)))
+def test_load_when_a_plugin_breaks_half_way_then_nothing_of_it_stays(folder: Path) -> None:
+    write(folder, "half", GOOD.format(name="half_done") + "    raise ValueError('x')\n")
+    loaded = load(PluginSettings(path=str(folder)))
     assert "half_done" not in loaded.registry.providers
 
 
-def test_load_when_a_name_is_offered_twice_then_the_first_stays(box: Path) -> None:
-    write(box, "rival", GOOD.format(name="llama_cpp"))
-    assert "already offers 'llama_cpp'" in reasons(box)["rival"]
+def test_load_when_a_name_is_offered_twice_then_the_first_stays(folder: Path) -> None:
+    write(folder, "rival", GOOD.format(name="llama_cpp"))
+    assert "already offers 'llama_cpp'" in reasons(folder)["rival"]
 
 
-def test_load_when_a_plugin_takes_the_name_of_a_family_then_it_is_refused(box: Path) -> None:
-    write(box, "providers", GOOD.format(name="fake"))
-    assert "taken" in reasons(box)["providers"]
+@pytest.mark.parametrize("name", RESERVED)
+def test_load_when_a_plugin_has_the_name_of_a_built_in_package_then_it_is_refused(
+    folder: Path, name: str
+) -> None:
+    write(folder, name, GOOD.format(name="fake"))
+    assert "reserved" in reasons(folder)[name]
 
 
-def test_load_when_a_broken_plugin_is_disabled_then_it_is_not_even_imported(box: Path) -> None:
-    write(box, "bomb", f"open({str(box / 'ran')!r}, 'w')")
-    assert reasons(box, disabled=("bomb",)) == {}
-    assert not (box / "ran").exists()
+def test_reserved_when_compared_with_the_packages_of_the_product_then_none_is_missing() -> None:
+    packages = {each.name for each in pkgutil.iter_modules(plugins.__path__)}
+    assert packages <= set(RESERVED)
+
+
+def test_load_when_a_broken_plugin_is_disabled_then_it_is_not_even_imported(folder: Path) -> None:
+    write(folder, "bomb", f"open({str(folder / 'ran')!r}, 'w')")
+    assert reasons(folder, disabled=("bomb",)) == {}
+    assert not (folder / "ran").exists()
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
 def test_load_when_others_can_write_the_directory_then_nothing_of_it_runs(
-    box: Path, mode: int
+    folder: Path, mode: int
 ) -> None:
-    write(box, "evil", f"open({str(box / 'ran')!r}, 'w')")
-    box.chmod(mode)
-    [said] = reasons(box).values()
-    assert "writable by others" in said
-    assert f"chmod -R go-w {box}" in said
-    assert not (box / "ran").exists()
-    assert str(box) not in plugins.__path__
+    write(folder, "evil", f"open({str(folder / 'ran')!r}, 'w')")
+    folder.chmod(mode)
+    [reason] = reasons(folder).values()
+    assert "writable by others" in reason
+    assert f"chmod -R go-w {folder}" in reason
+    assert not (folder / "ran").exists()
+    assert str(folder) not in plugins.__path__
 
 
-def test_load_when_others_can_write_a_file_or_folder_in_it_then_it_is_refused(box: Path) -> None:
-    file = write(box, "shared", GOOD.format(name="shared"))
+def test_load_when_others_can_write_a_file_or_folder_in_it_then_it_is_refused(folder: Path) -> None:
+    file = write(folder, "shared", GOOD.format(name="shared"))
     file.chmod(0o666)
-    assert "shared.py is writable by others" in next(iter(reasons(box).values()))
+    assert "shared.py is writable by others" in next(iter(reasons(folder).values()))
     file.chmod(0o644)
-    inner = box / "package"
+    inner = folder / "package"
     inner.mkdir()
     inner.chmod(0o777)
-    assert "package is writable by others" in next(iter(reasons(box).values()))
+    assert "package is writable by others" in next(iter(reasons(folder).values()))
 
 
 def test_load_when_a_link_leads_to_what_others_can_write_then_it_is_refused(
-    box: Path, tmp_path: Path
+    folder: Path, tmp_path: Path
 ) -> None:
     outside = write(tmp_path, "outside", GOOD.format(name="outside"))
     outside.chmod(0o666)
-    (box / "linked.py").symlink_to(outside)
-    assert "writable by others" in next(iter(reasons(box).values()))
+    (folder / "linked.py").symlink_to(outside)
+    assert "writable by others" in next(iter(reasons(folder).values()))
 
 
 def test_load_when_a_folder_above_can_be_written_by_others_then_it_is_refused(
@@ -157,20 +166,20 @@ def test_load_when_a_folder_above_can_be_written_by_others_then_it_is_refused(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_load_when_the_directory_belongs_to_somebody_else_then_it_is_refused(box: Path) -> None:
-    os.chown(box, 12345, 12345)
-    assert "belongs to user id 12345" in next(iter(reasons(box).values()))
+def test_load_when_the_directory_belongs_to_somebody_else_then_it_is_refused(folder: Path) -> None:
+    os.chown(folder, 12345, 12345)
+    assert "belongs to user id 12345" in next(iter(reasons(folder).values()))
 
 
 def test_load_when_the_directory_is_missing_then_it_is_reported_not_fatal(tmp_path: Path) -> None:
     assert "not a directory" in reasons(tmp_path / "none")[str(tmp_path / "none")]
 
 
-def test_run_child_when_given_a_module_of_the_box_then_runs_its_main(box: Path) -> None:
-    write(box, "helper", "def main(argv):\n    return len(argv)\n")
-    load(PluginSettings(path=str(box)))
+def test_run_child_when_given_a_module_of_the_box_then_runs_its_main(folder: Path) -> None:
+    write(folder, "helper", "def main(argv):\n    return len(argv)\n")
+    load(PluginSettings(path=str(folder)))
     module = child_argv("plugins.helper")[-1]
-    assert module == f"plugins.helper@{box}"
+    assert module == f"plugins.helper@{folder}"
     assert run_child(module, ["a", "b"]) == 2
 
 
@@ -187,8 +196,8 @@ def test_run_child_when_given_anything_else_then_refuses(module: str) -> None:
         run_child(module, [])
 
 
-def test_run_child_when_the_directory_is_not_safe_then_refuses(box: Path) -> None:
-    write(box, "helper2", "def main(argv):\n    return 0\n")
-    box.chmod(0o777)
+def test_run_child_when_the_directory_is_not_safe_then_refuses(folder: Path) -> None:
+    write(folder, "helper2", "def main(argv):\n    return 0\n")
+    folder.chmod(0o777)
     with pytest.raises(PluginError, match="writable by others"):
-        run_child(f"plugins.helper2@{box}", [])
+        run_child(f"plugins.helper2@{folder}", [])

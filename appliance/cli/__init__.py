@@ -1,4 +1,4 @@
-"""The command line of `monkey-coder`: one thin module per noun, imported when it is asked for."""
+"""The command line: one module per noun in commands/, imported on use; shared parts in support/."""
 
 import difflib
 import importlib
@@ -12,14 +12,14 @@ from appliance import __version__
 from appliance.errors import ApplianceError
 
 PROGRAM = "monkey-coder"
-# Name and summary, in the order of `--help`; the summaries spare it the imports.
+# Name and summary in the order of `--help`, which therefore imports no command.
 COMMANDS: dict[str, str] = {
     "quickstart": "See it work: a local model writes code, the sandbox verifies it.",
     "serve": "Start the appliance.",
-    "task": "Give a running box a coding task.",
-    "sandbox": "Run a program confined on a running box.",
-    "model": "The models of a box: list, add, remove, show.",
-    "user": "The users of a box: list, add, passwd, disable.",
+    "task": "Give a running server a coding task.",
+    "sandbox": "Run a program in the sandbox of a running server.",
+    "model": "Local models: list, add, remove, show.",
+    "user": "User accounts: list, add, passwd, plan, disable.",
     "key": "API keys: create, list, revoke.",
     "config": "Show the settings and where each comes from.",
     "doctor": "Check what this machine offers, and whether serving would work.",
@@ -56,7 +56,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", message="%(prog)s %(version)s")
 def root() -> None:
-    """A team's AI coding service on one box: local models, verified answers, no cloud.
+    """A team's AI coding service on one machine: local models, verified answers, no cloud.
 
     New here? Run: monkey-coder quickstart
     """
@@ -68,7 +68,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         status = root.main(args=argv, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has seen enough; keep the interpreter's own flush quiet.
+        # The reader closed the pipe; the interpreter's own flush at exit would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_FAILED)
     except click.ClickException as error:

@@ -1,0 +1,1 @@
+"""Configuration: typed settings, and the loader that reads flags, environment and file."""

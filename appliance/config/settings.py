@@ -1,4 +1,4 @@
-"""The settings of a box, each with its default; config.load fills them."""
+"""The settings with their defaults; `config.loader.load` fills them."""
 
 import re
 from collections.abc import Iterator
@@ -154,7 +154,7 @@ class GatewaySettings(Struct, frozen=True, forbid_unknown_fields=True):
     queue_limit: Positive = 256
     queue_limit_per_user: Positive = 64
     ageing_s: Seconds = 10.0
-    far_parallel: Positive = 64
+    remote_concurrency: Positive = 64
     hedge_after_s: NotNegative = 0.0
 
 
@@ -194,7 +194,7 @@ class ShareSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PlanSandboxSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What differs from [sandbox]; `parallel_runs` and `queue_per_user` are for each user."""
+    """Overrides of [sandbox] for a plan; `parallel_runs` and `queue_per_user` apply per user."""
 
     parallel_runs: Positive | None = None
     wall_s: Seconds | None = None
@@ -240,7 +240,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Setting(Struct, frozen=True):
-    """One setting: its dotted name as TOML writes it ("server.port"), its type and its default."""
+    """One setting: dotted name as in TOML ("server.port"), type and default."""
 
     name: str
     type: Any
@@ -252,36 +252,36 @@ class Setting(Struct, frozen=True):
 
     @property
     def variable(self) -> str:
-        """Its name in the environment."""
-        words = (re.sub(r"\W", "_", part) for part in parts(self.name))
+        """Name of its environment variable."""
+        words = (re.sub(r"\W", "_", part) for part in split_name(self.name))
         return "__".join(("MONKEY_CODER", *words)).upper()
 
 
 class Table(Struct, frozen=True):
-    """A section of sections that the administrator names: [prefix.NAME], each an `entry`."""
+    """A table of sections [prefix.NAME], where NAME is the administrator's; each is an `entry`."""
 
     prefix: str
     entry: type[Struct]
 
     def settings(self, name: str) -> dict[str, Setting]:
-        """The settings of the entry of that name, by their keys."""
-        section = f"{self.prefix}.{_toml_key(name)}."
+        """The settings of the entry `name`, by key."""
+        section = f"{self.prefix}.{_quote_key(name)}."
         fields = structs.fields(self.entry())
         return {f.name: Setting(section + f.name, f.type, f.default) for f in fields}
 
 
 def known_settings() -> dict[str, Setting]:
-    """Every setting by its dotted name, in the order of this file; none of a table's."""
-    return {setting.name: setting for setting in _leaves(Settings(), "")}
+    """Every setting outside tables by dotted name, in the order of this file."""
+    return {setting.name: setting for setting in _iter_settings(Settings(), "")}
 
 
 def known_tables() -> dict[str, Table]:
-    """Every table by its dotted name, in the order of this file."""
-    return {table.prefix: table for table in _tables(Settings(), "")}
+    """Every table by dotted name, in the order of this file."""
+    return {table.prefix: table for table in _iter_tables(Settings(), "")}
 
 
-def values(settings: Settings) -> Iterator[tuple[Setting, Any]]:
-    """Each setting with the value in force, those of the tables' entries last."""
+def iter_values(settings: Settings) -> Iterator[tuple[Setting, Any]]:
+    """Each setting with its effective value; table entries come last."""
     for setting in known_settings().values():
         yield setting, reduce(getattr, setting.name.split("."), settings)
     for table in known_tables().values():
@@ -291,34 +291,34 @@ def values(settings: Settings) -> Iterator[tuple[Setting, Any]]:
                 yield setting, getattr(entry, key)
 
 
-def parts(name: str) -> list[str]:
-    """The keys of a dotted name, without the quotes of those that need them."""
+def split_name(name: str) -> list[str]:
+    """The keys of a dotted name, without quotes."""
     return [part.strip('"') for part in re.findall(r'"[^"]*"|[^.]+', name)]
 
 
-def _leaves(section: Struct, prefix: str) -> Iterator[Setting]:
+def _iter_settings(section: Struct, prefix: str) -> Iterator[Setting]:
     for item in structs.fields(section):
         value = getattr(section, item.name)
         if isinstance(value, Struct):
-            yield from _leaves(value, f"{prefix}{item.name}.")
-        elif not _entry_type(item.type):
+            yield from _iter_settings(value, f"{prefix}{item.name}.")
+        elif not _table_entry_type(item.type):
             yield Setting(prefix + item.name, item.type, value)
 
 
-def _tables(section: Struct, prefix: str) -> Iterator[Table]:
+def _iter_tables(section: Struct, prefix: str) -> Iterator[Table]:
     for item in structs.fields(section):
         value = getattr(section, item.name)
         if isinstance(value, Struct):
-            yield from _tables(value, f"{prefix}{item.name}.")
-        elif entry := _entry_type(item.type):
+            yield from _iter_tables(value, f"{prefix}{item.name}.")
+        elif entry := _table_entry_type(item.type):
             yield Table(prefix + item.name, entry)
 
 
-def _entry_type(kind: Any) -> type[Struct] | None:
-    """The Struct of a `dict[str, Struct]`; None for any other type."""
+def _table_entry_type(kind: Any) -> type[Struct] | None:
+    """The value type of a `dict[str, Struct]`; None for any other type."""
     entry = get_args(kind)[1] if get_origin(kind) is dict else None
     return entry if isinstance(entry, type) and issubclass(entry, Struct) else None
 
 
-def _toml_key(name: str) -> str:
+def _quote_key(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"'

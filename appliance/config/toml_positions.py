@@ -1,4 +1,4 @@
-"""Where the keys of a TOML file stand, which tomllib does not tell."""
+"""Line numbers of the keys of a TOML file, which tomllib does not report."""
 
 import re
 from pathlib import Path
@@ -9,15 +9,15 @@ _HEADER = re.compile(rf"\s*\[\s*{_KEY_PATH}\s*\]")
 _KEY = re.compile(rf"\s*{_KEY_PATH}\s*=")
 
 
-class TomlPlaces:
-    """Of the keys in `text`, the content of `file`, as far as its lines alone tell."""
+class TomlPositions:
+    """Positions of the keys in `text`, the content of `file`; found line by line."""
 
     def __init__(self, file: Path, text: str) -> None:
         self._file = file
         self._lines = _line_numbers(text)
 
-    def of(self, name: str) -> str:
-        """file:line of a key or section, or of the nearest section around it."""
+    def location_of(self, name: str) -> str:
+        """`file:line` of a key or section, or of the nearest enclosing section."""
         name = name.replace('"', "")
         while name and name not in self._lines:
             name = name.rpartition(".")[0]
@@ -25,16 +25,16 @@ class TomlPlaces:
 
 
 def _line_numbers(text: str) -> dict[str, int]:
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     section = ""
     for number, line in enumerate(text.splitlines(), 1):
         if header := _HEADER.match(line):
             section = _dotted(header[1]) + "."
             for end in (match.start() for match in re.finditer(r"\.", section)):
-                found.setdefault(section[:end], number)
+                numbers.setdefault(section[:end], number)
         elif key := _KEY.match(line):
-            found.setdefault(section + _dotted(key[1]), number)
-    return found
+            numbers.setdefault(section + _dotted(key[1]), number)
+    return numbers
 
 
 def _dotted(path: str) -> str:

@@ -66,7 +66,7 @@ def test_doctor_when_the_box_is_new_then_makes_nothing_and_serving_would_work(
     ended = cli("doctor", "--data-dir", str(tmp_path / "box"))
     assert ended.status == 0
     assert ended.out.endswith("\nServing would work.\n")
-    assert "will be made" in ended.out
+    assert "will be created" in ended.out
     assert not (tmp_path / "box").exists()
 
 

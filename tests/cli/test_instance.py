@@ -9,8 +9,8 @@ import pytest
 from appliance.cli.support.instance import (
     data_dir,
     database_path,
-    load_box,
-    open_box,
+    load_instance,
+    open_database,
     prepare_data_dir,
 )
 from appliance.config.settings import DataSettings, Settings
@@ -120,15 +120,15 @@ def test_load_box_when_flags_are_given_then_they_win(
 ) -> None:
     monkeypatch.setenv("PORT", "1")
     flags: Mapping[str, object] = {"server.port": 2, "server.host": None}
-    loaded = load_box(None, tmp_path, flags)
+    loaded = load_instance(None, tmp_path, flags)
     assert loaded.settings.server.port == 2
     assert loaded.settings.data.dir == str(tmp_path)
 
 
 async def test_open_box_when_opened_twice_then_both_see_the_same(tmp_path: Path) -> None:
     box = tmp_path / "box"
-    loaded = load_box(None, box)
-    async with open_box(loaded) as first, open_box(loaded) as second:
+    loaded = load_instance(None, box)
+    async with open_database(loaded) as first, open_database(loaded) as second:
         async with first.write() as tx:
             await tx.execute("CREATE TABLE seen (x INTEGER)")
         async with second.read() as connection:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.cli.support.progress import ProgressLine, size
+from appliance.cli.support.progress import ProgressLine, format_size
 from appliance.domain.models import ModelProbe
 from appliance.models.registry import ModelRegistry
 from appliance.store.sqlite.database import Database
@@ -138,4 +138,4 @@ def test_progress_when_there_is_no_terminal_then_names_each_step_once(
     [(0, "0 B"), (999, "999 B"), (98_362_432, "98 MB"), (4.7e9, "4.7 GB"), (7e13, "70000.0 GB")],
 )
 def test_size_when_shown_then_is_readable(count: float, text: str) -> None:
-    assert size(count) == text
+    assert format_size(count) == text

@@ -16,7 +16,7 @@ LANGUAGES: list[dict[str, Any]] = [
     {"name": "python", "aliases": ["py", "python3"], "extensions": ["py"]},
     {"name": "sh", "aliases": ["shell"], "extensions": ["sh"]},
 ]
-OPTIONS: dict[str, Any] = {"files": (), "timeout": None, "stdin": None, "wanted": ()}
+OPTIONS: dict[str, Any] = {"files": (), "timeout": None, "stdin": None, "artifacts": ()}
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_language_when_the_file_tells_it_then_found(
 ) -> None:
     (tmp_path / name).write_text(f"{first}\nrest")
 
-    assert program_request.language_of(tmp_path / name, LANGUAGES) == language
+    assert program_request.require_language(tmp_path / name, LANGUAGES) == language
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_language_when_some_are_not_known_yet_then_found_only_if_sure(
     name: str, first: str, language: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text(first)
-    found = program_request.language_among(tmp_path / name, LANGUAGES, complete=False)
+    found = program_request.detect_language(tmp_path / name, LANGUAGES, complete=False)
 
     assert found == language
 
@@ -67,7 +67,7 @@ def test_language_when_nothing_tells_it_then_those_that_there_are(
 ) -> None:
     (tmp_path / "a.rb").write_bytes(content)
     with pytest.raises(InvalidInput, match=r"\(bash, node, python, sh\); use --language"):
-        program_request.language_of(tmp_path / "a.rb", LANGUAGES)
+        program_request.require_language(tmp_path / "a.rb", LANGUAGES)
 
 
 def test_body_when_files_lie_here_and_elsewhere_then_their_names(
@@ -79,7 +79,7 @@ def test_body_when_files_lie_here_and_elsewhere_then_their_names(
     paths = (here / "sub" / "ä b.py", tmp_path / "other.py")
     for path in paths:
         path.write_bytes(b"\xff")
-    sent = program_request.body(paths[0], ["-x"], "python", {**OPTIONS, "files": paths[1:]})
+    sent = program_request.build_body(paths[0], ["-x"], "python", {**OPTIONS, "files": paths[1:]})
 
     assert [each["path"] for each in sent["files"]] == ["sub/ä b.py", "other.py"]
     assert base64.b64decode(sent["files"][0]["content"]) == b"\xff"
@@ -96,11 +96,11 @@ def test_body_when_a_word_is_no_text_then_named(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system takes no such names")
     with pytest.raises(InvalidInput, match="an argument is not UTF-8"):
-        program_request.body(good, [odd], "python", OPTIONS)
+        program_request.build_body(good, [odd], "python", OPTIONS)
     with pytest.raises(InvalidInput, match="the name of a file is not UTF-8"):
-        program_request.body(bad, [], "python", OPTIONS)
+        program_request.build_body(bad, [], "python", OPTIONS)
     with pytest.raises(InvalidInput, match="--artifact is not UTF-8"):
-        program_request.body(good, [], "python", {**OPTIONS, "wanted": (odd,)})
+        program_request.build_body(good, [], "python", {**OPTIONS, "artifacts": (odd,)})
 
 
 def test_body_when_a_file_is_too_large_or_gone_then_named(tmp_path: Path) -> None:
@@ -108,6 +108,6 @@ def test_body_when_a_file_is_too_large_or_gone_then_named(tmp_path: Path) -> Non
     with large.open("wb") as file:
         file.truncate(9_000_000)
     with pytest.raises(InvalidInput, match="large: more than the 8388608 bytes"):
-        program_request.body(large, [], "python", OPTIONS)
+        program_request.build_body(large, [], "python", OPTIONS)
     with pytest.raises(InvalidInput, match="gone: No such file"):
-        program_request.body(tmp_path / "gone", [], "python", OPTIONS)
+        program_request.build_body(tmp_path / "gone", [], "python", OPTIONS)

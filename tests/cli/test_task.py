@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from appliance.cli.support.api_client import find_key, find_url
-from appliance.cli.support.task_output import line_of, printable
+from appliance.cli.support.task_output import format_frame, printable
 from appliance.config.settings import DataSettings, Settings
 from appliance.errors import InvalidInput, SetupError
 from tests.support.command_line import Command, Ended, command_line
@@ -161,28 +161,33 @@ def test_run_when_the_connection_breaks_then_goes_on_behind_the_last_frame(
 def test_run_when_nobody_listens_then_says_where(task: Command) -> None:
     ended = task("x", "--url", "http://127.0.0.1:9")
     assert ended.status == 1
-    assert ended.err.startswith("error: no box answers at http://127.0.0.1:9: ")
+    assert ended.err.startswith("error: no server answers at http://127.0.0.1:9: ")
 
 
 @pytest.mark.parametrize(
-    ("status", "content", "said"),
+    ("status", "content", "message"),
     [
         (401, b'{"error": {"code": "X", "message": "bad key"}}', "bad key (the key comes from"),
         (503, b'{"error": {"code": "QUEUE_FULL", "message": "200 wait"}}', "error: 200 wait"),
-        (502, b"<html>", "answered 502, not in its own form"),
-        (200, b"", ""),
+        (502, b"<html>", "answered 502; the body is not a Monkey Coder error"),
     ],
 )
-def test_run_when_the_box_refuses_then_its_own_words_are_told(
-    task: Command, box: ScriptedBox, status: int, content: bytes, said: str
+def test_run_when_the_server_refuses_then_its_message_is_printed(
+    task: Command, box: ScriptedBox, status: int, content: bytes, message: str
 ) -> None:
-    if status == 200:
-        box.parts = [[START, complete()]]
-    else:
-        box.refusal = (status, content)
+    box.refusal = (status, content)
     ended = task("x")
-    assert ended.status == (0 if status == 200 else 1)
-    assert said in ended.err
+    assert ended.status == 1
+    assert message in ended.err
+
+
+def test_run_when_the_server_completes_the_task_then_no_error_is_printed(
+    task: Command, box: ScriptedBox
+) -> None:
+    box.parts = [[START, complete()]]
+    ended = task("x")
+    assert ended.status == 0
+    assert "error" not in ended.err
 
 
 def test_run_when_out_is_given_then_writes_the_files(
@@ -372,4 +377,4 @@ def test_printable_when_text_could_command_the_terminal_then_it_can_not() -> Non
 def test_line_of_when_a_frame_is_odd_then_does_not_fail() -> None:
     odd: list[dict[str, Any]] = [{}, {"type": "progress"}, {"type": "progress", "branch": []}]
     for frame in odd:
-        line_of(frame)
+        format_frame(frame)

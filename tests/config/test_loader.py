@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from appliance.config.loader import PLAIN_NAMES, Loaded, default_data_dir, load, shown
+from appliance.config.loader import PLAIN_NAMES, Loaded, default_data_dir, load, mask_secrets
 from appliance.config.settings import Settings, known_settings
 from appliance.errors import ConfigError
 
@@ -171,7 +171,7 @@ def test_load_when_a_variable_is_unknown_then_names_it_and_the_nearest(
         ("[scheduler]\nageing_s = 0\n", ":2", "> 0"),
         ('[providers]\nopenai = {api_kye = "x"}\n', ":2", "providers.openai.api_key"),
         ("providers.openai.nope = 1\n", ":1", "no setting 'providers.openai.nope'"),
-        ('[data]\ndir = "a\\u0000b"\n', ":2", "zero byte"),
+        ('[data]\ndir = "a\\u0000b"\n', ":2", "NUL byte"),
     ],
 )
 def test_load_when_the_file_has_a_mistake_then_names_line_and_reason(
@@ -238,11 +238,11 @@ def test_default_data_dir_when_xdg_is_set_then_lies_there_if_absolute() -> None:
 
 def test_shown_when_a_value_is_secret_then_it_is_masked() -> None:
     settings = known_settings()
-    assert shown(settings["auth.jwt_secret_key"], "abc") == "********"
-    assert shown(settings["providers.openai.api_key"], "") == ""
+    assert mask_secrets(settings["auth.jwt_secret_key"], "abc") == "********"
+    assert mask_secrets(settings["providers.openai.api_key"], "") == ""
     url = "postgresql://user:pa:ss@host/db"
-    assert shown(settings["data.database_url"], url) == "postgresql://user:********@host/db"
-    assert shown(settings["server.port"], 80) == 80
+    assert mask_secrets(settings["data.database_url"], url) == "postgresql://user:********@host/db"
+    assert mask_secrets(settings["server.port"], 80) == 80
 
 
 def test_known_settings_when_named_in_the_environment_then_no_name_is_ambiguous() -> None:

@@ -69,10 +69,10 @@ def test_load_when_only_the_environment_names_an_entry_then_it_exists(tmp_path: 
         ("[providers.upstreams.a]\nbase_ur = 'x'\n", 2, "did you mean providers.upstreams.a.base"),
         ("[providers.upstreams.a]\nkind = 'other'\n", 2, "'openai', 'anthropic', 'google'"),
         ("[providers.upstreams.a]\ntimeout_s = 0\n", 2, "> 0"),
-        ("[providers.upstreams.a]\n", 1, "holds no setting"),
+        ("[providers.upstreams.a]\n", 1, "is empty"),
         ("[providers]\nupstreams = 3\n", 2, "write it as [providers.upstreams.NAME]"),
-        ("[providers.upstreams]\na = 3\n", 2, "holds no setting"),
-        ("[providers.upstreams.'a b']\nkind = 'openai'\n", 1, "can't be a name"),
+        ("[providers.upstreams]\na = 3\n", 2, "is empty"),
+        ("[providers.upstreams.'a b']\nkind = 'openai'\n", 1, "is not a valid name"),
         ("[providers.upstream.a]\nkind = 'openai'\n", 1, "did you mean providers.upstreams?"),
     ],
 )

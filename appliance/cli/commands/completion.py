@@ -21,5 +21,5 @@ def command(ctx: click.Context, shell: str) -> None:
     completion = get_completion_class(shell)
     if completion is None:
         raise click.UsageError(f"no completion for {shell}")
-    # The script asks the program itself, through the variable, what could follow.
+    # The script runs the program with this variable set to get the completions.
     click.echo(completion(ctx.find_root().command, {}, "monkey-coder", _VARIABLE).source())

@@ -1,4 +1,4 @@
-"""`monkey-coder config`: what the settings are, and where each comes from."""
+"""`monkey-coder config`: the effective settings and the origin of each."""
 
 import json
 from collections.abc import Iterator
@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import click
 
-from appliance.cli.support.instance import box_options, data_dir
-from appliance.config.loader import Loaded, shown
-from appliance.config.settings import Setting, values
+from appliance.cli.support.instance import data_dir, instance_options
+from appliance.config.loader import Loaded, mask_secrets
+from appliance.config.settings import Setting, iter_values
 
 
 @click.group()
@@ -18,45 +18,45 @@ def command() -> None:
 
 @command.command(
     epilog="\b\nExamples:\n  monkey-coder config show --origin\n"
-    "  monkey-coder config show --json --data-dir /srv/box"
+    "  monkey-coder config show --json --data-dir /srv/monkey-coder"
 )
-@box_options
+@instance_options
 @click.option("--origin", is_flag=True, help="Say where each value comes from.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(loaded: Loaded, origin: bool, as_json: bool) -> None:
-    """Print every setting as it is in force, secrets masked."""
+    """Print every effective setting, secrets masked."""
     if as_json:
-        click.echo(json.dumps(_as_json(loaded), indent=2, default=str))
+        click.echo(json.dumps(_config_json(loaded), indent=2, default=str))
         return
-    click.echo(f"# configuration file: {toml(str(loaded.file)) if loaded.file else 'none'}")
-    click.echo(f"# data directory: {toml(str(data_dir(loaded.settings)))}")
+    click.echo(f"# configuration file: {format_toml(str(loaded.file)) if loaded.file else 'none'}")
+    click.echo(f"# data directory: {format_toml(str(data_dir(loaded.settings)))}")
     section = ""
-    for setting, value in _values(loaded):
+    for setting, value in _masked_values(loaded):
         table, _, key = setting.name.rpartition(".")
         if table != section:
             section = table
             click.echo(f"\n[{table}]")
         comment = f"  # {loaded.origins[setting.name]}" if origin else ""
-        click.echo(f"{key} = {toml(value)}{comment}")
+        click.echo(f"{key} = {format_toml(value)}{comment}")
 
 
-def toml(value: Any) -> str:
-    """One value as TOML writes it; JSON agrees with TOML on all other types of a setting."""
+def format_toml(value: Any) -> str:
+    """One value in TOML; for the other types of settings JSON and TOML agree."""
     if isinstance(value, dict):
         pairs = cast("dict[str, Any]", value).items()
-        return "{ " + ", ".join(f"{key} = {toml(item)}" for key, item in pairs) + " }"
-    # A plugin's own settings may hold what JSON does not know: dates and times.
+        return "{ " + ", ".join(f"{key} = {format_toml(item)}" for key, item in pairs) + " }"
+    # Settings of a plugin may hold dates and times, which JSON lacks.
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _as_json(loaded: Loaded) -> dict[str, Any]:
+def _config_json(loaded: Loaded) -> dict[str, Any]:
     return {
         setting.name: {"value": value, "origin": loaded.origins[setting.name]}
-        for setting, value in _values(loaded)
+        for setting, value in _masked_values(loaded)
     }
 
 
-def _values(loaded: Loaded) -> Iterator[tuple[Setting, Any]]:
-    """Each setting with the value in force, masked where it is a secret."""
-    for setting, value in values(loaded.settings):
-        yield setting, shown(setting, value)
+def _masked_values(loaded: Loaded) -> Iterator[tuple[Setting, Any]]:
+    """Each setting with its effective value, masked if secret."""
+    for setting, value in iter_values(loaded.settings):
+        yield setting, mask_secrets(setting, value)

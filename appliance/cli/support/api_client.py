@@ -1,4 +1,4 @@
-"""A client of a running box: where it is, what opens it, and a task from start to end."""
+"""HTTP client of a running server: its URL, the API key, and tasks from start to end."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ KEY_VARIABLE = "MONKEY_CODER_API_KEY"
 KEY_FILE_VARIABLE = "MONKEY_CODER_API_KEY_FILE"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
-# The box sends a heartbeat every 15 s; a minute of silence means that it is gone.
+# The server sends a heartbeat every 15 s; a minute of silence means that it is gone.
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _CANCEL_TIMEOUT_S = 5.0
 _RECONNECTS = 5
@@ -32,20 +32,20 @@ Frame = dict[str, Any]
 
 
 class _ServerFile(Struct):
-    """What a running box writes into its data directory."""
+    """The file that a running server writes into its data directory."""
 
     url: str
     pid: int
 
 
-def find_url(given: str | None, settings: Settings, environ: Mapping[str, str]) -> str:
-    """The box's address: the flag, the variable, or that of the box that runs here."""
-    url = given or environ.get(URL_VARIABLE) or _running_here(settings)
+def find_url(explicit: str | None, settings: Settings, environ: Mapping[str, str]) -> str:
+    """The server's URL: the flag, the variable, or the server of this data directory."""
+    url = explicit or environ.get(URL_VARIABLE) or _local_server_url(settings)
     with suppress(ValueError):
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return url.rstrip("/")
-    raise InvalidInput(f"{url!r} is no address of a box; write http://HOST:PORT")
+    raise InvalidInput(f"{url!r} is not a server URL; write http://HOST:PORT")
 
 
 def find_key(key_file: Path | None, environ: Mapping[str, str]) -> str:
@@ -54,7 +54,7 @@ def find_key(key_file: Path | None, environ: Mapping[str, str]) -> str:
     if key_file is None and environ.get(KEY_VARIABLE):
         key, place = environ[KEY_VARIABLE].strip(), KEY_VARIABLE
     elif named:
-        key, place = _key_in_file(Path(named).expanduser()), str(named)
+        key, place = _read_key_file(Path(named).expanduser()), str(named)
     else:
         raise SetupError(
             f"no API key: put one into {KEY_VARIABLE}, or into a file and name it with --key-file "
@@ -65,7 +65,7 @@ def find_key(key_file: Path | None, environ: Mapping[str, str]) -> str:
     return key
 
 
-def _key_in_file(path: Path) -> str:
+def _read_key_file(path: Path) -> str:
     try:
         with path.open() as file:
             return file.read(8192).strip()
@@ -74,19 +74,19 @@ def _key_in_file(path: Path) -> str:
         raise SetupError(f"API key file {path}: {reason}") from None
 
 
-def _running_here(settings: Settings) -> str:
+def _local_server_url(settings: Settings) -> str:
     path = data_dir(settings) / "run" / "server.json"
     try:
         return msgspec_json.decode(path.read_bytes(), type=_ServerFile).url
     except (OSError, DecodeError):
         raise SetupError(
-            f"no box runs in {path.parent.parent}; start it with `monkey-coder serve`, or "
+            f"no server runs in {path.parent.parent}; start it with `monkey-coder serve`, or "
             f"name its address with --url or {URL_VARIABLE}"
         ) from None
 
 
-class BoxClient:
-    """Requests to one box. Raises ApplianceError in the box's own words."""
+class ApiClient:
+    """Requests to one server. Raises ApplianceError with the server's message."""
 
     def __init__(self, url: str, key: str) -> None:
         self._url = url
@@ -95,7 +95,7 @@ class BoxClient:
                 base_url=url,
                 headers={"Authorization": f"Bearer {key}"},
                 timeout=_TIMEOUT,
-                # A proxy of the environment is for the outside, not for this machine.
+                # The proxy in the environment is for other hosts, not for loopback.
                 trust_env=urlsplit(url).hostname not in _LOOPBACK,
             )
         except (ValueError, ImportError, httpx.InvalidURL):
@@ -124,48 +124,50 @@ class BoxClient:
                 reason = "the stream ended early"
             except httpx.TransportError as error:
                 if not seen and isinstance(error, httpx.ConnectError):
-                    raise Unavailable(f"no box answers at {self._url}: {error}") from None
+                    raise Unavailable(f"no server answers at {self._url}: {error}") from None
                 reason = str(error) or type(error).__name__
             failures += 1
             if failures > _RECONNECTS:
-                raise Unavailable(f"lost the box at {self._url} ({reason}); the task is {task_id}")
+                raise Unavailable(
+                    f"lost connection to {self._url} ({reason}); the task is {task_id}"
+                )
             await asyncio.sleep(0.25 * 2**failures)
 
     async def cancel(self, task_id: str) -> None:
-        """End a task; one that has ended already, or never began, is fine too."""
+        """Cancel a task; a task that has ended or never started is not an error."""
         async with asyncio.timeout(_CANCEL_TIMEOUT_S):
             await self._http.post(f"/api/v1/tasks/{task_id}/cancel")
 
     async def get(self, path: str) -> Any:
-        """The JSON that the box answers at this path."""
+        """The JSON answer of GET `path`."""
         try:
             answer = await self._http.get(path)
         except httpx.TransportError as error:
-            raise Unavailable(f"no box answers at {self._url}: {error}") from None
+            raise Unavailable(f"no server answers at {self._url}: {error}") from None
         if answer.status_code != HTTPStatus.OK:
-            raise refusal(answer.status_code, answer.content)
+            raise error_from_response(answer.status_code, answer.content)
         return answer.json()
 
     async def post_stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[Frame, None]:
-        """The frames that the box answers to this body; closing ends the request."""
+        """The frames answered to this body; closing the generator ends the request."""
         request = self._http.build_request("POST", path, json=body)
         try:
             answer = await self._http.send(request, stream=True)
             try:
                 if answer.status_code != HTTPStatus.OK:
-                    raise refusal(answer.status_code, await answer.aread())
+                    raise error_from_response(answer.status_code, await answer.aread())
                 async for _, frame in _events(answer):
                     yield frame
             finally:
                 await answer.aclose()
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
-            raise Unavailable(f"lost the box at {self._url}: {reason}") from None
+            raise Unavailable(f"lost connection to {self._url}: {reason}") from None
 
     async def _frames(
         self, body: Mapping[str, Any], task_id: str, seen: int
     ) -> AsyncGenerator[tuple[int, Frame], None]:
-        """(number, frame) of the stream, from behind the frame number `seen`."""
+        """(number, frame) of the stream, starting after frame number `seen`."""
         if seen:
             request = self._http.build_request(
                 "GET", f"/api/v1/tasks/{task_id}/events?after={seen}"
@@ -175,7 +177,7 @@ class BoxClient:
         answer = await self._http.send(request, stream=True)
         try:
             if answer.status_code != HTTPStatus.OK:
-                raise refusal(answer.status_code, await answer.aread())
+                raise error_from_response(answer.status_code, await answer.aread())
             async for item in _events(answer):
                 yield item
         finally:
@@ -198,14 +200,14 @@ async def _events(answer: httpx.Response) -> AsyncGenerator[tuple[int, Frame], N
                 yield number, cast("Frame", frame)
 
 
-def refusal(status: int, content: bytes) -> ApplianceError:
-    """The error that the box answered, with what helps where it is about the key."""
-    message = f"the box answered {status}"
+def error_from_response(status: int, content: bytes) -> ApplianceError:
+    """The server's error, with a hint if it concerns the API key."""
+    message = f"the server answered {status}"
     try:
         answer = json.loads(content)
         message = str(answer["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        message += ", not in its own form: is this the address of a box?"
+        message += "; the body is not a Monkey Coder error: check the URL"
     if status == HTTPStatus.UNAUTHORIZED:
         message += f" (the key comes from --key-file, {KEY_VARIABLE} or {KEY_FILE_VARIABLE})"
     return ApplianceError(message)

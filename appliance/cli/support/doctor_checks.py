@@ -1,4 +1,4 @@
-"""The checks of `doctor`: each gives findings, with the remedy for what is wrong."""
+"""The checks of `doctor`: each yields findings, with a remedy for every problem."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ from msgspec import Struct
 from appliance.cli.support import hardware
 from appliance.cli.support.api_client import find_url
 from appliance.cli.support.instance import check_data_dir, data_dir
-from appliance.cli.support.progress import size
+from appliance.cli.support.progress import format_size
 from appliance.config.settings import Settings
 from appliance.domain.execution import BackendStatus
 from appliance.domain.models import ModelFile
@@ -28,7 +28,7 @@ _LARGEST_CONTEXT = 32768
 
 
 class Grade(StrEnum):
-    """FAIL: the box could not serve. WARN: it could, but not as well as it should."""
+    """FAIL: `serve` would not work. WARN: it would work with limitations."""
 
     OK = "ok"
     WARN = "warn"
@@ -36,7 +36,7 @@ class Grade(StrEnum):
 
 
 class Finding(Struct, frozen=True):
-    """What was looked at, what was found, and what to do about it."""
+    """One result: the subject, what was found, and the remedy."""
 
     name: str
     grade: Grade
@@ -55,8 +55,8 @@ def configuration(settings: Settings, plugins: LoadedPlugins, origin: str) -> It
         )
     for name in ("openai", "anthropic", "google"):
         section = getattr(settings.providers, name)
-        wanted = section.api_key or section.base_url
-        if wanted and name not in plugins.registry.providers:
+        configured = section.api_key or section.base_url
+        if configured and name not in plugins.registry.providers:
             yield Finding(
                 "configuration",
                 Grade.WARN,
@@ -79,14 +79,16 @@ def plugin_problems(plugins: LoadedPlugins) -> Iterator[Finding]:
 
 def processor() -> Iterator[Finding]:
     cpu = hardware.cpu()
-    said = f"{cpu.architecture}, {cpu.cores} cores, {' '.join(cpu.features) or 'no vector units'}"
+    summary = (
+        f"{cpu.architecture}, {cpu.cores} cores, {' '.join(cpu.features) or 'no vector units'}"
+    )
     if "avx2" in cpu.features:
-        yield Finding("processor", Grade.OK, said)
+        yield Finding("processor", Grade.OK, summary)
     else:
         yield Finding(
             "processor",
             Grade.WARN,
-            f"{said}: local models will be slow without AVX2",
+            f"{summary}: local models will be slow without AVX2",
             "if this is a virtual machine, pass the host's CPU model through",
         )
 
@@ -106,49 +108,49 @@ def open_files() -> Iterator[Finding]:
 def data_directory(settings: Settings) -> Iterator[Finding]:
     path = data_dir(settings)
     remedy = "choose another with --data-dir or [data] dir"
-    there = hardware.nearest_existing(path)
+    existing = hardware.nearest_existing(path)
     if path.exists():
         try:
             check_data_dir(path)
         except ApplianceError as error:
             yield Finding("data directory", Grade.FAIL, error.message)
             return
-    if not os.access(there, os.W_OK | os.X_OK):
-        yield Finding("data directory", Grade.FAIL, f"{there} can't be written", remedy)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding("data directory", Grade.FAIL, f"{existing} is not writable", remedy)
         return
     system = hardware.file_system(path)
-    state = "exists" if path.exists() else "will be made"
-    said = f"{path} ({state}), {system.kind}, {size(system.free)} free"
+    state = "exists" if path.exists() else "will be created"
+    summary = f"{path} ({state}), {system.kind}, {format_size(system.free)} free"
     if system.free < _LEAST_DISK:
-        yield Finding("data directory", Grade.FAIL, said, "make room on that disk")
+        yield Finding("data directory", Grade.FAIL, summary, "free space on that disk")
     elif system.network:
         yield Finding(
             "data directory",
             Grade.WARN,
-            f"{said}: SQLite is not safe on a network file system",
+            f"{summary}: SQLite is not safe on a network file system",
             "put it on a local disk",
         )
     elif system.free < _GOOD_DISK:
-        yield Finding("data directory", Grade.WARN, said, "models need room: free some")
+        yield Finding("data directory", Grade.WARN, summary, "models need space: free some")
     else:
-        yield Finding("data directory", Grade.OK, said)
+        yield Finding("data directory", Grade.OK, summary)
 
 
 def port(settings: Settings, check_free: Callable[[str, int], None]) -> Iterator[Finding]:
-    """`check_free` raises SetupError if the address can't be had."""
+    """`check_free` raises SetupError if the address is in use or not available."""
     where = f"{settings.server.host} port {settings.server.port}"
     try:
         check_free(settings.server.host, settings.server.port)
     except ApplianceError as error:
-        if _own_box_runs(settings):
-            yield Finding("port", Grade.OK, f"{where} is used by this box, which is running")
+        if _own_server_runs(settings):
+            yield Finding("port", Grade.OK, f"{where} is in use by this server, which is running")
         else:
             yield Finding("port", Grade.FAIL, error.message, "see who has it: ss -ltnp")
     else:
         yield Finding("port", Grade.OK, f"{where} is free")
 
 
-def _own_box_runs(settings: Settings) -> bool:
+def _own_server_runs(settings: Settings) -> bool:
     try:
         url = find_url(None, settings, {})
     except ApplianceError:
@@ -162,28 +164,28 @@ def sandbox(status: BackendStatus) -> Iterator[Finding]:
         return
     isolation = status.isolation
     languages = ", ".join(f"{name} {version}" for name, version in status.languages.items())
-    said = f"{isolation.level} by {status.name}: {', '.join(isolation.layers)}; runs {languages}"
+    summary = f"{isolation.level} by {status.name}: {', '.join(isolation.layers)}; runs {languages}"
     if isolation.degraded:
         missing = ", ".join(isolation.degraded)
         remedy = status.remedy or "none needed: runs are confined without it, if less tightly"
-        yield Finding("sandbox", Grade.WARN, f"{said}; not here: {missing}", remedy)
+        yield Finding("sandbox", Grade.WARN, f"{summary}; not available: {missing}", remedy)
     else:
-        yield Finding("sandbox", Grade.OK, said)
+        yield Finding("sandbox", Grade.OK, summary)
     for name, problem in status.languages_failed.items():
         yield Finding(
             f"language {name}", Grade.WARN, problem, "raise the limits of [sandbox], or mend it"
         )
 
 
-def models(settings: Settings, found: list[ModelFile]) -> Iterator[Finding]:
-    """Whether the default model is there, whole, and fits into the memory."""
-    wanted = settings.models.default
-    default = next((m for m in found if (m.alias == wanted if wanted else m.is_default)), None)
-    if default is None and wanted:
+def models(settings: Settings, files: list[ModelFile]) -> Iterator[Finding]:
+    """Whether the default model exists, is intact and fits into memory."""
+    alias = settings.models.default
+    default = next((m for m in files if (m.alias == alias if alias else m.is_default)), None)
+    if default is None and alias:
         yield Finding(
             "model",
             Grade.FAIL,
-            f"[models] default names {wanted!r}, which this box does not have",
+            f"[models] default names {alias!r}, which is not registered",
             "add it with `monkey-coder model add`, or name another",
         )
     elif default is None:
@@ -199,25 +201,25 @@ def models(settings: Settings, found: list[ModelFile]) -> Iterator[Finding]:
 
 def _default_model(settings: Settings, model: ModelFile) -> Finding:
     try:
-        info = header.inspect(Path(model.path), model.alias)
+        info = header.inspect_model(Path(model.path), model.alias)
     except ApplianceError as error:
         remedy = f"monkey-coder model remove {model.alias}, then add it again"
         return Finding("model", Grade.FAIL, error.message, remedy)
     context = min(settings.models.context_tokens or _LARGEST_CONTEXT, info.context_tokens)
     free = hardware.available_memory()
     least = info.size + info.kv_bytes_per_token * min(context, _SMALLEST_CONTEXT)
-    wanted = info.size + info.kv_bytes_per_token * context
-    said = (
-        f"{model.alias} {info.quantization}: {size(wanted)} of memory with {context} tokens "
-        f"of context, {size(free)} free"
+    needed = info.size + info.kv_bytes_per_token * context
+    summary = (
+        f"{model.alias} {info.quantization}: {format_size(needed)} of memory with {context} tokens "
+        f"of context, {format_size(free)} free"
     )
     if least > free:
         remedy = "choose a smaller model or quantization, or free memory"
-        return Finding("model", Grade.FAIL, said, remedy)
-    if wanted > free:
+        return Finding("model", Grade.FAIL, summary, remedy)
+    if needed > free:
         remedy = "the context will be shorter; a smaller model would leave room for it"
-        return Finding("model", Grade.WARN, said, remedy)
-    return Finding("model", Grade.OK, said)
+        return Finding("model", Grade.WARN, summary, remedy)
+    return Finding("model", Grade.OK, summary)
 
 
 def database(path: Path, damage: list[str]) -> Iterator[Finding]:
@@ -226,7 +228,7 @@ def database(path: Path, damage: list[str]) -> Iterator[Finding]:
             "database",
             Grade.FAIL,
             f"{path} is damaged: {'; '.join(damage[:3])}",
-            "stop the box and restore a copy of the data directory",
+            "stop the server and restore a copy of the data directory",
         )
     else:
         yield Finding("database", Grade.OK, f"{path} passes its integrity check")

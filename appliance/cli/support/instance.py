@@ -1,4 +1,4 @@
-"""The box that a command works on: its settings, its data directory, its database."""
+"""The instance that a command works on: settings, data directory, database."""
 
 import asyncio
 import functools
@@ -30,41 +30,44 @@ _SQLITE = "sqlite:///"
 _FORBIDDEN_MODE = stat.S_IWGRP | stat.S_IRWXO
 
 
-def box_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command --config and --data-dir; it receives the result as keyword `loaded`."""
+def instance_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Add --config and --data-dir to a command; it receives the settings as keyword `loaded`."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, config_file: Path | None, data_dir: Path | None, **kwargs: Any) -> T:
-        loaded = load_box(config_file, data_dir)
+        loaded = load_instance(config_file, data_dir)
         quiet_logging(loaded.settings.log)
         return command(*args, loaded=loaded, **kwargs)
 
-    return box_flags(wrapper)
+    return instance_flags(wrapper)
 
 
-def box_flags(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command --config and --data-dir as they are: `config_file` and `data_dir`."""
+def instance_flags(command: Callable[..., T]) -> Callable[..., T]:
+    """Add --config and --data-dir to a command, passed on as `config_file` and `data_dir`."""
     file = click.Path(dir_okay=False, path_type=Path)
     folder = click.Path(file_okay=False, path_type=Path)
     for option in (
-        click.option("--data-dir", type=folder, help="The box's data directory."),
+        click.option("--data-dir", type=folder, help="The data directory."),
         click.option("--config", "config_file", type=file, help="The configuration file to read."),
     ):
         command = option(command)
     return command
 
 
-def load_box(
+def load_instance(
     config_file: Path | None, data_dir: Path | None, flags: Mapping[str, Any] | None = None
 ) -> Loaded:
-    """The settings of a box; `flags` are further ones by dotted name, None: not given."""
-    chosen = {"data.dir": None if data_dir is None else str(data_dir)}
-    return loader.load(config_file, os.environ, {**chosen, **(flags or {})})
+    """Load the settings and print warnings; `flags` override by dotted name (None: not set)."""
+    overrides = {"data.dir": None if data_dir is None else str(data_dir), **(flags or {})}
+    loaded = loader.load(config_file, os.environ, overrides)
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return loaded
 
 
 def quiet_logging(settings: LogSettings) -> None:
-    """A command tells its result itself; of the log, a person sees what is wrong."""
-    # Imported late, like the database: `version` and `--help` need neither.
+    """Log warnings and errors only: a command prints its result itself."""
+    # Imported late: `version` and `--help` do not need it.
     from appliance import telemetry
 
     level = "warning" if settings.level == "info" else settings.level
@@ -73,8 +76,8 @@ def quiet_logging(settings: LogSettings) -> None:
 
 def data_dir(settings: Settings) -> Path:
     """The absolute path of the data directory; it need not exist."""
-    chosen = settings.data.dir
-    path = Path(chosen).expanduser() if chosen else loader.default_data_dir(os.environ)
+    configured = settings.data.dir
+    path = Path(configured).expanduser() if configured else loader.default_data_dir(os.environ)
     return path.absolute()
 
 
@@ -97,18 +100,18 @@ def prepare_data_dir(settings: Settings) -> Path:
 
 def check_data_dir(path: Path) -> None:
     """Raise SetupError, with the remedy, unless the directory is ours alone."""
-    found = path.stat()
-    if not stat.S_ISDIR(found.st_mode):
+    status = path.stat()
+    if not stat.S_ISDIR(status.st_mode):
         raise SetupError(f"data directory {path}: is a file; choose another with --data-dir")
-    if found.st_uid != os.geteuid():
-        owner = _user_name(found.st_uid)
+    if status.st_uid != os.geteuid():
+        owner = _user_name(status.st_uid)
         raise SetupError(
             f"data directory {path} belongs to {owner}; run this as that user: sudo -u {owner} …"
         )
-    if found.st_mode & _FORBIDDEN_MODE:
+    if status.st_mode & _FORBIDDEN_MODE:
         raise SetupError(
-            f"data directory {path} is open to other users "
-            f"(mode {stat.S_IMODE(found.st_mode):04o}); run: chmod 700 {path}"
+            f"data directory {path} is accessible to other users "
+            f"(mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 700 {path}"
         )
 
 
@@ -130,10 +133,12 @@ def database_path(settings: Settings) -> Path:
 
 
 @asynccontextmanager
-async def open_box(loaded: Loaded, *, exclusive: bool = False) -> "AsyncGenerator[Database, None]":
-    """The box's database, its directory made if missing.
+async def open_database(
+    loaded: Loaded, *, exclusive: bool = False
+) -> "AsyncGenerator[Database, None]":
+    """Open the database; creates the data directory if it is missing.
 
-    Without `exclusive` this works beside a running server.
+    Without `exclusive`, a running server may use it at the same time.
     """
     # Imported late: most commands need no database and should start fast.
     from appliance.store.sqlite.database import Database
@@ -150,14 +155,17 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine to its end; Ctrl-C cancels it first, then ends the command."""
     gc.enable()
     try:
-        return asyncio.run(_cancelled_by_ctrl_c(work))
+        return asyncio.run(_run_until_interrupted(work))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
 
-async def _cancelled_by_ctrl_c(work: Coroutine[Any, Any, T]) -> T:
-    """Through the loop's own handler: the interpreter's waits for the loop's next event where
-    the signal comes just before the loop goes to sleep."""
+async def _run_until_interrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Cancel on SIGINT through the loop's handler.
+
+    The interpreter's own handler only runs at the loop's next event if the signal arrives
+    just before the loop blocks.
+    """
     loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
     loop.add_signal_handler(signal.SIGINT, task.cancel)
     try:

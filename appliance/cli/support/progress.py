@@ -1,4 +1,4 @@
-"""One line on stderr that shows how far a long step is; plain lines where there is no terminal."""
+"""Progress of long steps: one updated line on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ _UNIT = 1000
 
 
 class ProgressLine:
-    """Called with (step, bytes done, bytes in all or None); `end` leaves the line behind."""
+    """Called with (step, bytes done, total bytes or None); `end` completes the line."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -41,16 +41,16 @@ class ProgressLine:
 
     def _line(self, done: int, total: int | None, now: float) -> str:
         seconds = now - self._began
-        rate = f"  {size((done - self._first) / seconds)}/s" if seconds > _EVERY_S else ""
+        rate = f"  {format_size((done - self._first) / seconds)}/s" if seconds > _EVERY_S else ""
         if not total:
-            return f"{self._step}  {size(done)}{rate}"
+            return f"{self._step}  {format_size(done)}{rate}"
         full = min(done * _BAR // total, _BAR)
         bar = "█" * full + "·" * (_BAR - full)
-        return f"{self._step}  {bar} {done * 100 // total:3d} %  {size(total)}{rate}"
+        return f"{self._step}  {bar} {done * 100 // total:3d} %  {format_size(total)}{rate}"
 
 
-def size(count: float) -> str:
-    """Bytes as people read them, in decimal units."""
+def format_size(count: float) -> str:
+    """Format a byte count in decimal units."""
     for unit in ("B", "kB", "MB"):
         if count < _UNIT:
             return f"{count:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""What a person sees of a task while it runs, and of its answer: frames of the stream as lines."""
+"""Text output of a task: one line per stream frame, and a summary of the answer."""
 
 import re
 from collections.abc import Mapping
@@ -10,28 +10,28 @@ Frame = Mapping[str, Any]
 
 
 def printable(text: str) -> str:
-    """Text of a model or a program without what could command the terminal."""
+    """Text without control characters that a terminal would interpret."""
     return _CONTROL.sub("", text)
 
 
-def line_of(frame: Frame) -> str | None:
-    """One line for a frame of the stream, None if there is nothing new to say."""
+def format_frame(frame: Frame) -> str | None:
+    """One line for a stream frame, or None if it holds nothing to show."""
     if frame.get("type") == "start":
         return f"task {frame.get('task_id', '')}"
     if frame.get("type") != "progress":
         return None
     step = _mapping(frame, "progress").get("step")
     if plan := _mapping(frame, "plan"):
-        return _plan(plan)
+        return _format_plan(plan)
     if branch := _mapping(frame, "branch"):
-        return _candidate(branch) if step == "candidate" else _verdict(branch)
+        return _format_candidate(branch) if step == "candidate" else _format_verdict(branch)
     return None if "text" in frame else f"  {printable(str(frame.get('message', '')))}"
 
 
-def summary(answer: Frame) -> list[str]:
-    """What verified an answer and what it cost, from the data of a `complete` frame."""
+def summary_lines(answer: Frame) -> list[str]:
+    """Verification and usage of an answer, from the data of a `complete` frame."""
     verification, metadata = _mapping(answer, "verification"), _mapping(answer, "metadata")
-    lines = [_verified(verification)]
+    lines = [_format_verification(verification)]
     facts = [f"{metadata.get('tokens_used', 0)} tokens"]
     if speed := metadata.get("tokens_per_second"):
         facts.append(f"{speed} tokens/s")
@@ -42,15 +42,15 @@ def summary(answer: Frame) -> list[str]:
     return lines + [f"warning: {printable(warning)}" for warning in warnings]
 
 
-def verified(answer: Frame) -> bool:
-    """Whether the answer was run against something and passed all of it; syntax is not enough."""
+def is_verified(answer: Frame) -> bool:
+    """Whether the answer was run against a check and passed; a syntax check is not enough."""
     verification = _mapping(answer, "verification")
     if verification.get("level") in (None, "none", "syntax"):
         return False
     return bool(verification.get("passed")) and not verification.get("failed")
 
 
-def _verified(verification: Frame) -> str:
+def _format_verification(verification: Frame) -> str:
     level = str(verification.get("level", "none")).replace("_", " ")
     if level == "none":
         return "not verified: there was nothing to check it against"
@@ -60,28 +60,28 @@ def _verified(verification: Frame) -> str:
     return f"verified by {level}: {counts}{where}"
 
 
-def _plan(plan: Frame) -> str:
+def _format_plan(plan: Frame) -> str:
     level = str(plan.get("level", "none")).replace("_", " ")
     count = plan.get("branches", 1)
     candidates = "1 candidate" if count == 1 else f"{count} candidates"
     return f"  {plan.get('persona', '')} with {plan.get('model', '')}: {candidates}, check: {level}"
 
 
-def _candidate(branch: Frame) -> str:
+def _format_candidate(branch: Frame) -> str:
     tokens = _mapping(branch, "usage").get("completion_tokens", 0)
     seconds = branch.get("seconds") or 0.0
-    return f"  {_name(branch)}  written: {tokens} tokens in {seconds:.1f} s"
+    return f"  {_candidate_name(branch)}  written: {tokens} tokens in {seconds:.1f} s"
 
 
-def _verdict(branch: Frame) -> str:
+def _format_verdict(branch: Frame) -> str:
     passed, failed = branch.get("passed") or 0, branch.get("failed") or 0
     mark = "passed" if passed and not failed else "failed" if failed else "not checked"
     counts = f" {passed} of {passed + failed}" if passed + failed else ""
-    said = printable(str(branch.get("summary") or ""))
-    return f"  {_name(branch)}  {mark}{counts}{': ' + said if said else ''}"
+    summary = printable(str(branch.get("summary") or ""))
+    return f"  {_candidate_name(branch)}  {mark}{counts}{': ' + summary if summary else ''}"
 
 
-def _name(branch: Frame) -> str:
+def _candidate_name(branch: Frame) -> str:
     repair = f" (repair {branch['round']})" if branch.get("round") else ""
     return f"candidate {branch.get('branch', 0)}{repair}"
 
