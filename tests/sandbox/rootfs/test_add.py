@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from appliance.domain.rootfs import RootRecord
+from appliance.domain.rootfs import RootfsRecord
 from appliance.errors import Conflict, InvalidInput, NotFound, SetupError
 from appliance.sandbox.rootfs import inspection
 from appliance.sandbox.rootfs.formats.entries import Bounds
@@ -68,8 +68,8 @@ def test_add_when_done_then_it_is_read_only_and_open_to_the_users_of_runs(
         if path.is_symlink():
             continue
         mode = path.stat().st_mode
-        assert mode & 0o005 == (0o005 if path.is_dir() else mode & 0o005)
-        assert mode & 0o004
+        readable = 0o005 if path.is_dir() else 0o004
+        assert mode & readable == readable, path
         assert mode & (0o022 if path.is_dir() else 0o222) == 0 or path.name == "record.json"
     assert (tree / "bin" / "sh").stat().st_mode & 0o777 == 0o555
     assert (tree / "etc" / "os-release").stat().st_mode & 0o777 == 0o444
@@ -403,7 +403,7 @@ def test_find_when_the_record_is_for_another_machine_then_unavailable_with_the_r
     root: Path, data: Path
 ) -> None:
     record = store(data, BOUNDS).add(root, None, "", quiet)
-    other: RootRecord = structs.replace(record, machine="vax")
+    other: RootfsRecord = structs.replace(record, machine="vax")
     home = data / "sandbox-rootfs"
     found = selection.find(home, "tiny")
     assert (found.path, found.image, found.sha256) == (tree_of(data), None, record.sha256)

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from appliance.domain.execution import Limits, RunResult
 from appliance.errors import SandboxUnavailable
 from plugins._shared.cgroups import base as groups
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
-from plugins.sandboxes.bubblewrap.launcher.limits_codec import Bounds
+from plugins.sandboxes.bubblewrap.launcher.spawn_request import KernelLimits
 from plugins.sandboxes.bubblewrap.runs import process_tree, spawner
 from tests.support.sandbox import (
     ROOT,
@@ -47,7 +48,7 @@ async def own(sandbox_python: Path, tmp_path: Path) -> AsyncIterator[Opened]:
     status = await backend.probe()
     if not status.available:
         await backend.close()
-        pytest.skip(f"this machine can't confine: {status.problem}")
+        pytest.skip(f"needs sandbox: {status.problem}")
     yield backend
     await backend.close()
 
@@ -107,10 +108,10 @@ async def begun(backend: Backend, mark: str) -> "asyncio.Task[RunResult]":
 
 def groups_left(launcher: int) -> list[Path]:
     """Control groups that belong to a launcher, wherever they may be mounted."""
-    homes = groups.own_groups(groups.read("/proc/self/cgroup"))
+    homes = groups.parse_own_groups(groups.read_file("/proc/self/cgroup"))
     places = [
-        mount.path(homes[name])
-        for mount in groups.mounts(groups.read("/proc/self/mountinfo"))
+        mount.locate(homes[name])
+        for mount in groups.parse_mounts(groups.read_file("/proc/self/mountinfo"))
         for name in mount.options.intersection(homes)
     ]
     return [path for place in places for path in Path(place).glob(f"{groups.PREFIX}{launcher}-*")]
@@ -179,14 +180,14 @@ async def test_launcher_when_sent_garbage_then_it_ends_and_is_started_again(
 ) -> None:
     running = await begun(own, f"garbage-{os.getpid()}")
     with monkeypatch.context() as patched:
-        patched.setattr(Bounds, "packed", garbage)
+        patched.setattr(KernelLimits, "packed", garbage)
         await failing(run_python(own, "print(1)"))
 
     await failing(running)
     assert (await run_python(own, "print(1)")).stdout == b"1\n"
 
 
-def garbage(_: Bounds) -> bytes:
+def garbage(_: KernelLimits) -> bytes:
     return b"\xff" * 1000
 
 
@@ -202,7 +203,7 @@ async def test_service_when_killed_then_no_process_group_or_mount_is_left(
         service = await start_service(sandbox_python, tmp_path, ROOT, None)
     if not (await service.probe()).available:
         await service.close()
-        pytest.skip("this machine can't confine")
+        pytest.skip("needs sandbox: this machine cannot confine")
     running = await begun(service, mark)
     mounts = mounts_of("self")
     outer = launcher_of(service.pid)
@@ -231,6 +232,8 @@ async def test_spawn_when_forty_are_wanted_at_once_then_all_run_and_none_shares_
     watching = asyncio.create_task(watch())
     results = await asyncio.gather(*(run_python(own, f"print({i})") for i in range(40)))
     watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching  # raises what it found
 
     assert [result.stdout for result in results] == [b"%d\n" % i for i in range(40)]
     if own.spawner.users.own_user:
@@ -242,7 +245,7 @@ def users_of_runs() -> list[int]:
     found: list[int] = []
     for pid in children_of(inner_of(launcher_of(os.getpid()))):
         try:
-            if b"stage.pyc" in command_line(pid):
+            if b"sandbox/init.pyc" in command_line(pid):
                 found.append(Path(f"/proc/{pid}").stat().st_uid)
         except OSError:
             continue
@@ -294,7 +297,7 @@ async def test_launcher_when_looked_at_then_it_has_no_secret_and_no_session_of_o
 async def test_adapt_when_a_sandbox_waits_then_it_has_the_other_limits(own: Opened) -> None:
     """Not by the backend's own pool: whatever that does, this must hold."""
     made = own.spawner
-    uid = made.users.take()
+    uid = made.users.acquire()
     waiting = await made.spawn(Limits(), uid)
 
     adapted = await made.adapt(waiting, Limits(workspace_files=7, workspace_bytes=1 << 20))
@@ -305,7 +308,7 @@ async def test_adapt_when_a_sandbox_waits_then_it_has_the_other_limits(own: Open
     await process_tree.Tree(waiting, lambda: None).end()
     for fd in waiting.fds.values():
         os.close(fd)
-    made.users.give_back(uid)
+    made.users.release(uid)
     assert adapted
     assert any("size=1024k,nr_inodes=8" in line for line in workspaces), workspaces
 
@@ -342,10 +345,10 @@ async def test_bwrap_when_its_copy_is_opened_for_writing_then_refused(own: Opene
 
 def writing_refused(inner: int) -> int:
     """How many of the launcher's files, one of them new, can't be opened for writing."""
-    (monitor,) = [pid for pid in children_of(inner) if b"stage.pyc" in command_line(pid)]
+    (monitor,) = [pid for pid in children_of(inner) if b"sandbox/init.pyc" in command_line(pid)]
     program = Path(f"/proc/{monitor}/exe")
     base = Path(f"/proc/{inner}/root", *program.readlink().parts[1:-3])
-    paths = [program, *(base / name for name in ("etc/sandbox/stage.pyc", "counted.bpf", "new"))]
+    paths = [program, *(base / name for name in ("etc/sandbox/init.pyc", "counted.bpf", "new"))]
     for path in paths:
         with pytest.raises(OSError, match=r"Read-only file system|Text file busy"):
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
