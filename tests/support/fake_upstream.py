@@ -1,4 +1,4 @@
-"""A far provider on loopback that says, byte for byte, what a test wrote for it."""
+"""A fake remote provider on loopback: sends, byte for byte, the responses that a test scripted."""
 
 import asyncio
 import json
@@ -18,40 +18,42 @@ from appliance.domain.messages import (
 )
 from appliance.spi.provider import Provider
 from appliance.spi.registry import PluginContext, Registry
-from tests.support.llama_box import ListedModels
+from tests.support.llama_provider import ListedModels
 
 KEY = "sk-hush-0123456789abcdef"
+# How a response ends: complete, TCP reset, closed halfway, or open and silent.
 WHOLE, RESET, CUT, STALL = "whole", "reset", "cut", "stall"
 
 
 @dataclass
-class Answer:
-    """`pieces` are sent one by one; `end` says what then becomes of the connection."""
+class FakeResponse:
+    """`chunks` are sent one by one; `end` (WHOLE, RESET, CUT or STALL) is what follows them."""
 
     status: int = 200
-    pieces: Sequence[bytes] = ()
+    chunks: Sequence[bytes] = ()
     headers: dict[str, str] = field(default_factory=dict[str, str])
     content_type: str = "application/json"
     end: str = WHOLE
 
 
 @dataclass
-class Asked:
+class ReceivedRequest:
     method: str
     path: str
     headers: dict[str, str]
     body: Any
 
 
-def as_json(found: Any, status: int = 200, **headers: str) -> Answer:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, [json.dumps(found).encode()], named)
+def as_json(body: Any, status: int = 200, **headers: str) -> FakeResponse:
+    """`headers` take underscores for hyphens: `retry_after`."""
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    return FakeResponse(status, [json.dumps(body).encode()], sent)
 
 
-def as_events(*events: Any, end: str = WHOLE, last: bytes = b"") -> Answer:
+def as_events(*events: Any, end: str = WHOLE, last: bytes = b"") -> FakeResponse:
     """Each event as `data:` JSON; one with a "type" also names it, as Anthropic does."""
-    pieces = [_event(event) for event in events]
-    return Answer(200, [*pieces, last] if last else pieces, {}, "text/event-stream", end)
+    chunks = [_event(event) for event in events]
+    return FakeResponse(200, [*chunks, last] if last else chunks, {}, "text/event-stream", end)
 
 
 def _event(event: Any) -> bytes:
@@ -60,20 +62,20 @@ def _event(event: Any) -> bytes:
 
 
 class FakeUpstream:
-    """Answers by path, each path's answers in turn; the last one again and again."""
+    """Serves each path's responses in turn; the last one repeats."""
 
     def __init__(self) -> None:
         self.url = ""
-        self.asked: list[Asked] = []
+        self.requests: list[ReceivedRequest] = []
         self.connections = 0
-        self.gone = asyncio.Event()
-        self._answers: dict[str, list[Answer]] = {}
+        self.client_closed = asyncio.Event()
+        self._responses: dict[str, list[FakeResponse]] = {}
 
-    def on(self, path: str, *answers: Answer) -> None:
-        self._answers[path] = list(answers)
+    def on(self, path: str, *responses: FakeResponse) -> None:
+        self._responses[path] = list(responses)
 
     def bodies(self, path: str) -> list[Any]:
-        return [asked.body for asked in self.asked if asked.path.partition("?")[0] == path]
+        return [each.body for each in self.requests if each.path.partition("?")[0] == path]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -88,31 +90,32 @@ class FakeUpstream:
         headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines)}
         method, path, _ = first.split()
         text = await reader.readexactly(int(headers.get("content-length", "0")))
-        self.asked.append(Asked(method, path, headers, json.loads(text) if text else None))
-        waiting = self._answers.get(path.partition("?")[0]) or [as_json({"error": "?"}, 404)]
-        answer = waiting.pop(0) if len(waiting) > 1 else waiting[0]
-        return await self._send(answer, reader, writer)
+        body = json.loads(text) if text else None
+        self.requests.append(ReceivedRequest(method, path, headers, body))
+        responses = self._responses.get(path.partition("?")[0]) or [as_json({"error": "?"}, 404)]
+        response = responses.pop(0) if len(responses) > 1 else responses[0]
+        return await self._send(response, reader, writer)
 
     async def _send(
-        self, answer: Answer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, response: FakeResponse, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        headers = {"Content-Type": answer.content_type, "Transfer-Encoding": "chunked"}
-        lines = [f"{name}: {value}" for name, value in (headers | answer.headers).items()]
-        head = [f"HTTP/1.1 {answer.status} X", *lines, "", ""]
+        headers = {"Content-Type": response.content_type, "Transfer-Encoding": "chunked"}
+        lines = [f"{name}: {value}" for name, value in (headers | response.headers).items()]
+        head = [f"HTTP/1.1 {response.status} X", *lines, "", ""]
         writer.write("\r\n".join(head).encode())
-        for piece in answer.pieces:
-            if piece:
-                writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+        for chunk in response.chunks:
+            if chunk:
+                writer.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
                 await writer.drain()
-        if answer.end == WHOLE:
+        if response.end == WHOLE:
             writer.write(b"0\r\n\r\n")
             await writer.drain()
             return True
-        if answer.end == STALL:
+        if response.end == STALL:
             with suppress(ConnectionError):
                 await reader.read(1)
-            self.gone.set()
-        if answer.end == RESET:
+            self.client_closed.set()
+        if response.end == RESET:
             writer.transport.abort()
         return False
 
@@ -128,10 +131,10 @@ async def fake_upstream() -> AsyncGenerator[FakeUpstream, None]:
         server.close()
 
 
-def provider(
+def build_provider(
     register: Callable[[Registry], None], url: str, name: str = "", **settings: Any
 ) -> Provider:
-    """The provider as the box builds it. The caller closes it."""
+    """The provider as the server builds it. The caller closes it."""
     registry = Registry()
     register(registry)
     context = PluginContext(
@@ -148,15 +151,15 @@ def provider(
     return next(iter(registry.providers.values()))(context)
 
 
-def ask(text: str = "Hi", model: str = "m", **more: Any) -> CompletionRequest:
+def completion_request(text: str = "Hi", model: str = "m", **more: Any) -> CompletionRequest:
     return CompletionRequest(model, (Message(MessageRole.USER, text),), **more)
 
 
-async def told(found: Provider, request: CompletionRequest) -> list[CompletionEvent]:
-    return [event async for event in found.stream(request)]
+async def collect_events(provider: Provider, request: CompletionRequest) -> list[CompletionEvent]:
+    return [event async for event in provider.stream(request)]
 
 
-async def give_up(events: AsyncIterator[CompletionEvent]) -> None:
+async def close_early(events: AsyncIterator[CompletionEvent]) -> None:
     """Close a stream before its end, as the SPI allows."""
     await cast("AsyncGenerator[CompletionEvent, None]", events).aclose()
 

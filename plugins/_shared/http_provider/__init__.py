@@ -1,4 +1,15 @@
-"""What the adapters of far providers share: HTTP, event streams, failures, lists of models.
+"""Shared by the providers that are reached over HTTP. Not a plugin itself.
 
-No plugin itself: it lies beside the families, where nothing is looked for.
+provider.py              HttpProvider: the SPI on top of one provider's API
+options.py               settings, and the base URL built from them
+unsupported.py           rejects request fields that a provider lacks
+temperature_fallback.py  retries without temperature for models that reject it
+model_list_cache.py      the provider's models, cached
+client.py                HTTP requests, exchanges and event streams
+session.py               opens the connection pool
+sse.py                   parser of server-sent events
+failures.py              maps statuses, stream errors and transport errors to ApplianceErrors
+error_body.py            parses the providers' error bodies, removes secrets
+tool_arguments.py        arguments of tool calls as objects
+embeddings.py            batches, counts and normalization of embeddings
 """

@@ -1,4 +1,4 @@
-"""What a provider says of a failure, in any of the forms in use."""
+"""Parses the error bodies of OpenAI, Anthropic, Gemini, vLLM and llama-server."""
 
 import re
 from typing import Any, cast
@@ -6,65 +6,68 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-_MAX_MESSAGE = 300
+_MAX_MESSAGE_CHARS = 300
 _SECRETS = re.compile(
     r"\b(?:sk|pk|mk|rk)-[\w*-]{6,}|\bAIza[\w*-]{8,}|\bBearer\s+\S+|(?<=key=)[^&\s\"']+",
     re.IGNORECASE,
 )
 
 
-class Said(Struct, frozen=True):
-    """The message without secrets, the provider's own words for the kind of failure, the
-    field that it names, and seconds to wait if it says so."""
+class ProviderErrorBody(Struct, frozen=True):
+    """An error as the provider reports it; what it leaves out is empty or None.
+
+    `message` is sanitized. `kinds` are its codes, types and reasons, `field` the parameter
+    at fault, `retry_after` seconds, `token_counts` the prompt's tokens and the context's.
+    """
 
     message: str = ""
     kinds: tuple[str, ...] = ()
     field: str = ""
     retry_after: float | None = None
-    numbers: tuple[int, int] | None = None
+    token_counts: tuple[int, int] | None = None
 
-    def about(self, *words: str) -> bool:
-        """Whether one of the words is a kind of this failure."""
-        return any(word in self.kinds for word in words)
+    def has_kind(self, *kinds: str) -> bool:
+        """Whether the error is of one of these kinds."""
+        return any(kind in self.kinds for kind in kinds)
 
 
-def read(body: bytes, secrets: tuple[str, ...] = ()) -> Said:
-    """What an answer with an error says; an empty Said for one that is in no known form."""
+def decode_error_body(body: bytes, secrets: tuple[str, ...] = ()) -> ProviderErrorBody:
+    """Parse a response body; an empty ProviderErrorBody if it has no known form."""
     try:
-        found = msgspec.json.decode(body)
+        value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Said()
-    return of(found, secrets)
+        return ProviderErrorBody()
+    return parse_error_body(value, secrets)
 
 
-def of(found: Any, secrets: tuple[str, ...] = ()) -> Said:
-    """The same for an answer already decoded."""
-    if isinstance(found, list) and found:
-        found = cast("list[Any]", found)[0]
-    outer = _mapping(found)
+def parse_error_body(value: Any, secrets: tuple[str, ...] = ()) -> ProviderErrorBody:
+    """Parse a decoded JSON value, see `decode_error_body`."""
+    if isinstance(value, list) and value:
+        value = cast("list[Any]", value)[0]
+    outer = _mapping(value)
     error = outer.get("error", outer.get("detail", outer))
     if isinstance(error, str):
         error = {"message": error}
     inner = _mapping(error)
-    words = (inner.get("code"), inner.get("type"), inner.get("status"))
+    kinds = (inner.get("code"), inner.get("type"), inner.get("status"))
     details = _details(inner)
-    return Said(
-        message=clean(str(inner.get("message") or ""), secrets),
-        kinds=(*(word for word in words if isinstance(word, str)), *_reasons(details)),
+    return ProviderErrorBody(
+        message=sanitize(str(inner.get("message") or ""), secrets),
+        kinds=(*(kind for kind in kinds if isinstance(kind, str)), *_reasons(details)),
         field=param if isinstance(param := inner.get("param"), str) else "",
         retry_after=_retry_delay(details),
-        numbers=_room(inner),
+        token_counts=_token_counts(inner),
     )
 
 
-def clean(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """A foreign text as it may be shown: short, one line, without anything like a key."""
-    text = text[: 20 * _MAX_MESSAGE]
+def sanitize(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """A provider's text, safe to show: short, one line, without keys and the given secrets."""
+    text = text[: 20 * _MAX_MESSAGE_CHARS]
     for secret in filter(None, secrets):
         text = text.replace(secret, "***")
     text = " ".join(_SECRETS.sub("***", text).split())
-    text = "".join(letter for letter in text if letter.isprintable())
-    return text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE - 1] + "…"
+    text = "".join(char for char in text if char.isprintable())
+    return text if len(text) <= _MAX_MESSAGE_CHARS else text[: _MAX_MESSAGE_CHARS - 1] + "…"
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _details(error: dict[str, Any]) -> list[dict[str, Any]]:
-    """Google's list of details."""
+    """Google's list of error details."""
     details = error.get("details")
     return [_mapping(item) for item in cast("list[Any]", details)] if _is_list(details) else []
 
@@ -93,7 +96,7 @@ def _retry_delay(details: list[dict[str, Any]]) -> float | None:
     return None
 
 
-def _room(error: dict[str, Any]) -> tuple[int, int] | None:
-    """llama-server's own counts of a prompt and of its room."""
-    prompt, room = error.get("n_prompt_tokens"), error.get("n_ctx")
-    return (prompt, room) if isinstance(prompt, int) and isinstance(room, int) else None
+def _token_counts(error: dict[str, Any]) -> tuple[int, int] | None:
+    """The prompt's tokens and the context's, as llama-server reports them."""
+    prompt, context = error.get("n_prompt_tokens"), error.get("n_ctx")
+    return (prompt, context) if isinstance(prompt, int) and isinstance(context, int) else None

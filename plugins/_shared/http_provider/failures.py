@@ -1,7 +1,8 @@
-"""A provider's failures as the box's own: which error, whether to try again, what may be said.
+"""Maps a provider's failures to ApplianceErrors: HTTP statuses, stream errors, transport errors.
 
 `details` of a ProviderFailed or RateLimited: {status, retryable}; `status` is the HTTP
-status, None where there was none. A provider's own words are shortened and rid of keys.
+status, None if there was no response. Messages of the provider are sanitized first, see
+`error_body`.
 """
 
 import re
@@ -12,87 +13,128 @@ from email.utils import parsedate_to_datetime
 from appliance.errors import (
     ApplianceError,
     ContextLengthExceeded,
+    DeadlineExceeded,
     InvalidInput,
     PayloadTooLarge,
     ProviderFailed,
     RateLimited,
     UnknownModel,
 )
-from plugins._shared.http_provider.error_body import Said
+from plugins._shared.http_provider.error_body import ProviderErrorBody
+from plugins._shared.http_provider.sse import EventTooLong
 
 OVERLOADED = 529
-_REFUSED_KEY = (401, 403)
-_NO_MONEY, _NOT_FOUND, _TOO_LARGE, _TOO_MANY = 402, 404, 413, 429
-_REQUEST = (400, _NOT_FOUND, _TOO_LARGE, 422)
-_PASSING = (408, 409, 425)
-_FAILED, _NOT_IMPLEMENTED = 500, 501
-_REDIRECT = range(300, 400)
+_AUTH_STATUSES = (401, 403)
+_PAYMENT_REQUIRED, _NOT_FOUND, _TOO_LARGE, _TOO_MANY_REQUESTS = 402, 404, 413, 429
+_CLIENT_ERRORS = (400, _NOT_FOUND, _TOO_LARGE, 422)
+_TRANSIENT = (408, 409, 425)
+_SERVER_ERROR, _NOT_IMPLEMENTED = 500, 501
+_REDIRECTS = range(300, 400)
 _MAX_RETRY_AFTER_S = 24 * 3600.0
-_TOO_LONG = re.compile(
+_CONTEXT_OVERFLOW = re.compile(
     r"context[ _](?:length|window|size)|prompt is too long|maximum context|"
     r"input token count .* exceeds|exceeds? the (?:available|maximum) .*(?:context|tokens)",
     re.IGNORECASE,
 )
+_NO_MESSAGE = "no error message"
 _NUMBER = re.compile(r"\b\d{1,3}(?:,\d{3})+\b|\b\d{2,}\b")
 
 
-def of_status(name: str, status: int, headers: Mapping[str, str], said: Said) -> ApplianceError:
-    """The error for an answer with this status of the provider called `name`."""
-    if reason := _reason_to_end(status, said):
-        return failed(name, reason, status)
-    if status in _REQUEST:
-        return _request_at_fault(name, status, said)
-    wait = said.retry_after if said.retry_after is not None else retry_after(headers)
-    if status == _TOO_MANY:
-        return _too_many(name, said, wait)
-    retryable = status in _PASSING or (status >= _FAILED and status != _NOT_IMPLEMENTED)
-    return failed(name, said.message or "it says no more", status, retryable, wait)
+def from_status(
+    name: str, status: int, headers: Mapping[str, str], error: ProviderErrorBody
+) -> ApplianceError:
+    """The error for a response with this status of the provider called `name`."""
+    if reason := _permanent_reason(status, error):
+        return provider_failed(name, reason, status)
+    if status in _CLIENT_ERRORS:
+        return _invalid_request(name, status, error)
+    wait = error.retry_after if error.retry_after is not None else parse_retry_after(headers)
+    if status == _TOO_MANY_REQUESTS:
+        return _rate_limited(name, error, wait)
+    retryable = status in _TRANSIENT or (status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED)
+    return provider_failed(name, error.message or _NO_MESSAGE, status, retryable, wait)
 
 
-def _reason_to_end(status: int, said: Said) -> str:
-    """Why nothing but the administrator can help; "" where something else may."""
-    if status in _REDIRECT:
-        return "it redirects elsewhere; set base_url to its final address"
-    if status in _REFUSED_KEY or said.about("API_KEY_INVALID"):
-        return "it refused the key or its rights; the administrator checks api_key"
-    if status == _NO_MONEY or said.about("insufficient_quota", "billing_error"):
-        return f"the account there has no credit: {said.message}"
+def _permanent_reason(status: int, error: ProviderErrorBody) -> str:
+    """The reason if only the administrator can fix the failure, else ""."""
+    if status in _REDIRECTS:
+        return "it redirects to another URL; set base_url to its final URL"
+    if status in _AUTH_STATUSES or error.has_kind("API_KEY_INVALID"):
+        return "it rejected the API key or its permissions; check api_key"
+    if status == _PAYMENT_REQUIRED or error.has_kind("insufficient_quota", "billing_error"):
+        return f"its account has no credit: {error.message}"
     return ""
 
 
-def in_stream(name: str, said: Said) -> ApplianceError:
-    """The error for a failure told within a stream."""
-    if said.about("rate_limit_error", "rate_limit_exceeded", "RESOURCE_EXHAUSTED"):
-        return _too_many(name, said, said.retry_after)
-    if said.about("invalid_request_error", "INVALID_ARGUMENT", "exceed_context_size_error"):
-        return _request_at_fault(name, 400, said)
-    status = OVERLOADED if said.about("overloaded_error") else None
-    return failed(name, said.message or "it says no more", status, retryable=True)
+def from_stream_error(name: str, error: ProviderErrorBody) -> ApplianceError:
+    """The error that an event of a stream reports."""
+    if error.has_kind("rate_limit_error", "rate_limit_exceeded", "RESOURCE_EXHAUSTED"):
+        return _rate_limited(name, error, error.retry_after)
+    if error.has_kind("invalid_request_error", "INVALID_ARGUMENT", "exceed_context_size_error"):
+        return _invalid_request(name, 400, error)
+    status = OVERLOADED if error.has_kind("overloaded_error") else None
+    return provider_failed(name, error.message or _NO_MESSAGE, status, retryable=True)
 
 
-def failed(
+def from_transport_error(
+    name: str,
+    error: Exception,
+    *,
+    connect_timeout_s: float,
+    read_timeout_s: float,
+    timeout_s: float,
+) -> ApplianceError | None:
+    """The error for a failed connection or an unreadable response; None for other errors."""
+    import aiohttp
+
+    match error:
+        case EventTooLong():
+            return provider_failed(name, str(error))
+        case aiohttp.ConnectionTimeoutError():
+            reason = f"no connection within {connect_timeout_s:g} s"
+        case aiohttp.SocketTimeoutError():
+            reason = f"no data for {read_timeout_s:g} s"
+        case TimeoutError():
+            return DeadlineExceeded(
+                f"provider {name}: response not complete within {timeout_s:g} s",
+                details={"status": None, "retryable": False},
+            )
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
+            return provider_failed(name, "its certificate is not trusted; set ca_file")
+        case aiohttp.ClientConnectorError() | aiohttp.ClientProxyConnectionError():
+            reason = f"no connection: {error.strerror or 'refused'}"
+        case ValueError():
+            return provider_failed(name, "its URL is invalid; check base_url")
+        case aiohttp.ClientError() | OSError():
+            reason = "the connection broke before the response was complete"
+        case _:
+            return None
+    return retryable_failure(name, reason)
+
+
+def provider_failed(
     name: str,
     reason: str,
     status: int | None = None,
     retryable: bool = False,
     wait: float | None = None,
 ) -> ProviderFailed:
-    """A ProviderFailed of this provider, with its details."""
-    answered = f" answered {status}" if status else ""
+    """A ProviderFailed of this provider, with its details; `wait` in seconds."""
+    response = f" answered {status}" if status else ""
     return ProviderFailed(
-        f"provider {name}{answered}: {reason}",
+        f"provider {name}{response}: {reason}",
         details={"status": status, "retryable": retryable},
         retry_after=wait,
     )
 
 
-def broken(name: str, reason: str) -> ProviderFailed:
-    """An answer that stopped halfway, or is not in the form that was agreed."""
-    return failed(name, reason, retryable=True)
+def retryable_failure(name: str, reason: str) -> ProviderFailed:
+    """A response that stopped halfway or does not follow the API."""
+    return provider_failed(name, reason, retryable=True)
 
 
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds to wait, from Retry-After as seconds or as an HTTP date; None if not said."""
+def parse_retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds to wait, from Retry-After as seconds or as an HTTP date; None without one."""
     text = next((v for k, v in headers.items() if k.lower() == "retry-after"), "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
         return min(float(text), _MAX_RETRY_AFTER_S)
@@ -103,38 +145,40 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
     return min(max(0.0, moment - (time.time() if now is None else now)), _MAX_RETRY_AFTER_S)
 
 
-def _too_many(name: str, said: Said, wait: float | None) -> ApplianceError:
+def _rate_limited(name: str, error: ProviderErrorBody, wait: float | None) -> ApplianceError:
     return RateLimited(
-        f"provider {name} limits the requests of this box: {said.message or 'too many'}",
-        details={"status": _TOO_MANY, "retryable": True},
+        f"provider {name} rate-limited this server: {error.message or _NO_MESSAGE}",
+        details={"status": _TOO_MANY_REQUESTS, "retryable": True},
         retry_after=wait,
     )
 
 
-def _request_at_fault(name: str, status: int, said: Said) -> ApplianceError:
+def _invalid_request(name: str, status: int, error: ProviderErrorBody) -> ApplianceError:
     if status == _NOT_FOUND:
-        return _not_found(name, said)
+        return _not_found(name, error)
     if status == _TOO_LARGE:
-        return PayloadTooLarge(f"{name}: {said.message or 'the request is too large'}")
-    message = said.message or "the provider refused the request without a reason"
+        return PayloadTooLarge(f"{name}: {error.message or 'the request is too large'}")
+    message = error.message or "the provider rejected the request without an error message"
     kinds = ("context_length_exceeded", "exceed_context_size_error")
-    if said.about(*kinds) or _TOO_LONG.search(message):
-        return ContextLengthExceeded(f"{name}: {message}", details=_counts(said))
-    details = {"status": status} | ({"field": said.field, "reason": message} if said.field else {})
+    if error.has_kind(*kinds) or _CONTEXT_OVERFLOW.search(message):
+        return ContextLengthExceeded(f"{name}: {message}", details=_token_counts(error))
+    details = {"status": status} | (
+        {"field": error.field, "reason": message} if error.field else {}
+    )
     return InvalidInput(f"{name}: {message}", details=details)
 
 
-def _counts(said: Said) -> dict[str, int]:
-    """The two counts that a message names: the prompt's is larger than the room's."""
-    numbers = {int(text.replace(",", "")) for text in _NUMBER.findall(said.message)}
-    if said.numbers:
-        numbers = set(said.numbers)
+def _token_counts(error: ProviderErrorBody) -> dict[str, int]:
+    """The two counts in a message: the prompt's tokens exceed the context's."""
+    numbers = {int(text.replace(",", "")) for text in _NUMBER.findall(error.message)}
+    if error.token_counts:
+        numbers = set(error.token_counts)
     if len(numbers) != 2:  # noqa: PLR2004
         return {}
     return {"prompt_tokens": max(numbers), "context_tokens": min(numbers)}
 
 
-def _not_found(name: str, said: Said) -> ApplianceError:
-    if said.about("model_not_found") or "model" in said.message:
-        return UnknownModel(f"{name}: {said.message or 'it has no such model'}")
-    return failed(name, "it knows no such path; the administrator checks base_url", _NOT_FOUND)
+def _not_found(name: str, error: ProviderErrorBody) -> ApplianceError:
+    if error.has_kind("model_not_found") or "model" in error.message:
+        return UnknownModel(f"{name}: {error.message or 'no such model'}")
+    return provider_failed(name, "it has no such path; check base_url", _NOT_FOUND)

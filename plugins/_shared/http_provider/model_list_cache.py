@@ -1,4 +1,4 @@
-"""A provider's list of models: asked for when needed, kept for a while, bounded."""
+"""Cache of a provider's list of models: fetched on demand, refreshed in the background."""
 
 import asyncio
 import time
@@ -12,17 +12,17 @@ from msgspec import Struct
 from appliance.errors import ApplianceError, ProviderFailed
 
 MAX_MODELS = 2000
-FRESH_S = 300.0
-_TRUSTED_S = 3600.0
-_PAUSE_S = 15.0
-_LATEST = datetime(3000, 1, 1, tzinfo=UTC).timestamp()
+FRESH_FOR_S = 300.0
+_MAX_AGE_S = 3600.0
+_RETRY_PAUSE_S = 15.0
+_MAX_TIMESTAMP = datetime(3000, 1, 1, tzinfo=UTC).timestamp()
 
 
-class Offer(Struct, frozen=True):
-    """A model as the provider lists it; None: it does not say.
+class ListedModel(Struct, frozen=True):
+    """A model in the provider's list; None: not reported.
 
-    `output_tokens` is the longest answer, `embeds` that it makes vectors. `created_at` is
-    in epoch seconds.
+    `output_tokens` is the maximum per completion, `embeds`: the model makes embeddings.
+    `created_at` is in epoch seconds.
     """
 
     name: str
@@ -33,97 +33,97 @@ class Offer(Struct, frozen=True):
     created_at: float | None = None
 
 
-def moment(told: Any) -> float | None:
-    """Epoch seconds from a number or from a time as ISO 8601 writes it; None for all else."""
-    if isinstance(told, str):
+def parse_timestamp(value: Any) -> float | None:
+    """Epoch seconds from a number or an ISO 8601 string; None for anything else."""
+    if isinstance(value, str):
         try:
-            told = datetime.fromisoformat(told).timestamp()
+            value = datetime.fromisoformat(value).timestamp()
         except (ValueError, OverflowError, OSError):
             return None
-    if isinstance(told, bool) or not isinstance(told, int | float) or not 0 < told < _LATEST:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(told)
+    return float(value) if 0 < value < _MAX_TIMESTAMP else None
 
 
-class Catalogue:
-    """The list, asked for once at a time by `fetch`.
+class ModelListCache:
+    """The model list, fetched by at most one call of `fetch` at a time.
 
-    A list is fresh for five minutes; then it is served on for up to an hour while a new
-    one is asked for. After a failure nothing is asked for a quarter of a minute.
+    A list is fresh for five minutes; a stale one is served for up to an hour while a
+    refresh runs. After a failed refresh the next one waits 15 seconds.
     """
 
     def __init__(
         self,
-        fetch: Callable[[], Awaitable[Sequence[Offer]]],
+        fetch: Callable[[], Awaitable[Sequence[ListedModel]]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetch = fetch
         self._clock = clock
-        self._offers: tuple[Offer, ...] = ()
-        self._at: float | None = None
-        self._failed: ApplianceError | None = None
-        self._failed_at = 0.0
-        self._running: asyncio.Task[None] | None = None
+        self._models: tuple[ListedModel, ...] = ()
+        self._fetched_at: float | None = None
+        self._error: ApplianceError | None = None
+        self._error_at = 0.0
+        self._refresh_task: asyncio.Task[None] | None = None
 
-    async def offers(self) -> Sequence[Offer]:
-        """Raises what asking failed with, where there is no list to be trusted."""
+    async def models(self) -> Sequence[ListedModel]:
+        """The models. Raises the error of the last refresh if the list is too old."""
         age = self._age()
-        if age < FRESH_S:
-            return self._offers
-        if not self._paused():
-            asking = self._ask()
-            if age >= _TRUSTED_S:
-                await asyncio.shield(asking)
-        if self._age() < _TRUSTED_S:
-            return self._offers
-        raise _again(self._failed)
+        if age < FRESH_FOR_S:
+            return self._models
+        if not self._in_retry_pause():
+            refresh = self._start_refresh()
+            if age >= _MAX_AGE_S:
+                await asyncio.shield(refresh)
+        if self._age() < _MAX_AGE_S:
+            return self._models
+        raise _copy_error(self._error)
 
-    async def find(self, name: str) -> Offer | None:
-        """What is known of a model; None where it is not listed or the list can't be had."""
+    async def find(self, name: str) -> ListedModel | None:
+        """The model's entry; None if it is not listed or the list is unavailable."""
         try:
-            offers = await self.offers()
+            models = await self.models()
         except ApplianceError:
             return None
-        return next((offer for offer in offers if offer.name == name), None)
+        return next((model for model in models if model.name == name), None)
 
-    async def reach(self) -> None:
-        """Return if the provider answered lately, or does now; raise what it failed with."""
-        if self._paused() and self._failed is not None:
-            raise _again(self._failed)
-        if self._age() >= _PAUSE_S:
-            await asyncio.shield(self._ask())
-            if self._failed is not None:
-                raise _again(self._failed)
+    async def check_reachable(self) -> None:
+        """Return if the provider has answered recently or does now, else raise its error."""
+        if self._in_retry_pause() and self._error is not None:
+            raise _copy_error(self._error)
+        if self._age() >= _RETRY_PAUSE_S:
+            await asyncio.shield(self._start_refresh())
+            if self._error is not None:
+                raise _copy_error(self._error)
 
     async def close(self) -> None:
-        """Ask no more."""
-        if self._running is not None:
-            self._running.cancel()
+        """Cancel a running refresh."""
+        if self._refresh_task is not None:
+            self._refresh_task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._running
+                await self._refresh_task
 
     def _age(self) -> float:
-        return float("inf") if self._at is None else self._clock() - self._at
+        return float("inf") if self._fetched_at is None else self._clock() - self._fetched_at
 
-    def _paused(self) -> bool:
-        return self._failed is not None and self._clock() - self._failed_at < _PAUSE_S
+    def _in_retry_pause(self) -> bool:
+        return self._error is not None and self._clock() - self._error_at < _RETRY_PAUSE_S
 
-    def _ask(self) -> asyncio.Task[None]:
-        if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._refresh())
-        return self._running
+    def _start_refresh(self) -> asyncio.Task[None]:
+        if self._refresh_task is None or self._refresh_task.done():
+            self._refresh_task = asyncio.create_task(self._refresh())
+        return self._refresh_task
 
     async def _refresh(self) -> None:
         try:
-            self._offers = tuple(await self._fetch())[:MAX_MODELS]
+            self._models = tuple(await self._fetch())[:MAX_MODELS]
         except ApplianceError as error:
-            self._failed, self._failed_at = error, self._clock()
+            self._error, self._error_at = error, self._clock()
         else:
-            self._failed, self._at = None, self._clock()
+            self._error, self._fetched_at = None, self._clock()
 
 
-def _again(error: ApplianceError | None) -> ApplianceError:
-    """The error anew: one that is raised twice would grow by its traces."""
+def _copy_error(error: ApplianceError | None) -> ApplianceError:
+    """A copy to raise: raising one exception object repeatedly makes its traceback grow."""
     if error is None:
-        return ProviderFailed("the provider's list of models is not known yet")
+        return ProviderFailed("the provider's model list is not available yet; retry later")
     return type(error)(error.message, details=error.details, retry_after=error.retry_after)

@@ -1,4 +1,4 @@
-"""What the configuration says of one far provider."""
+"""Settings of one remote provider."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,8 @@ from msgspec import Struct
 from appliance.errors import ConfigError
 
 
-class Options(Struct, frozen=True):
-    """Seconds, and where the provider is. `base_url` has no slash at its end."""
+class HttpProviderOptions(Struct, frozen=True):
+    """`[providers.NAME]` of the configuration. Timeouts are in seconds."""
 
     api_key: str = ""
     base_url: str = ""
@@ -24,57 +24,59 @@ class Options(Struct, frozen=True):
 
     @property
     def configured(self) -> bool:
-        """Whether the administrator wants this provider: nothing is contacted otherwise."""
+        """Whether the administrator has set up this provider; otherwise nothing is contacted."""
         return bool(self.api_key or self.base_url)
 
 
-def read_options(name: str, settings: Mapping[str, Any]) -> Options:
-    """Raises ConfigError for values of the wrong type and addresses that can't be used."""
+def read_options(name: str, settings: Mapping[str, Any]) -> HttpProviderOptions:
+    """Decode the settings. Raises ConfigError for wrong types and invalid URLs."""
     try:
-        options = msgspec.convert(dict(settings), Options)
+        options = msgspec.convert(dict(settings), HttpProviderOptions)
     except msgspec.ValidationError as error:
         raise ConfigError(f"settings of provider {name!r}: {error}") from None
-    _check(name, "base_url", options.base_url)
-    _check(name, "proxy", options.proxy, may_hold_password=True)
+    _check_url(name, "base_url", options.base_url)
+    _check_url(name, "proxy", options.proxy, may_hold_password=True)
     return options
 
 
-def missing(name: str, plugin: str) -> str:
-    """What to set so that a provider called `name`, of this plugin, can be used."""
+def missing_settings_hint(name: str, plugin: str) -> str:
+    """Says which settings a provider called `name` of this plugin needs."""
     if name == plugin:
-        return f"no key: set providers.{name}.api_key or {name.upper()}_API_KEY"
-    return f"no address and no key: set base_url in [providers.upstreams.{name}]"
+        return f"no API key: set providers.{name}.api_key or {name.upper()}_API_KEY"
+    return f"no base_url and no API key: set base_url in [providers.upstreams.{name}]"
 
 
-def address(given: str, own: str, path: str, *, always: bool = False) -> str:
-    """Where the API begins: the address given, or the provider's own.
+def build_base_url(configured: str, default: str, path: str, *, always: bool = False) -> str:
+    """The URL that the API's paths are appended to: the configured one, or the default.
 
-    An address without a path gets the usual one; with `always`, any that does not end in it.
+    `path` is appended to a URL without a path; with `always`, to any that does not end in it.
     """
-    base = (given or own).rstrip("/")
-    wanted = not base.endswith(path) if always else not urlsplit(base).path
-    return base + path if wanted else base
+    base = (configured or default).rstrip("/")
+    append = not base.endswith(path) if always else not urlsplit(base).path
+    return base + path if append else base
 
 
-def _check(name: str, key: str, url: str, *, may_hold_password: bool = False) -> None:
+def _check_url(name: str, key: str, url: str, *, may_hold_password: bool = False) -> None:
     if not url:
         return
-    parts = _split(url)
+    parts = _split_url(url)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{key} of provider {name!r}: write http://HOST:PORT or https://HOST")
+        raise ConfigError(
+            f"{key} of provider {name!r}: must be http://HOST[:PORT] or https://HOST[:PORT]"
+        )
     if parts.query or parts.fragment:
-        raise ConfigError(f"{key} of provider {name!r}: it can't hold a query or a fragment")
+        raise ConfigError(f"{key} of provider {name!r}: must not have a query or a fragment")
     if "@" in parts.netloc and not may_hold_password:
         raise ConfigError(
-            f"{key} of provider {name!r}: it can't hold a user or a password; "
-            "the key belongs into api_key"
+            f"{key} of provider {name!r}: must not have a user or a password; "
+            "set the key in api_key"
         )
 
 
-def _split(url: str) -> SplitResult | None:
+def _split_url(url: str) -> SplitResult | None:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises for one that is no number
+        _ = parts.port  # raises ValueError if it is not a number
     except ValueError:
         return None
     return parts

@@ -1,4 +1,4 @@
-"""A far provider: what all of them do alike, around what each one's API is."""
+"""`HttpProvider`: a remote provider; what is specific to one API is behind `ProviderApi`."""
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -14,74 +14,81 @@ from appliance.domain.messages import (
 from appliance.domain.models import ModelInfo, ModelState, ProviderStatus
 from appliance.errors import InvalidInput, ModelUnavailable, ProviderFailed, UnknownModel
 from plugins._shared.http_provider import failures, unsupported
-from plugins._shared.http_provider.client import Client
-from plugins._shared.http_provider.model_list_cache import Catalogue, Offer
-from plugins._shared.http_provider.options import Options
+from plugins._shared.http_provider.client import HttpClient
+from plugins._shared.http_provider.model_list_cache import ListedModel, ModelListCache
+from plugins._shared.http_provider.options import HttpProviderOptions
 from plugins._shared.http_provider.sse import ServerEvent
-from plugins._shared.http_provider.temperature_fallback import Temper
+from plugins._shared.http_provider.temperature_fallback import TemperatureFallback
 
-PARALLEL = 16
+MAX_PARALLEL = 16
 
 
-class Reader(Protocol):
-    """Makes the box's events of the provider's. `done`: the provider has said its last."""
+class StreamParser(Protocol):
+    """Converts a provider's events to CompletionEvents. `done`: the last event was read."""
 
     done: bool
 
     def feed(self, event: ServerEvent) -> Iterable[CompletionEvent]:
-        """What this event tells. Raises what the provider reports or ProviderFailed."""
+        """The events in this one. Raises the error that the provider reports, or ProviderFailed."""
         ...
 
-    def end(self) -> Iterable[CompletionEvent]:
-        """What was held back, and Finished. Raises ProviderFailed for an answer cut short."""
+    def finish(self) -> Iterable[CompletionEvent]:
+        """What was buffered, then Finished. Raises ProviderFailed if the stream was cut short."""
         ...
 
 
-class Call(Struct):
-    """One completion in the provider's own words, and who reads the answer."""
+class ProviderRequest(Struct):
+    """One completion as the provider's API takes it, and the parser of its stream."""
 
     path: str
     body: dict[str, Any]
-    reader: Reader
+    parser: StreamParser
 
 
-class Dialect(Protocol):
-    """A provider's API."""
+class ProviderApi(Protocol):
+    """What one provider's API does."""
 
-    async def list(self, client: Client) -> Sequence[Offer]:
-        """The models on offer."""
+    async def list_models(self, client: HttpClient) -> Sequence[ListedModel]:
+        """The provider's models."""
         ...
 
-    async def call(self, request: CompletionRequest, catalogue: Catalogue) -> Call:
-        """Raises InvalidInput for what the provider can't do."""
+    async def build_request(
+        self, request: CompletionRequest, model_list: ModelListCache
+    ) -> ProviderRequest:
+        """Raises InvalidInput for what the provider doesn't support."""
         ...
 
-    async def count(self, client: Client, request: CompletionRequest) -> int:
-        """The tokens of the prompt."""
+    async def count_tokens(self, client: HttpClient, request: CompletionRequest) -> int:
+        """The number of tokens in the prompt."""
         ...
 
-    async def embed(self, client: Client, request: EmbeddingRequest) -> Embeddings:
-        """Raises InvalidInput where the provider makes no vectors."""
+    async def embed(self, client: HttpClient, request: EmbeddingRequest) -> Embeddings:
+        """Raises InvalidInput if the provider has no embeddings."""
         ...
 
 
-class UpstreamProvider:
+class HttpProvider:
     """Implements appliance.spi.provider.Provider.
 
-    `missing` says what to set where nothing is configured: then no model is offered and
-    nothing is contacted.
+    Without configuration it lists no models and contacts nothing; `missing_settings` then
+    says what to set.
     """
 
     def __init__(
-        self, name: str, options: Options, client: Client, dialect: Dialect, missing: str
+        self,
+        name: str,
+        options: HttpProviderOptions,
+        client: HttpClient,
+        api: ProviderApi,
+        missing_settings: str,
     ) -> None:
         self._name = name
         self._options = options
         self._client = client
-        self._dialect = dialect
-        self._missing = "" if options.configured else missing
-        self._catalogue = Catalogue(lambda: dialect.list(client))
-        self._temper = Temper()
+        self._api = api
+        self._missing_settings = "" if options.configured else missing_settings
+        self._model_list = ModelListCache(lambda: api.list_models(client))
+        self._temperature_fallback = TemperatureFallback()
         self._closed = False
 
     @property
@@ -89,23 +96,23 @@ class UpstreamProvider:
         return self._name
 
     def status(self) -> ProviderStatus:
-        """Whether it is configured; whether it can be reached shows at its first use."""
-        problem = "the server is shutting down" if self._closed else self._missing
+        """Whether the provider is configured. It is contacted at its first use only."""
+        problem = "the server is shutting down" if self._closed else self._missing_settings
         return ProviderStatus(self._name, available=not problem, local=False, problem=problem)
 
     async def models(self) -> Sequence[ModelInfo]:
-        """The configured models, or those that the provider lists. Raises what listing raises."""
-        if self._missing:
+        """The configured models, else the provider's list. Raises the error of the listing."""
+        if self._missing_settings:
             return ()
         if self._options.models:
-            return [self._info(Offer(name)) for name in self._options.models]
-        return [self._info(offer) for offer in await self._catalogue.offers()]
+            return [self._info(ListedModel(name)) for name in self._options.models]
+        return [self._info(model) for model in await self._model_list.models()]
 
     async def load(self, model: str) -> None:
-        """Nothing is loaded; checks that the provider can be reached and has the model."""
-        self._check(model)
+        """Loads nothing; checks that the provider is reachable and has the model."""
+        self._check_model(model)
         try:
-            await self._catalogue.reach()
+            await self._model_list.check_reachable()
             known = {info.name for info in await self.models()}
         except ProviderFailed as error:
             raise ModelUnavailable(error.message, retry_after=error.retry_after) from error
@@ -113,66 +120,67 @@ class UpstreamProvider:
             raise UnknownModel(f"provider {self._name} has no model {model!r}")
 
     async def count_tokens(self, request: CompletionRequest) -> int:
-        """As the provider counts, or an upper bound where it does not tell."""
-        self._check(request.model)
-        return await self._dialect.count(self._client, request)
+        """The provider's count, or an upper bound if its API has none."""
+        self._check_model(request.model)
+        return await self._api.count_tokens(self._client, request)
 
     async def stream(self, request: CompletionRequest) -> AsyncGenerator[CompletionEvent, None]:
-        """See the SPI. What fails is told with `details.retryable`."""
-        self._check(request.model)
-        unsupported.check(self._name, request)
-        for version in self._temper.versions(request):
+        """See the SPI. Errors carry `details.retryable`."""
+        self._check_model(request.model)
+        unsupported.check_request(self._name, request)
+        for attempt in self._temperature_fallback.attempts(request):
             try:
-                call = await self._dialect.call(version, self._catalogue)
+                call = await self._api.build_request(attempt, self._model_list)
                 async with self._client.stream(call.path, call.body) as stream:
-                    while not call.reader.done and (events := await stream.events()) is not None:
-                        for told in _told(call.reader, events):
-                            yield told
-                    # Only then can the connection serve the next request.
+                    parser = call.parser
+                    while not parser.done and (events := await stream.next_events()) is not None:
+                        for event in _parse_events(parser, events):
+                            yield event
+                    # A connection is reused only if its response was read to the end.
                     await stream.drain()
-                    for told in call.reader.end():
-                        yield told
+                    for event in parser.finish():
+                        yield event
                 return
             except InvalidInput as error:
-                if not self._temper.learn(version, error):
+                if not self._temperature_fallback.learn_from_error(attempt, error):
                     raise
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """See the SPI."""
-        self._check(request.model)
+        self._check_model(request.model)
         if not request.texts:
-            raise InvalidInput.at("texts", "give at least one")
-        return await self._dialect.embed(self._client, request)
+            raise InvalidInput.at("texts", "at least one text is required")
+        return await self._api.embed(self._client, request)
 
     async def close(self) -> None:
-        """Close every connection; streams still open fail with ProviderFailed."""
+        """Close every connection; open streams fail with ProviderFailed."""
         self._closed = True
-        await self._catalogue.close()
+        await self._model_list.close()
         await self._client.close()
 
-    def _check(self, model: str) -> None:
-        if self._missing or self._closed:
-            raise failures.failed(self._name, self.status().problem)
+    def _check_model(self, model: str) -> None:
+        if self._missing_settings or self._closed:
+            raise failures.provider_failed(self._name, self.status().problem)
         if self._options.models and model not in self._options.models:
             names = ", ".join(self._options.models)
-            raise UnknownModel(f"provider {self._name} offers only: {names}")
+            raise UnknownModel(f"provider {self._name} has no model {model!r}; configured: {names}")
 
-    def _info(self, offer: Offer) -> ModelInfo:
+    def _info(self, model: ListedModel) -> ModelInfo:
         return ModelInfo(
-            name=offer.name,
+            name=model.name,
             provider=self._name,
             state=ModelState.READY,
-            context_tokens=offer.context_tokens,
-            max_parallel=PARALLEL,
-            description=offer.description,
-            embeds=offer.embeds,
-            created_at=offer.created_at,
+            context_tokens=model.context_tokens,
+            max_parallel=MAX_PARALLEL,
+            description=model.description,
+            embeds=model.embeds,
+            created_at=model.created_at,
         )
 
 
-def _told(reader: Reader, events: Iterable[ServerEvent]) -> Iterator[CompletionEvent]:
-    """What these events tell, up to the provider's last."""
+def _parse_events(parser: StreamParser, events: Iterable[ServerEvent]) -> Iterator[CompletionEvent]:
+    """Convert the events, up to the stream's last."""
     for event in events:
-        yield from reader.feed(event)
-        if reader.done:
+        yield from parser.feed(event)
+        if parser.done:
             return

@@ -1,4 +1,4 @@
-"""One pool of connections per provider, opened at its first use."""
+"""Opens the HTTP session, one connection pool per provider."""
 
 import asyncio
 import ssl
@@ -7,28 +7,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.errors import ConfigError
-from plugins._shared.http_provider.options import Options
+from plugins._shared.http_provider.options import HttpProviderOptions
 
 if TYPE_CHECKING:
     import aiohttp
 
-_CONNECTIONS = 256
-_IDLE_S = 60.0
+_MAX_CONNECTIONS = 256
+_KEEPALIVE_S = 60.0
 
 
-async def open_session(options: Options, base_url: str) -> "aiohttp.ClientSession":
-    """A session that verifies certificates, keeps no cookies and reads no environment.
+async def open_session(options: HttpProviderOptions, base_url: str) -> "aiohttp.ClientSession":
+    """A session that verifies certificates, keeps no cookies and ignores the environment.
 
-    Raises ConfigError if the CA file can't be used.
+    Raises ConfigError if the CA file can't be loaded.
     """
-    # The import and the certificates take long enough to be felt by every other request.
+    # Importing aiohttp and loading certificates would block the event loop for too long.
     await asyncio.to_thread(import_module, "aiohttp")
-    needs_trust = base_url.startswith("https:") or options.proxy.startswith("https:")
-    context = await asyncio.to_thread(_trusting, options.ca_file) if needs_trust else True
+    needs_tls = base_url.startswith("https:") or options.proxy.startswith("https:")
+    context = await asyncio.to_thread(_create_ssl_context, options.ca_file) if needs_tls else True
     import aiohttp
 
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=_IDLE_S, ssl=context),
+        connector=aiohttp.TCPConnector(
+            limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEPALIVE_S, ssl=context
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         proxy=options.proxy or None,
         trust_env=False,
@@ -36,20 +38,20 @@ async def open_session(options: Options, base_url: str) -> "aiohttp.ClientSessio
     )
 
 
-def _trusting(ca_file: str) -> ssl.SSLContext:
+def _create_ssl_context(ca_file: str) -> ssl.SSLContext:
     context = ssl.create_default_context()
-    places = ssl.get_default_verify_paths()
-    if not (places.cafile or places.capath):
-        # An executable built elsewhere looks for certificates where that machine had them.
+    defaults = ssl.get_default_verify_paths()
+    if not (defaults.cafile or defaults.capath):
+        # A frozen executable looks for certificates where its build machine had them.
         context.load_verify_locations(cafile=import_module("certifi").where())
     if ca_file:
-        _trust(context, Path(ca_file).expanduser())
+        _load_ca_file(context, Path(ca_file).expanduser())
     return context
 
 
-def _trust(context: ssl.SSLContext, file: Path) -> None:
+def _load_ca_file(context: ssl.SSLContext, file: Path) -> None:
     try:
         context.load_verify_locations(cafile=file)
     except (OSError, ssl.SSLError) as error:
-        reason = getattr(error, "strerror", None) or "no certificates in it"
+        reason = getattr(error, "strerror", None) or "it holds no certificates"
         raise ConfigError(f"ca_file {file}: {reason}") from None

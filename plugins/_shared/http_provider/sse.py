@@ -1,7 +1,7 @@
-"""Server-sent events, read as they come: borders of chunks may lie anywhere.
+"""Incremental parser of server-sent events; chunks may be cut anywhere.
 
 Follows the event stream format of the HTML standard: LF, CRLF and CR end a line, a
-line that begins with a colon is a comment, several `data` lines are one text.
+line that starts with a colon is a comment, several `data` lines are joined by LF.
 """
 
 from collections.abc import Iterator
@@ -13,46 +13,46 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class ServerEvent(Struct, frozen=True):
-    """One event; `kind` is "" where the stream names none."""
+    """One event; `kind` is its `event` field, "" without one."""
 
     kind: str
     data: bytes
 
 
 class EventTooLong(Exception):
-    """A line or an event beyond the bound."""
+    """A line or an event exceeds the limit."""
 
 
 class SseParser:
-    """Bytes in, events out. An event that the stream's end cuts off is none."""
+    """Bytes in, events out. An event that the end of the stream cuts off is dropped."""
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
-        self._bound = max_event_bytes
-        self._rest: list[bytes] = []
-        self._rest_bytes = 0
+        self._max_event_bytes = max_event_bytes
+        self._partial_line: list[bytes] = []
+        self._partial_line_bytes = 0
         self._after_cr = False
-        self._begun = False
+        self._started = False
         self._kind = ""
         self._data: list[bytes] = []
         self._data_bytes = 0
 
     def feed(self, chunk: bytes) -> Iterator[ServerEvent]:
         """The events that this chunk completes. Raises EventTooLong."""
-        *lines, rest = self._with_plain_ends(chunk).split(b"\n")
+        *lines, last = self._normalize_line_ends(chunk).split(b"\n")
         if lines:
-            lines[0] = b"".join((*self._rest, lines[0]))
-            self._rest, self._rest_bytes = [], 0
-            if not self._begun:
-                self._begun, lines[0] = True, lines[0].removeprefix(_BYTE_ORDER_MARK)
+            lines[0] = b"".join((*self._partial_line, lines[0]))
+            self._partial_line, self._partial_line_bytes = [], 0
+            if not self._started:
+                self._started, lines[0] = True, lines[0].removeprefix(_BYTE_ORDER_MARK)
         for line in lines:
             if line:
-                self._take(line)
+                self._parse_line(line)
             elif event := self._dispatch():
                 yield event
-        self._keep(rest)
+        self._buffer_partial_line(last)
 
-    def _with_plain_ends(self, chunk: bytes) -> bytes:
-        """The chunk with LF alone as line end; a CRLF may be cut in two."""
+    def _normalize_line_ends(self, chunk: bytes) -> bytes:
+        """The chunk with LF as the only line end; a CRLF may be split over two chunks."""
         if self._after_cr and chunk:
             chunk = chunk.removeprefix(b"\n")
             self._after_cr = False
@@ -61,15 +61,15 @@ class SseParser:
         self._after_cr = chunk.endswith(b"\r")
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _keep(self, piece: bytes) -> None:
-        """The beginning of a line whose end is still to come."""
+    def _buffer_partial_line(self, piece: bytes) -> None:
+        """Keep the start of a line whose end is still to come."""
         if piece:
-            self._rest.append(piece)
-            self._rest_bytes += len(piece)
-            self._check(self._rest_bytes)
+            self._partial_line.append(piece)
+            self._partial_line_bytes += len(piece)
+            self._check_size(self._partial_line_bytes)
 
-    def _take(self, line: bytes) -> None:
-        self._check(self._data_bytes + len(line))
+    def _parse_line(self, line: bytes) -> None:
+        self._check_size(self._data_bytes + len(line))
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
@@ -83,6 +83,6 @@ class SseParser:
         self._kind, self._data, self._data_bytes = "", [], 0
         return ServerEvent(kind, b"\n".join(data)) if data else None
 
-    def _check(self, size: int) -> None:
-        if size > self._bound:
-            raise EventTooLong(f"an event of more than {self._bound} bytes")
+    def _check_size(self, size: int) -> None:
+        if size > self._max_event_bytes:
+            raise EventTooLong(f"an event is larger than {self._max_event_bytes} bytes")

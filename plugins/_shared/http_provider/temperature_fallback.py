@@ -1,8 +1,8 @@
-"""Models that take no temperature are asked without one.
+"""Retries without temperature, top_p and top_k for models that reject them.
 
-The newest models of some providers draw tokens in their own way and refuse to be told
-how. A temperature (or top_p, top_k) is then left out, and the model is remembered. Not
-so temperature 0, which asks for an answer that can be told beforehand: that is refused.
+Some providers' newest models fix their sampling parameters and reject requests that set
+them. Such a request is sent again without them, and the model is remembered. Temperature
+0 is never dropped: it asks for a deterministic completion, so the error is passed on.
 """
 
 import re
@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from appliance.domain.messages import CompletionRequest
 from appliance.errors import ContextLengthExceeded, InvalidInput
-from plugins._shared.http_provider.unsupported import USUAL, asked
+from plugins._shared.http_provider.unsupported import DEFAULT_SAMPLING, non_default_sampling
 
 _FIELDS = ("temperature", "top_p", "top_k")
-_REMEMBERED = 1000
-_NAMED = re.compile(r"\b(?:temperature|top_p|top_k|topP|topK)\b")
+_MAX_REMEMBERED_MODELS = 1000
+_FIELD_NAMES = re.compile(r"\b(?:temperature|top_p|top_k|topP|topK)\b")
 _UNSUPPORTED = re.compile(
     r"not support|unsupported|deprecated|not (?:be )?(?:permitted|allowed|available)|"
     r"only the default|cannot be (?:set|changed)",
@@ -24,30 +24,30 @@ _UNSUPPORTED = re.compile(
 )
 
 
-class Temper:
-    """Which models of one provider take no such values."""
+class TemperatureFallback:
+    """Remembers the models of one provider that reject these parameters."""
 
     def __init__(self) -> None:
-        self._plain: set[str] = set()
+        self._models_without_sampling: set[str] = set()
 
-    def versions(self, request: CompletionRequest) -> Iterator[CompletionRequest]:
-        """The request as it is to be tried: as it is, then without those values."""
-        if not asked(request.sampling, _FIELDS) or request.sampling.temperature == 0:
+    def attempts(self, request: CompletionRequest) -> Iterator[CompletionRequest]:
+        """The requests to try in turn: with the parameters, then without."""
+        if not non_default_sampling(request.sampling, _FIELDS) or request.sampling.temperature == 0:
             yield request
             return
-        if request.model not in self._plain:
+        if request.model not in self._models_without_sampling:
             yield request
-        values = {field: getattr(USUAL, field) for field in _FIELDS}
+        values = {field: getattr(DEFAULT_SAMPLING, field) for field in _FIELDS}
         yield replace(request, sampling=replace(request.sampling, **values))
 
-    def learn(self, request: CompletionRequest, error: InvalidInput) -> bool:
-        """Whether the error says that this model takes no such values; then it is remembered."""
+    def learn_from_error(self, request: CompletionRequest, error: InvalidInput) -> bool:
+        """Whether the error says that the model rejects these parameters; remembers the model."""
         if isinstance(error, ContextLengthExceeded) or request.sampling.temperature == 0:
             return False
-        if not (_NAMED.search(error.message) and _UNSUPPORTED.search(error.message)):
+        if not (_FIELD_NAMES.search(error.message) and _UNSUPPORTED.search(error.message)):
             return False
-        if not asked(request.sampling, _FIELDS):
+        if not non_default_sampling(request.sampling, _FIELDS):
             return False
-        if len(self._plain) < _REMEMBERED:
-            self._plain.add(request.model)
+        if len(self._models_without_sampling) < _MAX_REMEMBERED_MODELS:
+            self._models_without_sampling.add(request.model)
         return True

@@ -1,4 +1,4 @@
-"""The arguments of a tool call, for APIs that want them as an object."""
+"""The arguments of a tool call as an object, for APIs that don't take JSON text."""
 
 from typing import Any, cast
 
@@ -8,14 +8,14 @@ from appliance.domain.messages import ToolCall
 from appliance.errors import InvalidInput
 
 
-def arguments(call: ToolCall) -> dict[str, Any]:
-    """The object that the call's JSON text holds. Raises InvalidInput if it is none."""
+def decode_arguments(call: ToolCall) -> dict[str, Any]:
+    """Decode the call's JSON text. Raises InvalidInput unless it is an object."""
     try:
-        found = msgspec.json.decode(call.arguments or "{}")
+        value = msgspec.json.decode(call.arguments or "{}")
     except (msgspec.DecodeError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise InvalidInput.at(
-            "tool_calls", f"the arguments of the call {call.id!r} are no JSON object"
+            "tool_calls", f"the arguments of call {call.id!r} must be a JSON object"
         )
-    return cast("dict[str, Any]", found)
+    return cast("dict[str, Any]", value)

@@ -1,8 +1,8 @@
-"""What a provider can't do is refused by name: an answer is never quietly a weaker one.
+"""Rejects request fields that a provider doesn't support, rather than ignoring them.
 
-A value that equals the box's default counts as not asked for: it is not sent, and the
-provider's own default holds. `context_shift`, `owner` and `shared_system` are permissions
-and facts for the local engine, and are not sent either.
+A sampling value that equals the appliance's default is not sent: the provider's own
+default applies. `context_shift`, `owner` and `shared_system` concern the local engine only
+and are never sent.
 """
 
 from collections.abc import Iterable
@@ -13,32 +13,32 @@ from msgspec import structs
 from appliance.domain.messages import CompletionRequest, OutputKind, Sampling, ToolUse
 from appliance.errors import InvalidInput
 
-USUAL = Sampling()
-_USUAL = structs.asdict(USUAL)
+DEFAULT_SAMPLING = Sampling()
+_DEFAULTS = structs.asdict(DEFAULT_SAMPLING)
 
 
-def asked(sampling: Sampling, fields: Iterable[str]) -> dict[str, Any]:
-    """Those of the fields that are not the box's default, in their order."""
+def non_default_sampling(sampling: Sampling, fields: Iterable[str]) -> dict[str, Any]:
+    """The given fields whose values differ from the default, in the given order."""
     values = structs.asdict(sampling)
-    return {field: values[field] for field in fields if values[field] != _USUAL[field]}
+    return {field: values[field] for field in fields if values[field] != _DEFAULTS[field]}
 
 
-def refuse(name: str, request: CompletionRequest, fields: Iterable[str]) -> None:
-    """Raise InvalidInput for a sampling field that is asked for and can't be had."""
-    if not_had := list(asked(request.sampling, fields)):
-        raise cannot(name, not_had[0])
+def refuse_sampling(name: str, request: CompletionRequest, fields: Iterable[str]) -> None:
+    """Raise InvalidInput if one of these sampling fields differs from its default."""
+    if set_fields := list(non_default_sampling(request.sampling, fields)):
+        raise unsupported_field(name, set_fields[0])
 
 
-def check(name: str, request: CompletionRequest) -> None:
-    """What no far provider does, or does in no form that can be relied on."""
+def check_request(name: str, request: CompletionRequest) -> None:
+    """Raise InvalidInput for what no remote provider supports reliably."""
     if request.output.kind is OutputKind.GRAMMAR:
-        raise cannot(name, "grammar")
+        raise unsupported_field(name, "grammar")
     if request.raw is not None and request.tools:
-        raise InvalidInput.at("tools", "a raw prompt has none")
+        raise InvalidInput.at("tools", "a raw prompt takes no tools")
     if request.tool_choice.use is ToolUse.REQUIRED and not request.tools:
-        raise InvalidInput.at("tool_choice", "a tool is required, and there is none")
+        raise InvalidInput.at("tool_choice", "a tool call is required, but there are no tools")
 
 
-def cannot(name: str, field: str) -> InvalidInput:
-    """The error for a field that this provider does not have."""
-    return InvalidInput.at(field, f"provider {name} can't do this; leave it out or ask another")
+def unsupported_field(name: str, field: str) -> InvalidInput:
+    """The error for a field that this provider does not support."""
+    return InvalidInput.at(field, f"provider {name} does not support it; omit it or use another")

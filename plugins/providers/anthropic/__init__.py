@@ -1,4 +1,4 @@
-"""Anthropic's API, and addresses that speak it."""
+"""Provider plugin for Anthropic's API and compatible servers."""
 
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,11 @@ NAME = "anthropic"
 
 
 def register(registry: "Registry") -> None:
-    """Offer the provider; nothing heavy is imported before it is built."""
+    """Register the provider; its modules are imported when it is built."""
     registry.add_provider(NAME, _build)
 
 
 def _build(context: "PluginContext") -> "Provider":
-    from plugins.providers.anthropic.dialect import build
+    from plugins.providers.anthropic.api import build
 
     return build(context.name or NAME, context.settings)

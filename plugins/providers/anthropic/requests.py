@@ -1,7 +1,7 @@
-"""A completion as Anthropic's Messages API wants it asked for.
+"""Builds the request bodies of Anthropic's Messages API.
 
-System messages, wherever they stand, become the one system prompt; a seed is not sent,
-because there is none: with one or without, the provider promises no equal answers.
+System messages, wherever they stand, become the one system prompt. The API has no seed,
+so none is sent; the SPI promises no reproducible completions for remote providers.
 """
 
 from typing import Any
@@ -18,10 +18,10 @@ from appliance.domain.messages import (
 )
 from appliance.errors import InvalidInput
 from plugins._shared.http_provider import unsupported
-from plugins._shared.http_provider.tool_arguments import arguments
-from plugins._shared.http_provider.unsupported import asked
+from plugins._shared.http_provider.tool_arguments import decode_arguments
+from plugins._shared.http_provider.unsupported import non_default_sampling
 
-_NOT_THERE = (
+_UNSUPPORTED_SAMPLING = (
     "min_p",
     "repeat_penalty",
     "frequency_penalty",
@@ -31,20 +31,20 @@ _NOT_THERE = (
 )
 
 
-def message(name: str, request: CompletionRequest, max_tokens: int) -> dict[str, Any]:
-    """The body for /messages. Raises InvalidInput for what can't be had."""
-    unsupported.refuse(name, request, _NOT_THERE)
-    body = prompt(name, request) | {"max_tokens": max_tokens, "stream": True}
-    body |= asked(request.sampling, ("temperature", "top_p", "top_k"))
+def build_message_body(name: str, request: CompletionRequest, max_tokens: int) -> dict[str, Any]:
+    """The body for /messages. Raises InvalidInput for what the API lacks."""
+    unsupported.refuse_sampling(name, request, _UNSUPPORTED_SAMPLING)
+    body = build_prompt(name, request) | {"max_tokens": max_tokens, "stream": True}
+    body |= non_default_sampling(request.sampling, ("temperature", "top_p", "top_k"))
     if request.sampling.stop:
         body["stop_sequences"] = list(request.sampling.stop)
     return body
 
 
-def prompt(name: str, request: CompletionRequest) -> dict[str, Any]:
-    """The part of the body that makes the prompt: what /messages/count_tokens takes."""
+def build_prompt(name: str, request: CompletionRequest) -> dict[str, Any]:
+    """The part of the body that makes up the prompt; the body for /messages/count_tokens."""
     if request.raw is not None:
-        raise unsupported.cannot(name, "prompt")
+        raise unsupported.unsupported_field(name, "prompt")
     system = [m.content for m in request.messages if m.role is MessageRole.SYSTEM and m.content]
     body: dict[str, Any] = {"model": request.model, "messages": _turns(request.messages)}
     if system:
@@ -54,7 +54,7 @@ def prompt(name: str, request: CompletionRequest) -> dict[str, Any]:
         body["tool_choice"] = _choice(request.tool_choice)
     if request.output.kind is OutputKind.JSON:
         raise InvalidInput.at(
-            "response_format", f"provider {name} makes JSON only of a schema; send one"
+            "response_format", f"provider {name} supports JSON only with a schema; send one"
         )
     if request.output.kind is OutputKind.SCHEMA:
         schema = dict(request.output.schema or {})
@@ -63,13 +63,13 @@ def prompt(name: str, request: CompletionRequest) -> dict[str, Any]:
 
 
 def _turns(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
-    """The chat without system messages; neighbours of one role are one turn."""
+    """The chat without system messages; adjacent messages of one role are merged."""
     turns: list[dict[str, Any]] = []
-    for found in messages:
-        if found.role is MessageRole.SYSTEM:
+    for message in messages:
+        if message.role is MessageRole.SYSTEM:
             continue
-        role = "assistant" if found.role is MessageRole.ASSISTANT else "user"
-        blocks = _blocks(found)
+        role = "assistant" if message.role is MessageRole.ASSISTANT else "user"
+        blocks = _blocks(message)
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += blocks
         elif blocks:
@@ -77,30 +77,30 @@ def _turns(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     return turns
 
 
-def _blocks(found: Message) -> list[dict[str, Any]]:
-    if found.role is MessageRole.TOOL:
-        result = {"type": "tool_result", "tool_use_id": found.tool_call_id}
-        return [result | ({"content": found.content} if found.content else {})]
-    # A block of empty text is refused there.
-    text = [{"type": "text", "text": found.content}] if found.content else []
-    return text + [_use(call) for call in found.tool_calls]
+def _blocks(message: Message) -> list[dict[str, Any]]:
+    if message.role is MessageRole.TOOL:
+        result = {"type": "tool_result", "tool_use_id": message.tool_call_id}
+        return [result | ({"content": message.content} if message.content else {})]
+    # The API rejects empty text blocks.
+    text = [{"type": "text", "text": message.content}] if message.content else []
+    return text + [_tool_use(call) for call in message.tool_calls]
 
 
-def _use(call: ToolCall) -> dict[str, Any]:
+def _tool_use(call: ToolCall) -> dict[str, Any]:
     return {
         "type": "tool_use",
         "id": call.id,
         "name": call.name,
-        "input": arguments(call),
+        "input": decode_arguments(call),
     }
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": tool.name}
+    body: dict[str, Any] = {"name": tool.name}
     if tool.description:
-        found["description"] = tool.description
-    found["input_schema"] = {"type": "object", "properties": {}} | dict(tool.parameters)
-    return found
+        body["description"] = tool.description
+    body["input_schema"] = {"type": "object", "properties": {}} | dict(tool.parameters)
+    return body
 
 
 def _choice(choice: ToolChoice) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Anthropic's answers as they come; whatever else they hold is left unread."""
+"""Responses of Anthropic's API; fields not listed here are ignored."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ class ModelList(Struct):
     last_id: str | None = None
 
 
-class Count(Struct):
+class TokenCount(Struct):
     input_tokens: int
 
 
 class Usage(Struct):
-    """`input_tokens` are those that neither came from the cache nor went into it."""
+    """`input_tokens` excludes tokens read from and written to the cache."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -46,7 +46,7 @@ class Block(Struct):
 
 
 class Delta(Struct):
-    """Of a block (`text`, `partial_json`) or of the whole message (`stop_…`)."""
+    """A delta of a block (`text`, `partial_json`) or of the message (`stop_…`)."""
 
     type: str = ""
     text: str | None = None

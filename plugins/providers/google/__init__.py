@@ -1,4 +1,4 @@
-"""Google's Gemini API."""
+"""Provider plugin for Google's Gemini API."""
 
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,11 @@ NAME = "google"
 
 
 def register(registry: "Registry") -> None:
-    """Offer the provider; nothing heavy is imported before it is built."""
+    """Register the provider; its modules are imported when it is built."""
     registry.add_provider(NAME, _build)
 
 
 def _build(context: "PluginContext") -> "Provider":
-    from plugins.providers.google.dialect import build
+    from plugins.providers.google.api import build
 
     return build(context.name or NAME, context.settings)

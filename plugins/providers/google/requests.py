@@ -1,4 +1,4 @@
-"""A completion as the Gemini API wants it asked for.
+"""Builds the request bodies of the Gemini API.
 
 System messages, wherever they stand, become the one system instruction.
 """
@@ -22,11 +22,11 @@ from appliance.domain.messages import (
 )
 from appliance.errors import InvalidInput
 from plugins._shared.http_provider import unsupported
-from plugins._shared.http_provider.tool_arguments import arguments
-from plugins._shared.http_provider.unsupported import asked
-from plugins.providers.google.signatures import UNKNOWN, Signatures
+from plugins._shared.http_provider.tool_arguments import decode_arguments
+from plugins._shared.http_provider.unsupported import non_default_sampling
+from plugins.providers.google.thought_signatures import SKIP_VALIDATOR, ThoughtSignatureCache
 
-_NOT_THERE = ("min_p", "repeat_penalty", "logit_bias")
+_UNSUPPORTED_SAMPLING = ("min_p", "repeat_penalty", "logit_bias")
 _SAMPLING = {
     "temperature": "temperature",
     "top_p": "topP",
@@ -35,14 +35,16 @@ _SAMPLING = {
     "presence_penalty": "presencePenalty",
     "frequency_penalty": "frequencyPenalty",
 }
-_WITHOUT_MARKS = re.compile(r"(?:models/)?gemini-[12]\b")
+_WITHOUT_SIGNATURES = re.compile(r"(?:models/)?gemini-[12]\b")
 _USES = {ToolUse.AUTO: "AUTO", ToolUse.NONE: "NONE", ToolUse.REQUIRED: "ANY"}
 
 
-def content(name: str, request: CompletionRequest, signatures: Signatures) -> dict[str, Any]:
-    """The body for generateContent. Raises InvalidInput for what can't be had."""
-    unsupported.refuse(name, request, _NOT_THERE)
-    body = prompt(name, request, signatures)
+def build_body(
+    name: str, request: CompletionRequest, signatures: ThoughtSignatureCache
+) -> dict[str, Any]:
+    """The body for generateContent. Raises InvalidInput for what the API lacks."""
+    unsupported.refuse_sampling(name, request, _UNSUPPORTED_SAMPLING)
+    body = build_prompt(name, request, signatures)
     config = _sampling(request.sampling) | _format(request.output)
     if request.max_tokens is not None:
         config["maxOutputTokens"] = request.max_tokens
@@ -51,32 +53,34 @@ def content(name: str, request: CompletionRequest, signatures: Signatures) -> di
     return body
 
 
-def prompt(name: str, request: CompletionRequest, signatures: Signatures) -> dict[str, Any]:
-    """The part of the body that makes the prompt."""
+def build_prompt(
+    name: str, request: CompletionRequest, signatures: ThoughtSignatureCache
+) -> dict[str, Any]:
+    """The part of the body that makes up the prompt."""
     if request.raw is not None:
-        raise unsupported.cannot(name, "prompt")
+        raise unsupported.unsupported_field(name, "prompt")
     system = [m.content for m in request.messages if m.role is MessageRole.SYSTEM and m.content]
     body: dict[str, Any] = {"contents": _turns(request, signatures)}
     if system:
         body["systemInstruction"] = {"parts": [{"text": "\n\n".join(system)}]}
     if request.tools:
         if not request.tool_choice.parallel:
-            raise unsupported.cannot(name, "parallel_tool_calls")
+            raise unsupported.unsupported_field(name, "parallel_tool_calls")
         body["tools"] = [{"functionDeclarations": [_function(tool) for tool in request.tools]}]
         body["toolConfig"] = {"functionCallingConfig": _choice(request.tool_choice)}
     return body
 
 
-def _turns(request: CompletionRequest, signatures: Signatures) -> list[dict[str, Any]]:
-    """The chat without system messages; neighbours of one role are one turn."""
+def _turns(request: CompletionRequest, signatures: ThoughtSignatureCache) -> list[dict[str, Any]]:
+    """The chat without system messages; adjacent messages of one role are merged."""
     names = {call.id: call.name for message in request.messages for call in message.tool_calls}
-    wants_marks = not _WITHOUT_MARKS.match(request.model)
+    needs_signatures = not _WITHOUT_SIGNATURES.match(request.model)
     turns: list[dict[str, Any]] = []
     for message in request.messages:
         if message.role is MessageRole.SYSTEM:
             continue
         role = "model" if message.role is MessageRole.ASSISTANT else "user"
-        parts = _parts(message, names, signatures, wants_marks)
+        parts = _parts(message, names, signatures, needs_signatures)
         if turns and turns[-1]["role"] == role:
             turns[-1]["parts"] += parts
         elif parts:
@@ -85,41 +89,45 @@ def _turns(request: CompletionRequest, signatures: Signatures) -> list[dict[str,
 
 
 def _parts(
-    message: Message, names: dict[str, str], signatures: Signatures, wants_marks: bool
+    message: Message,
+    names: dict[str, str],
+    signatures: ThoughtSignatureCache,
+    needs_signatures: bool,
 ) -> list[dict[str, Any]]:
     if message.role is MessageRole.TOOL:
         if message.tool_call_id not in names:
             raise InvalidInput.at(
-                "tool_call_id", f"no call {message.tool_call_id!r} stands before its result"
+                "tool_call_id", f"no earlier message has a tool call {message.tool_call_id!r}"
             )
-        answer = {"id": message.tool_call_id, "name": names[message.tool_call_id]}
-        return [{"functionResponse": answer | {"response": _result(message.content)}}]
+        response = {"id": message.tool_call_id, "name": names[message.tool_call_id]}
+        return [{"functionResponse": response | {"response": _result(message.content)}}]
     text = [{"text": message.content}] if message.content else []
     calls = [_call(call, signatures) for call in message.tool_calls]
-    if calls and wants_marks:
-        # Of calls made at once the first one bears the mark.
-        calls[0].setdefault("thoughtSignature", UNKNOWN)
+    if calls and needs_signatures:
+        # Only the first of parallel calls has a signature.
+        calls[0].setdefault("thoughtSignature", SKIP_VALIDATOR)
     return text + calls
 
 
-def _call(call: ToolCall, signatures: Signatures) -> dict[str, Any]:
-    part = {"functionCall": {"id": call.id, "name": call.name, "args": arguments(call)}}
-    mark = signatures.of(call.id)
-    return part | ({"thoughtSignature": mark} if mark else {})
+def _call(call: ToolCall, signatures: ThoughtSignatureCache) -> dict[str, Any]:
+    part = {"functionCall": {"id": call.id, "name": call.name, "args": decode_arguments(call)}}
+    signature = signatures.get(call.id)
+    return part | ({"thoughtSignature": signature} if signature else {})
 
 
 def _result(text: str) -> dict[str, Any]:
-    """An object as it is; anything else under a name of its own."""
+    """The result as an object: a JSON object as it is, anything else as {"result": …}."""
     try:
-        found = msgspec.json.decode(text)
+        value = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
-        found = text
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {"result": found}
+        value = text
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {"result": value}
 
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:
     config: dict[str, Any] = {
-        _SAMPLING[ours]: value for ours, value in asked(sampling, _SAMPLING).items()
+        _SAMPLING[field]: value
+        for field, value in non_default_sampling(sampling, _SAMPLING).items()
     }
     if sampling.stop:
         config["stopSequences"] = list(sampling.stop)
@@ -140,10 +148,10 @@ def _format(output: OutputFormat) -> dict[str, Any]:
 
 
 def _function(tool: Tool) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": tool.name, "description": tool.description}
+    function: dict[str, Any] = {"name": tool.name, "description": tool.description}
     if tool.parameters:
-        found["parametersJsonSchema"] = dict(tool.parameters)
-    return found
+        function["parametersJsonSchema"] = dict(tool.parameters)
+    return function
 
 
 def _choice(choice: ToolChoice) -> dict[str, Any]:

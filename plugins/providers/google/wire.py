@@ -1,4 +1,4 @@
-"""Gemini's answers as they come; whatever else they hold is left unread."""
+"""Responses of the Gemini API; fields not listed here are ignored."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class ModelList(Struct, rename="camel"):
     next_page_token: str = ""
 
 
-class Count(Struct, rename="camel"):
+class TokenCount(Struct, rename="camel"):
     total_tokens: int
 
 
@@ -29,7 +29,7 @@ class FunctionCall(Struct):
 
 
 class Part(Struct, rename="camel"):
-    """`thought`: the model's reasoning, which is no part of the answer."""
+    """`thought`: the part is reasoning, not text of the completion."""
 
     text: str | None = None
     thought: bool = False
@@ -63,12 +63,12 @@ class Candidate(Struct, rename="camel"):
     index: int = 0
 
 
-class Feedback(Struct, rename="camel"):
+class PromptFeedback(Struct, rename="camel"):
     block_reason: str | None = None
 
 
 class Usage(Struct, rename="camel"):
-    """`prompt_token_count` includes those from the cache."""
+    """`prompt_token_count` includes cached tokens."""
 
     prompt_token_count: int = 0
     cached_content_token_count: int = 0
@@ -77,21 +77,21 @@ class Usage(Struct, rename="camel"):
     tool_use_prompt_token_count: int = 0
 
 
-class Piece(Struct, rename="camel"):
+class Chunk(Struct, rename="camel"):
     candidates: list[Candidate] | None = None
-    prompt_feedback: Feedback | None = None
+    prompt_feedback: PromptFeedback | None = None
     usage_metadata: Usage | None = None
     error: Any = None
 
 
-class Vector(Struct):
+class Embedding(Struct):
     values: list[float]
 
 
-class VectorUsage(Struct, rename="camel"):
+class EmbeddingUsage(Struct, rename="camel"):
     prompt_token_count: int = 0
 
 
-class Vectors(Struct, rename="camel"):
-    embeddings: list[Vector]
-    usage_metadata: VectorUsage | None = None
+class EmbeddingList(Struct, rename="camel"):
+    embeddings: list[Embedding]
+    usage_metadata: EmbeddingUsage | None = None

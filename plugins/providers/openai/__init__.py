@@ -1,4 +1,4 @@
-"""Any address that speaks OpenAI's API: OpenAI itself, vLLM, llama-server, Ollama, another box."""
+"""Provider plugin for OpenAI's API: OpenAI, vLLM, llama-server, Ollama, another appliance."""
 
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,11 @@ NAME = "openai"
 
 
 def register(registry: "Registry") -> None:
-    """Offer the provider; nothing heavy is imported before it is built."""
+    """Register the provider; its modules are imported when it is built."""
     registry.add_provider(NAME, _build)
 
 
 def _build(context: "PluginContext") -> "Provider":
-    from plugins.providers.openai.dialect import build
+    from plugins.providers.openai.api import build
 
     return build(context.name or NAME, context.settings)

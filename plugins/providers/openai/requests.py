@@ -1,6 +1,6 @@
-"""A completion as OpenAI's API wants it asked for.
+"""Builds the request bodies of OpenAI's API.
 
-To OpenAI itself only what its reference names is sent; other addresses also get top_k,
+OpenAI itself gets only the parameters in its reference; other servers also get top_k,
 min_p and the repeat penalty, under the names that vLLM and llama-server read.
 """
 
@@ -16,36 +16,39 @@ from appliance.domain.messages import (
     ToolChoice,
     ToolUse,
 )
+from appliance.errors import InvalidInput
 from plugins._shared.http_provider import unsupported
-from plugins._shared.http_provider.unsupported import asked
+from plugins._shared.http_provider.unsupported import non_default_sampling
 
 _SAMPLING = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed")
-_EXTRA = ("top_k", "min_p", "repeat_penalty")
+_NON_OPENAI_SAMPLING = ("top_k", "min_p", "repeat_penalty")
 _DEFAULT_SCHEMA_NAME = "answer"
 
 
-def chat(name: str, request: CompletionRequest, *, official: bool) -> dict[str, Any]:
-    """The body for /chat/completions. Raises InvalidInput for what can't be had."""
+def build_chat_body(name: str, request: CompletionRequest, *, official: bool) -> dict[str, Any]:
+    """The body for /chat/completions. Raises InvalidInput for what the API lacks."""
     body = _common(name, request, official=official)
-    body["messages"] = messages(request)
+    body["messages"] = build_messages(request)
     if request.max_tokens is not None:
         body["max_completion_tokens" if official else "max_tokens"] = request.max_tokens
     if request.sampling.logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": request.sampling.logprobs}
     if request.tools:
-        body |= _with_tools(request.tools, request.tool_choice)
+        body |= _tool_fields(request.tools, request.tool_choice)
     if request.output.kind is not OutputKind.TEXT:
-        body["response_format"] = _format(request.output)
+        body["response_format"] = _response_format(request.output)
     return body
 
 
-def completion(name: str, request: CompletionRequest, *, official: bool) -> dict[str, Any]:
-    """The body for /completions: `request.raw` goes on, or its gap is filled."""
+def build_completion_body(
+    name: str, request: CompletionRequest, *, official: bool
+) -> dict[str, Any]:
+    """The body for /completions: continues `request.raw`, or fills in before its suffix."""
     raw = request.raw
     if raw is None or request.messages:
-        raise unsupported.InvalidInput.at("messages", "a raw prompt has none")
+        raise InvalidInput.at("messages", "a raw prompt takes no messages")
     if request.output.kind is not OutputKind.TEXT:
-        raise unsupported.cannot(name, "response_format")
+        raise unsupported.unsupported_field(name, "response_format")
     body = _common(name, request, official=official) | {"prompt": raw.text}
     if raw.suffix is not None:
         body["suffix"] = raw.suffix
@@ -56,14 +59,14 @@ def completion(name: str, request: CompletionRequest, *, official: bool) -> dict
     return body
 
 
-def messages(request: CompletionRequest) -> list[dict[str, Any]]:
-    """The chat, turn by turn."""
+def build_messages(request: CompletionRequest) -> list[dict[str, Any]]:
+    """The messages of the chat."""
     return [_message(message) for message in request.messages]
 
 
-def tools(found: tuple[Tool, ...]) -> list[dict[str, Any]]:
+def build_tools(tools: tuple[Tool, ...]) -> list[dict[str, Any]]:
     """The tools as functions."""
-    return [{"type": "function", "function": _function(tool)} for tool in found]
+    return [{"type": "function", "function": _function(tool)} for tool in tools]
 
 
 def _common(name: str, request: CompletionRequest, *, official: bool) -> dict[str, Any]:
@@ -73,27 +76,27 @@ def _common(name: str, request: CompletionRequest, *, official: bool) -> dict[st
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    body |= asked(sampling, _SAMPLING)
+    body |= non_default_sampling(sampling, _SAMPLING)
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias}
     if official:
-        unsupported.refuse(name, request, _EXTRA)
+        unsupported.refuse_sampling(name, request, _NON_OPENAI_SAMPLING)
         return body
-    extra = asked(sampling, _EXTRA)
+    extra = non_default_sampling(sampling, _NON_OPENAI_SAMPLING)
     if "repeat_penalty" in extra:
         extra["repetition_penalty"] = extra["repeat_penalty"]
     return body | extra
 
 
 def _message(message: Message) -> dict[str, Any]:
-    found: dict[str, Any] = {"role": message.role.value, "content": message.content}
+    body: dict[str, Any] = {"role": message.role.value, "content": message.content}
     if message.role is MessageRole.TOOL:
-        found["tool_call_id"] = message.tool_call_id
+        body["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
-        found["content"] = message.content or None
-        found["tool_calls"] = [
+        body["content"] = message.content or None
+        body["tool_calls"] = [
             {
                 "id": call.id,
                 "type": "function",
@@ -101,15 +104,15 @@ def _message(message: Message) -> dict[str, Any]:
             }
             for call in message.tool_calls
         ]
-    return found
+    return body
 
 
-def _with_tools(found: tuple[Tool, ...], choice: ToolChoice) -> dict[str, Any]:
-    named = {"type": "function", "function": {"name": choice.name}}
+def _tool_fields(tools: tuple[Tool, ...], choice: ToolChoice) -> dict[str, Any]:
+    by_name = {"type": "function", "function": {"name": choice.name}}
     forced = choice.use is ToolUse.REQUIRED and choice.name
     body: dict[str, Any] = {
-        "tools": tools(found),
-        "tool_choice": named if forced else choice.use.value,
+        "tools": build_tools(tools),
+        "tool_choice": by_name if forced else choice.use.value,
     }
     if not choice.parallel:
         body["parallel_tool_calls"] = False
@@ -117,14 +120,14 @@ def _with_tools(found: tuple[Tool, ...], choice: ToolChoice) -> dict[str, Any]:
 
 
 def _function(tool: Tool) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": tool.name}
+    function: dict[str, Any] = {"name": tool.name}
     if tool.description:
-        found["description"] = tool.description
-    found["parameters"] = dict(tool.parameters) or {"type": "object", "properties": {}}
-    return found
+        function["description"] = tool.description
+    function["parameters"] = dict(tool.parameters) or {"type": "object", "properties": {}}
+    return function
 
 
-def _format(output: OutputFormat) -> dict[str, Any]:
+def _response_format(output: OutputFormat) -> dict[str, Any]:
     if output.kind is OutputKind.JSON:
         return {"type": "json_object"}
     schema = {

@@ -1,8 +1,8 @@
-"""How many tokens a prompt has, at addresses that speak OpenAI's API.
+"""Counts the tokens of a prompt on servers that speak OpenAI's API.
 
-The API itself does not tell. vLLM does (/tokenize takes a chat), and so does llama-server
-(/apply-template, then /tokenize): which one it is, is found out once. For all others the
-answer is an upper bound: no tokenizer in use makes more tokens than the text has bytes.
+The API itself has no such call. vLLM has one (/tokenize takes a chat), and so has
+llama-server (/apply-template, then /tokenize); which of them it is, is probed once. All
+others get an upper bound: no tokenizer in use makes more tokens than the text has bytes.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,86 +12,90 @@ import msgspec
 
 from appliance.domain.messages import CompletionRequest
 from appliance.errors import ApplianceError, InvalidInput, ProviderFailed
-from plugins._shared.http_provider.client import Client
-from plugins.providers.openai.requests import messages, tools
-from plugins.providers.openai.wire import Template, Tokens, VllmCount
+from plugins._shared.http_provider.client import HttpClient
+from plugins.providers.openai.requests import build_messages, build_tools
+from plugins.providers.openai.wire import AppliedTemplate, LlamaServerTokens, VllmTokenCount
 
-# A template's own tokens around one turn; those in use take up to ten.
-_TURN_TOKENS = 16
-_DEADLINE_S = 30.0
-_OTHER_SERVER = (200, 400, 404, 405, 422, 501)
-Count = Callable[[Client, CompletionRequest], Awaitable[int]]
+# Upper bound for the tokens that a chat template adds per message; templates in use add up to ten.
+_MESSAGE_TOKENS = 16
+_TIMEOUT_S = 30.0
+_UNSUPPORTED_STATUSES = (200, 400, 404, 405, 422, 501)
+CountFunction = Callable[[HttpClient, CompletionRequest], Awaitable[int]]
 
 
-class Counter:
-    """Counts for one address; `official`: OpenAI's own, where there is nothing to find out."""
+class TokenCounter:
+    """Counts for one server; `official`: it is OpenAI's, so there is nothing to probe."""
 
     def __init__(self, *, official: bool) -> None:
-        self._count: Count | None = _at_most if official else None
+        self._count: CountFunction | None = _upper_bound if official else None
 
-    async def count(self, client: Client, request: CompletionRequest) -> int:
-        """The tokens of the prompt, or an upper bound of them."""
+    async def count(self, client: HttpClient, request: CompletionRequest) -> int:
+        """The number of tokens in the prompt, or an upper bound."""
         if request.raw is not None and request.raw.suffix is not None:
-            return await _at_most(client, request)
+            return await _upper_bound(client, request)
         if self._count is not None:
             return await self._count(client, request)
-        for way in (_by_vllm, _by_llama_server):
+        for count in (_count_with_vllm, _count_with_llama_server):
             try:
-                found = await way(client, request)
+                tokens = await count(client, request)
             except (InvalidInput, ProviderFailed) as error:
-                if not _is_unknown_there(error):
+                if not _means_unsupported(error):
                     raise
             else:
-                self._count = way
-                return found
-        self._count = _at_most
-        return await _at_most(client, request)
+                self._count = count
+                return tokens
+        self._count = _upper_bound
+        return await _upper_bound(client, request)
 
 
-async def _by_vllm(client: Client, request: CompletionRequest) -> int:
+async def _count_with_vllm(client: HttpClient, request: CompletionRequest) -> int:
     body: dict[str, Any] = {"model": request.model} | _prompt(request)
-    found = await client.post(_root(client) + "/tokenize", body, VllmCount, _DEADLINE_S)
-    return found.count
+    response = await client.post(_root(client) + "/tokenize", body, VllmTokenCount, _TIMEOUT_S)
+    return response.count
 
 
-async def _by_llama_server(client: Client, request: CompletionRequest) -> int:
+async def _count_with_llama_server(client: HttpClient, request: CompletionRequest) -> int:
     prompt = request.raw.text if request.raw else ""
     if request.raw is None:
         template = await client.post(
-            _root(client) + "/apply-template", _prompt(request), Template, _DEADLINE_S
+            _root(client) + "/apply-template", _prompt(request), AppliedTemplate, _TIMEOUT_S
         )
         prompt = template.prompt
     body = {"content": prompt, "add_special": True, "parse_special": request.raw is None}
-    found = await client.post(_root(client) + "/tokenize", body, Tokens, _DEADLINE_S)
-    return len(found.tokens)
+    response = await client.post(_root(client) + "/tokenize", body, LlamaServerTokens, _TIMEOUT_S)
+    return len(response.tokens)
 
 
-async def _at_most(client: Client, request: CompletionRequest) -> int:
+async def _upper_bound(client: HttpClient, request: CompletionRequest) -> int:
     del client
     if request.raw is not None:
-        return _size(request.raw.text) + _size(request.raw.suffix or "") + _TURN_TOKENS
-    turns = messages(request)
-    texts = sum(_size(message.content) for message in request.messages)
-    calls = sum(len(msgspec.json.encode(turn.get("tool_calls", ""))) for turn in turns)
-    offered = len(msgspec.json.encode(tools(request.tools))) if request.tools else 0
-    return texts + calls + offered + _TURN_TOKENS * (len(turns) + 1)
+        return (
+            _byte_length(request.raw.text)
+            + _byte_length(request.raw.suffix or "")
+            + _MESSAGE_TOKENS
+        )
+    messages = build_messages(request)
+    texts = sum(_byte_length(message.content) for message in request.messages)
+    calls = sum(len(msgspec.json.encode(message.get("tool_calls", ""))) for message in messages)
+    tools = len(msgspec.json.encode(build_tools(request.tools))) if request.tools else 0
+    return texts + calls + tools + _MESSAGE_TOKENS * (len(messages) + 1)
 
 
 def _prompt(request: CompletionRequest) -> dict[str, Any]:
     if request.raw is not None:
         return {"prompt": request.raw.text}
-    body: dict[str, Any] = {"messages": messages(request)}
-    return body | ({"tools": tools(request.tools)} if request.tools else {})
+    body: dict[str, Any] = {"messages": build_messages(request)}
+    return body | ({"tools": build_tools(request.tools)} if request.tools else {})
 
 
-def _root(client: Client) -> str:
+def _root(client: HttpClient) -> str:
     return client.base_url.removesuffix("/v1")
 
 
-def _size(text: str) -> int:
+def _byte_length(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def _is_unknown_there(error: ApplianceError) -> bool:
-    """Whether it says what the address can't do, not that it can't answer now."""
-    return error.details.get("status") in _OTHER_SERVER
+def _means_unsupported(error: ApplianceError) -> bool:
+    """Whether the server lacks the endpoint, rather than failing for the moment."""
+    return error.details.get("status") in _UNSUPPORTED_STATUSES

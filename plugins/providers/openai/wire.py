@@ -1,4 +1,4 @@
-"""OpenAI's answers as they come; whatever else they hold is left unread."""
+"""Responses of OpenAI's API; fields not listed here are ignored."""
 
 from typing import Any
 
@@ -16,50 +16,50 @@ class ModelList(Struct):
     data: list[Model] | None = None
 
 
-class CachedTokens(Struct):
+class PromptTokensDetails(Struct):
     cached_tokens: int | None = None
 
 
 class Usage(Struct):
     prompt_tokens: int = 0
     completion_tokens: int | None = None
-    prompt_tokens_details: CachedTokens | None = None
+    prompt_tokens_details: PromptTokensDetails | None = None
 
 
-class FunctionPiece(Struct):
+class FunctionDelta(Struct):
     name: str | None = None
     arguments: str | None = None
 
 
-class CallPiece(Struct):
+class ToolCallDelta(Struct):
     index: int | None = None
     id: str | None = None
-    function: FunctionPiece | None = None
+    function: FunctionDelta | None = None
 
 
 class Delta(Struct):
     content: str | None = None
     refusal: str | None = None
-    tool_calls: list[CallPiece] | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
-class TokenProbability(Struct):
+class TopToken(Struct):
     token: str
     logprob: float
     bytes: list[int] | None = None
 
 
-class ChosenToken(Struct):
+class SampledToken(Struct):
     token: str
     logprob: float
     bytes: list[int] | None = None
-    top_logprobs: list[TokenProbability] | None = None
+    top_logprobs: list[TopToken] | None = None
 
 
 class Logprobs(Struct):
-    """Of chats `content`; of raw completions the older parallel lists."""
+    """Chat completions fill `content`, raw completions the three parallel lists."""
 
-    content: list[ChosenToken] | None = None
+    content: list[SampledToken] | None = None
     tokens: list[str] | None = None
     token_logprobs: list[float | None] | None = None
     top_logprobs: list[dict[str, float] | None] | None = None
@@ -75,7 +75,7 @@ class Choice(Struct):
 
 
 class Chunk(Struct):
-    """One piece of a streamed chat or raw completion, or an error in its place."""
+    """One event of a streamed chat or raw completion, or an error in its place."""
 
     choices: list[Choice] | None = None
     usage: Usage | None = None
@@ -85,23 +85,23 @@ class Chunk(Struct):
     code: int | str | None = None
 
 
-class Vector(Struct):
+class Embedding(Struct):
     embedding: list[float]
     index: int = 0
 
 
-class Vectors(Struct):
-    data: list[Vector]
+class EmbeddingList(Struct):
+    data: list[Embedding]
     usage: Usage | None = None
 
 
-class VllmCount(Struct):
+class VllmTokenCount(Struct):
     count: int
 
 
-class Template(Struct):
+class AppliedTemplate(Struct):
     prompt: str
 
 
-class Tokens(Struct):
+class LlamaServerTokens(Struct):
     tokens: list[Any]

@@ -23,23 +23,23 @@ from appliance.errors import (
     UnknownModel,
 )
 from appliance.spi.provider import Provider
-from plugins._shared.http_provider import exchange
+from plugins._shared.http_provider import client
 from plugins.providers.openai import register
 from tests.support.fake_upstream import (
     CUT,
     KEY,
     RESET,
     STALL,
-    Answer,
+    FakeResponse,
     FakeUpstream,
     as_events,
     as_json,
-    ask,
+    build_provider,
+    close_early,
+    collect_events,
+    completion_request,
     fake_upstream,
-    give_up,
-    provider,
     text_of,
-    told,
 )
 
 CHAT = "/v1/chat/completions"
@@ -52,21 +52,21 @@ STREAM = "text/event-stream"
 
 
 @pytest.fixture
-async def far() -> AsyncGenerator[FakeUpstream, None]:
+async def upstream() -> AsyncGenerator[FakeUpstream, None]:
     async with fake_upstream() as fake:
         yield fake
 
 
 @pytest.fixture
-async def openai(far: FakeUpstream) -> AsyncGenerator[Provider, None]:
-    found = provider(register, far.url, api_key=KEY)
+async def openai(upstream: FakeUpstream) -> AsyncGenerator[Provider, None]:
+    found = build_provider(register, upstream.url, api_key=KEY)
     yield found
     await found.close()
 
 
 async def failure(found: Provider) -> ApplianceError:
     with pytest.raises(ApplianceError) as caught:
-        await told(found, ask())
+        await collect_events(found, completion_request())
     assert KEY not in repr(caught.value.args) + repr(caught.value.details)
     return caught.value
 
@@ -101,12 +101,12 @@ def error(message: str, code: str = "", **more: Any) -> dict[str, Any]:
     ],
 )
 async def test_stream_when_the_provider_refuses_then_the_error_says_what_may_follow(
-    far: FakeUpstream,
+    upstream: FakeUpstream,
     openai: Provider,
     case: tuple[int, Any, type[ApplianceError], bool | None],
 ) -> None:
     status, said, kind, retryable = case
-    far.on(CHAT, as_json(said, status))
+    upstream.on(CHAT, as_json(said, status))
     found = await failure(openai)
     assert type(found) is kind
     assert found.details.get("retryable") is retryable
@@ -114,12 +114,12 @@ async def test_stream_when_the_provider_refuses_then_the_error_says_what_may_fol
 
 
 async def test_stream_when_the_context_is_too_small_then_the_counts_are_told(
-    far: FakeUpstream, openai: Provider
+    upstream: FakeUpstream, openai: Provider
 ) -> None:
     said = error(
         "the request exceeds", type="exceed_context_size_error", n_prompt_tokens=12, n_ctx=8
     )
-    far.on(CHAT, as_json(said, 400))
+    upstream.on(CHAT, as_json(said, 400))
     assert (await failure(openai)).details == {"prompt_tokens": 12, "context_tokens": 8}
 
 
@@ -136,21 +136,21 @@ async def test_stream_when_the_context_is_too_small_then_the_counts_are_told(
 )
 @pytest.mark.parametrize("status", [429, 503])
 async def test_stream_when_told_to_wait_then_the_error_says_how_long(
-    far: FakeUpstream,
+    upstream: FakeUpstream,
     openai: Provider,
     status: int,
     text: str,
     seconds: float | None,
 ) -> None:
-    far.on(CHAT, as_json(error("later"), status, Retry_After=text))
+    upstream.on(CHAT, as_json(error("later"), status, Retry_After=text))
     assert (await failure(openai)).retry_after == seconds
 
 
 async def test_stream_when_an_error_holds_secrets_then_they_are_not_shown(
-    far: FakeUpstream, openai: Provider
+    upstream: FakeUpstream, openai: Provider
 ) -> None:
     other = "sk-ant-api03-abcdefgh"
-    far.on(CHAT, as_json(error(f"{KEY} and {other}\n and Bearer abc " + "x" * 9000), 400))
+    upstream.on(CHAT, as_json(error(f"{KEY} and {other}\n and Bearer abc " + "x" * 9000), 400))
     found = await failure(openai)
     assert other not in found.message
     assert "abc " not in found.message
@@ -165,21 +165,21 @@ async def test_stream_when_an_error_holds_secrets_then_they_are_not_shown(
         as_events(TEXT, end=RESET),
         as_events(TEXT),
         as_events(TEXT, last=b"data: [DONE]\n\n"),
-        Answer(200, [b"data: {"], content_type=STREAM),
-        Answer(200, [b"data: {nonsense}\n\n"], content_type=STREAM),
-        Answer(200, [b"data: \xff\xfe\n\n"], content_type=STREAM),
-        Answer(200, [b'data: {"choices": 3}\n\n'], content_type=STREAM),
-        Answer(200, [b"data: " + b"[" * 100_000 + b"\n\n"], content_type=STREAM),
-        Answer(200, [], content_type=STREAM),
+        FakeResponse(200, [b"data: {"], content_type=STREAM),
+        FakeResponse(200, [b"data: {nonsense}\n\n"], content_type=STREAM),
+        FakeResponse(200, [b"data: \xff\xfe\n\n"], content_type=STREAM),
+        FakeResponse(200, [b'data: {"choices": 3}\n\n'], content_type=STREAM),
+        FakeResponse(200, [b"data: " + b"[" * 100_000 + b"\n\n"], content_type=STREAM),
+        FakeResponse(200, [], content_type=STREAM),
         as_events(TEXT, error("exploded")),
         as_events({"object": "error", "message": "exploded", "code": 500}),
         as_json(error("exploded")),
     ],
 )
 async def test_stream_when_the_answer_breaks_off_or_is_nonsense_then_can_be_tried_again(
-    far: FakeUpstream, openai: Provider, answer: Answer
+    upstream: FakeUpstream, openai: Provider, answer: FakeResponse
 ) -> None:
-    far.on(CHAT, answer)
+    upstream.on(CHAT, answer)
     found = await failure(openai)
     assert type(found) is ProviderFailed
     assert found.details["retryable"] is True
@@ -188,65 +188,68 @@ async def test_stream_when_the_answer_breaks_off_or_is_nonsense_then_can_be_trie
 @pytest.mark.parametrize(
     "answer",
     [
-        Answer(200, [b"{}"], content_type="application/json"),
-        Answer(200, [b"<html>"], content_type="text/html"),
-        Answer(302, [], {"Location": "http://elsewhere.example/"}),
-        Answer(200, [b"data: " + b"x" * 1_000_000] * 9, content_type=STREAM),
+        FakeResponse(200, [b"{}"], content_type="application/json"),
+        FakeResponse(200, [b"<html>"], content_type="text/html"),
+        FakeResponse(302, [], {"Location": "http://elsewhere.example/"}),
+        FakeResponse(200, [b"data: " + b"x" * 1_000_000] * 9, content_type=STREAM),
     ],
 )
 async def test_stream_when_it_is_no_stream_that_can_be_read_then_fails_for_good(
-    far: FakeUpstream, openai: Provider, answer: Answer
+    upstream: FakeUpstream, openai: Provider, answer: FakeResponse
 ) -> None:
-    far.on(CHAT, answer)
+    upstream.on(CHAT, answer)
     found = await failure(openai)
     assert type(found) is ProviderFailed
     assert found.details["retryable"] is False
 
 
 async def test_stream_when_an_answer_never_ends_then_is_cut_at_the_bound(
-    far: FakeUpstream, openai: Provider, monkeypatch: pytest.MonkeyPatch
+    upstream: FakeUpstream, openai: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "MAX_ANSWER_BYTES", 1000)
-    far.on(CHAT, as_events(*[TEXT] * 100))
+    monkeypatch.setattr(client, "MAX_RESPONSE_BYTES", 1000)
+    upstream.on(CHAT, as_events(*[TEXT] * 100))
     assert "1000 bytes" in (await failure(openai)).message
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
 async def test_stream_when_chunks_end_anywhere_then_the_text_is_whole(
-    far: FakeUpstream, openai: Provider, size: int
+    upstream: FakeUpstream, openai: Provider, size: int
 ) -> None:
     whole = b"".join(
-        as_events({"choices": [{"delta": {"content": "\u00e4\U0001f600"}}]}, LAST).pieces
+        as_events({"choices": [{"delta": {"content": "\u00e4\U0001f600"}}]}, LAST).chunks
     )
     whole = b": hello\r\n\r\n" + whole.replace(b"\n", b"\r\n") + b"data: [DONE]\r\n\r\n"
     pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
-    far.on(CHAT, Answer(200, pieces, content_type=STREAM))
-    assert text_of(await told(openai, ask())) == "\u00e4\U0001f600"
+    upstream.on(CHAT, FakeResponse(200, pieces, content_type=STREAM))
+    assert text_of(await collect_events(openai, completion_request())) == "\u00e4\U0001f600"
 
 
 async def test_stream_when_the_provider_falls_silent_then_fails_and_can_be_tried_again(
-    far: FakeUpstream,
+    upstream: FakeUpstream,
 ) -> None:
-    found = provider(register, far.url, read_timeout_s=0.1)
-    for answer in (as_events(TEXT, end=STALL), Answer(200, [], content_type=STREAM, end=STALL)):
-        far.on(CHAT, answer)
+    found = build_provider(register, upstream.url, read_timeout_s=0.1)
+    for answer in (
+        as_events(TEXT, end=STALL),
+        FakeResponse(200, [], content_type=STREAM, end=STALL),
+    ):
+        upstream.on(CHAT, answer)
         error_ = await failure(found)
-        assert "silent for 0.1 s" in error_.message
+        assert "no data for 0.1 s" in error_.message
         assert error_.details["retryable"] is True
     await found.close()
 
 
 async def test_stream_when_the_whole_answer_takes_too_long_then_the_deadline_is_exceeded(
-    far: FakeUpstream,
+    upstream: FakeUpstream,
 ) -> None:
-    found = provider(register, far.url, timeout_s=0.1)
-    far.on(CHAT, as_events(TEXT, end=STALL))
+    found = build_provider(register, upstream.url, timeout_s=0.1)
+    upstream.on(CHAT, as_events(TEXT, end=STALL))
     assert type(await failure(found)) is DeadlineExceeded
     await found.close()
 
 
 async def test_stream_when_nobody_listens_then_fails_and_can_be_tried_again() -> None:
-    found = provider(register, "http://127.0.0.1:9")
+    found = build_provider(register, "http://127.0.0.1:9")
     error_ = await failure(found)
     assert type(error_) is ProviderFailed
     assert error_.details == {"status": None, "retryable": True}
@@ -257,10 +260,10 @@ async def test_stream_when_nobody_listens_then_fails_and_can_be_tried_again() ->
 
 @pytest.mark.parametrize("way", ["close", "cancel"])
 async def test_stream_when_given_up_then_the_connection_closes_at_once(
-    far: FakeUpstream, openai: Provider, way: str
+    upstream: FakeUpstream, openai: Provider, way: str
 ) -> None:
-    far.on(CHAT, as_events(TEXT, end=STALL))
-    events = openai.stream(ask())
+    upstream.on(CHAT, as_events(TEXT, end=STALL))
+    events = openai.stream(completion_request())
     assert isinstance(await anext(events), TextDelta)
     waiting = asyncio.ensure_future(anext(events))
     await asyncio.sleep(0)
@@ -268,16 +271,16 @@ async def test_stream_when_given_up_then_the_connection_closes_at_once(
     with pytest.raises(asyncio.CancelledError):
         await waiting
     if way == "close":
-        await give_up(events)
+        await close_early(events)
     async with asyncio.timeout(10):
-        await far.gone.wait()
+        await upstream.client_closed.wait()
 
 
 async def test_close_when_a_stream_is_open_then_it_fails_and_nothing_new_begins(
-    far: FakeUpstream, openai: Provider
+    upstream: FakeUpstream, openai: Provider
 ) -> None:
-    far.on(CHAT, as_events(TEXT, end=STALL))
-    events = openai.stream(ask())
+    upstream.on(CHAT, as_events(TEXT, end=STALL))
+    events = openai.stream(completion_request())
     await anext(events)
     waiting = asyncio.ensure_future(anext(events))
     await asyncio.sleep(0)
@@ -285,28 +288,28 @@ async def test_close_when_a_stream_is_open_then_it_fails_and_nothing_new_begins(
     with pytest.raises(ProviderFailed):
         await waiting
     with pytest.raises(ProviderFailed, match="shutting down"):
-        await told(openai, ask())
+        await collect_events(openai, completion_request())
     assert not openai.status().available
 
 
 async def test_models_when_the_list_fails_then_it_is_not_asked_for_again_at_once(
-    far: FakeUpstream, openai: Provider
+    upstream: FakeUpstream, openai: Provider
 ) -> None:
-    far.on("/v1/models", as_json(error("down"), 500))
+    upstream.on("/v1/models", as_json(error("down"), 500))
     for _ in range(3):
         with pytest.raises(ProviderFailed):
             await openai.models()
-    assert len(far.asked) == 1
+    assert len(upstream.requests) == 1
 
 
 async def test_provider_when_nothing_is_configured_then_offers_nothing_and_says_what_to_set() -> (
     None
 ):
-    found = provider(register, "")
-    assert found.status().problem == "no key: set providers.openai.api_key or OPENAI_API_KEY"
+    found = build_provider(register, "")
+    assert found.status().problem == "no API key: set providers.openai.api_key or OPENAI_API_KEY"
     assert list(await found.models()) == []
-    with pytest.raises(ProviderFailed, match="no key"):
-        await told(found, ask())
+    with pytest.raises(ProviderFailed, match="no API key"):
+        await collect_events(found, completion_request())
     await found.close()
 
 
@@ -326,7 +329,7 @@ def test_provider_when_a_setting_can_not_be_used_then_is_refused_without_its_val
     settings: dict[str, Any],
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        provider(register, **({"url": ""} | settings))
+        build_provider(register, **({"url": ""} | settings))
     assert "hush" not in caught.value.message
 
 
@@ -337,39 +340,41 @@ async def test_provider_when_the_certificate_is_not_trusted_then_fails_for_good(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server = await asyncio.start_server(lambda _, w: w.close(), "127.0.0.1", 0, ssl=context)
     port = server.sockets[0].getsockname()[1]
-    found = provider(register, f"https://127.0.0.1:{port}")
+    found = build_provider(register, f"https://127.0.0.1:{port}")
     assert type(await failure(found)) is ProviderFailed
     await found.close()
     server.close()
 
 
 async def test_provider_when_the_ca_file_is_missing_then_says_which(tmp_path: Path) -> None:
-    found = provider(register, "https://127.0.0.1:9", ca_file=str(tmp_path / "none.pem"))
+    found = build_provider(register, "https://127.0.0.1:9", ca_file=str(tmp_path / "none.pem"))
     with pytest.raises(ConfigError, match=r"none\.pem"):
-        await told(found, ask())
+        await collect_events(found, completion_request())
     await found.close()
 
 
 async def test_provider_when_a_proxy_is_configured_then_goes_through_it(
-    far: FakeUpstream,
+    upstream: FakeUpstream,
 ) -> None:
-    found = provider(register, "http://upstream.invalid", proxy=far.url)
-    far.on("http://upstream.invalid/v1/chat/completions", as_events(TEXT, LAST))
-    assert text_of(await told(found, ask())) == "x"
+    found = build_provider(register, "http://upstream.invalid", proxy=upstream.url)
+    upstream.on("http://upstream.invalid/v1/chat/completions", as_events(TEXT, LAST))
+    assert text_of(await collect_events(found, completion_request())) == "x"
     await found.close()
 
 
 async def test_provider_when_only_the_environment_names_a_proxy_then_goes_directly(
-    far: FakeUpstream, openai: Provider, monkeypatch: pytest.MonkeyPatch
+    upstream: FakeUpstream, openai: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    far.on(CHAT, as_events(TEXT, LAST))
-    assert text_of(await told(openai, ask())) == "x"
+    upstream.on(CHAT, as_events(TEXT, LAST))
+    assert text_of(await collect_events(openai, completion_request())) == "x"
 
 
 async def test_streams_when_many_run_at_once_then_each_gets_its_own_answer(
-    far: FakeUpstream, openai: Provider
+    upstream: FakeUpstream, openai: Provider
 ) -> None:
-    far.on(CHAT, as_events(TEXT, LAST))
-    answers = await asyncio.gather(*(told(openai, ask()) for _ in range(50)))
+    upstream.on(CHAT, as_events(TEXT, LAST))
+    answers = await asyncio.gather(
+        *(collect_events(openai, completion_request()) for _ in range(50))
+    )
     assert {text_of(events) for events in answers} == {"x"}

@@ -28,7 +28,13 @@ from appliance.errors import ContextLengthExceeded, InvalidInput
 from appliance.spi.provider import Provider
 from plugins.providers.anthropic import register as register_anthropic
 from plugins.providers.openai import register as register_openai
-from tests.support.fake_upstream import ask, give_up, provider, text_of, told
+from tests.support.fake_upstream import (
+    build_provider,
+    close_early,
+    collect_events,
+    completion_request,
+    text_of,
+)
 from tests.support.tiny_gguf import write_tiny_gguf
 
 _SERVER = """
@@ -89,14 +95,14 @@ def url(model: Path) -> Generator[str, None, None]:
 
 @pytest.fixture
 async def openai(url: str) -> AsyncGenerator[Provider, None]:
-    found = provider(register_openai, url, "far")
+    found = build_provider(register_openai, url, "far")
     yield found
     await found.close()
 
 
 @pytest.fixture
 async def anthropic(url: str) -> AsyncGenerator[Provider, None]:
-    found = provider(register_anthropic, url, "far")
+    found = build_provider(register_anthropic, url, "far")
     yield found
     await found.close()
 
@@ -117,8 +123,8 @@ async def test_models_when_listed_then_the_model_is_there_and_can_be_loaded(
 async def test_stream_when_greedy_then_both_formats_tell_the_same_text_and_usage(
     openai: Provider, anthropic: Provider
 ) -> None:
-    request = ask("Tell me.", sampling=GREEDY, max_tokens=12)
-    first, second = await told(openai, request), await told(anthropic, request)
+    request = completion_request("Tell me.", sampling=GREEDY, max_tokens=12)
+    first, second = await collect_events(openai, request), await collect_events(anthropic, request)
     assert text_of(first) == text_of(second) != ""
     for events in (first, second):
         last = events[-1]
@@ -131,7 +137,7 @@ async def test_stream_when_greedy_then_both_formats_tell_the_same_text_and_usage
 async def test_count_when_asked_then_both_formats_agree(
     openai: Provider, anthropic: Provider
 ) -> None:
-    request = ask("Count me, with ümläuts.")
+    request = completion_request("Count me, with ümläuts.")
     assert await openai.count_tokens(request) == await anthropic.count_tokens(request)
 
 
@@ -139,7 +145,7 @@ async def test_stream_when_likelihoods_are_asked_then_each_token_has_one(
     openai: Provider,
 ) -> None:
     sampling = Sampling(temperature=0.0, logprobs=3)
-    events = await told(openai, ask(sampling=sampling, max_tokens=5))
+    events = await collect_events(openai, completion_request(sampling=sampling, max_tokens=5))
     found = [each for e in events if isinstance(e, TextDelta) for each in e.likelihoods]
     assert len(found) == 5
     assert all(len(each.top) == 3 and each.drawn.logprob <= 0 for each in found)
@@ -147,7 +153,9 @@ async def test_stream_when_likelihoods_are_asked_then_each_token_has_one(
 
 async def test_stream_when_a_schema_is_asked_then_the_text_is_of_it(openai: Provider) -> None:
     output = OutputFormat(OutputKind.SCHEMA, CITY, name="city")
-    events = await told(openai, ask(sampling=GREEDY, output=output, max_tokens=200))
+    events = await collect_events(
+        openai, completion_request(sampling=GREEDY, output=output, max_tokens=200)
+    )
     assert json.loads(text_of(events))["city"] in ("a", "b")
 
 
@@ -162,7 +170,10 @@ async def test_stream_when_there_are_tools_and_results_then_the_server_prompts_w
     tools = (Tool("weather", "Tells the weather.", CITY),)
     plain = CompletionRequest("m", history, GREEDY, max_tokens=4)
     request = CompletionRequest("m", history, GREEDY, max_tokens=4, tools=tools)
-    usages = [(await told(openai, request))[-1], (await told(anthropic, request))[-1]]
+    usages = [
+        (await collect_events(openai, request))[-1],
+        (await collect_events(anthropic, request))[-1],
+    ]
     counts = {last.usage.prompt_tokens for last in usages if isinstance(last, Finished)}
     assert counts == {await openai.count_tokens(request)}
     assert await openai.count_tokens(plain) < min(counts)
@@ -170,36 +181,36 @@ async def test_stream_when_there_are_tools_and_results_then_the_server_prompts_w
 
 async def test_stream_when_the_prompt_is_raw_then_it_goes_on(openai: Provider) -> None:
     request = CompletionRequest("m", sampling=GREEDY, max_tokens=4, raw=RawPrompt("abc"))
-    *_, last = await told(openai, request)
+    *_, last = await collect_events(openai, request)
     assert isinstance(last, Finished)
     assert last.usage.prompt_tokens == await openai.count_tokens(request)
 
 
 async def test_stream_when_the_server_would_drop_a_suffix_then_refuses(openai: Provider) -> None:
     with pytest.raises(InvalidInput, match="suffix"):
-        await told(openai, CompletionRequest("m", raw=RawPrompt("abc", "xyz")))
+        await collect_events(openai, CompletionRequest("m", raw=RawPrompt("abc", "xyz")))
 
 
 async def test_stream_when_the_prompt_does_not_fit_then_says_so_with_counts(
     either: Provider,
 ) -> None:
     with pytest.raises(ContextLengthExceeded) as caught:
-        await told(either, ask("x" * 3000, max_tokens=4))
+        await collect_events(either, completion_request("x" * 3000, max_tokens=4))
     assert caught.value.details["prompt_tokens"] > caught.value.details["context_tokens"]
 
 
 async def test_stream_when_closed_early_then_the_server_serves_on(either: Provider) -> None:
     for _ in range(4):
-        events = either.stream(ask(max_tokens=400))
+        events = either.stream(completion_request(max_tokens=400))
         await anext(events)
-        await give_up(events)
+        await close_early(events)
     async with asyncio.timeout(60):
-        await told(either, ask(max_tokens=2))
+        await collect_events(either, completion_request(max_tokens=2))
 
 
 async def test_embed_when_the_server_embeds_then_vectors_have_length_one(model: Path) -> None:
     running = server(model, "embed")
-    found = provider(register_openai, await asyncio.to_thread(next, running), "far")
+    found = build_provider(register_openai, await asyncio.to_thread(next, running), "far")
     made = await found.embed(EmbeddingRequest("m", ("one", "two words")))
     assert [round(sum(x * x for x in vector), 6) for vector in made.vectors] == [1.0, 1.0]
     assert made.usage.prompt_tokens > 0

@@ -7,8 +7,12 @@ import pytest
 
 from appliance.errors import ApplianceError, ProviderFailed
 from plugins._shared.http_provider import error_body
-from plugins._shared.http_provider.model_list_cache import Catalogue, Offer, moment
-from plugins._shared.http_provider.options import address
+from plugins._shared.http_provider.model_list_cache import (
+    ListedModel,
+    ModelListCache,
+    parse_timestamp,
+)
+from plugins._shared.http_provider.options import build_base_url
 from plugins._shared.http_provider.sse import EventTooLong, ServerEvent, SseParser
 
 STREAM = (
@@ -49,18 +53,18 @@ class Listing:
         self.error: ApplianceError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
-        self.catalogue = Catalogue(self._fetch, lambda: self.now)
+        self.catalogue = ModelListCache(self._fetch, lambda: self.now)
 
-    async def _fetch(self) -> Sequence[Offer]:
+    async def _fetch(self) -> Sequence[ListedModel]:
         self.calls += 1
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        return [Offer(f"m{self.calls}")]
+        return [ListedModel(f"m{self.calls}")]
 
 
 async def names(listing: Listing) -> list[str]:
-    return [offer.name for offer in await listing.catalogue.offers()]
+    return [offer.name for offer in await listing.catalogue.models()]
 
 
 async def test_offers_when_asked_at_once_then_the_provider_is_asked_once() -> None:
@@ -76,7 +80,7 @@ async def test_offers_when_stale_then_the_old_list_serves_while_a_new_one_comes(
     listing.gate.clear()
     assert await names(listing) == ["m1"]
     listing.gate.set()
-    await listing.catalogue.reach()
+    await listing.catalogue.check_reachable()
     assert await names(listing) == ["m2"]
 
 
@@ -91,7 +95,7 @@ async def test_offers_when_the_provider_is_gone_then_the_list_holds_for_an_hour(
         await names(listing)
     calls = listing.calls
     with pytest.raises(ProviderFailed, match="gone"):
-        await listing.catalogue.reach()
+        await listing.catalogue.check_reachable()
     assert listing.calls == calls
     assert await listing.catalogue.find("m1") is None
 
@@ -118,7 +122,7 @@ async def test_close_when_a_list_is_awaited_then_ends_it() -> None:
     ],
 )
 def test_address_when_given_then_gets_the_usual_path(given: str, always: bool, wanted: str) -> None:
-    assert address(given, "https://own", "/v1", always=always) == wanted
+    assert build_base_url(given, "https://own", "/v1", always=always) == wanted
 
 
 @pytest.mark.parametrize(
@@ -130,11 +134,11 @@ def test_address_when_given_then_gets_the_usual_path(given: str, always: bool, w
     ],
 )  # fmt: skip
 def test_said_when_the_error_is_in_no_known_form_then_nothing_breaks(body: bytes) -> None:
-    assert error_body.read(body).retry_after is None
+    assert error_body.decode_error_body(body).retry_after is None
 
 
 @pytest.mark.parametrize(
-    ("told", "wanted"),
+    ("value", "expected"),
     [
         (1_700_000_000, 1_700_000_000.0),
         (1_700_000_000.5, 1_700_000_000.5),
@@ -143,6 +147,6 @@ def test_said_when_the_error_is_in_no_known_form_then_nothing_breaks(body: bytes
     ],
 )
 def test_moment_when_told_in_any_form_then_epoch_seconds_or_unknown(
-    told: object, wanted: float | None
+    value: object, expected: float | None
 ) -> None:
-    assert moment(told) == wanted
+    assert parse_timestamp(value) == expected

@@ -38,11 +38,11 @@ from tests.support.fake_upstream import (
     FakeUpstream,
     as_events,
     as_json,
-    ask,
+    build_provider,
+    collect_events,
+    completion_request,
     fake_upstream,
-    provider,
     text_of,
-    told,
 )
 
 MESSAGES = "/v1/messages"
@@ -77,31 +77,34 @@ def ending(reason: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def far() -> AsyncGenerator[FakeUpstream, None]:
+async def upstream() -> AsyncGenerator[FakeUpstream, None]:
     async with fake_upstream() as fake:
         yield fake
 
 
 @pytest.fixture
-async def anthropic(far: FakeUpstream) -> AsyncGenerator[Provider, None]:
-    found = provider(register, far.url, api_key=KEY)
+async def anthropic(upstream: FakeUpstream) -> AsyncGenerator[Provider, None]:
+    found = build_provider(register, upstream.url, api_key=KEY)
     yield found
     await found.close()
 
 
 async def test_stream_when_the_answer_is_whole_then_tells_text_usage_and_stop(
-    far: FakeUpstream, anthropic: Provider
+    upstream: FakeUpstream, anthropic: Provider
 ) -> None:
     thinking = block(0, "thinking", {"type": "thinking_delta", "thinking": "hm"})
     words = block(1, "text", text("Hel"), {"type": "ping"}, text("lo"))
     last = ending("stop_sequence", stop_sequence="END")
-    far.on(MESSAGES, as_events(START, {"type": "ping"}, *thinking, *words, last, STOP))
-    events = await told(anthropic, ask(max_tokens=9))
+    upstream.on(MESSAGES, as_events(START, {"type": "ping"}, *thinking, *words, last, STOP))
+    events = await collect_events(anthropic, completion_request(max_tokens=9))
     assert text_of(events) == "Hello"
     assert events[-1] == Finished(FinishReason.STOP, TokenUsage(12, 9, 5), "END")
-    (asked,) = far.asked
-    assert (asked.headers["x-api-key"], asked.headers["anthropic-version"]) == (KEY, "2023-06-01")
-    assert asked.body == {
+    (request,) = upstream.requests
+    assert (request.headers["x-api-key"], request.headers["anthropic-version"]) == (
+        KEY,
+        "2023-06-01",
+    )
+    assert request.body == {
         "model": "m",
         "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
         "max_tokens": 9,
@@ -110,13 +113,13 @@ async def test_stream_when_the_answer_is_whole_then_tells_text_usage_and_stop(
 
 
 async def test_stream_when_tools_are_called_then_each_call_is_whole(
-    far: FakeUpstream, anthropic: Provider
+    upstream: FakeUpstream, anthropic: Provider
 ) -> None:
     pieces = [{"type": "input_json_delta", "partial_json": part} for part in ("", '{"city"', ":1}")]
     one = block(0, "tool_use", *pieces, id="t1", name="weather", input={})
     two = block(1, "tool_use", id="t2", name="weather", input={"city": 2})
-    far.on(MESSAGES, as_events(START, *one, *two, ending("tool_use"), STOP))
-    events = await told(anthropic, ask(tools=(WEATHER,)))
+    upstream.on(MESSAGES, as_events(START, *one, *two, ending("tool_use"), STOP))
+    events = await collect_events(anthropic, completion_request(tools=(WEATHER,)))
     assert events[:-1] == [
         ToolCall("t1", "weather", '{"city":1}'),
         ToolCall("t2", "weather", '{"city":2}'),
@@ -126,9 +129,9 @@ async def test_stream_when_tools_are_called_then_each_call_is_whole(
 
 
 async def test_stream_when_everything_is_asked_then_everything_is_sent(
-    far: FakeUpstream, anthropic: Provider
+    upstream: FakeUpstream, anthropic: Provider
 ) -> None:
-    far.on(MESSAGES, as_events(START, *block(0, "text", text("x")), ending("end_turn"), STOP))
+    upstream.on(MESSAGES, as_events(START, *block(0, "text", text("x")), ending("end_turn"), STOP))
     calls = (ToolCall("t1", "weather", '{"city":1}'), ToolCall("t2", "weather", ""))
     messages = (
         Message(MessageRole.SYSTEM, "Be brief."),
@@ -148,8 +151,8 @@ async def test_stream_when_everything_is_asked_then_everything_is_sent(
         tool_choice=ToolChoice(ToolUse.REQUIRED, "weather", parallel=False),
         output=OutputFormat(OutputKind.SCHEMA, {"type": "object"}),
     )
-    await told(anthropic, request)
-    body = far.asked[0].body
+    await collect_events(anthropic, request)
+    body = upstream.requests[0].body
     assert body["system"] == "Be brief.\n\nBe kind."
     assert [turn["role"] for turn in body["messages"]] == ["user", "assistant", "user"]
     assert body["messages"][1]["content"] == [
@@ -181,10 +184,10 @@ async def test_stream_when_everything_is_asked_then_everything_is_sent(
     ],
 )
 async def test_stream_when_the_provider_ends_the_answer_then_the_reason_is_told(
-    far: FakeUpstream, anthropic: Provider, reason: str, wanted: FinishReason
+    upstream: FakeUpstream, anthropic: Provider, reason: str, wanted: FinishReason
 ) -> None:
-    far.on(MESSAGES, as_events(START, ending(reason), STOP))
-    last = (await told(anthropic, ask()))[-1]
+    upstream.on(MESSAGES, as_events(START, ending(reason), STOP))
+    last = (await collect_events(anthropic, completion_request()))[-1]
     assert isinstance(last, Finished)
     assert last.reason is wanted
 
@@ -198,15 +201,15 @@ async def test_stream_when_the_provider_ends_the_answer_then_the_reason_is_told(
     ],
 )
 async def test_stream_when_an_error_comes_midway_then_it_is_raised_after_the_text(
-    far: FakeUpstream,
+    upstream: FakeUpstream,
     anthropic: Provider,
     kind: str,
     wanted: type[ApplianceError],
     status: int | None,
 ) -> None:
     error = {"type": "error", "error": {"type": kind, "message": "Overloaded"}}
-    far.on(MESSAGES, as_events(START, *block(0, "text", text("x"))[:2], error))
-    events = anthropic.stream(ask())
+    upstream.on(MESSAGES, as_events(START, *block(0, "text", text("x"))[:2], error))
+    events = anthropic.stream(completion_request())
     assert await anext(events) == TextDelta("x")
     with pytest.raises(wanted) as caught:
         await anext(events)
@@ -214,12 +217,12 @@ async def test_stream_when_an_error_comes_midway_then_it_is_raised_after_the_tex
 
 
 async def test_stream_when_the_answer_has_no_end_then_fails(
-    far: FakeUpstream, anthropic: Provider
+    upstream: FakeUpstream, anthropic: Provider
 ) -> None:
     for events in ([START], [START, *block(0, "text", text("x")), STOP], [ending("end_turn")][:0]):
-        far.on(MESSAGES, as_events(*events))
-        with pytest.raises(ProviderFailed, match="before it was complete"):
-            await told(anthropic, ask())
+        upstream.on(MESSAGES, as_events(*events))
+        with pytest.raises(ProviderFailed, match="before the completion was complete"):
+            await collect_events(anthropic, completion_request())
 
 
 @pytest.mark.parametrize(
@@ -236,15 +239,15 @@ async def test_stream_when_the_answer_has_no_end_then_fails(
     ],
 )
 async def test_stream_when_refused_then_the_error_says_why(
-    far: FakeUpstream,
+    upstream: FakeUpstream,
     anthropic: Provider,
     case: tuple[int, str, str, type[ApplianceError]],
 ) -> None:
     status, kind, message, wanted = case
     body = {"type": "error", "error": {"type": kind, "message": message}}
-    far.on(MESSAGES, as_json(body, status))
+    upstream.on(MESSAGES, as_json(body, status))
     with pytest.raises(ApplianceError) as caught:
-        await told(anthropic, ask())
+        await collect_events(anthropic, completion_request())
     assert type(caught.value) is wanted
     if wanted is ContextLengthExceeded:
         assert caught.value.details == {"prompt_tokens": 210_000, "context_tokens": 200_000}
@@ -253,14 +256,14 @@ async def test_stream_when_refused_then_the_error_says_why(
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (ask(sampling=Sampling(logprobs=0)), "logprobs"),
-        (ask(sampling=Sampling(logit_bias=((1, 1.0),))), "logit_bias"),
-        (ask(sampling=Sampling(min_p=0.5)), "min_p"),
-        (ask(sampling=Sampling(repeat_penalty=1.1)), "repeat_penalty"),
-        (ask(sampling=Sampling(frequency_penalty=0.1)), "frequency_penalty"),
-        (ask(sampling=Sampling(presence_penalty=0.1)), "presence_penalty"),
-        (ask(output=OutputFormat(OutputKind.GRAMMAR, grammar="x")), "grammar"),
-        (ask(output=OutputFormat(OutputKind.JSON)), "response_format"),
+        (completion_request(sampling=Sampling(logprobs=0)), "logprobs"),
+        (completion_request(sampling=Sampling(logit_bias=((1, 1.0),))), "logit_bias"),
+        (completion_request(sampling=Sampling(min_p=0.5)), "min_p"),
+        (completion_request(sampling=Sampling(repeat_penalty=1.1)), "repeat_penalty"),
+        (completion_request(sampling=Sampling(frequency_penalty=0.1)), "frequency_penalty"),
+        (completion_request(sampling=Sampling(presence_penalty=0.1)), "presence_penalty"),
+        (completion_request(output=OutputFormat(OutputKind.GRAMMAR, grammar="x")), "grammar"),
+        (completion_request(output=OutputFormat(OutputKind.JSON)), "response_format"),
         (CompletionRequest("m", raw=RawPrompt("x")), "prompt"),
         (
             CompletionRequest(
@@ -271,16 +274,16 @@ async def test_stream_when_refused_then_the_error_says_why(
     ],
 )
 async def test_stream_when_it_can_not_be_had_then_refuses_by_name(
-    far: FakeUpstream, anthropic: Provider, request_: CompletionRequest, field: str
+    upstream: FakeUpstream, anthropic: Provider, request_: CompletionRequest, field: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
-        await told(anthropic, request_)
+        await collect_events(anthropic, request_)
     assert caught.value.details["field"] == field
-    assert far.bodies(MESSAGES) == []
+    assert upstream.bodies(MESSAGES) == []
 
 
 async def test_stream_when_no_bound_is_given_then_takes_the_model_s_own(
-    far: FakeUpstream, anthropic: Provider
+    upstream: FakeUpstream, anthropic: Provider
 ) -> None:
     listed = {
         "data": [
@@ -290,21 +293,21 @@ async def test_stream_when_no_bound_is_given_then_takes_the_model_s_own(
         "has_more": True,
         "last_id": "old",
     }
-    far.on("/v1/models", as_json(listed), as_json({"data": [{"id": "n"}]}))
-    far.on(MESSAGES, as_events(START, ending("end_turn"), STOP))
-    await told(anthropic, ask())
-    await told(anthropic, ask(model="n"))
-    assert [body["max_tokens"] for body in far.bodies(MESSAGES)] == [6, 8192]
+    upstream.on("/v1/models", as_json(listed), as_json({"data": [{"id": "n"}]}))
+    upstream.on(MESSAGES, as_events(START, ending("end_turn"), STOP))
+    await collect_events(anthropic, completion_request())
+    await collect_events(anthropic, completion_request(model="n"))
+    assert [body["max_tokens"] for body in upstream.bodies(MESSAGES)] == [6, 8192]
     assert [model.name for model in await anthropic.models()] == ["m", "n"]
-    assert "after_id=old" in far.asked[1].path
+    assert "after_id=old" in upstream.requests[1].path
 
 
 async def test_count_when_asked_then_the_provider_counts_the_prompt(
-    far: FakeUpstream, anthropic: Provider
+    upstream: FakeUpstream, anthropic: Provider
 ) -> None:
-    far.on("/v1/messages/count_tokens", as_json({"input_tokens": 17}))
-    assert await anthropic.count_tokens(ask(tools=(WEATHER,))) == 17
-    assert set(far.asked[0].body) == {"model", "messages", "tools", "tool_choice"}
+    upstream.on("/v1/messages/count_tokens", as_json({"input_tokens": 17}))
+    assert await anthropic.count_tokens(completion_request(tools=(WEATHER,))) == 17
+    assert set(upstream.requests[0].body) == {"model", "messages", "tools", "tool_choice"}
 
 
 async def test_embed_when_asked_then_refuses(anthropic: Provider) -> None:

@@ -35,17 +35,17 @@ from appliance.errors import (
 )
 from appliance.spi.provider import Provider
 from plugins.providers.google import register
-from plugins.providers.google.signatures import UNKNOWN, Signatures
+from plugins.providers.google.thought_signatures import SKIP_VALIDATOR, ThoughtSignatureCache
 from tests.support.fake_upstream import (
     KEY,
     FakeUpstream,
     as_events,
     as_json,
-    ask,
+    build_provider,
+    collect_events,
+    completion_request,
     fake_upstream,
-    provider,
     text_of,
-    told,
 )
 
 MODEL = "gemini-3-pro"
@@ -74,41 +74,43 @@ def calls(name: str, city: int, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def far() -> AsyncGenerator[FakeUpstream, None]:
+async def upstream() -> AsyncGenerator[FakeUpstream, None]:
     async with fake_upstream() as fake:
         yield fake
 
 
 @pytest.fixture
-async def google(far: FakeUpstream) -> AsyncGenerator[Provider, None]:
-    found = provider(register, far.url, api_key=KEY)
+async def google(upstream: FakeUpstream) -> AsyncGenerator[Provider, None]:
+    found = build_provider(register, upstream.url, api_key=KEY)
     yield found
     await found.close()
 
 
 async def test_stream_when_the_answer_is_whole_then_tells_text_and_usage_without_thoughts(
-    far: FakeUpstream, google: Provider
+    upstream: FakeUpstream, google: Provider
 ) -> None:
     thought = piece({"text": "hm", "thought": True})
-    far.on(STREAM, as_events(thought, piece({"text": "Hel"}), piece({"text": "lo"}, reason="STOP")))
-    events = await told(google, ask(model=MODEL, max_tokens=9))
+    upstream.on(
+        STREAM, as_events(thought, piece({"text": "Hel"}), piece({"text": "lo"}, reason="STOP"))
+    )
+    events = await collect_events(google, completion_request(model=MODEL, max_tokens=9))
     assert text_of(events) == "Hello"
     assert events[-1] == Finished(FinishReason.STOP, TokenUsage(10, 5, 4))
-    (asked,) = far.asked
-    assert asked.path == f"{STREAM}?alt=sse"
-    assert asked.headers["x-goog-api-key"] == KEY
-    assert asked.body == {
+    (request,) = upstream.requests
+    assert request.path == f"{STREAM}?alt=sse"
+    assert request.headers["x-goog-api-key"] == KEY
+    assert request.body == {
         "contents": [{"role": "user", "parts": [{"text": "Hi"}]}],
         "generationConfig": {"maxOutputTokens": 9},
     }
 
 
 async def test_stream_when_tools_are_called_then_their_marks_come_back_with_the_history(
-    far: FakeUpstream, google: Provider
+    upstream: FakeUpstream, google: Provider
 ) -> None:
     first = piece(calls("weather", 1, thoughtSignature="c2lnbg=="), calls("weather", 2))
-    far.on(STREAM, as_events(first, piece({"text": ""}, reason="STOP")))
-    *found, last = await told(google, ask(model=MODEL, tools=(WEATHER,)))
+    upstream.on(STREAM, as_events(first, piece({"text": ""}, reason="STOP")))
+    *found, last = await collect_events(google, completion_request(model=MODEL, tools=(WEATHER,)))
     assert isinstance(last, Finished)
     assert last.reason is FinishReason.TOOL_CALLS
     made = [call for call in found if isinstance(call, ToolCall)]
@@ -118,8 +120,8 @@ async def test_stream_when_tools_are_called_then_their_marks_come_back_with_the_
         Message(MessageRole.TOOL, "rain", tool_call_id=made[1].id),
     )
     history = (Message(MessageRole.ASSISTANT, "", tuple(made)), *results)
-    await told(google, CompletionRequest(MODEL, history, tools=(WEATHER,)))
-    model, user = far.asked[1].body["contents"]
+    await collect_events(google, CompletionRequest(MODEL, history, tools=(WEATHER,)))
+    model, user = upstream.requests[1].body["contents"]
     assert [part.get("thoughtSignature") for part in model["parts"]] == ["c2lnbg==", None]
     assert [part["functionResponse"]["response"] for part in user["parts"]] == [
         {"sky": "blue"},
@@ -129,22 +131,23 @@ async def test_stream_when_tools_are_called_then_their_marks_come_back_with_the_
 
 
 @pytest.mark.parametrize(
-    ("model", "mark"), [(MODEL, UNKNOWN), ("gemini-2.5-pro", None), ("gemini-2.0-flash", None)]
+    ("model", "mark"),
+    [(MODEL, SKIP_VALIDATOR), ("gemini-2.5-pro", None), ("gemini-2.0-flash", None)],
 )
 async def test_stream_when_a_call_s_mark_is_not_known_then_newer_models_are_told_so(
-    far: FakeUpstream, google: Provider, model: str, mark: str | None
+    upstream: FakeUpstream, google: Provider, model: str, mark: str | None
 ) -> None:
     path = f"/v1beta/models/{model}:streamGenerateContent"
-    far.on(path, as_events(piece({"text": "x"}, reason="STOP")))
+    upstream.on(path, as_events(piece({"text": "x"}, reason="STOP")))
     history = (Message(MessageRole.ASSISTANT, "", (ToolCall("old", "weather", "{}"),)),)
-    await told(google, CompletionRequest(model, history))
-    assert far.asked[0].body["contents"][0]["parts"][0].get("thoughtSignature") == mark
+    await collect_events(google, CompletionRequest(model, history))
+    assert upstream.requests[0].body["contents"][0]["parts"][0].get("thoughtSignature") == mark
 
 
 async def test_stream_when_everything_is_asked_then_everything_is_sent(
-    far: FakeUpstream, google: Provider
+    upstream: FakeUpstream, google: Provider
 ) -> None:
-    far.on(STREAM, as_events(piece({"text": "x"}, reason="STOP")))
+    upstream.on(STREAM, as_events(piece({"text": "x"}, reason="STOP")))
     sampling = Sampling(
         temperature=0.1, top_k=3, top_p=0.5, frequency_penalty=0.3, presence_penalty=0.4,
         seed=42, logprobs=2, stop=("END",),
@@ -155,8 +158,8 @@ async def test_stream_when_everything_is_asked_then_everything_is_sent(
     request = CompletionRequest(
         MODEL, messages, sampling, tools=(WEATHER,), tool_choice=choice, output=output
     )
-    await told(google, request)
-    body = far.asked[0].body
+    await collect_events(google, request)
+    body = upstream.requests[0].body
     assert body["systemInstruction"] == {"parts": [{"text": "Be brief."}]}
     assert body["generationConfig"] == {
         "temperature": 0.1, "topK": 3, "topP": 0.5, "frequencyPenalty": 0.3,
@@ -173,12 +176,14 @@ async def test_stream_when_everything_is_asked_then_everything_is_sent(
 
 
 async def test_stream_when_likelihoods_are_told_then_they_come_with_the_text(
-    far: FakeUpstream, google: Provider
+    upstream: FakeUpstream, google: Provider
 ) -> None:
     best = {"token": "x", "tokenId": 1, "logProbability": -0.5}
     result = {"chosenCandidates": [best], "topCandidates": [{"candidates": [best]}]}
-    far.on(STREAM, as_events(piece({"text": "x"}, reason="STOP", logprobsResult=result)))
-    events = await told(google, ask(model=MODEL, sampling=Sampling(logprobs=1)))
+    upstream.on(STREAM, as_events(piece({"text": "x"}, reason="STOP", logprobsResult=result)))
+    events = await collect_events(
+        google, completion_request(model=MODEL, sampling=Sampling(logprobs=1))
+    )
     drawn = Likelihood("x", -0.5, b"x")
     assert events[0] == TextDelta("x", (TokenLikelihood(drawn, (drawn,)),))
 
@@ -196,10 +201,10 @@ async def test_stream_when_likelihoods_are_told_then_they_come_with_the_text(
     ],
 )
 async def test_stream_when_the_provider_ends_the_answer_then_the_reason_is_told(
-    far: FakeUpstream, google: Provider, last: dict[str, Any], wanted: FinishReason
+    upstream: FakeUpstream, google: Provider, last: dict[str, Any], wanted: FinishReason
 ) -> None:
-    far.on(STREAM, as_events(last))
-    finished = (await told(google, ask(model=MODEL)))[-1]
+    upstream.on(STREAM, as_events(last))
+    finished = (await collect_events(google, completion_request(model=MODEL)))[-1]
     assert isinstance(finished, Finished)
     assert finished.reason is wanted
 
@@ -209,11 +214,11 @@ async def test_stream_when_the_provider_ends_the_answer_then_the_reason_is_told(
     [piece({"text": "x"}), piece(reason="MALFORMED_FUNCTION_CALL"), {"error": {"code": 500}}],
 )
 async def test_stream_when_the_answer_is_not_complete_then_can_be_tried_again(
-    far: FakeUpstream, google: Provider, last: dict[str, Any]
+    upstream: FakeUpstream, google: Provider, last: dict[str, Any]
 ) -> None:
-    far.on(STREAM, as_events(last))
+    upstream.on(STREAM, as_events(last))
     with pytest.raises(ProviderFailed) as caught:
-        await told(google, ask(model=MODEL))
+        await collect_events(google, completion_request(model=MODEL))
     assert caught.value.details["retryable"] is True
 
 
@@ -251,14 +256,14 @@ def google_error(status: str, message: str, *details: dict[str, Any]) -> list[di
     ],
 )
 async def test_stream_when_refused_then_the_error_says_why(
-    far: FakeUpstream,
+    upstream: FakeUpstream,
     google: Provider,
     case: tuple[int, Any, type[ApplianceError], float | None],
 ) -> None:
     status, body, wanted, wait = case
-    far.on(STREAM, as_json(body, status))
+    upstream.on(STREAM, as_json(body, status))
     with pytest.raises(ApplianceError) as caught:
-        await told(google, ask(model=MODEL))
+        await collect_events(google, completion_request(model=MODEL))
     assert type(caught.value) is wanted
     assert caught.value.retry_after == wait
 
@@ -275,31 +280,31 @@ async def test_stream_when_refused_then_the_error_says_why(
     ],
 )
 async def test_stream_when_it_can_not_be_had_then_refuses_by_name(
-    far: FakeUpstream, google: Provider, more: dict[str, Any], field: str
+    upstream: FakeUpstream, google: Provider, more: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
-        await told(google, ask(model=MODEL, **more))
+        await collect_events(google, completion_request(model=MODEL, **more))
     assert caught.value.details["field"] == field
-    assert far.asked == []
+    assert upstream.requests == []
 
 
 async def test_stream_when_a_result_has_no_call_then_refuses(google: Provider) -> None:
     messages = (Message(MessageRole.TOOL, "x", tool_call_id="nobody"),)
     with pytest.raises(InvalidInput, match="nobody"):
-        await told(google, CompletionRequest(MODEL, messages))
+        await collect_events(google, CompletionRequest(MODEL, messages))
 
 
 @pytest.mark.parametrize("model", ["../secrets", "a/b", "x:generate", "", "x?y", "models/../x"])
 async def test_stream_when_the_model_s_name_is_no_name_then_nothing_is_asked(
-    far: FakeUpstream, google: Provider, model: str
+    upstream: FakeUpstream, google: Provider, model: str
 ) -> None:
     with pytest.raises(UnknownModel):
-        await told(google, ask(model=model))
-    assert far.asked == []
+        await collect_events(google, completion_request(model=model))
+    assert upstream.requests == []
 
 
 async def test_models_when_listed_then_only_those_that_write_or_embed(
-    far: FakeUpstream, google: Provider
+    upstream: FakeUpstream, google: Provider
 ) -> None:
     first = [
         {
@@ -310,43 +315,43 @@ async def test_models_when_listed_then_only_those_that_write_or_embed(
         {"name": "models/imagen", "supportedGenerationMethods": ["predict"]},
     ]
     second = [{"name": "models/vec", "supportedGenerationMethods": ["embedContent"]}]
-    far.on(
+    upstream.on(
         "/v1beta/models",
         as_json({"models": first, "nextPageToken": "more"}),
         as_json({"models": second}),
     )
     found = [(m.name, m.context_tokens, m.embeds) for m in await google.models()]
     assert found == [(MODEL, 100, False), ("vec", None, True)]
-    assert "pageToken=more" in far.asked[1].path
+    assert "pageToken=more" in upstream.requests[1].path
 
 
 async def test_count_when_asked_then_the_provider_counts_the_whole_request(
-    far: FakeUpstream, google: Provider
+    upstream: FakeUpstream, google: Provider
 ) -> None:
-    far.on(f"{AT}:countTokens", as_json({"totalTokens": 17}))
-    assert await google.count_tokens(ask(model=MODEL, tools=(WEATHER,))) == 17
-    asked = far.asked[0].body["generateContentRequest"]
-    assert asked["model"] == f"models/{MODEL}"
-    assert "tools" in asked
+    upstream.on(f"{AT}:countTokens", as_json({"totalTokens": 17}))
+    assert await google.count_tokens(completion_request(model=MODEL, tools=(WEATHER,))) == 17
+    request = upstream.requests[0].body["generateContentRequest"]
+    assert request["model"] == f"models/{MODEL}"
+    assert "tools" in request
 
 
 @pytest.mark.parametrize("tells", [True, False])
 async def test_embed_when_asked_then_vectors_have_length_one_and_usage_is_counted(
-    far: FakeUpstream, google: Provider, tells: bool
+    upstream: FakeUpstream, google: Provider, tells: bool
 ) -> None:
     answer: dict[str, Any] = {"embeddings": [{"values": [3, 4]}, {"values": [0, 2]}]}
     if tells:
         answer["usageMetadata"] = {"promptTokenCount": 6}
-    far.on(f"{AT}:batchEmbedContents", as_json(answer))
-    far.on(f"{AT}:countTokens", as_json({"totalTokens": 6}))
+    upstream.on(f"{AT}:batchEmbedContents", as_json(answer))
+    upstream.on(f"{AT}:countTokens", as_json({"totalTokens": 6}))
     found = await google.embed(EmbeddingRequest(MODEL, ("x", "y"), 2))
     assert found.vectors == ((0.6, 0.8), (0.0, 1.0))
     assert found.usage == TokenUsage(6)
-    assert far.asked[0].body["requests"][0]["outputDimensionality"] == 2
+    assert upstream.requests[0].body["requests"][0]["outputDimensionality"] == 2
 
 
 def test_signatures_when_they_grow_beyond_the_bound_then_the_oldest_are_forgotten() -> None:
-    signatures = Signatures(max_bytes=10)
+    signatures = ThoughtSignatureCache(max_bytes=10)
     for call in ("a", "b", "c"):
-        signatures.keep(call, "12345")
-    assert [signatures.of(call) for call in ("a", "b", "c")] == ["", "12345", "12345"]
+        signatures.store(call, "12345")
+    assert [signatures.get(call) for call in ("a", "b", "c")] == ["", "12345", "12345"]

@@ -108,7 +108,7 @@ def _exists(pid: int) -> bool:
 def _inspected(path: Path, _changed_ns: int, _size: int) -> header.GgufInfo | None:
     """Read once, as the product does: a real model's header takes a tenth of a second."""
     try:
-        return header.inspect(path)
+        return header.inspect_model(path)
     except InvalidInput:
         return None
 
