@@ -40,5 +40,8 @@ def check_request(name: str, request: CompletionRequest) -> None:
 
 
 def unsupported_field(name: str, field: str) -> InvalidInput:
-    """The error for a field that this provider does not support."""
-    return InvalidInput.at(field, f"provider {name} does not support it; omit it or use another")
+    """The error for a field that this provider does not support.
+
+    Its text must not match what TemperatureFallback takes for the provider's own refusal.
+    """
+    return InvalidInput.at(field, f"provider {name} has no such option; omit it or use another")
