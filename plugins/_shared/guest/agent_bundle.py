@@ -25,4 +25,4 @@ def agent_files() -> dict[str, bytes]:
     machine = platform.machine()
     if not run_filter.is_supported(machine):
         raise SandboxUnavailable(f"no system-call filter is known for {machine} machines")
-    return pyc_files(_MODULES) | {"filter.bpf": run_filter.program(machine)}
+    return pyc_files(_MODULES) | {"filter.bpf": run_filter.build_run_filter(machine)}

@@ -1,4 +1,4 @@
-"""The service's end of the channel: a pair of descriptors on the event loop."""
+"""The server's end of the channel: a pair of descriptors on the event loop."""
 
 import asyncio
 import os
@@ -6,45 +6,45 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 _CHUNK = 65536
-# Whoever speaks in a way that is much work to hear, as in single bytes, is heard a part of the
-# time only: there are others.
-_QUICK_S = 0.0005
-_RESTS = 9
+# A guest whose data is expensive to handle, such as frames of single bytes, is read only a part
+# of the time: after a read that took longer than this, reading pauses for a multiple of that.
+_CHEAP_READ_S = 0.0005
+_PAUSE_FACTOR = 9
 
 
 class Channel:
     """Owns both descriptors: `source` to read from, `sink` to write to.
 
-    They may be pipes, sockets or terminals, and must be two (`os.dup` a socket). What comes
-    goes to `take`, as fast as it comes. `ended` is true, and `at_end` was called, once
-    nothing more can come. That the other side does not read any more is no error.
+    They may be pipes, sockets or terminals, and must be two (`os.dup` a socket). Data is passed
+    to `on_data`. Once no more can come, `ended` is true and `on_end` was called. That the other
+    side stopped reading is no error.
     """
 
     def __init__(
-        self, source: int, sink: int, take: Callable[[bytes], None], at_end: Callable[[], None]
+        self, source: int, sink: int, on_data: Callable[[bytes], None], on_end: Callable[[], None]
     ) -> None:
         self.ended = False
         self._source = source
         self._sink = sink
-        self._take = take
-        self._at_end = at_end
+        self._on_data = on_data
+        self._on_end = on_end
         self._pieces: Iterator[bytes] = iter(())
         self._rest = memoryview(b"")
         self._sink_open = True
-        self._resting: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         for fd in (source, sink):
             os.set_blocking(fd, False)
         self._loop.add_reader(source, self._read)
 
     def send(self, pieces: Iterable[bytes]) -> None:
-        """Write all of them, each made when the one before is through. Only once."""
+        """Write all pieces; each is made once the one before is written. Call it once."""
         self._pieces = iter(pieces)
         if self._sink_open:
             self._loop.add_writer(self._sink, self._write)
 
     def close(self) -> None:
-        """Let go of both descriptors."""
+        """Close both descriptors."""
         self._close_source()
         if self._sink_open:
             self._sink_open = False
@@ -54,37 +54,37 @@ class Channel:
     def _close_source(self) -> None:
         if not self.ended:
             self.ended = True
-            if self._resting is not None:
-                self._resting.cancel()
+            if self._pause is not None:
+                self._pause.cancel()
             self._loop.remove_reader(self._source)
             os.close(self._source)
-            self._at_end()
+            self._on_end()
 
     def _read(self) -> None:
         try:
             data = os.read(self._source, _CHUNK)
         except BlockingIOError:
             return
-        except OSError:  # a socket's or terminal's way to say that the other side is gone
+        except OSError:  # how sockets and terminals report that the other side is gone
             data = b""
         if not data:
             self._close_source()
             return
-        began = time.thread_time()
-        self._take(data)
-        spent = time.thread_time() - began
-        if spent > _QUICK_S and not self.ended:
+        start = time.thread_time()
+        self._on_data(data)
+        spent_s = time.thread_time() - start
+        if spent_s > _CHEAP_READ_S and not self.ended:
             self._loop.remove_reader(self._source)
-            self._resting = self._loop.call_later(spent * _RESTS, self._go_on)
+            self._pause = self._loop.call_later(spent_s * _PAUSE_FACTOR, self._resume)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._loop.add_reader(self._source, self._read)
 
     def _write(self) -> None:
         if not self._rest:
             piece = next(self._pieces, None)
             if piece is None:
-                # Left open: where both ways are one line, its end would end the other way too.
+                # Stays open: if both directions are one line, closing it would end both.
                 self._loop.remove_writer(self._sink)
                 return
             self._rest = memoryview(piece)

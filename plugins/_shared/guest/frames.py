@@ -1,72 +1,72 @@
-"""The frames on the channel, as the service makes and takes them.
+"""The frames on the channel, as the server encodes and decodes them.
 
-What the guest sends may come from a program that took it over: bytes of a stranger.
-Nothing of them is kept here beyond one frame of FRAME_BYTES.
+A program that took over the guest can send anything: the frames are untrusted bytes. No more
+than one incomplete frame of FRAME_BYTES is kept.
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 
-from plugins._shared.guest.agent import FRAME_BYTES, HEADER
+from plugins._shared.guest.agent import FRAME_BYTES, FRAME_HEADER
 
-END = b"Z"
+_END = b"Z"
 _KINDS = frozenset({b"R", b"O", b"E"})
 
 
-def outgoing(job: Iterable[bytes], stdin: bytes) -> Iterator[bytes]:
-    """What the agent is sent: the whole job and the input, a frame at a time."""
+def encode_run_input(job: Iterable[bytes], stdin: bytes) -> Iterator[bytes]:
+    """What the agent is sent, a frame at a time: the whole job, then the program's input."""
     for piece in job:
-        yield from _frames(b"J", piece)
-    yield HEADER.pack(b"J", 0)
-    yield from _frames(b"I", stdin)
-    yield HEADER.pack(b"I", 0)
+        yield from _encode(b"J", piece)
+    yield FRAME_HEADER.pack(b"J", 0)
+    yield from _encode(b"I", stdin)
+    yield FRAME_HEADER.pack(b"I", 0)
 
 
-def _frames(kind: bytes, data: bytes) -> Iterator[bytes]:
+def _encode(kind: bytes, data: bytes) -> Iterator[bytes]:
     for start in range(0, len(data), FRAME_BYTES):
-        part = data[start : start + FRAME_BYTES]
-        yield HEADER.pack(kind, len(part)) + part
+        payload = data[start : start + FRAME_BYTES]
+        yield FRAME_HEADER.pack(kind, len(payload)) + payload
 
 
-class Incoming:
-    """Fed with bytes as they come, hands payloads with their kind to `take`.
+class FrameDecoder:
+    """Fed with bytes as they arrive; passes each payload with its kind to `on_frame`.
 
-    Those of one kind that came together are one by then: each costs, however small it is.
-    `ended` after the last frame; `broken` once the bytes make no sense, or go on after it.
+    Consecutive payloads of one kind are joined, since each call costs, however small it is.
+    `ended` is set after the last frame, `malformed` by bytes that are no frame or follow it.
     """
 
-    def __init__(self, take: Callable[[bytes, bytes], None]) -> None:
+    def __init__(self, on_frame: Callable[[bytes, bytes], None]) -> None:
         self.ended = False
-        self.broken = False
-        self._take = take
+        self.malformed = False
+        self._on_frame = on_frame
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
-        if self.broken:
+        if self.malformed:
             return
         self._buffer += data
-        for kind, frames in itertools.groupby(self._whole(), key=itemgetter(0)):
-            self._take(kind, b"".join(payload for _, payload in frames))
-        self.broken |= self.ended and bool(self._buffer)
-        if self.broken:
+        for kind, frames in itertools.groupby(self._complete_frames(), key=itemgetter(0)):
+            self._on_frame(kind, b"".join(payload for _, payload in frames))
+        self.malformed |= self.ended and bool(self._buffer)
+        if self.malformed:
             self._buffer.clear()
 
-    def _whole(self) -> list[tuple[bytes, bytes]]:
-        """Kind and payload of all frames that are whole; they are taken away."""
-        found: list[tuple[bytes, bytes]] = []
+    def _complete_frames(self) -> list[tuple[bytes, bytes]]:
+        """Take all complete frames from the buffer, as kind and payload."""
+        frames: list[tuple[bytes, bytes]] = []
         at = 0
-        while not (self.ended or self.broken) and len(self._buffer) >= at + HEADER.size:
-            kind, length = HEADER.unpack_from(self._buffer, at)
-            start, end = at + HEADER.size, at + HEADER.size + length
-            if kind == END and not length:
+        while not (self.ended or self.malformed) and len(self._buffer) >= at + FRAME_HEADER.size:
+            kind, length = FRAME_HEADER.unpack_from(self._buffer, at)
+            start, end = at + FRAME_HEADER.size, at + FRAME_HEADER.size + length
+            if kind == _END and not length:
                 self.ended = True
             elif kind not in _KINDS or not 0 < length <= FRAME_BYTES:
-                self.broken = True
+                self.malformed = True
             elif end > len(self._buffer):
                 break
             else:
-                found.append((kind, bytes(self._buffer[start:end])))
+                frames.append((kind, bytes(self._buffer[start:end])))
             at = end
         del self._buffer[:at]
-        return found
+        return frames

@@ -80,7 +80,7 @@ def toolchain_cache_folder(context: PluginContext) -> Path | None:
     """
     folder = context.sandbox_prepared
     if folder is None:
-        folder = context.data_dir / toolchain_cache.FOLDER
+        folder = context.data_dir / toolchain_cache.DIRECTORY
         with contextlib.suppress(OSError):
             folder.mkdir(mode=0o755, exist_ok=True)
     return folder if folder.is_dir() else None

@@ -6,8 +6,18 @@ bounded in number and size, and each file name is checked again.
 
 import struct
 
-from appliance.domain.execution import Limits, SandboxFile
+from appliance.domain.execution import EndReason, Limits, SandboxFile
 from plugins._shared.stage import collect, init, paths
+
+END_REASONS = {
+    init.EXITED: EndReason.EXITED,
+    init.SIGNALLED: EndReason.SIGNALLED,
+    init.CPU_LIMIT: EndReason.CPU_TIME,
+    init.MEMORY_LIMIT: EndReason.MEMORY,
+}
+# Refusals that the server adds itself.
+REPORT_MALFORMED = "all artifacts: the sandbox sent a malformed report"
+COLLECTION_TIMED_OUT = "the remaining artifacts: collecting them took too long"
 
 _MAX_HEADER_BYTES = 512 * 1024
 _MAX_ARTIFACT_NAME_BYTES = 1100  # a path of the longest form, and its headers

@@ -25,12 +25,12 @@ from appliance.domain.execution import (
 )
 from appliance.errors import InvalidInput, SandboxUnavailable
 from plugins._shared.guest import file_count
-from plugins._shared.guest.agent import FRAME_BYTES, HEADER
-from plugins._shared.guest.frames import Incoming, outgoing
-from plugins._shared.guest.results import result
+from plugins._shared.guest.agent import FRAME_BYTES, FRAME_HEADER
+from plugins._shared.guest.frames import FrameDecoder, encode_run_input
+from plugins._shared.guest.results import build_result
 from plugins._shared.guest.run import GuestRun
 from plugins._shared.stage import init
-from plugins._shared.stage.job import job
+from plugins._shared.stage.job import encode_job
 from tests.support.guest_agent import AgentProcess
 from tests.support.sandbox import open_descriptors, seen_on_the_host
 
@@ -76,14 +76,14 @@ def _python(code: str, **more: Any) -> RunRequest:
 
 
 def _job(request: RunRequest) -> Iterator[bytes]:
-    return job(request, own_user=True, watch_memory=False)
+    return encode_job(request, own_user=True, watch_memory=False)
 
 
 async def _play(agent: AgentProcess, request: RunRequest, watcher: Any = None) -> RunResult:
     run = GuestRun(agent, *agent.ends, request, watcher)
-    await run.play(_job(request))
+    await run.execute(_job(request))
     assert agent.process.returncode is not None
-    return result(run, _ISOLATION, lambda: SandboxUnavailable("never began"))
+    return build_result(run, _ISOLATION, lambda: SandboxUnavailable("never began"))
 
 
 async def test_run_with_files_input_and_artifacts_comes_back_whole(agent: AgentProcess):
@@ -174,10 +174,10 @@ async def test_file_that_can_not_be_written_is_the_callers_fault(agent: AgentPro
 async def test_agent_whose_reader_is_slow_waits_and_loses_nothing(agent: AgentProcess):
     size = 4 << 20
     kinds: dict[bytes, int] = {}
-    frames = Incoming(lambda kind, data: kinds.update({kind: kinds.get(kind, 0) + len(data)}))
+    frames = FrameDecoder(lambda kind, data: kinds.update({kind: kinds.get(kind, 0) + len(data)}))
     agent.ours.settimeout(60)
     request = _python(f"print('x' * {size}, end='')")
-    for piece in outgoing(_job(request), b""):
+    for piece in encode_run_input(_job(request), b""):
         await asyncio.to_thread(agent.ours.sendall, piece)
 
     while not frames.ended:
@@ -185,13 +185,13 @@ async def test_agent_whose_reader_is_slow_waits_and_loses_nothing(agent: AgentPr
         frames.feed(await asyncio.to_thread(agent.ours.recv, 10_000))
 
     assert kinds[b"O"] == size
-    assert not frames.broken
+    assert not frames.malformed
 
 
 async def test_agent_ends_by_itself_when_the_service_is_gone(agent: AgentProcess):
     mark = f"mark={secrets.token_hex(8)!r}"
     request = _python(f"{mark}; import time; time.sleep(600)")
-    for piece in outgoing(_job(request), b""):
+    for piece in encode_run_input(_job(request), b""):
         agent.ours.sendall(piece)
     await asyncio.to_thread(agent.ours.recv, 1)
 
@@ -223,23 +223,23 @@ class Silent:
 
 
 def _frame(kind: bytes, payload: bytes = b"") -> bytes:
-    return HEADER.pack(kind, len(payload)) + payload
+    return FRAME_HEADER.pack(kind, len(payload)) + payload
 
 
 def _said(kind: bytes, payload: bytes = b"") -> bytes:
     """A frame of the stage's report, in one of the agent's."""
-    return _frame(b"R", init.HEADER.pack(kind, len(payload)) + payload)
+    return _frame(b"R", init.FRAME_HEADER.pack(kind, len(payload)) + payload)
 
 
 _STARTED = _said(b"S")
-_ENDED = _said(b"X", init.ENDED.pack(init.EXITED, 0, 1000, 10))
+_ENDED = _said(b"X", init.EXIT_PAYLOAD.pack(init.EXITED, 0, 1000, 10))
 
 _NONSENSE = {
     "noise": bytes(range(256)) * 20,
     "unknown kind": _STARTED + _frame(b"Q", b"x"),
     "empty frame": _STARTED + _frame(b"O"),
-    "frame that is too long": _STARTED + HEADER.pack(b"O", FRAME_BYTES + 1),
-    "largest length": _STARTED + HEADER.pack(b"R", 0xFFFFFFFF),
+    "frame that is too long": _STARTED + FRAME_HEADER.pack(b"O", FRAME_BYTES + 1),
+    "largest length": _STARTED + FRAME_HEADER.pack(b"R", 0xFFFFFFFF),
     "end with a content": _STARTED + _frame(b"Z", b"x"),
     "words after the end": _STARTED + _ENDED + _frame(b"Z") + _frame(b"O", b"x"),
     "unknown word of the stage": _STARTED + _said(b"?"),
@@ -254,11 +254,11 @@ async def _hear(said: bytes, limits: Limits = _PATIENT) -> RunResult:
     request = RunRequest(("sh",), limits=limits)
     run = GuestRun(guest, *guest.ends, request)
     saying = asyncio.create_task(_say(guest.theirs, said))
-    await run.play([b"job"])
+    await run.execute([b"job"])
     await saying
     guest.theirs.close()
     assert guest.kills
-    return result(run, _ISOLATION, lambda: SandboxUnavailable("never began"))
+    return build_result(run, _ISOLATION, lambda: SandboxUnavailable("never began"))
 
 
 async def _say(channel: socket.socket, said: bytes) -> None:
@@ -279,9 +279,7 @@ async def test_nonsense_from_the_guest_ends_it_and_brings_nothing_out(said: byte
     outcome = await _hear(said)
 
     assert not outcome.artifacts
-    assert outcome.artifacts_refused == (
-        "everything: what came out of the sandbox was no list of files",
-    )
+    assert outcome.artifacts_refused == ("all artifacts: the sandbox sent a malformed report",)
 
 
 async def test_guest_that_ends_before_it_began_is_a_failure_of_the_sandbox():
@@ -320,8 +318,8 @@ async def test_processor_time_beyond_the_limit_by_the_hosts_account_ends_the_run
     guest = Silent()
     guest.used_us = 500_000
     limits = Limits(wall_s=60.0, cpu_s=2.0)
-    run = GuestRun(guest, *guest.ends, RunRequest(("sh",), limits=limits), hold_cpu=True)
-    playing = asyncio.create_task(run.play([b"job"]))
+    run = GuestRun(guest, *guest.ends, RunRequest(("sh",), limits=limits), enforce_cpu_limit=True)
+    playing = asyncio.create_task(run.execute([b"job"]))
     await _say_on(guest.theirs, _STARTED)
     while not run.report.started:
         await asyncio.sleep(0)
@@ -332,7 +330,7 @@ async def test_processor_time_beyond_the_limit_by_the_hosts_account_ends_the_run
     guest.used_us = 2_600_000
     await playing
 
-    outcome = result(run, _ISOLATION, lambda: SandboxUnavailable("never began"))
+    outcome = build_result(run, _ISOLATION, lambda: SandboxUnavailable("never began"))
     assert (outcome.reason, outcome.usage.cpu_s) == (EndReason.CPU_TIME, 2.1)
     guest.theirs.close()
 
@@ -340,13 +338,13 @@ async def test_processor_time_beyond_the_limit_by_the_hosts_account_ends_the_run
 def test_frames_cut_anywhere_are_put_together():
     said = _STARTED + _frame(b"O", b"abc") + _ENDED + _frame(b"Z")
     taken: list[tuple[bytes, bytes]] = []
-    frames = Incoming(lambda kind, data: taken.append((kind, data)))
+    frames = FrameDecoder(lambda kind, data: taken.append((kind, data)))
 
     for byte in said:
         frames.feed(bytes([byte]))
 
     assert frames.ended
-    assert not frames.broken
+    assert not frames.malformed
     assert (b"O", b"abc") in taken
     assert len(taken) == 3
 
@@ -392,9 +390,9 @@ def test_files_are_counted_below_a_folder_without_following_links(tmp_path: Path
     (tmp_path / "deep" / "er" / "file").write_bytes(b"")
     (tmp_path / "link").symlink_to(tmp_path)
 
-    assert file_count.holds_more(str(tmp_path), 3)
-    assert not file_count.holds_more(str(tmp_path), 4)
-    assert not file_count.holds_more(str(tmp_path / "none"), 0)
+    assert file_count.contains_more_than(str(tmp_path), 3)
+    assert not file_count.contains_more_than(str(tmp_path), 4)
+    assert not file_count.contains_more_than(str(tmp_path / "none"), 0)
 
 
 def test_files_below_a_path_that_is_too_long_are_not_overlooked(
@@ -406,4 +404,4 @@ def test_files_below_a_path_that_is_too_long_are_not_overlooked(
         os.chdir("x" * 250)
     (Path() / "file").write_bytes(b"")
 
-    assert file_count.holds_more(str(tmp_path), 1000)
+    assert file_count.contains_more_than(str(tmp_path), 1000)

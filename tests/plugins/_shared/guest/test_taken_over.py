@@ -61,7 +61,7 @@ async def test_agent_that_talks_nonsense_is_ended(backend: GVisor, name: str):
     result = await _attack(backend, name)
 
     assert (result.reason, result.signal) == (EndReason.SIGNALLED, 9)
-    assert "no list of files" in result.artifacts_refused[0]
+    assert "malformed report" in result.artifacts_refused[0]
 
 
 @pytest.mark.parametrize("name", ["largest report", "endless refusals", "endless artifacts"])
@@ -72,7 +72,7 @@ async def test_agent_that_talks_on_after_the_program_ended_brings_nothing_out(
 
     assert (result.reason, result.exit_code) == (EndReason.EXITED, 0)
     assert not result.artifacts
-    assert "no list of files" in result.artifacts_refused[0]
+    assert "malformed report" in result.artifacts_refused[0]
 
 
 async def test_words_of_an_agent_after_its_end_change_nothing(backend: GVisor):
@@ -93,7 +93,7 @@ async def test_agent_that_never_ends_is_ended_when_collecting_took_too_long(
     result = await _attack(backend, "no end")
 
     assert result.exit_code == 0
-    assert result.artifacts_refused == ("the rest: collecting took too long",)
+    assert result.artifacts_refused == ("the remaining artifacts: collecting them took too long",)
 
 
 @pytest.mark.parametrize("name", ["no word", "end without a start"])
@@ -102,7 +102,7 @@ async def test_agent_that_never_begins_is_given_up(
 ):
     defaults = GuestRun.__init__.__kwdefaults__
     assert defaults is not None
-    monkeypatch.setitem(defaults, "set_up_s", 1.5)
+    monkeypatch.setitem(defaults, "setup_timeout_s", 1.5)
 
     with pytest.raises(SandboxUnavailable, match="not set up within"):
         await _attack(backend, name)

@@ -11,7 +11,7 @@ from msgspec import structs
 from appliance.domain import toolchain_cache
 from appliance.domain.execution import Limits, RunRequest
 from appliance.sandbox.languages import detection, recipes
-from appliance.sandbox.languages.toolchain_cache import Preparation
+from appliance.sandbox.languages.toolchain_cache import ToolchainCache
 from plugins._shared.stage.backend import toolchain_cache_folder
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from tests.support.sandbox import GENEROUS
@@ -20,16 +20,16 @@ from tests.support.sandbox_service import plugin_context
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SLOW = recipes.Recipe(
+SLOW = recipes.LanguageRecipe(
     name="slow",
     aliases=(),
     extensions=("slow",),
     tool="sh",
     version="echo 1.2",
-    run=f"cat {toolchain_cache.INSIDE}/slow/library/text",
+    run=f"cat {toolchain_cache.MOUNT_POINT}/slow/library/text",
     build="true",
     sample="",
-    prepare="mkdir library && echo works > library/text && ln -s / link && mkfifo pipe",
+    cache_command="mkdir library && echo works > library/text && ln -s / link && mkfifo pipe",
 )
 
 
@@ -42,8 +42,8 @@ async def box(sandbox_python: Path) -> AsyncIterator[tuple[Bubblewrap, Path]]:
         made = Bubblewrap(context)
         status = await made.probe()
         if not status.available:
-            pytest.skip(f"this machine can't confine: {status.problem}. {status.remedy}")
-        yield made, context.data_dir / toolchain_cache.FOLDER
+            pytest.skip(f"needs sandbox: {status.problem}. {status.remedy}")
+        yield made, context.data_dir / toolchain_cache.DIRECTORY
         await made.close()
 
 
@@ -79,11 +79,11 @@ async def test_language_that_needs_something_ready_made_gets_it_once(
         words = ("/bin/sh", *request.argv[1:]) if request.argv[0] == "sh" else request.argv
         return await backend.run(structs.replace(request, argv=words))
 
-    async def found() -> list[detection.Trial]:
-        tried = detection.tried(run, Limits(), {}, ["*"], Preparation(folder))
+    async def found() -> list[detection.LanguageTrial]:
+        tried = detection.detect_languages(run, Limits(), {}, ["*"], ToolchainCache(folder))
         return [each async for each in tried]
 
-    assert await found() == await found() == [detection.Trial("slow", "1.2")]
+    assert await found() == await found() == [detection.LanguageTrial("slow", "1.2")]
     assert sum("tarfile" in request.argv[2] for request in runs) == 1
     names = sorted(path.name for path in folder.rglob("*"))
     assert names == [".version", "library", "slow", "text"]
@@ -93,7 +93,7 @@ async def test_language_that_needs_something_ready_made_gets_it_once(
 async def test_run_can_not_change_what_is_ready_made(box: tuple[Bubblewrap, Path]):
     backend, folder = box
     (folder / "other").mkdir(exist_ok=True)
-    script = f"touch {toolchain_cache.INSIDE}/other/mine {toolchain_cache.INSIDE}/new"
+    script = f"touch {toolchain_cache.MOUNT_POINT}/other/mine {toolchain_cache.MOUNT_POINT}/new"
 
     result = await backend.run(RunRequest(("/bin/sh", "-c", script), limits=GENEROUS))
 
