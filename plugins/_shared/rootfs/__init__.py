@@ -1,7 +1,6 @@
-"""The root file system that the runs see instead of the host's, where the administrator chose one.
+"""The root file system that runs see instead of the host's, if the administrator chose one.
 
-Every sandbox backend may use it; it is no plugin itself.
-
-    records.py    which one is chosen, and what is known of it
-    python.py     whether the box's own Python runs in it
+selection.py      finds the one that the setting sandbox.rootfs names
+python.py         chooses the Python: the bundled one, or that of the root
+system_mounts.py  bwrap options that show the system's folders
 """

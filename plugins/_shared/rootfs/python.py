@@ -1,4 +1,4 @@
-"""Which Python serves in a root file system: the box's own, or that of the root."""
+"""Chooses the Python of a sandbox: the bundled one, or that of the root file system."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from appliance.errors import SandboxUnavailable, SetupError
-from plugins._shared.rootfs.selection import Root
+from plugins._shared.rootfs.selection import RootFilesystem
 
 _GLIBC = re.compile(rb"GLIBC_(\d+)\.(\d+)")
 _VERSION = re.compile(r"python(\d+)\.(\d+)")
@@ -17,58 +17,56 @@ Version = tuple[int, int]
 
 
 class Interpreter(Struct, frozen=True):
-    """`own` is the folder of the box's Python, to be seen as /opt/python; None: the root's serves.
+    """`bundled` is the folder of the bundled Python, which runs see as /opt/python.
 
-    `program` is where the interpreter is inside, in the second case.
+    Without it, `program` is the path of the root's interpreter inside.
     """
 
-    own: Path | None
+    bundled: Path | None
     program: str = "/opt/python/bin/python3"
 
 
-def interpreter(root: Root | None, own: Callable[[], Path]) -> Interpreter:
-    """The box's own Python (`own` makes it) where it runs in that root, else the root's.
+def choose_interpreter(root: RootFilesystem | None, bundled: Callable[[], Path]) -> Interpreter:
+    """The bundled Python (`bundled` unpacks it) if it runs in that root, else the root's.
 
-    The box's has pytest and is known to work; the root's has what the root has. Raises
-    SetupError for a box without Python where no root has one, and SandboxUnavailable where
-    neither would run.
+    The bundled one has pytest and is known to work. Raises SetupError if there is none and no root
+    that has one, and SandboxUnavailable if neither would run.
     """
     try:
-        folder = own()
+        folder = bundled()
     except SetupError:
         if root is None or not root.python:
             raise
-        return _of_root(root)
+        return _root_interpreter(root)
     if root is None or _runs_in(folder, root):
         return Interpreter(folder)
-    return _of_root(root)
+    return _root_interpreter(root)
 
 
-def _of_root(root: Root) -> Interpreter:
-    found = _VERSION.search(root.python)
-    # What runs inside is sent there as compiled code of the service's own version.
-    if found is None or (int(found[1]), int(found[2])) != sys.version_info[:2]:
-        has = root.python or "none"
-        wanted = "{}.{}".format(*sys.version_info[:2])
-        remedy = f"take a root with Python {wanted}, or with glibc in a newer version"
-        raise SandboxUnavailable(
-            f"no Python serves in the root file system {root.name}: its own is {has}, and its C "
-            f"library ({f'glibc {root.glibc}' if root.glibc else 'not glibc'}) is not what the "
-            f"box's Python needs: {remedy}",
-            details={"remedy": remedy},
+def _root_interpreter(root: RootFilesystem) -> Interpreter:
+    version = _VERSION.search(root.python)
+    # The modules that run inside are bytecode of the server's own version.
+    if version is None or (int(version[1]), int(version[2])) != sys.version_info[:2]:
+        required = "{}.{}".format(*sys.version_info[:2])
+        remedy = f"use a root with Python {required}, or with a newer glibc"
+        libc = f"glibc {root.glibc}" if root.glibc else "not glibc"
+        raise SandboxUnavailable.with_remedy(
+            f"no Python runs in the root file system {root.name}: it has {root.python or 'none'}, "
+            f"and its C library ({libc}) is too old or none for the bundled Python",
+            remedy,
         )
     return Interpreter(None, root.python)
 
 
-def _runs_in(folder: Path, root: Root) -> bool:
-    """Whether the root's C library has every interface that the interpreter was linked to."""
+def _runs_in(folder: Path, root: RootFilesystem) -> bool:
+    """Whether the root's glibc has every symbol version that the interpreter needs."""
     if not root.glibc:
         return False
     major, minor = (int(part) for part in root.glibc.split("."))
-    return _needed(folder) <= (major, minor)
+    return _required_glibc(folder) <= (major, minor)
 
 
-def _needed(folder: Path) -> Version:
+def _required_glibc(folder: Path) -> Version:
     programs = [folder / "bin" / "python3", *folder.rglob("*.so*")]
     contents = (path.read_bytes() for path in programs if path.is_file())
     return max(

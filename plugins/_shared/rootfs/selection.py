@@ -7,17 +7,17 @@ import msgspec
 from msgspec import Struct
 
 from appliance.domain import rootfs
-from appliance.domain.rootfs import RootRecord
+from appliance.domain.rootfs import RootfsRecord
 from appliance.errors import SandboxUnavailable
 from appliance.spi.registry import PluginContext
 
 
-class Root(Struct, frozen=True):
-    """A root file system. `path` is the folder to be seen as /; it is never to be written to.
+class RootFilesystem(Struct, frozen=True):
+    """`path` is the folder that runs see as /; nobody may write to it.
 
-    `image` is the squashfs file that holds the same, None where there is none. `sha256` is the
-    digest of the tree. `python` is the path inside of its own Python and `glibc` the version of
-    its C library; each "" where it has none.
+    `image` is a squashfs file with the same content, if there is one. `sha256` is the digest of
+    the tree. `python` is the path inside of the root's own Python and `glibc` the version of its C
+    library; "" if it has none.
     """
 
     name: str
@@ -28,30 +28,30 @@ class Root(Struct, frozen=True):
     glibc: str = ""
 
 
-def chosen(context: PluginContext) -> Root | None:
-    """What the setting names, None where it is empty: then the host's own is to be seen.
+def selected_root(context: PluginContext) -> RootFilesystem | None:
+    """The root that the setting names; None if it is empty, and runs see the host's system.
 
-    Raises SandboxUnavailable, with the remedy, where that root is missing or not for here.
+    Raises SandboxUnavailable if the root is missing or for another architecture.
     """
     name = str(context.settings.get("rootfs", ""))
     if not name:
         return None
-    return find(context.sandbox_roots or context.data_dir / rootfs.FOLDER, name)
+    return find_root(context.sandbox_roots or context.data_dir / rootfs.DIRECTORY, name)
 
 
-def find(folder: Path, name: str) -> Root:
+def find_root(folder: Path, name: str) -> RootFilesystem:
     """The root of that name among those in `folder`. Raises SandboxUnavailable."""
-    record = _read(folder / name, name)
+    record = _read_record(folder / name, name)
     if record.machine != platform.machine():
-        raise _unavailable(
-            f"the root file system {name} is made for {record.machine} machines, this one is "
+        raise SandboxUnavailable.with_remedy(
+            f"the root file system {name} is for {record.machine}, this machine is "
             f"{platform.machine()}",
             "add one for this machine: monkey-coder sandbox rootfs add FILE",
         )
-    image = folder / name / rootfs.IMAGE
-    return Root(
+    image = folder / name / rootfs.IMAGE_FILE
+    return RootFilesystem(
         name=name,
-        path=folder / name / rootfs.TREE,
+        path=folder / name / rootfs.TREE_DIRECTORY,
         image=image if image.is_file() else None,
         sha256=record.sha256,
         python=record.python,
@@ -59,20 +59,16 @@ def find(folder: Path, name: str) -> Root:
     )
 
 
-def _read(home: Path, name: str) -> RootRecord:
-    if not rootfs.NAME.fullmatch(name) or not (home / rootfs.TREE).is_dir():
-        raise _unavailable(
-            f"the setting sandbox.rootfs names {name!r}, which was not added to this box",
-            "monkey-coder sandbox rootfs list shows what there is",
+def _read_record(home: Path, name: str) -> RootfsRecord:
+    if not rootfs.NAME_PATTERN.fullmatch(name) or not (home / rootfs.TREE_DIRECTORY).is_dir():
+        raise SandboxUnavailable.with_remedy(
+            f"sandbox.rootfs: {name!r} is not a root file system of this installation",
+            "list those that exist: monkey-coder sandbox rootfs list",
         )
     try:
-        return msgspec.json.decode((home / rootfs.RECORD).read_bytes(), type=RootRecord)
+        return msgspec.json.decode((home / rootfs.RECORD_FILE).read_bytes(), type=RootfsRecord)
     except (OSError, msgspec.DecodeError) as error:
-        raise _unavailable(
+        raise SandboxUnavailable.with_remedy(
             f"the record of the root file system {name} can't be read: {error}",
-            f"monkey-coder sandbox rootfs remove {name}, then add it again",
+            f"run `monkey-coder sandbox rootfs remove {name}`, then add it again",
         ) from error
-
-
-def _unavailable(problem: str, remedy: str) -> SandboxUnavailable:
-    return SandboxUnavailable(f"{problem}: {remedy}", details={"remedy": remedy})
