@@ -18,6 +18,7 @@ from appliance.domain.models import ModelFile
 from appliance.errors import ApplianceError
 from appliance.models.gguf import header
 from appliance.plugins import LoadedPlugins
+from appliance.spi import host
 
 GB = 1_000_000_000
 _LEAST_DISK = 200_000_000
@@ -206,7 +207,7 @@ def _default_model(settings: Settings, model: ModelFile) -> Finding:
         remedy = f"monkey-coder model remove {model.alias}, then add it again"
         return Finding("model", Grade.FAIL, error.message, remedy)
     context = min(settings.models.context_tokens or _LARGEST_CONTEXT, info.context_tokens)
-    free = hardware.available_memory()
+    free = host.available_memory()
     least = info.size + info.kv_bytes_per_token * min(context, _SMALLEST_CONTEXT)
     needed = info.size + info.kv_bytes_per_token * context
     summary = (

@@ -1,17 +1,16 @@
-"""What this machine has: processor, memory, file systems. Linux, read from /proc and cgroups."""
+"""Processor and file systems of this machine. Linux, read from /proc."""
 
-import os
 import platform
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
 
+from appliance.spi import host
+
 # What llama.cpp's fast paths ask for, best last.
 CPU_FEATURES = ("f16c", "fma", "avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre"})
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class Cpu(Struct, frozen=True):
@@ -34,14 +33,7 @@ class FileSystem(Struct, frozen=True):
 def cpu() -> Cpu:
     flags = set(_field(Path("/proc/cpuinfo"), "flags").split())
     found = tuple(name for name in CPU_FEATURES if name in flags)
-    return Cpu(platform.machine(), len(os.sched_getaffinity(0)), found)
-
-
-def available_memory() -> int:
-    """Bytes that a new process could use: what the machine has left, or the cgroup if less."""
-    words = _field(Path("/proc/meminfo"), "MemAvailable").split()
-    machine = int(words[0]) * 1024 if words else 0
-    return max(0, min([machine, *_cgroup_room()]))
+    return Cpu(platform.machine(), host.usable_cpus(), found)
 
 
 def file_system(path: Path) -> FileSystem:
@@ -60,26 +52,6 @@ def file_system(path: Path) -> FileSystem:
 def nearest_existing(path: Path) -> Path:
     """The path itself, or the first folder above it that exists."""
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _cgroup_room() -> Iterator[int]:
-    """What each memory cgroup above this process leaves, in bytes; of version 1 or 2."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, place = line.split(":", 2)
-        if controllers == "":
-            yield from _rooms(_CGROUP, place, "memory.max", "memory.current")
-        elif controllers == "memory":
-            files = "memory.limit_in_bytes", "memory.usage_in_bytes"
-            yield from _rooms(_CGROUP / "memory", place, *files)
-
-
-def _rooms(root: Path, place: str, limit: str, used: str) -> Iterator[int]:
-    own = root / place.lstrip("/")
-    for group in (own, *own.parents):
-        if group.is_relative_to(root) and (group / limit).exists():
-            allowed = (group / limit).read_text().strip()
-            if allowed.isdecimal():
-                yield int(allowed) - int((group / used).read_text())
 
 
 def _field(file: Path, name: str) -> str:
