@@ -1,0 +1,14 @@
+"""Domain types: frozen msgspec Structs and enums, without input or output.
+
+users.py             accounts, API keys, roles and scopes, the principal of a request
+tasks.py             tasks, their results and the events of their journal
+messages.py          requests to models and the events that stream back
+completions.py       completions as callers request them, and reports on them
+usage.py             recorded usage and cost of completions
+models.py            registered model files and the models that providers offer
+execution.py         sandbox runs: requests, limits, results, backend status
+sandbox_limits.py    table of the sandbox limits: units, ranges, setting and wire names
+rootfs.py            records of root file systems and their layout on disk
+toolchain_cache.py   where cached toolchain artifacts lie
+paths.py             validation of relative paths
+"""

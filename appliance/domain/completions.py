@@ -1,4 +1,4 @@
-"""Completions as callers ask for them, and what the box says of how it made them."""
+"""Completions as callers request them, and reports on how they were carried out."""
 
 from enum import StrEnum
 
@@ -16,18 +16,18 @@ from appliance.domain.messages import (
 
 
 class Urgency(StrEnum):
-    """Who is served first where the machine is busy."""
+    """Scheduling class of a completion: interactive requests go before batch requests."""
 
     INTERACTIVE = "interactive"
     BATCH = "batch"
 
 
-class Ask(Struct, frozen=True):
-    """One completion that a caller wants, by any model of the box.
+class CompletionSpec(Struct, frozen=True):
+    """A completion that a caller requests, by any model.
 
-    `model` is an alias, "provider/name", or None for the default. `labels` say what the
-    text belongs to (a repository, a project): the administrator may bar providers by
-    label. `may_cache`: an answer that is determined by the request may be an earlier one.
+    `model` is an alias, "provider/name", or None for the default. `labels` say what the text
+    belongs to (a repository, a project); the administrator may exclude providers by label.
+    `may_cache` allows the response cache to answer a deterministic request.
     """
 
     model: str | None
@@ -46,18 +46,18 @@ class Ask(Struct, frozen=True):
 
 
 class CacheStatus(StrEnum):
-    """How an answer stands to the response cache; BYPASS: it is not determined, or not wanted."""
+    """Result of the response cache; BYPASS: the request is not deterministic or opted out."""
 
     HIT = "HIT"
     MISS = "MISS"
     BYPASS = "BYPASS"
 
 
-class Attempt(Struct, frozen=True):
-    """One try at one provider; `error` is the stable code of how it failed, "" if it served.
+class ProviderAttempt(Struct, frozen=True):
+    """One attempt at one provider; `error` is the stable error code, "" if it succeeded.
 
-    CANCELLED is one that was ended before it had begun to answer, HEDGED one that was ended
-    because another model, asked beside it, was faster. Such two stand in the order asked.
+    CANCELLED: ended before the first token. HEDGED: ended because a hedging request to another
+    model was faster. Hedged attempts are listed in the order in which they were started.
     """
 
     provider: str
@@ -66,16 +66,16 @@ class Attempt(Struct, frozen=True):
     seconds: float = 0.0
 
 
-class Report(Struct, frozen=True):
-    """What happened to one completion, complete once its stream has ended.
+class CompletionReport(Struct, frozen=True):
+    """Report on one completion, final once its stream has ended.
 
-    `cost` is in the currency of the configured prices, None where there is no price.
-    `waited_s` is the time at the gate, `overhead_s` what the box itself took.
+    `cost` is in the currency of the configured prices, None without a price. `waited_s` is the
+    time in the admission queue, `overhead_s` the time that the gateway itself took.
     """
 
     provider: str
     model: str
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[ProviderAttempt, ...] = ()
     cache: CacheStatus = CacheStatus.BYPASS
     usage: TokenUsage = TokenUsage()
     cost: float | None = None

@@ -1,4 +1,4 @@
-"""One confined execution of untrusted code: what goes in, what comes out."""
+"""Sandbox runs: request, limits, result, and the status of a backend."""
 
 from enum import StrEnum
 
@@ -8,7 +8,7 @@ MIB = 1024 * 1024
 
 
 class SandboxFile(Struct, frozen=True):
-    """`path` is relative to the workspace, without `..`; parents are made as needed."""
+    """`path` is relative to the workspace, without `..`; parent folders are created."""
 
     path: str
     content: bytes
@@ -33,12 +33,11 @@ class Limits(Struct, frozen=True):
 
 
 class RunRequest(Struct, frozen=True):
-    """A program to run in an empty workspace that holds `files`.
+    """A program to run in a workspace that holds `files` and nothing else.
 
-    `argv[0]` is looked up on the sandbox's own PATH: `python` is always the box's
-    own interpreter (with pytest), `sh` the host's shell. `env` is the whole
-    environment beside PATH, HOME, LANG and TMPDIR. `artifacts` are glob patterns,
-    relative to the workspace, of the files to bring back.
+    `argv[0]` is looked up on the sandbox's PATH: `python` is always the sandbox's own interpreter
+    (with pytest), `sh` the host's shell. `env` is the whole environment beside PATH, HOME, LANG
+    and TMPDIR. `artifacts` are glob patterns, relative to the workspace, of files to return.
     """
 
     argv: tuple[str, ...]
@@ -55,7 +54,7 @@ class OutputStream(StrEnum):
 
 
 class EndReason(StrEnum):
-    """Why a run ended. Everything but EXITED and SIGNALLED is the sandbox's doing."""
+    """Why a run ended. All but EXITED and SIGNALLED mean that the sandbox ended it."""
 
     EXITED = "exited"
     SIGNALLED = "signalled"
@@ -73,7 +72,7 @@ class IsolationLevel(StrEnum):
 
 
 class Isolation(Struct, frozen=True):
-    """What confinement a run really had. `degraded` names what this machine lacks."""
+    """The confinement that a run had. `degraded` lists layers that this machine lacks."""
 
     backend: str
     level: IsolationLevel
@@ -82,10 +81,10 @@ class Isolation(Struct, frozen=True):
 
 
 class RunUsage(Struct, frozen=True):
-    """`max_rss_bytes` is the largest process's, where the program ended by itself.
+    """`max_rss_bytes` is that of the largest process if the program ended by itself.
 
-    Of a run that was killed it is what all in it had together, files in memory included, where
-    the kernel counts that.
+    For a run that was killed it is the total of all processes and of files in memory, if the
+    kernel counts that.
     """
 
     wall_s: float
@@ -94,7 +93,7 @@ class RunUsage(Struct, frozen=True):
 
 
 class RunResult(Struct, frozen=True):
-    """`exit_code` is set for EXITED, `signal` for SIGNALLED; output is capped."""
+    """`exit_code` is set for EXITED, `signal` for SIGNALLED; output is truncated to the limit."""
 
     reason: EndReason
     exit_code: int | None
@@ -113,11 +112,11 @@ class RunResult(Struct, frozen=True):
 
 
 class BackendStatus(Struct, frozen=True):
-    """Answer of a probe that really ran something.
+    """Result of a probe, which runs a program in the sandbox.
 
-    `problem` says what is missing and `remedy` how to get it, where not available.
-    `languages` maps what can be run to the version found, e.g. {"python": "3.11.7"}, and
-    `languages_failed` what is there but does not work to how it failed.
+    If it is not available, `problem` says what is missing and `remedy` how to get it.
+    `languages` maps usable languages to their versions, e.g. {"python": "3.11.7"};
+    `languages_failed` maps installed languages that don't work to the error.
     """
 
     name: str

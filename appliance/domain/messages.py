@@ -1,4 +1,4 @@
-"""What is said to a model and what comes back, the same for every provider."""
+"""Requests to models and the events that stream back, the same for every provider."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -15,7 +15,7 @@ class MessageRole(StrEnum):
 
 
 class ToolCall(Struct, frozen=True, tag="tool_call"):
-    """The model asks for a tool; `arguments` is the JSON text that it wrote."""
+    """A tool call by the model; `arguments` is JSON text as the model wrote it."""
 
     id: str
     name: str
@@ -23,7 +23,7 @@ class ToolCall(Struct, frozen=True, tag="tool_call"):
 
 
 class Message(Struct, frozen=True):
-    """`tool_calls` belong to an assistant's turn; a tool's turn answers `tool_call_id`."""
+    """`tool_calls` belong to assistant messages; a tool message answers `tool_call_id`."""
 
     role: MessageRole
     content: str
@@ -32,7 +32,7 @@ class Message(Struct, frozen=True):
 
 
 class Tool(Struct, frozen=True):
-    """A function that the model may ask for; `parameters` is a JSON schema."""
+    """A function that the model may call; `parameters` is a JSON schema."""
 
     name: str
     description: str = ""
@@ -46,7 +46,7 @@ class ToolUse(StrEnum):
 
 
 class ToolChoice(Struct, frozen=True):
-    """Whether tools may or must be asked for; `name` with REQUIRED means this one."""
+    """Whether tools may or must be called; REQUIRED with `name` means this tool."""
 
     use: ToolUse = ToolUse.AUTO
     name: str = ""
@@ -61,9 +61,9 @@ class OutputKind(StrEnum):
 
 
 class OutputFormat(Struct, frozen=True):
-    """What the answer has to look like: any JSON object, one of `schema`, or of a GBNF `grammar`.
+    """Required form of the answer: any JSON object, one that fits `schema`, or a GBNF `grammar`.
 
-    `name` and `strict` are what clients send along with a schema.
+    `name` and `strict` are sent by clients with a schema.
     """
 
     kind: OutputKind = OutputKind.TEXT
@@ -74,10 +74,10 @@ class OutputFormat(Struct, frozen=True):
 
 
 class Sampling(Struct, frozen=True):
-    """How the next token is drawn. Temperature 0 is greedy; `seed` None draws one.
+    """Sampling parameters. Temperature 0 is greedy; `seed` None means a random seed.
 
-    `logit_bias` holds (token, bias) pairs. `logprobs` None: none are told; N: those of
-    the tokens drawn, each with the N likeliest tokens in its place (0 to 20).
+    `logit_bias` holds (token, bias) pairs. `logprobs` N (0 to 20) returns the log probability of
+    each sampled token and of the N most likely tokens in its place; None returns none.
     """
 
     temperature: float = 0.6
@@ -101,9 +101,9 @@ class FinishReason(StrEnum):
 
 
 class TokenUsage(Struct, frozen=True):
-    """Exact counts. `cached_tokens` are the prompt tokens that were not computed again.
+    """Exact counts. `cached_tokens` are prompt tokens that came from the prefix cache.
 
-    `drafted_tokens` were tried ahead of their turn, of which `accepted_tokens` were drawn.
+    `drafted_tokens` were proposed by speculative decoding, `accepted_tokens` of them accepted.
     """
 
     prompt_tokens: int = 0
@@ -127,7 +127,7 @@ class TokenUsage(Struct, frozen=True):
 
 
 class RawPrompt(Struct, frozen=True):
-    """A text to go on from, without any chat template; with a suffix, the gap is to be filled."""
+    """A text to continue, without chat template; with a suffix, the text between is generated."""
 
     text: str
     suffix: str | None = None
@@ -136,12 +136,11 @@ class RawPrompt(Struct, frozen=True):
 class CompletionRequest(Struct, frozen=True):
     """One completion of one chat, or of a raw prompt (then `messages` is empty).
 
-    `model` is the provider's own name for it. `max_tokens` None means: up to the
-    model's room. `owner` says whose text this is: what was computed for one owner is
-    never reused for another, and owners take turns where the machine is busy; "" shares
-    with nobody. With `shared_system` the leading system message is the box's own, and
-    what was computed for it may serve everybody.
-    `context_shift` allows forgetting the oldest text instead of ending with LENGTH.
+    `model` is the provider's own name for it. `max_tokens` None means: up to the end of the
+    context. `owner` identifies the user: cached prefixes of one owner never serve another, and
+    busy engines are shared fairly between owners; "" shares a cache with nobody. With
+    `shared_system` the leading system message holds no text of a user's, and its cached prefix may
+    serve everybody. `context_shift` drops the oldest text instead of ending with LENGTH.
     """
 
     model: str
@@ -158,7 +157,7 @@ class CompletionRequest(Struct, frozen=True):
 
 
 class EmbeddingRequest(Struct, frozen=True):
-    """Vectors for texts; `dimensions` None means: as many as the model has."""
+    """Embeddings of texts; `dimensions` None means: as many as the model has."""
 
     model: str
     texts: tuple[str, ...]
@@ -166,7 +165,7 @@ class EmbeddingRequest(Struct, frozen=True):
 
 
 class Embeddings(Struct, frozen=True):
-    """One vector of length 1 (Euclidean norm) per text, in their order."""
+    """One vector of Euclidean length 1 per text, in the order of the texts."""
 
     vectors: tuple[tuple[float, ...], ...]
     usage: TokenUsage
@@ -181,16 +180,16 @@ class Likelihood(Struct, frozen=True):
 
 
 class TokenLikelihood(Struct, frozen=True):
-    """The token that was drawn, and the likeliest ones in its place."""
+    """The sampled token (`drawn`), and the most likely tokens in its place."""
 
     drawn: Likelihood
     top: tuple[Likelihood, ...] = ()
 
 
 class TextDelta(Struct, frozen=True, tag="text"):
-    """A piece of the answer: whole characters, never half of one.
+    """A piece of the answer, of whole characters.
 
-    `likelihoods` are of the tokens drawn since the last piece, where they were asked for.
+    `likelihoods` are those of the tokens sampled since the last piece, if requested.
     """
 
     text: str
@@ -198,9 +197,9 @@ class TextDelta(Struct, frozen=True, tag="text"):
 
 
 class Finished(Struct, frozen=True, tag="finished"):
-    """The last event of every stream that ended well.
+    """The last event of every stream that ended without an error.
 
-    `stop` is the stop string that ended it, "" where none did or it is not known.
+    `stop` is the stop string that ended it, "" if none did or it is unknown.
     """
 
     reason: FinishReason

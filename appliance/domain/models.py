@@ -1,4 +1,4 @@
-"""Models: the files that the box owns, and what providers offer of them."""
+"""Models: registered files, and models as providers offer them."""
 
 from enum import StrEnum
 
@@ -6,10 +6,10 @@ from msgspec import Struct
 
 
 class ModelFile(Struct, frozen=True):
-    """A GGUF file registered on this box. `path` is absolute; sizes are in bytes.
+    """A registered GGUF file. `path` is absolute; sizes are in bytes.
 
-    `kv_bytes_per_token` is what a token takes in a 16-bit cache, 0 if unknown. `embeds`
-    and `fills_in` as in ModelInfo.
+    `kv_bytes_per_token` is the size of a token in a 16-bit KV cache, 0 if unknown. `embeds` and
+    `fills_in` are as in ModelInfo.
     """
 
     alias: str
@@ -29,12 +29,12 @@ class ModelFile(Struct, frozen=True):
 
 
 class ModelProbe(Struct, frozen=True):
-    """What was measured when a model was loaded on this machine, and chosen by it.
+    """Measurements taken when a model was loaded, and parameters chosen from them.
 
-    It holds for one `key` only, which its provider makes out of all that it depends on.
-    `chunk` is how many prompt tokens one step computes. The speeds are those of one
-    sequence alone, None where the model writes no text. `row_costs` are the times of steps
-    with more and more rows, as multiples of the time of one row.
+    Valid for one `key`, which the provider derives from everything that the values depend on.
+    `chunk` is the number of prompt tokens per step. Speeds are those of a single sequence, None
+    for embedding models. `row_costs` are the times of steps with increasing numbers of rows, as
+    multiples of the time of one row.
     """
 
     key: str
@@ -58,12 +58,11 @@ class ModelState(StrEnum):
 class ModelInfo(Struct, frozen=True):
     """A model as a provider offers it now. `problem` says why it is not ready.
 
-    `context_tokens` is the room of one sequence; `decode_tokens_per_second` is what
-    this machine was last seen to reach with one sequence, None before the first use.
-    `embeds` says that it makes vectors instead of text, `fills_in` that it can fill a
-    gap between a prompt and a suffix. `layers` confine the process that holds a loaded
-    model, `degraded` says what of them this machine could not give. `created_at` is when it
-    was made, or registered here (epoch seconds); None where the provider does not say.
+    `context_tokens` is the context length of one sequence; `decode_tokens_per_second` is the last
+    measured speed of one sequence, None before the first use. `embeds`: it makes embeddings, no
+    text. `fills_in`: it supports a prompt with a suffix. `layers` confine the process of a loaded
+    model, `degraded` lists those that this machine lacks. `created_at` is when it was created or
+    registered (epoch seconds), None if the provider doesn't say.
     """
 
     name: str

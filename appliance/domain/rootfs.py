@@ -1,10 +1,10 @@
-"""Root file systems for sandboxes: what is known of each, and how one lies on disk.
+"""Root file systems for sandboxes: record and layout on disk.
 
     sandbox-rootfs/NAME/record.json      a RootRecord
-    sandbox-rootfs/NAME/tree/            the unpacked root, read-only
-    sandbox-rootfs/NAME/image.squashfs   the image that it came from, if it was one
+    sandbox-rootfs/NAME/tree/            the unpacked files, read-only
+    sandbox-rootfs/NAME/image.squashfs   the source image, if it was a squashfs image
 
-A NAME appears whole or not at all. Names that begin with a dot are not yet, or no longer, there.
+A folder NAME is created and removed atomically. Names with a leading dot are temporary.
 """
 
 import re
@@ -12,21 +12,21 @@ from typing import Literal
 
 from msgspec import Struct
 
-FOLDER = "sandbox-rootfs"
-RECORD = "record.json"
-TREE = "tree"
-IMAGE = "image.squashfs"
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+DIRECTORY = "sandbox-rootfs"
+RECORD_FILE = "record.json"
+TREE_DIRECTORY = "tree"
+IMAGE_FILE = "image.squashfs"
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
-class RootRecord(Struct, frozen=True):
-    """A root file system that was added, as it was found to be.
+class RootfsRecord(Struct, frozen=True):
+    """A root file system at the time when it was added.
 
-    `sha256` is the digest of the tree, `source_sha256` that of the file that was given ("" for
-    a folder). `size` counts the bytes of the `files`. `machine` is what its shell is made for,
-    as the kernel names it. `python` is the path inside of its own Python, as "/usr/bin/python3.11",
-    and `glibc` the version of its C library, as "2.36"; each "" where it has none.
-    `left_out` counts the device nodes, pipes and sockets that were not taken over.
+    `sha256` is the digest of the tree, `source_sha256` that of the source file ("" for a folder).
+    `size` is the total size in bytes of the `files`. `machine` is the architecture of its shell,
+    as the kernel names it. `python` is the path of its Python, e.g. "/usr/bin/python3.11", and
+    `glibc` the version of its C library, e.g. "2.36"; "" where it has none. `left_out` counts
+    device nodes, pipes and sockets, which are not imported.
     """
 
     name: str

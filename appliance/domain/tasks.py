@@ -1,4 +1,4 @@
-"""A task: what was asked, where it stands, what came of it."""
+"""Tasks: request, status, result, and the events of the journal."""
 
 from enum import StrEnum
 from typing import Any
@@ -59,20 +59,20 @@ class Priority(StrEnum):
 
 
 class SourceFile(Struct, frozen=True):
-    """A text file of the caller's or of the answer; `path` is relative, without `..`."""
+    """A text file of the caller or of the answer; `path` is relative, without `..`."""
 
     path: str
     content: str
 
 
 class TaskRequest(Struct, frozen=True):
-    """What was asked, in no dialect.
+    """A task as requested, independent of the API dialect.
 
-    None means: the box decides. `tests` are files that the caller wants passed;
-    `instructions` is the text of a custom persona. `context` is what the client
-    sent along, shown to the model where it helps. `client_task_id` is the
-    client's idempotency key. `timeout_s` bounds the time from start to end. `labels`
-    say what it belongs to (a repository, a project); they can bar providers.
+    None means: the server decides. `tests` are test files that the answer has to pass;
+    `instructions` is the text of a custom persona. `context` is additional data from the client,
+    shown to the model. `client_task_id` is the client's idempotency key. `timeout_s` limits the
+    time from start to end. `labels` say what the task belongs to (a repository, a project); the
+    administrator may exclude providers by label.
     """
 
     prompt: str
@@ -96,7 +96,7 @@ class TaskRequest(Struct, frozen=True):
 
 
 class VerificationLevel(StrEnum):
-    """What an answer was held against, from nothing to the caller's own tests."""
+    """What an answer was verified against, from weakest to strongest."""
 
     NONE = "none"
     SYNTAX = "syntax"
@@ -106,10 +106,10 @@ class VerificationLevel(StrEnum):
 
 
 class Verification(Struct, frozen=True):
-    """What running a candidate showed.
+    """Result of verifying a candidate.
 
-    `score` is passed / (passed + failed), or None where nothing could be checked.
-    `output` is the end of what the run printed. `isolation` is the level reached.
+    `score` is passed / (passed + failed), or None if nothing could be checked. `output` is the
+    end of the run's output. `isolation` is the isolation level of the run.
     """
 
     level: VerificationLevel = VerificationLevel.NONE
@@ -133,7 +133,7 @@ class BranchStatus(StrEnum):
 
 
 class BranchReport(Struct, frozen=True):
-    """One candidate: how it was drawn and how it fared. `round` 0 is before any repair."""
+    """One candidate: sampling parameters and verification. Repair rounds count from 1."""
 
     index: int
     round: int
@@ -148,10 +148,10 @@ class BranchReport(Struct, frozen=True):
 class TaskResult(Struct, frozen=True):
     """The answer. `text` is the model's whole answer; `code` its main code, if any.
 
-    `files` are the files made or changed, `chosen` is the index into `branches` of
-    the candidate that became the answer, `verification` is that candidate's.
-    `generation_s` is the wall time spent generating, for tokens per second; `persona`
-    is the one that answered, whether the caller or the box chose it.
+    `files` are the files that the answer creates or changes; `chosen` is the index into `branches`
+    of the candidate that became the answer, `verification` is that candidate's. `generation_s` is
+    the wall time of generation, for tokens per second. `persona` is the one that answered, whether
+    requested or chosen by default.
     """
 
     text: str
@@ -172,7 +172,7 @@ class TaskResult(Struct, frozen=True):
 
 
 class TaskFailure(Struct, frozen=True):
-    """Why a task failed, with a code of the error tree."""
+    """Why a task failed; `code` is a stable code of appliance.errors."""
 
     code: str
     message: str
@@ -180,9 +180,9 @@ class TaskFailure(Struct, frozen=True):
 
 
 class Task(Struct, frozen=True):
-    """A task as stored. `public_id` is "task_…" or what the client chose; times are epoch seconds.
+    """A task as stored. `public_id` is "task_…" or the client's; times are epoch seconds.
 
-    `attempt` counts how often it was started; `deadline_at` bounds the running attempt.
+    `attempt` counts how often it was started; `deadline_at` is the running attempt's deadline.
     """
 
     id: int
@@ -201,16 +201,16 @@ class Task(Struct, frozen=True):
 
 
 class EventKind(StrEnum):
-    """Steps of a task, as its journal tells them.
+    """Events of a task's journal.
 
     ACCEPTED {}                     the task is on disk
-    STARTED {attempt}               a worker took it; attempt > 1 after a crash
-    PLANNED {…agents.Plan}          persona, model, branches, seeds, level: fixed for all attempts
+    STARTED {attempt}               a worker claimed it; attempt > 1 after a crash
+    PLANNED {…ExecutionPlan}        persona, model, branches, seed, level: fixed for all attempts
     PROGRESS {message, step, percentage}
-    TEXT {content}                  the answer as it is written (single-candidate tasks)
-    CANDIDATE {…}                   one candidate was generated, with its whole text
+    TEXT {content}                  the answer as it is generated (text tasks)
+    CANDIDATE {…Generation}         one candidate was generated, with its whole text
     VERDICT {…}                     one candidate was verified
-    CODE {content}                  the code that was chosen
+    CODE {content}                  the code of the answer
     COMPLETED {}, FAILED {code, message, details}, CANCELLED {}   the end; nothing follows
     """
 

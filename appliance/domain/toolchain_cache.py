@@ -1,9 +1,9 @@
-"""What languages need ready-made beside the host's own files, such as a compiled library.
+"""Toolchain cache: artifacts that a language would otherwise build anew in each run.
 
-    sandbox-prepared/NAME/    for the language of that name, made in the sandbox itself
+    sandbox-prepared/NAME/    artifacts of the language NAME, built in the sandbox
 
-Runs see the folder read-only; a name appears whole or not at all.
+Runs see the folder read-only at MOUNT_POINT. A folder NAME is created atomically.
 """
 
-FOLDER = "sandbox-prepared"
-INSIDE = "/opt/prepared"
+DIRECTORY = "sandbox-prepared"
+MOUNT_POINT = "/opt/prepared"

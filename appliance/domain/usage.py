@@ -1,4 +1,4 @@
-"""What completions used, as it is recorded; no text."""
+"""Recorded usage of completions; contains no text."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class UsageKind(StrEnum):
-    """What a completion was for."""
+    """Purpose of a completion."""
 
     CHAT = "chat"
     TASK = "task"
@@ -14,7 +14,7 @@ class UsageKind(StrEnum):
 
 
 class UsageStatus(StrEnum):
-    """RESERVED while it runs; INTERRUPTED: the box ended before the completion did."""
+    """RESERVED while it runs; INTERRUPTED: the server stopped before the completion ended."""
 
     RESERVED = "reserved"
     COMPLETED = "completed"
@@ -26,8 +26,8 @@ class UsageStatus(StrEnum):
 class UsageRecord(Struct, frozen=True):
     """One completion. Costs are in the currency of the configured prices, None without one.
 
-    `exact` says that the provider counted the tokens; else the box did, from what it saw.
-    `started_at` is in epoch seconds, `seconds` None while it runs.
+    `exact` says that the provider counted the tokens; otherwise they are an estimate.
+    `started_at` is in epoch seconds, `seconds` is None while it runs.
     """
 
     id: int

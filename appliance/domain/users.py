@@ -1,4 +1,4 @@
-"""Accounts: who may use the box, and with what."""
+"""Accounts: users, API keys, scopes, tokens and the principal of a request."""
 
 from enum import StrEnum
 
@@ -15,7 +15,7 @@ class Role(StrEnum):
 
 
 class Scope(StrEnum):
-    """What a key may do. `ALL` is what a logged-in user of that role may do."""
+    """What a key may do. `ALL` is everything that a logged-in user of that role may do."""
 
     ALL = "*"
     TASKS_READ = "tasks:read"
@@ -28,7 +28,7 @@ class Scope(StrEnum):
 class User(Struct, frozen=True):
     """`public_id` is what clients see ("user_…"); times are epoch seconds.
 
-    `plan` is a name that the settings may give limits to, in [plans.NAME].
+    `plan` is the name of a plan, whose limits the settings define in [plans.NAME].
     """
 
     id: int
@@ -66,7 +66,7 @@ class ApiKey(Struct, frozen=True):
 
 
 class KeyStats(Struct, frozen=True):
-    """How many keys a user has, by status, and how much they were used."""
+    """Number of a user's keys by status, and their use."""
 
     total: int
     active: int
@@ -78,7 +78,7 @@ class KeyStats(Struct, frozen=True):
 
 
 class Principal(Struct, frozen=True):
-    """Who makes a request, with which rights, and until when (epoch seconds; None: no end)."""
+    """The user of a request, the scopes, and their expiry (epoch seconds; None: no expiry)."""
 
     user: User
     scopes: frozenset[str]
