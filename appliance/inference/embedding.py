@@ -1,4 +1,4 @@
-"""Vectors, by the same way as completions: candidates, doors, books."""
+"""One request for embeddings: fallback, admission and usage as for completions."""
 
 import asyncio
 
@@ -8,49 +8,52 @@ from appliance import telemetry
 from appliance.domain.messages import EmbeddingRequest, Embeddings
 from appliance.domain.usage import UsageStatus
 from appliance.errors import DeadlineExceeded
-from appliance.inference.attempts.attempt_log import Begun, Trace
-from appliance.inference.completion_run import Machinery
+from appliance.inference.attempts.attempt_log import AttemptLog, Started
+from appliance.inference.completion_run import GatewayServices
 from appliance.inference.request import provider_boundary
 from appliance.inference.request.call import Call
 from appliance.inference.request.route import Route
 
 
-class Embedding:
-    """One request for vectors, to be made once."""
+class EmbeddingRun:
+    """To be run once."""
 
-    def __init__(self, call: Call, request: EmbeddingRequest, machinery: Machinery) -> None:
+    def __init__(self, call: Call, request: EmbeddingRequest, services: GatewayServices) -> None:
         self._call = call
         self._request = request
-        self._with = machinery
+        self._services = services
 
-    async def made(self) -> Embeddings:
-        """The vectors. Raises what Completions.embed raises."""
-        self._with.books.require_room()
-        begun = await self._asked()
+    async def run(self) -> Embeddings:
+        """The vectors. Raises what CompletionService.embed raises."""
+        self._services.usage.require_capacity()
+        started = await self._start()
         try:
-            self._settle(begun)
+            self._settle(started)
         finally:
-            begun.entered.release()
-        return begun.answer
+            started.permit.release()
+        return started.answer
 
-    async def _asked(self) -> Begun[Embeddings]:
-        now, limit = self._with.clock(), self._with.deadlines.seconds
+    async def _start(self) -> Started[Embeddings]:
+        now, limit = self._services.clock(), self._services.deadlines.seconds
+        log = AttemptLog(now)
         try:
             async with asyncio.timeout(limit):
-                return await self._with.chain.begin(self._call, self._ask, Trace(now), now + limit)
+                return await self._services.fallback.start(self._call, self._ask, log, now + limit)
         except TimeoutError:
-            raise DeadlineExceeded(f"the vectors were not made within {limit:g} s") from None
+            raise DeadlineExceeded(
+                f"the embeddings did not finish within {limit:g} s; send fewer texts"
+            ) from None
 
     async def _ask(self, route: Route) -> Embeddings:
         request = replace(self._request, model=route.model)
-        provider = self._with.provider(route.provider)
-        return await provider_boundary.asked(route, provider.embed(request))
+        provider = self._services.provider(route.provider)
+        return await provider_boundary.call_provider(route, provider.embed(request))
 
-    def _settle(self, begun: Begun[Embeddings]) -> None:
-        usage = begun.answer.usage
-        record = self._with.books.open(self._call, begun.route)
-        settled = self._with.books.settle(record, usage, UsageStatus.COMPLETED, exact=True)
-        begun.entered.settle(usage, settled.cost)
+    def _settle(self, started: Started[Embeddings]) -> None:
+        usage = started.answer.usage
+        record = self._services.usage.reserve(self._call, started.route)
+        settled = self._services.usage.settle(record, usage, UsageStatus.COMPLETED, exact=True)
+        started.permit.settle(usage, settled.cost)
         telemetry.observe_tokens(record.provider, record.model, usage.prompt_tokens, 0)
         if settled.cost:
             telemetry.observe_cost(record.provider, record.model, settled.cost)

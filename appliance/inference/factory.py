@@ -1,4 +1,4 @@
-"""The parts of the gateway as the settings want them."""
+"""Builds the gateway's parts from the settings."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,43 +13,41 @@ from appliance.config.settings import (
     Settings,
 )
 from appliance.errors import ConfigError
-from appliance.inference.admission.admission import Doors
-from appliance.inference.admission.circuit_breaker import Breaker
-from appliance.inference.admission.fair_queue import Gate
-from appliance.inference.admission.quotas import Limit, Limits
-from appliance.inference.admission.shares import Owners
-from appliance.inference.attempts.fallback import Chain
+from appliance.inference.admission.admission import AdmissionControl
+from appliance.inference.admission.circuit_breaker import CircuitBreaker
+from appliance.inference.admission.fair_queue import FairQueue
+from appliance.inference.admission.quotas import Quota, Quotas
+from appliance.inference.admission.shares import CallerShares
+from appliance.inference.attempts.fallback import FallbackChain
 from appliance.inference.attempts.hedging import Hedging
-from appliance.inference.attempts.retry import Patience
+from appliance.inference.attempts.retry import RetryPolicy
 from appliance.inference.request.deadline import Deadlines
-from appliance.inference.request.route import Candidate
+from appliance.inference.request.route import WeightedModel
 from appliance.inference.response_cache import ResponseCache
-from appliance.inference.routing.data_policy import Policy
+from appliance.inference.routing.data_policy import DataPolicy
 from appliance.inference.usage.pricing import Price, Prices
 
 _MIB = 1024 * 1024
 
 
-def aliases(routes: Mapping[str, RouteSettings]) -> dict[str, Sequence[Candidate]]:
-    """Raises ConfigError for a route that leads nowhere."""
-    return {name: _candidates(name, route) for name, route in routes.items()}
+def build_aliases(routes: Mapping[str, RouteSettings]) -> dict[str, Sequence[WeightedModel]]:
+    """Raises ConfigError for a route without models, or with a wrong number of weights."""
+    return {name: _weighted_models(name, route) for name, route in routes.items()}
 
 
-def prices(configured: Mapping[str, PriceSettings]) -> Prices:
-    """By "provider/model" or "provider"."""
+def build_prices(prices: Mapping[str, PriceSettings]) -> Prices:
     return Prices(
         {
             name: Price(price.input, price.output, price.cached if price.cached >= 0 else None)
-            for name, price in configured.items()
+            for name, price in prices.items()
         }
     )
 
 
-def limits(quotas: Mapping[str, QuotaSettings]) -> Limits:
-    """By "provider/model" and by "provider"."""
-    return Limits(
+def build_quotas(quotas: Mapping[str, QuotaSettings]) -> Quotas:
+    return Quotas(
         {
-            name: Limit(
+            name: Quota(
                 requests_per_minute=quota.requests_per_minute,
                 tokens_per_minute=quota.tokens_per_minute,
                 parallel=quota.parallel,
@@ -60,15 +58,15 @@ def limits(quotas: Mapping[str, QuotaSettings]) -> Limits:
     )
 
 
-def policy(settings: PolicySettings) -> Policy:
-    return Policy(
+def build_data_policy(settings: PolicySettings) -> DataPolicy:
+    return DataPolicy(
         frozenset(settings.local_only_labels),
         frozenset(settings.local_only_users),
         frozenset(settings.denied_providers),
     )
 
 
-def cache(settings: CacheSettings) -> ResponseCache:
+def build_response_cache(settings: CacheSettings) -> ResponseCache:
     return ResponseCache(
         max_entries=settings.max_entries,
         max_bytes=settings.max_mib * _MIB,
@@ -77,48 +75,53 @@ def cache(settings: CacheSettings) -> ResponseCache:
     )
 
 
-def deadlines(settings: GatewaySettings) -> Deadlines:
-    """Of completions."""
+def build_deadlines(settings: GatewaySettings) -> Deadlines:
+    """The deadlines of completions."""
     return Deadlines(
         settings.deadline_s,
-        f"the completion was not done within {settings.deadline_s:g} s; "
-        "ask for fewer tokens, or the administrator allows more time",
+        f"the completion did not finish within {settings.deadline_s:g} s; request fewer tokens, "
+        "or have the administrator raise gateway.deadline_s",
     )
 
 
-def gate(settings: GatewaySettings, owners: Owners) -> Gate:
-    return Gate(
+def build_fair_queue(settings: GatewaySettings, shares: CallerShares) -> FairQueue:
+    return FairQueue(
         queue_limit=settings.queue_limit,
         owner_limit=settings.queue_limit_per_user,
         ageing_s=settings.ageing_s,
-        weight_of=owners.weight_of,
+        weight_of=shares.weight_of,
     )
 
 
-def chain(
+def build_fallback_chain(
     settings: Settings,
-    gate: Gate,
-    limits: Limits,
+    fair_queue: FairQueue,
+    quotas: Quotas,
     prices: Prices,
     is_local: Callable[[str], bool],
-) -> Chain:
-    """The doors before every provider, the patience with them, and who is asked beside them."""
-    chosen = settings.gateway
+) -> FallbackChain:
+    """The chain with its admission control, retry policy and hedging."""
+    gateway = settings.gateway
 
-    def breaker(name: str) -> Breaker:
-        return Breaker(
-            name, chosen.breaker_failures, chosen.breaker_window_s, chosen.breaker_pause_s
+    def new_breaker(name: str) -> CircuitBreaker:
+        return CircuitBreaker(
+            name, gateway.breaker_failures, gateway.breaker_window_s, gateway.breaker_pause_s
         )
 
-    doors = Doors(
-        gate, limits, prices, breaker=breaker, is_local=is_local, far_parallel=chosen.far_parallel
+    admission = AdmissionControl(
+        fair_queue,
+        quotas,
+        prices,
+        new_breaker=new_breaker,
+        is_local=is_local,
+        remote_concurrency=gateway.remote_concurrency,
     )
-    patience = Patience(chosen.tries, chosen.backoff_s, chosen.longest_pause_s)
-    hedging = Hedging(chosen.hedge_after_s, is_local)
-    return Chain(doors, patience, hedging, time.monotonic)
+    retry = RetryPolicy(gateway.tries, gateway.backoff_s, gateway.longest_pause_s)
+    hedging = Hedging(gateway.hedge_after_s, is_local)
+    return FallbackChain(admission, retry, hedging, time.monotonic)
 
 
-def _candidates(name: str, route: RouteSettings) -> Sequence[Candidate]:
+def _weighted_models(name: str, route: RouteSettings) -> Sequence[WeightedModel]:
     if not route.models:
         raise ConfigError(f"[routes.{name}]: models must name at least one model")
     if route.weights and len(route.weights) != len(route.models):
@@ -127,4 +130,6 @@ def _candidates(name: str, route: RouteSettings) -> Sequence[Candidate]:
             "give one weight for each model, or none"
         )
     weights = route.weights or (0.0,) * len(route.models)
-    return [Candidate(model, weight) for model, weight in zip(route.models, weights, strict=True)]
+    return [
+        WeightedModel(model, weight) for model, weight in zip(route.models, weights, strict=True)
+    ]

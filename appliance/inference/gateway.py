@@ -1,7 +1,7 @@
-"""The one door to every model: finds what a name leads to, and asks it."""
+"""The gateway: the only access to models, for services and agents."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -19,36 +19,33 @@ from appliance.domain.messages import (
 from appliance.domain.models import ModelInfo, ProviderStatus
 from appliance.domain.usage import UsageKind
 from appliance.inference import factory
-from appliance.inference.admission.shares import Lookup, Owners, nobody
-from appliance.inference.completion_run import Machinery, Running
-from appliance.inference.embedding import Embedding
+from appliance.inference.admission.shares import CallerShares, UsernameLookup, no_username
+from appliance.inference.completion_run import CompletionRun, Fingerprint, GatewayServices
+from appliance.inference.embedding import EmbeddingRun
 from appliance.inference.request import provider_boundary, token_estimate
 from appliance.inference.request.call import Call, Caller, CompletionCall
-from appliance.inference.request.route import Route, route_of
-from appliance.inference.response_cache import CacheFigures
+from appliance.inference.request.route import Route, build_route
+from appliance.inference.response_cache import CacheStats
 from appliance.inference.routing.data_policy import Permission
-from appliance.inference.routing.model_directory import AUTO, DefaultModel, Directory
-from appliance.inference.usage.recorder import Books, Ledger
+from appliance.inference.routing.model_directory import AUTO, DefaultModel, ModelDirectory
+from appliance.inference.usage.recorder import NullUsageRecorder, StoredUsageRecorder
 from appliance.spi.provider import Provider
 from appliance.store.sqlite.database import Database
 
-__all__ = ["Gateway", "Route"]
-
-_OWNER = "user:"
-Fingerprint = Callable[[Route], Awaitable[str]]
+_USER_PREFIX = "user:"
 
 
 async def no_fingerprint(_route: Route) -> str:
-    """Where nothing is known of a model but its name."""
+    """For a gateway that knows nothing of a model but its name."""
     return ""
 
 
 class Gateway:
-    """Models by name, and completions by them.
+    """Finds models by name and runs completions and embeddings on them.
 
-    `default_model` gives the name to use where a request names none, or None. With a
-    database usage is recorded there, between `start` and `close`. `username` gives the
-    name of a user id; `fingerprint` tells one state of a model from another.
+    `default_model` gives the name for requests without one, or None. With a database, usage
+    is recorded there between `start` and `close`. `username` gives the username of a user id;
+    `fingerprint` changes with the model's file.
     """
 
     def __init__(
@@ -58,110 +55,117 @@ class Gateway:
         settings: Settings | None = None,
         *,
         db: Database | None = None,
-        username: Lookup = nobody,
+        username: UsernameLookup = no_username,
         fingerprint: Fingerprint = no_fingerprint,
     ) -> None:
         settings = settings or Settings()
-        self._directory = Directory(providers, default_model, factory.aliases(settings.routes))
-        self._policy = factory.policy(settings.policy)
-        shares = {name: share.weight for name, share in settings.shares.items()}
-        self._owners = Owners(username, shares, needed=bool(settings.policy.local_only_users))
-        self._prices = factory.prices(settings.prices)
-        self._limits = factory.limits(settings.quotas)
-        self._gate = factory.gate(settings.gateway, self._owners)
-        self._books = Books(self._prices) if db is None else Ledger(db, self._prices)
-        self._machinery = Machinery(
+        aliases = factory.build_aliases(settings.routes)
+        self._directory = ModelDirectory(providers, default_model, aliases)
+        self._data_policy = factory.build_data_policy(settings.policy)
+        self._shares = CallerShares(
+            username,
+            {name: share.weight for name, share in settings.shares.items()},
+            lookup_needed=bool(settings.policy.local_only_users),
+        )
+        prices = factory.build_prices(settings.prices)
+        self._quotas = factory.build_quotas(settings.quotas)
+        self._fair_queue = factory.build_fair_queue(settings.gateway, self._shares)
+        self._usage = NullUsageRecorder(prices) if db is None else StoredUsageRecorder(db, prices)
+        self._services = GatewayServices(
             provider=self._directory.provider,
-            chain=factory.chain(settings, self._gate, self._limits, self._prices, self._is_local),
-            books=self._books,
-            cache=factory.cache(settings.cache),
+            fallback=factory.build_fallback_chain(
+                settings, self._fair_queue, self._quotas, prices, self._is_local
+            ),
+            usage=self._usage,
+            cache=factory.build_response_cache(settings.cache),
             fingerprint=fingerprint,
             clock=time.monotonic,
-            deadlines=factory.deadlines(settings.gateway),
+            deadlines=factory.build_deadlines(settings.gateway),
         )
 
     async def start(self) -> None:
-        """Open the books, and recall what was spent today."""
-        telemetry.watch_gate(lambda: self._gate.waiting, lambda: self._gate.running)
-        self._limits.recall(await self._books.start())
+        """Begin to record usage, and count today's spend against the quotas."""
+        telemetry.watch_completion_queue(
+            lambda: self._fair_queue.waiting, lambda: self._fair_queue.running
+        )
+        self._quotas.restore_spend(await self._usage.start())
 
     async def resolve(self, model: str | None, provider: str | None) -> Route:
-        """What the name leads to; see Directory.resolve."""
+        """The route of a name; see ModelDirectory.resolve."""
         return await self._directory.resolve(model, provider)
 
     async def route_for(
         self, model: str | None, provider: str | None, caller: Caller, labels: Sequence[str] = ()
     ) -> Route:
-        """What the name leads to for this caller.
+        """The route of a name, restricted to what the data policy allows this caller.
 
-        A text that may not leave the box goes to the route's local models only, and where
-        no model was named, to any local one. Raises as `resolve` does, and Forbidden.
+        If no model is named and the default's route is not allowed, any allowed model serves.
+        Raises as `resolve` does, and Forbidden.
         """
         route = await self.resolve(model, provider)
         permission = await self._permission(caller, labels)
-        if model in (None, AUTO) and not any(permission.allows(r.provider) for r in route.all):
-            others = [
+        if model in (None, AUTO) and not any(permission.allows(r.provider) for r in route.targets):
+            allowed = [
                 info
                 for info in await self.models()
                 if permission.allows(info.provider)
                 and provider in (None, info.provider)
                 and not info.embeds
             ]
-            route = route_of(others) if others else route
-        return permission.within(route)
+            route = build_route(allowed) if allowed else route
+        return permission.restrict(route)
 
     async def models(self) -> list[ModelInfo]:
-        """Every model of every provider; a provider that fails to list is left out and logged."""
+        """The models of all providers; a provider that fails to list them is logged and omitted."""
         return await self._directory.models()
 
     @property
     def aliases(self) -> Mapping[str, Sequence[str]]:
-        """The names that lead to several models, each with these in their order."""
-        named = self._directory.aliases.items()
-        return {name: [candidate.model for candidate in models] for name, models in named}
+        """The names of the configured routes, each with its models in order."""
+        aliases = self._directory.aliases.items()
+        return {name: [each.model for each in models] for name, models in aliases}
 
     def providers(self) -> list[ProviderStatus]:
         return self._directory.statuses()
 
-    def load_of_gate(self) -> tuple[int, int]:
-        """How many completions run, and how many wait for their turn."""
-        return self._gate.running, self._gate.waiting
+    def queue_load(self) -> tuple[int, int]:
+        """The numbers of running and of waiting completions."""
+        return self._fair_queue.running, self._fair_queue.waiting
 
-    def cache_figures(self) -> CacheFigures:
-        """How the response cache does."""
-        return self._machinery.cache.figures()
+    def cache_stats(self) -> CacheStats:
+        return self._services.cache.stats()
 
     async def load(self, route: Route) -> None:
         """Make the model ready; raises UnknownModel or ModelUnavailable with the reason."""
         await self._directory.provider(route.provider).load(route.model)
 
     async def count_tokens(self, route: Route, messages: Sequence[Message], owner: str = "") -> int:
-        """The exact number of a task's prompt tokens, loading the model if need be."""
+        """The exact number of a task's prompt tokens; loads the model if needed."""
         request = CompletionRequest(model="", messages=tuple(messages), owner=owner)
-        permission = await self._permission(caller_named(owner), ())
-        return await self.count(permission.within(route), request)
+        permission = await self._permission(caller_of_owner(owner), ())
+        return await self.count_request_tokens(permission.restrict(route), request)
 
-    async def count(self, route: Route, request: CompletionRequest) -> int:
-        """The exact number of prompt tokens of this request, by the route's first model."""
+    async def count_request_tokens(self, route: Route, request: CompletionRequest) -> int:
+        """The exact number of prompt tokens of this request for the route's first model."""
         provider = self._directory.provider(route.provider)
-        return await provider_boundary.asked(
+        return await provider_boundary.call_provider(
             route, provider.count_tokens(replace(request, model=route.model))
         )
 
     async def embed(self, route: Route, request: EmbeddingRequest, caller: Caller) -> Embeddings:
-        """Vectors for texts. Raises InvalidInput for a model that makes none."""
-        caller = await self._owners.known(caller)
+        """Embeddings of texts. Raises InvalidInput for a model that makes none."""
+        caller = await self._shares.resolve_username(caller)
         call = Call(
             route=route,
-            size=token_estimate.of_texts(request.texts),
+            estimate=token_estimate.estimate_texts(request.texts),
             caller=caller,
             kind=UsageKind.EMBEDDING,
         )
-        return await Embedding(call, request, self._machinery).made()
+        return await EmbeddingRun(call, request, self._services).run()
 
-    def run(self, call: CompletionCall) -> Running:
-        """One completion; nothing happens before it is begun or read."""
-        return Running(call, self._machinery)
+    def run(self, call: CompletionCall) -> CompletionRun:
+        """One completion, which begins when it is started or read."""
+        return CompletionRun(call, self._services)
 
     async def stream(
         self,
@@ -176,7 +180,7 @@ class Gateway:
     ) -> AsyncIterator[CompletionEvent]:
         """One completion of a task; see spi.Provider.stream for the events and errors.
 
-        With `shared_system` the leading system message is the box's own.
+        `shared_system`: the first system message is the appliance's own, the same for all users.
         """
         request = CompletionRequest(
             model="",
@@ -186,40 +190,40 @@ class Gateway:
             owner=owner,
             shared_system=shared_system,
         )
-        caller = await self._owners.known(caller_named(owner))
-        permitted = (await self._permission(caller, ())).within(route)
-        running = self.run(
+        caller = await self._shares.resolve_username(caller_of_owner(owner))
+        permission = await self._permission(caller, ())
+        run = self.run(
             CompletionCall(
-                route=permitted,
+                route=permission.restrict(route),
                 request=request,
-                size=token_estimate.of_completion(request),
+                estimate=token_estimate.estimate_completion(request),
                 caller=caller,
                 kind=UsageKind.TASK,
                 urgency=urgency,
             )
         )
         try:
-            async for event in running:
+            async for event in run:
                 yield event
         finally:
-            await running.aclose()
+            await run.aclose()
 
     async def close(self) -> None:
-        """Close every provider, also where closing another one failed; then the books."""
+        """Close all providers, then store the usage. Every provider is closed even if one fails."""
         try:
             await self._directory.close()
         finally:
-            await self._books.close()
+            await self._usage.close()
 
     async def _permission(self, caller: Caller, labels: Sequence[str]) -> Permission:
-        caller = await self._owners.known(caller)
-        return self._policy.permits(caller.username, labels, self._is_local)
+        caller = await self._shares.resolve_username(caller)
+        return self._data_policy.permission_for(caller.username, labels, self._is_local)
 
     def _is_local(self, provider: str) -> bool:
         return self._directory.provider(provider).status().local
 
 
-def caller_named(owner: str) -> Caller:
-    """The caller behind an owner's name, "user:7"."""
-    user_id = owner.removeprefix(_OWNER)
+def caller_of_owner(owner: str) -> Caller:
+    """The caller of an owner key ("user:7")."""
+    user_id = owner.removeprefix(_USER_PREFIX)
     return Caller(owner, int(user_id) if user_id.isdecimal() else None)

@@ -1,4 +1,4 @@
-"""Every provider of the box, each with its own section of the settings."""
+"""Builds all providers, each with its own section of the settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,42 +13,46 @@ from appliance.spi.registry import PluginContext, Registry
 LOCAL = "llama_cpp"
 
 
-def build(registry: Registry, context: PluginContext, settings: Settings) -> dict[str, Provider]:
-    """The providers of the plugins, and the upstreams that the administrator named.
+def build_providers(
+    registry: Registry, context: PluginContext, settings: Settings
+) -> dict[str, Provider]:
+    """The providers of all plugins, and those of [providers.upstreams]; by name.
 
-    Raises ConfigError for an upstream whose name is taken or whose kind is not there.
+    Raises ConfigError for an upstream whose name is in use or whose plugin is not loaded.
     """
-    built: dict[str, Provider] = {}
+    providers: dict[str, Provider] = {}
     for name, factory in registry.providers.items():
-        own = structs.replace(context, name=name, settings=_section(name, settings))
-        built[name] = factory(own)
+        section = _plugin_settings(name, settings)
+        providers[name] = factory(structs.replace(context, name=name, settings=section))
     for name, upstream in settings.providers.upstreams.items():
-        if name in built:
-            raise ConfigError(f"[providers.upstreams.{name}]: there is a provider of this name")
+        if name in providers:
+            raise ConfigError(
+                f"[providers.upstreams.{name}]: a provider of this name exists; choose another name"
+            )
         factory = registry.providers.get(upstream.kind)
         if factory is None:
             raise ConfigError(
                 f"[providers.upstreams.{name}]: the plugin {upstream.kind!r} is not loaded; "
                 "`monkey-coder doctor` says why"
             )
-        own = structs.replace(context, name=name, settings=structs.asdict(upstream))
-        built[name] = factory(own)
-    return built
+        section = structs.asdict(upstream)
+        providers[name] = factory(structs.replace(context, name=name, settings=section))
+    return providers
 
 
-def _section(name: str, settings: Settings) -> Mapping[str, Any]:
-    """Raises ConfigError where a built-in's settings stand in the place of plugins of the box."""
-    own = settings.plugins.settings.get(name)
-    built_in = _built_in(name, settings)
+def _plugin_settings(name: str, settings: Settings) -> Mapping[str, Any]:
+    """Raises ConfigError if [plugins.settings] has a section for a built-in provider."""
+    section = settings.plugins.settings.get(name)
+    built_in = _built_in_settings(name, settings)
     if built_in is None:
-        return own or {}
-    if own is not None:
-        section = "models" if name == LOCAL else f"providers.{name}"
-        raise ConfigError(f"[plugins.settings.{name}]: {name} is built in; write [{section}]")
+        return section or {}
+    if section is not None:
+        right = "models" if name == LOCAL else f"providers.{name}"
+        raise ConfigError(f"[plugins.settings.{name}]: {name} is built in; use [{right}] instead")
     return structs.asdict(built_in)
 
 
-def _built_in(name: str, settings: Settings) -> Struct | None:
+def _built_in_settings(name: str, settings: Settings) -> Struct | None:
     if name == LOCAL:
         return settings.models
     sections = {field.name for field in structs.fields(settings.providers)} - {"upstreams"}

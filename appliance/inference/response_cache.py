@@ -1,4 +1,4 @@
-"""Answers that are determined by their request, kept for when it comes again."""
+"""The response cache: keeps answers that their request determines, for the same request."""
 
 import hashlib
 import time
@@ -15,8 +15,8 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[CompletionEvent, ...])
 
 
-class CacheFigures(Struct, frozen=True):
-    """`expired` are entries that were given up for their age, `evictions` for room."""
+class CacheStats(Struct, frozen=True):
+    """`expired` entries were removed because of their age, `evictions` to free space."""
 
     entries: int
     max_entries: int
@@ -29,20 +29,20 @@ class CacheFigures(Struct, frozen=True):
 
     @property
     def hit_rate(self) -> float:
-        """Of all lookups so far, from 0 to 1; 0 before the first."""
-        asked = self.hits + self.misses
-        return self.hits / asked if asked else 0.0
+        """Hits per lookup, from 0 to 1; 0 before the first lookup."""
+        lookups = self.hits + self.misses
+        return self.hits / lookups if lookups else 0.0
 
 
-class _Kept(Struct, frozen=True):
+class _Entry(Struct, frozen=True):
     content: bytes
-    until: float
+    expires_at: float
 
 
 class ResponseCache:
-    """In memory; what was not asked for the longest goes first.
+    """An LRU cache in memory. `clock` gives seconds.
 
-    With `shared`, users get each other's answers to equal requests. `clock` gives seconds.
+    With `shared`, equal requests of different users share an entry.
     """
 
     def __init__(
@@ -59,54 +59,54 @@ class ResponseCache:
         self._max_age_s = max_age_s
         self._shared = shared
         self._clock = clock
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._bytes = 0
         self._hits = self._misses = self._evictions = self._expired = 0
 
-    def takes(self, request: CompletionRequest) -> bool:
-        """Whether the request determines its answer."""
+    def accepts(self, request: CompletionRequest) -> bool:
+        """Whether the request determines its answer: greedy sampling, or a seed."""
         sampling = request.sampling
         return self._max_entries > 0 and (sampling.temperature == 0 or sampling.seed is not None)
 
     def key(self, provider: str, fingerprint: str, request: CompletionRequest) -> bytes:
-        """Of everything that the answer depends on; `request.model` is set.
+        """A hash of all that the answer depends on; `request.model` must be set.
 
-        `fingerprint` tells one state of the model from another, where the box knows it.
+        `fingerprint` changes with the model's file, and is "" if unknown.
         """
         if self._shared:
             request = replace(request, owner="")
         return hashlib.sha256(_encoder.encode((provider, fingerprint, request))).digest()
 
     def get(self, key: bytes) -> Sequence[CompletionEvent] | None:
-        """The events of an earlier answer, as they came."""
-        kept = self._kept.get(key)
-        if kept is not None and kept.until <= self._clock():
-            self._drop(key)
+        """The events of the answer, in order."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.expires_at <= self._clock():
+            self._remove(key)
             self._expired += 1
-            kept = None
-        if kept is None:
+            entry = None
+        if entry is None:
             self._misses += 1
             return None
         self._hits += 1
-        self._kept.move_to_end(key)
-        return _decoder.decode(kept.content)
+        self._entries.move_to_end(key)
+        return _decoder.decode(entry.content)
 
     def put(self, key: bytes, events: Sequence[CompletionEvent]) -> None:
-        """Keep a complete answer, unless it alone would take a quarter of the room."""
+        """Keep a complete answer, unless it is larger than a quarter of the cache."""
         content = _encoder.encode(events)
         if len(content) > self._max_bytes // 4:
             return
-        if key in self._kept:
-            self._drop(key)
-        self._kept[key] = _Kept(content, self._clock() + self._max_age_s)
+        if key in self._entries:
+            self._remove(key)
+        self._entries[key] = _Entry(content, self._clock() + self._max_age_s)
         self._bytes += len(content)
-        while len(self._kept) > self._max_entries or self._bytes > self._max_bytes:
-            self._drop(next(iter(self._kept)))
+        while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
+            self._remove(next(iter(self._entries)))
             self._evictions += 1
 
-    def figures(self) -> CacheFigures:
-        return CacheFigures(
-            entries=len(self._kept),
+    def stats(self) -> CacheStats:
+        return CacheStats(
+            entries=len(self._entries),
             max_entries=self._max_entries,
             bytes=self._bytes,
             max_bytes=self._max_bytes,
@@ -116,5 +116,5 @@ class ResponseCache:
             expired=self._expired,
         )
 
-    def _drop(self, key: bytes) -> None:
-        self._bytes -= len(self._kept.pop(key).content)
+    def _remove(self, key: bytes) -> None:
+        self._bytes -= len(self._entries.pop(key).content)

@@ -25,6 +25,6 @@ async def test_run_when_the_planned_model_was_barred_since_then_forbidden() -> N
 
     policy = PolicySettings(local_only_labels=("secret",))
     after = CodingAgent(gateway_over(far, near, default="far/m", policy=policy), runner, settings)
-    with pytest.raises(Forbidden, match="'secret' never leaves this box"):
+    with pytest.raises(Forbidden, match="'secret' never leaves this machine"):
         await after.run(MemoryContext(REQUEST, interrupted.events))
     assert (len(far.requests), near.requests) == (requests_before, [])

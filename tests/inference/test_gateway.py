@@ -4,12 +4,12 @@ import pytest
 
 from appliance.domain.messages import Message, MessageRole, Sampling
 from appliance.errors import InvalidInput, ModelUnavailable, UnknownModel
-from tests.support.agent_fakes import ScriptedProvider, gateway_of, in_turn
+from tests.support.agent_fakes import ScriptedProvider, answers_in_turn, make_gateway
 
 
 def two_providers() -> tuple[ScriptedProvider, ScriptedProvider]:
-    local = ScriptedProvider(in_turn("local"), name="llama_cpp", models=("starter", "big"))
-    cloud = ScriptedProvider(in_turn("cloud"), name="openai", models=("gpt", "big"))
+    local = ScriptedProvider(answers_in_turn("local"), name="llama_cpp", models=("starter", "big"))
+    cloud = ScriptedProvider(answers_in_turn("cloud"), name="openai", models=("gpt", "big"))
     return local, cloud
 
 
@@ -29,38 +29,38 @@ def two_providers() -> tuple[ScriptedProvider, ScriptedProvider]:
 async def test_resolve_when_the_model_exists_then_it_is_found(
     model: str | None, provider: str | None, found: tuple[str, str]
 ) -> None:
-    route = await gateway_of(*two_providers(), default="big").resolve(model, provider)
+    route = await make_gateway(*two_providers(), default="big").resolve(model, provider)
     assert (route.provider, route.model) == found
 
 
 async def test_resolve_when_the_model_is_unknown_then_the_error_names_what_exists() -> None:
     with pytest.raises(UnknownModel, match=r"'tiny'.*llama_cpp/starter.*openai/gpt"):
-        await gateway_of(*two_providers()).resolve("tiny", None)
+        await make_gateway(*two_providers()).resolve("tiny", None)
 
 
 async def test_resolve_when_the_model_is_another_providers_then_it_is_unknown() -> None:
     with pytest.raises(UnknownModel, match="openai/gpt, openai/big"):
-        await gateway_of(*two_providers()).resolve("starter", "openai")
+        await make_gateway(*two_providers()).resolve("starter", "openai")
 
 
 async def test_resolve_when_the_provider_is_unknown_then_the_error_names_the_others() -> None:
-    with pytest.raises(InvalidInput, match=r"provider: no 'azure' here.*llama_cpp, openai"):
-        await gateway_of(*two_providers()).resolve(None, "azure")
+    with pytest.raises(InvalidInput, match=r"unknown provider 'azure'.*llama_cpp, openai"):
+        await make_gateway(*two_providers()).resolve(None, "azure")
 
 
 async def test_resolve_when_there_is_no_model_then_the_error_says_how_to_add_one() -> None:
-    empty = ScriptedProvider(in_turn(""), models=(), problem="no key")
+    empty = ScriptedProvider(answers_in_turn(""), models=(), problem="no key")
     with pytest.raises(ModelUnavailable, match=r"scripted: no key.*monkey-coder model add"):
-        await gateway_of(empty).resolve(None, None)
+        await make_gateway(empty).resolve(None, None)
 
 
 async def test_resolve_when_the_default_does_not_exist_then_it_is_not_replaced_silently() -> None:
     with pytest.raises(ModelUnavailable, match=r"'gone'.*llama_cpp/starter"):
-        await gateway_of(*two_providers(), default="gone").resolve(None, None)
+        await make_gateway(*two_providers(), default="gone").resolve(None, None)
 
 
 async def test_models_when_a_default_is_set_then_exactly_that_one_is_marked() -> None:
-    models = await gateway_of(*two_providers(), default="openai/big").models()
+    models = await make_gateway(*two_providers(), default="openai/big").models()
     assert [(m.provider, m.name) for m in models if m.is_default] == [("openai", "big")]
 
 
@@ -71,18 +71,18 @@ async def test_models_when_a_provider_fails_to_list_then_the_others_are_listed()
         raise ModelUnavailable("no answer")
 
     cloud.models = fail  # pyright: ignore[reportAttributeAccessIssue]
-    assert {m.provider for m in await gateway_of(local, cloud).models()} == {"llama_cpp"}
+    assert {m.provider for m in await make_gateway(local, cloud).models()} == {"llama_cpp"}
 
 
 async def test_models_when_there_are_many_then_the_error_names_some_and_counts_the_rest() -> None:
-    many = ScriptedProvider(in_turn(""), models=[f"m{n}" for n in range(30)])
+    many = ScriptedProvider(answers_in_turn(""), models=[f"m{n}" for n in range(30)])
     with pytest.raises(UnknownModel, match="and 10 more"):
-        await gateway_of(many).resolve("tiny", None)
+        await make_gateway(many).resolve("tiny", None)
 
 
 async def test_stream_when_asked_then_the_provider_gets_its_own_name_for_the_model() -> None:
     local, cloud = two_providers()
-    gateway = gateway_of(local, cloud)
+    gateway = make_gateway(local, cloud)
     route = await gateway.resolve("openai/gpt", None)
     messages = [Message(MessageRole.USER, "hello")]
     events = [e async for e in gateway.stream(route, messages, Sampling(seed=3), 5, "one")]

@@ -16,7 +16,7 @@ from appliance.config.settings import (
 )
 from appliance.errors import ConfigError
 from appliance.inference import provider_factory
-from appliance.models.cached_registry import ModelList
+from appliance.models.cached_registry import CachedModelRegistry
 from appliance.models.registry import ModelRegistry
 from appliance.spi.registry import NoModels, PluginContext, Registry
 from appliance.store.sqlite.database import Database
@@ -57,7 +57,7 @@ def test_build_when_plugins_have_sections_then_each_gets_its_own(tmp_path: Path)
     settings = Settings(
         providers=ProvidersSettings(openai=ProviderSettings(api_key="k"), upstreams={"vllm": near})
     )
-    built = provider_factory.build(found, context(tmp_path), settings)
+    built = provider_factory.build_providers(found, context(tmp_path), settings)
     assert [each.name for each in built.values()] == ["llama_cpp", "openai", "foreign", "vllm"]
     assert made["llama_cpp"] == structs.asdict(settings.models)
     assert made["openai"]["api_key"] == "k"
@@ -68,7 +68,7 @@ def test_build_when_plugins_have_sections_then_each_gets_its_own(tmp_path: Path)
 def test_build_when_a_plugin_of_the_box_has_settings_then_they_are_its_own(tmp_path: Path) -> None:
     found, made = registry("mine", "other")
     told: dict[str, dict[str, Any]] = {"mine": {"api_key": "k", "depth": {"most": 3}}}
-    provider_factory.build(
+    provider_factory.build_providers(
         found, context(tmp_path), Settings(plugins=PluginSettings(settings=told))
     )
     assert made == {"mine": told["mine"], "other": {}}
@@ -83,7 +83,7 @@ def test_build_when_a_built_in_has_a_plugins_settings_then_the_right_section_is_
     found, _ = registry(name)
     settings = Settings(plugins=PluginSettings(settings={name: {"api_key": "k"}}))
     with pytest.raises(ConfigError, match=section):
-        provider_factory.build(found, context(tmp_path), settings)
+        provider_factory.build_providers(found, context(tmp_path), settings)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("openai", "openai"), ("mine", "google")])
@@ -93,7 +93,7 @@ def test_build_when_an_upstream_cannot_be_then_the_box_says_why(
     found, _ = registry("openai")
     settings = Settings(providers=ProvidersSettings(upstreams={name: UpstreamSettings(kind=kind)}))
     with pytest.raises(ConfigError, match=rf"\[providers.upstreams.{name}\]"):
-        provider_factory.build(found, context(tmp_path), settings)
+        provider_factory.build_providers(found, context(tmp_path), settings)
 
 
 async def test_models_when_another_process_adds_one_then_seen_at_the_next_call(
@@ -110,7 +110,7 @@ async def test_models_when_another_process_adds_one_then_seen_at_the_next_call(
             reads[0] += 1
             return await super().list()
 
-    listed = ModelList(Counting(db, tmp_path), tmp_path / "box.db", lambda: 0.5)
+    listed = CachedModelRegistry(Counting(db, tmp_path), tmp_path / "box.db", lambda: 0.5)
     assert list(await listed.list()) == []
     assert await listed.default() is None
     assert reads[0] == 1

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from appliance.config.settings import CacheSettings
-from appliance.domain.completions import Ask, CacheStatus
+from appliance.domain.completions import CacheStatus, CompletionSpec
 from appliance.domain.messages import (
     CompletionEvent,
     CompletionRequest,
@@ -70,7 +70,9 @@ async def test_cache_when_a_determined_ask_comes_again_then_the_provider_is_not_
         ask(sampling=GREEDY, may_cache=False),
     ],
 )
-async def test_cache_when_an_ask_is_not_determined_or_wants_none_then_bypassed(asked: Ask) -> None:
+async def test_cache_when_an_ask_is_not_determined_or_wants_none_then_bypassed(
+    asked: CompletionSpec,
+) -> None:
     provider = Scripted("hi")
     service = service_over(provider)
     for _ in range(2):
@@ -190,7 +192,7 @@ def test_room_when_it_is_used_up_then_what_was_asked_for_last_stays() -> None:
     assert [kept.get(key) is not None for key in (b"a", b"b", b"c", b"d")] == [
         True, False, True, True,
     ]  # fmt: skip
-    assert (kept.figures().entries, kept.figures().evictions) == (3, 1)
+    assert (kept.stats().entries, kept.stats().evictions) == (3, 1)
 
 
 def test_room_when_answers_are_large_then_bytes_are_bounded_and_huge_ones_not_kept() -> None:
@@ -199,11 +201,11 @@ def test_room_when_answers_are_large_then_bytes_are_bounded_and_huge_ones_not_ke
     assert kept.get(b"huge") is None
     for number in range(20):
         kept.put(bytes([number]), [TextDelta("x" * 900)])
-    figures = kept.figures()
+    figures = kept.stats()
     assert figures.bytes <= 4000
     assert figures.entries == 4
     kept.put(bytes([19]), [TextDelta("y")])
-    assert kept.figures().bytes < figures.bytes
+    assert kept.stats().bytes < figures.bytes
 
 
 def test_age_when_it_is_over_then_the_answer_is_gone() -> None:
@@ -214,14 +216,14 @@ def test_age_when_it_is_over_then_the_answer_is_gone() -> None:
     assert kept.get(b"a") is not None
     now[0] = 10.0
     assert kept.get(b"a") is None
-    figures = kept.figures()
+    figures = kept.stats()
     assert (figures.hits, figures.misses, figures.expired, figures.bytes) == (1, 1, 1, 0)
     assert figures.hit_rate == 0.5
 
 
 def test_figures_when_nothing_was_asked_then_the_rate_is_zero() -> None:
-    assert cache().figures().hit_rate == 0
+    assert cache().stats().hit_rate == 0
 
 
 def gateway_entries(service: CompletionService) -> int:
-    return service._gateway.cache_figures().entries  # pyright: ignore[reportPrivateUsage]
+    return service._gateway.cache_stats().entries  # pyright: ignore[reportPrivateUsage]

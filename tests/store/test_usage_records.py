@@ -1,4 +1,4 @@
-"""The books of the gateway: reserved, settled, stored in groups, found again after a crash."""
+"""Usage records of the gateway: reserved, settled, stored in batches, recovered after a crash."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -15,10 +15,10 @@ from appliance.domain.usage import UsageKind, UsageRecord, UsageStatus
 from appliance.errors import RateLimited, Unavailable
 from appliance.inference.request.call import Call, Caller
 from appliance.inference.request.route import Route
-from appliance.inference.request.token_estimate import Size
-from appliance.inference.usage import recorder as ledger_module
+from appliance.inference.request.token_estimate import TokenEstimate
+from appliance.inference.usage import recorder as recorder_module
 from appliance.inference.usage.pricing import Price, Prices
-from appliance.inference.usage.recorder import Ledger
+from appliance.inference.usage.recorder import StoredUsageRecorder
 from appliance.services.completions.service import CompletionService
 from appliance.store.sqlite.database import Database
 from appliance.store.tables import usage_records
@@ -36,7 +36,7 @@ from tests.support.task_box import until
 
 INFO = ModelInfo("m", "far", ModelState.READY, context_tokens=1000)
 ROUTE = Route("far", "m", INFO)
-CALL = Call(route=ROUTE, size=Size(100, 50), caller=Caller("user:1", 1, 2))
+CALL = Call(route=ROUTE, estimate=TokenEstimate(100, 50), caller=Caller("user:1", 1, 2))
 PRICES = Prices({"far": Price(1_000_000.0, 2_000_000.0)})
 NOW = 86400.0 * 20_000 + 5000.0
 
@@ -48,10 +48,10 @@ async def db(tmp_path: Path) -> AsyncGenerator[Database, None]:
     await database.close()
 
 
-async def opened(db: Database, now: float = NOW) -> Ledger:
-    ledger = Ledger(db, PRICES, lambda: now)
-    await ledger.start()
-    return ledger
+async def opened(db: Database, now: float = NOW) -> StoredUsageRecorder:
+    recorder = StoredUsageRecorder(db, PRICES, lambda: now)
+    await recorder.start()
+    return recorder
 
 
 async def stored(db: Database, user_id: int = 1) -> list[UsageRecord]:
@@ -60,11 +60,11 @@ async def stored(db: Database, user_id: int = 1) -> list[UsageRecord]:
 
 
 async def test_record_when_settled_then_stored_with_its_cost(db: Database) -> None:
-    ledger = await opened(db)
-    reserved = ledger.open(CALL, ROUTE)
+    recorder = await opened(db)
+    reserved = recorder.reserve(CALL, ROUTE)
     assert (reserved.status, reserved.reserved_cost) == (UsageStatus.RESERVED, 100 + 2 * 50)
-    ledger.settle(reserved, TokenUsage(90, 10, 0), UsageStatus.COMPLETED, exact=True)
-    await ledger.close()
+    recorder.settle(reserved, TokenUsage(90, 10, 0), UsageStatus.COMPLETED, exact=True)
+    await recorder.close()
     assert await stored(db) == [
         UsageRecord(
             id=1,
@@ -88,50 +88,54 @@ async def test_record_when_settled_then_stored_with_its_cost(db: Database) -> No
 async def test_records_when_many_end_at_once_then_few_transactions(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    groups: list[int] = []
+    batches: list[int] = []
     store = usage_records.store
 
     async def counting(tx: Any, records: Any) -> None:
-        groups.append(len(records))
+        batches.append(len(records))
         await store(tx, records)
 
     monkeypatch.setattr(usage_records, "store", counting)
-    ledger = await opened(db)
+    recorder = await opened(db)
     for _ in range(450):
-        ledger.settle(ledger.open(CALL, ROUTE), TokenUsage(1, 1), UsageStatus.COMPLETED, exact=True)
-    await ledger.close()
+        recorder.settle(
+            recorder.reserve(CALL, ROUTE), TokenUsage(1, 1), UsageStatus.COMPLETED, exact=True
+        )
+    await recorder.close()
     assert len(await stored(db)) == 450
-    assert len(groups) <= 4
+    assert len(batches) <= 4
 
 
 async def test_record_when_it_runs_for_long_then_stored_as_reserved_and_settled_later(
     db: Database,
 ) -> None:
-    ledger = await opened(db)
-    reserved = ledger.open(CALL, ROUTE)
+    recorder = await opened(db)
+    reserved = recorder.reserve(CALL, ROUTE)
     await until(lambda: _statuses(db, [UsageStatus.RESERVED]))
-    ledger.settle(reserved, TokenUsage(5, 5), UsageStatus.CANCELLED, exact=False)
+    recorder.settle(reserved, TokenUsage(5, 5), UsageStatus.CANCELLED, exact=False)
     await until(lambda: _statuses(db, [UsageStatus.CANCELLED]))
-    await ledger.close()
+    await recorder.close()
 
 
-async def test_records_when_the_box_died_then_found_at_the_start_and_counted_as_reserved(
+async def test_records_when_the_server_died_then_found_at_the_start_and_counted_as_reserved(
     db: Database,
 ) -> None:
-    ledger = await opened(db)
-    ledger.settle(ledger.open(CALL, ROUTE), TokenUsage(1, 2), UsageStatus.COMPLETED, exact=True)
-    ledger.open(CALL, ROUTE)
-    await ledger.close()
-    later = Ledger(db, PRICES, lambda: NOW + 60)
+    recorder = await opened(db)
+    recorder.settle(
+        recorder.reserve(CALL, ROUTE), TokenUsage(1, 2), UsageStatus.COMPLETED, exact=True
+    )
+    recorder.reserve(CALL, ROUTE)
+    await recorder.close()
+    later = StoredUsageRecorder(db, PRICES, lambda: NOW + 60)
     spent = await later.start()
     assert [record.status for record in await stored(db)] == [
         UsageStatus.INTERRUPTED,
         UsageStatus.COMPLETED,
     ]
     assert [(item.provider, item.model, item.cost) for item in spent] == [("far", "m", 205.0)]
-    assert later.open(CALL, ROUTE).id == 3
+    assert later.reserve(CALL, ROUTE).id == 3
     await later.close()
-    tomorrow = Ledger(db, PRICES, lambda: NOW + 86400)
+    tomorrow = StoredUsageRecorder(db, PRICES, lambda: NOW + 86400)
     assert await tomorrow.start() == []
     await tomorrow.close()
 
@@ -147,17 +151,17 @@ async def test_records_when_the_disk_refuses_then_kept_and_stored_once_it_takes_
         await store(tx, records)
 
     monkeypatch.setattr(usage_records, "store", refusing)
-    monkeypatch.setattr(ledger_module, "UNSTORED", 5)
-    ledger = await opened(db)
+    monkeypatch.setattr(recorder_module, "MAX_UNSTORED", 5)
+    recorder = await opened(db)
     for _ in range(5):
-        ledger.open(CALL, ROUTE)
+        recorder.reserve(CALL, ROUTE)
     with pytest.raises(Unavailable, match="can't be recorded"):
-        ledger.require_room()
+        recorder.require_capacity()
     await asyncio.sleep(0.12)
     broken[0] = False
-    await ledger.close()
+    await recorder.close()
     assert len(await stored(db)) == 5
-    ledger.require_room()
+    recorder.require_capacity()
 
 
 async def test_close_when_the_disk_refuses_to_the_end_then_it_ends_all_the_same(
@@ -166,11 +170,11 @@ async def test_close_when_the_disk_refuses_to_the_end_then_it_ends_all_the_same(
     async def refusing(tx: Any, records: Any) -> None:
         raise Unavailable("the disk is full")
 
-    ledger = await opened(db)
+    recorder = await opened(db)
     monkeypatch.setattr(usage_records, "store", refusing)
-    ledger.open(CALL, ROUTE)
+    recorder.reserve(CALL, ROUTE)
     async with asyncio.timeout(5):
-        await ledger.close()
+        await recorder.close()
 
 
 async def test_gateway_when_completions_end_in_every_way_then_each_is_on_record(
@@ -209,7 +213,7 @@ async def test_gateway_when_completions_end_in_every_way_then_each_is_on_record(
     ]
 
 
-async def test_spend_limit_when_the_box_starts_again_then_todays_spend_still_counts(
+async def test_spend_limit_when_the_server_starts_again_then_todays_spend_still_counts(
     db: Database,
 ) -> None:
     sections: dict[str, Any] = {

@@ -1,108 +1,112 @@
-"""What stands before a provider: its circuit breaker, its limits, the fair-share gate."""
+"""Admission control: a request enters a provider through its circuit breaker, quotas and queue."""
 
 from collections.abc import Callable
 
 from appliance.domain.messages import TokenUsage
 from appliance.domain.usage import UsageKind
 from appliance.errors import ApplianceError
-from appliance.inference.admission.circuit_breaker import Breaker
-from appliance.inference.admission.fair_queue import Gate, Ticket, Wish
-from appliance.inference.admission.quotas import Admission, Limits
+from appliance.inference.admission.circuit_breaker import CircuitBreaker
+from appliance.inference.admission.fair_queue import FairQueue, QueueRequest, Slot
+from appliance.inference.admission.quotas import QuotaReservation, Quotas
 from appliance.inference.request.call import Call
 from appliance.inference.request.route import Route
 from appliance.inference.usage.pricing import Prices
 
 
-class Entered:
-    """The right to use a provider for one request."""
+class Permit:
+    """The right to use a provider for one request: a slot of the queue and reserved quota."""
 
-    def __init__(self, ticket: Ticket, admission: Admission) -> None:
-        self._ticket = ticket
-        self._admission = admission
+    def __init__(self, slot: Slot, reservation: QuotaReservation) -> None:
+        self._slot = slot
+        self._reservation = reservation
 
     def settle(self, usage: TokenUsage, cost: float | None) -> None:
-        """Count what was used against the limits."""
-        self._admission.settle(usage.total_tokens, cost)
+        """Count what was used against the quotas."""
+        self._reservation.settle(usage.total_tokens, cost)
 
     def release(self) -> None:
-        """Let the next one in; what was not settled has used nothing."""
-        self._admission.cancel()
-        self._ticket.release()
+        """Free the slot. Unless it was settled, nothing counts as used."""
+        self._reservation.cancel()
+        self._slot.release()
 
 
-class Doors:
-    """`breaker` makes one by name; `is_local` tells which providers are of this box.
+class AdmissionControl:
+    """`new_breaker` makes a circuit breaker by name; `is_local` tells which providers are local.
 
-    Of a far provider's model, `far_parallel` requests may run at once if no limit says
-    otherwise; of a local one as many as its engine takes.
+    Where no quota says otherwise, `remote_concurrency` requests of a remote provider's model
+    may run at once; of a local model, as many as its engine runs.
     """
 
     def __init__(
         self,
-        gate: Gate,
-        limits: Limits,
+        fair_queue: FairQueue,
+        quotas: Quotas,
         prices: Prices,
         *,
-        breaker: Callable[[str], Breaker],
+        new_breaker: Callable[[str], CircuitBreaker],
         is_local: Callable[[str], bool],
-        far_parallel: int,
+        remote_concurrency: int,
     ) -> None:
-        self._gate = gate
-        self._limits = limits
+        self._fair_queue = fair_queue
+        self._quotas = quotas
         self._prices = prices
-        self._new_breaker = breaker
+        self._new_breaker = new_breaker
         self._is_local = is_local
-        self._far_parallel = far_parallel
-        self._breakers: dict[str, Breaker] = {}
+        self._remote_concurrency = remote_concurrency
+        self._breakers: dict[str, CircuitBreaker] = {}
 
-    async def enter(self, route: Route, call: Call) -> Entered:
-        """Wait for the right to go. Raises CircuitOpen, LimitReached, GateFull."""
+    async def admit(self, route: Route, call: Call) -> Permit:
+        """Wait for a permit, which the caller releases.
+
+        Report the result of the attempt with a `record` method. Raises CircuitOpen,
+        QuotaExceeded or ProviderQueueFull.
+        """
         breaker = self._breaker(route)
         breaker.require_closed()
         try:
-            return await self._admitted(route, call)
+            return await self._reserve_and_queue(route, call)
         except BaseException:
-            breaker.given_up()
+            breaker.record_abandoned()
             raise
 
-    def served(self, route: Route) -> None:
-        """An attempt has begun to answer."""
-        self._breaker(route).served()
+    def record_success(self, route: Route) -> None:
+        """The provider has begun to answer."""
+        self._breaker(route).record_success()
 
-    def failed(self, route: Route, error: ApplianceError) -> None:
-        self._breaker(route).failed(error)
+    def record_failure(self, route: Route, error: ApplianceError) -> None:
+        self._breaker(route).record_failure(error)
 
-    def given_up(self, route: Route) -> None:
-        """An attempt was cancelled before it showed how it would end."""
-        self._breaker(route).given_up()
+    def record_abandoned(self, route: Route) -> None:
+        """The attempt was cancelled before its result was known."""
+        self._breaker(route).record_abandoned()
 
-    async def _admitted(self, route: Route, call: Call) -> Entered:
-        most = call.size.at_most(route.info.context_tokens)
-        cost = self._prices.cost(route.provider, route.model, most)
-        prompt = most.prompt_tokens
-        admission = self._limits.admit(route.provider, route.model, prompt, cost)
+    async def _reserve_and_queue(self, route: Route, call: Call) -> Permit:
+        bound = call.estimate.upper_bound(route.info.context_tokens)
+        cost = self._prices.cost(route.provider, route.model, bound)
+        reservation = self._quotas.reserve(route.provider, route.model, bound.prompt_tokens, cost)
         try:
-            ticket = await self._gate.enter(self._wish(route, call))
+            slot = await self._fair_queue.acquire(self._queue_request(route, call))
         except BaseException:
-            admission.cancel()
+            reservation.cancel()
             raise
-        return Entered(ticket, admission)
+        return Permit(slot, reservation)
 
-    def _wish(self, route: Route, call: Call) -> Wish:
-        usual = route.info.max_parallel if self._is_local(route.provider) else self._far_parallel
-        return Wish(
+    def _queue_request(self, route: Route, call: Call) -> QueueRequest:
+        local = self._is_local(route.provider)
+        default = route.info.max_parallel if local else self._remote_concurrency
+        return QueueRequest(
             provider=route.provider,
             model=route.model,
             owner=call.caller.owner,
             urgency=call.urgency,
-            of_model=self._limits.parallel(route.path) or usual,
-            of_provider=self._limits.parallel(route.provider),
-            # A task's generations are bounded by the scheduler, which took the task in.
+            model_limit=self._quotas.parallel_limit(route.path) or default,
+            provider_limit=self._quotas.parallel_limit(route.provider),
+            # The scheduler has bounded the number of tasks already.
             bounded=call.kind is not UsageKind.TASK,
         )
 
-    def _breaker(self, route: Route) -> Breaker:
-        """One per far provider; one per local model, whose engines fail one by one."""
+    def _breaker(self, route: Route) -> CircuitBreaker:
+        """One per remote provider; one per local model, since local engines fail one by one."""
         name = route.path if self._is_local(route.provider) else route.provider
         breaker = self._breakers.get(name)
         if breaker is None:

@@ -1,4 +1,9 @@
-"""Circuit breakers: a provider that keeps failing is left alone for a while."""
+"""Circuit breaker: pauses requests to a provider that fails repeatedly.
+
+Closed, it counts failures; `max_failures` within `window_s` open it. Open, it refuses requests
+for `pause_s`. Then it is half-open: one request at a time is let through as a probe, whose
+success closes the circuit and whose failure opens it again.
+"""
 
 import time
 from collections import deque
@@ -8,81 +13,81 @@ from enum import StrEnum
 import structlog
 
 from appliance.errors import ApplianceError
-from appliance.inference.request import failures as outcomes
-from appliance.inference.request.errors import CircuitOpen
+from appliance.inference.request.errors import CircuitOpen, trips_breaker
 
 _log = structlog.get_logger()
 
 
-class State(StrEnum):
-    """HALF_OPEN: one request is let through to see whether the provider works again."""
-
+class CircuitState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
 
 
-class Breaker:
-    """Opens after `failures` within `window_s`, and asks again after `pause_s`."""
+class CircuitBreaker:
+    """The circuit of one provider or local model. `clock` gives seconds."""
 
     def __init__(
         self,
         name: str,
-        failures: int,
+        max_failures: int,
         window_s: float,
         pause_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
-        self._limit = failures
+        self._max_failures = max_failures
         self._window_s = window_s
         self._pause_s = pause_s
         self._clock = clock
-        self._failures: deque[float] = deque(maxlen=failures)
+        self._failures: deque[float] = deque(maxlen=max_failures)
         self._probe_at: float | None = None
         self._probing = False
 
     @property
-    def state(self) -> State:
+    def state(self) -> CircuitState:
         if self._probe_at is None:
-            return State.CLOSED
-        return State.HALF_OPEN if self._clock() >= self._probe_at else State.OPEN
+            return CircuitState.CLOSED
+        return CircuitState.HALF_OPEN if self._clock() >= self._probe_at else CircuitState.OPEN
 
     def require_closed(self) -> None:
-        """Raises CircuitOpen unless a request may go now; lets one probe through at a time."""
+        """Raises CircuitOpen unless the circuit is closed, or this request is the probe.
+
+        Each call that returns must be followed by one of the `record` methods.
+        """
         state = self.state
-        if state is State.CLOSED:
+        if state is CircuitState.CLOSED:
             return
-        if state is State.OPEN or self._probing:
-            left = max(0.0, (self._probe_at or 0.0) - self._clock())
+        if state is CircuitState.OPEN or self._probing:
+            remaining_s = max(0.0, (self._probe_at or 0.0) - self._clock())
             raise CircuitOpen(
-                f"{self._name} failed {self._limit} times within {self._window_s:g} s and is left "
-                "alone for a while; come back later or take another model",
+                f"{self._name} failed {self._max_failures} times within {self._window_s:g} s; "
+                "requests to it are paused. Retry later or use another model",
                 details={"provider": self._name},
-                retry_after=max(left, 1.0),
+                retry_after=max(remaining_s, 1.0),
             )
         self._probing = True
 
-    def served(self) -> None:
-        """It works: forget what failed."""
+    def record_success(self) -> None:
+        """Close the circuit and forget the failures."""
         if self._probe_at is not None:
-            _log.info("provider works again", provider=self._name)
+            _log.info("circuit breaker closed", provider=self._name)
         self._probe_at, self._probing = None, False
         self._failures.clear()
 
-    def failed(self, error: ApplianceError) -> None:
-        """Count a failure, if it speaks against the provider's health."""
-        if not outcomes.trips(error):
-            self.given_up()
+    def record_failure(self, error: ApplianceError) -> None:
+        """Count a failure of the provider; other errors count as abandoned."""
+        if not trips_breaker(error):
+            self.record_abandoned()
             return
         now = self._clock()
         self._failures.append(now)
         recent = [at for at in self._failures if now - at <= self._window_s]
-        if self._probe_at is not None or len(recent) >= self._limit:
+        if self._probe_at is not None or len(recent) >= self._max_failures:
             if self._probe_at is None:
-                _log.warning("provider is left alone", provider=self._name, seconds=self._pause_s)
+                _log.warning("circuit breaker opened", provider=self._name, seconds=self._pause_s)
             self._probe_at, self._probing = now + self._pause_s, False
 
-    def given_up(self) -> None:
-        """A request ended without showing how the provider is: the next one may probe."""
+    def record_abandoned(self) -> None:
+        """The request ended without a verdict on the provider; the next one may be the probe."""
         self._probing = False

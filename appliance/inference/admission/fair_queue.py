@@ -1,4 +1,11 @@
-"""The fair-share gate: who may use a provider now, and who waits for it."""
+"""The fair queue: which waiting request may use a provider next.
+
+Requests are served in order of class (interactive before batch), then by start-time fair
+queueing (Goyal, Vin, Cheng 1996) between owners. Each request costs its owner 1/weight of
+virtual time, so an owner with weight 2 is served twice as often as one with weight 1. An owner
+that was idle starts at the current virtual time and saves nothing up; a request that is
+cancelled while it waits costs nothing.
+"""
 
 import asyncio
 import math
@@ -9,36 +16,35 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from appliance.domain.completions import Urgency
-from appliance.inference.admission.turns import Turns
-from appliance.inference.request.errors import GateFull
+from appliance.domain.moving_average import update_average
+from appliance.inference.request.errors import ProviderQueueFull
 
-_WEIGHT_OF_LAST = 0.3
+_MAX_OWNERS = 1024
 
 
-class Wish(Struct, frozen=True):
-    """To run one completion of this model for this owner.
+class QueueRequest(Struct, frozen=True):
+    """A request to run one completion of a model for an owner.
 
-    At most `of_model` run of the model at once, and `of_provider` of all its provider's
-    models; 0 is no limit. What is not `bounded` waits however many do: its number is
-    limited elsewhere.
+    `model_limit` and `provider_limit` bound how many run at once of the model and of all the
+    provider's models; 0 is no limit. A request that is not `bounded` may wait although the
+    queue is full: the number of such requests is limited elsewhere.
     """
 
     provider: str
     model: str
     owner: str
     urgency: Urgency
-    of_model: int = 0
-    of_provider: int = 0
+    model_limit: int = 0
+    provider_limit: int = 0
     bounded: bool = True
 
 
-class Gate:
-    """In memory; every provider has a queue of its own.
+class FairQueue:
+    """One queue per provider, in memory.
 
-    Interactive requests go before batch ones; a batch request that has waited `ageing_s`
-    counts as interactive. Among these, owners take turns by weight, each in the order of
-    its requests. A request waits only if it must, and no more than `queue_limit` of a
-    provider, `owner_limit` of an owner, may wait.
+    A batch request that has waited `ageing_s` counts as interactive. Requests of one owner are
+    served in the order of arrival. At most `queue_limit` requests may wait for a provider, and
+    at most `owner_limit` of one owner. `weight_of` gives an owner's weight, more than 0.
     """
 
     def __init__(
@@ -55,7 +61,7 @@ class Gate:
         self._ageing_s = ageing_s
         self._weight_of = weight_of
         self._clock = clock
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, ProviderQueue] = {}
 
     @property
     def waiting(self) -> int:
@@ -65,157 +71,192 @@ class Gate:
     def running(self) -> int:
         return sum(queue.running.total() for queue in self._queues.values())
 
-    async def enter(self, wish: Wish) -> "Ticket":
-        """Wait for the right to run; give it back with `release`.
+    async def acquire(self, request: QueueRequest) -> "Slot":
+        """Wait for a slot; the caller releases it.
 
-        Raises GateFull if too many wait already. Cancelling it gives the place up.
+        Raises ProviderQueueFull. Cancelling the call leaves the queue.
         """
-        queue = self._queue(wish.provider)
-        if not queue.waiting and queue.has_room(wish):
-            return self._granted(queue, wish)
-        self._require_place(queue, wish)
-        place = _Place(wish, self._clock(), asyncio.get_running_loop().create_future())
-        queue.waiting.append(place)
+        queue = self._queue(request.provider)
+        if not queue.waiting and queue.has_capacity(request):
+            return self._grant(queue, request)
+        self._require_queue_space(queue, request)
+        waiter = Waiter(request, self._clock(), asyncio.get_running_loop().create_future())
+        queue.waiting.append(waiter)
         self._serve(queue)
         try:
-            return await place.ticket
+            return await waiter.slot
         except asyncio.CancelledError:
-            self._leave(queue, place)
+            self._withdraw(queue, waiter)
             raise
 
-    def left(self, ticket: "Ticket", seconds: float) -> None:
-        """A running request has ended; for Ticket only."""
-        queue = self._queue(ticket.wish.provider)
-        queue.running[ticket.wish.model] -= 1
-        queue.learn(ticket.wish.model, seconds)
+    def free(self, request: QueueRequest, seconds: float) -> None:
+        """Free the slot of a request that ran for `seconds`; called by Slot.release only."""
+        queue = self._queue(request.provider)
+        queue.running[request.model] -= 1
+        queue.record_duration(request.model, seconds)
         self._serve(queue)
 
-    def _queue(self, provider: str) -> "_Queue":
+    def _queue(self, provider: str) -> "ProviderQueue":
         queue = self._queues.get(provider)
         if queue is None:
-            queue = self._queues[provider] = _Queue(Turns(self._weight_of))
+            queue = self._queues[provider] = ProviderQueue(VirtualTime(self._weight_of))
         return queue
 
-    def _granted(self, queue: "_Queue", wish: Wish) -> "Ticket":
-        queue.turns.take(wish.owner)
-        queue.running[wish.model] += 1
-        return Ticket(self, wish, self._clock)
+    def _grant(self, queue: "ProviderQueue", request: QueueRequest) -> "Slot":
+        queue.virtual_time.charge(request.owner)
+        queue.running[request.model] += 1
+        return Slot(self, request, self._clock)
 
-    def _serve(self, queue: "_Queue") -> None:
-        """Let in whoever can go, in order."""
-        while place := self._next(queue):
-            queue.waiting.remove(place)
-            place.ticket.set_result(self._granted(queue, place.wish))
+    def _serve(self, queue: "ProviderQueue") -> None:
+        """Grant a slot to every waiter that can run, in order."""
+        while waiter := self._next_waiter(queue):
+            queue.waiting.remove(waiter)
+            waiter.slot.set_result(self._grant(queue, waiter.request))
 
-    def _next(self, queue: "_Queue") -> "_Place | None":
-        ready = [place for place in queue.waiting if queue.has_room(place.wish)]
-        return min(ready, key=lambda place: self._order(queue, place), default=None)
+    def _next_waiter(self, queue: "ProviderQueue") -> "Waiter | None":
+        ready = [waiter for waiter in queue.waiting if queue.has_capacity(waiter.request)]
+        return min(ready, key=lambda waiter: self._sort_key(queue, waiter), default=None)
 
-    def _order(self, queue: "_Queue", place: "_Place") -> tuple[bool, float]:
-        """Equal orders keep that of their coming: `min` takes the first."""
-        return self._stands_back(place), queue.turns.due(place.wish.owner)
+    def _sort_key(self, queue: "ProviderQueue", waiter: "Waiter") -> tuple[bool, float]:
+        """Equal keys keep the order of arrival: `min` takes the first."""
+        return self._counts_as_batch(waiter), queue.virtual_time.start_tag(waiter.request.owner)
 
-    def _stands_back(self, place: "_Place") -> bool:
-        aged = self._clock() - place.since >= self._ageing_s
-        return place.wish.urgency is Urgency.BATCH and not aged
+    def _counts_as_batch(self, waiter: "Waiter") -> bool:
+        aged = self._clock() - waiter.since >= self._ageing_s
+        return waiter.request.urgency is Urgency.BATCH and not aged
 
-    def _leave(self, queue: "_Queue", place: "_Place") -> None:
-        """The one who waited has gone, perhaps in the moment of being let in."""
-        if place.ticket.done() and not place.ticket.cancelled():
-            place.ticket.result().release()
+    def _withdraw(self, queue: "ProviderQueue", waiter: "Waiter") -> None:
+        """Remove a cancelled waiter, which may have been granted its slot meanwhile."""
+        if waiter.slot.done() and not waiter.slot.cancelled():
+            waiter.slot.result().release()
         else:
-            queue.waiting.remove(place)
+            queue.waiting.remove(waiter)
 
-    def _require_place(self, queue: "_Queue", wish: Wish) -> None:
-        if not wish.bounded:
+    def _require_queue_space(self, queue: "ProviderQueue", request: QueueRequest) -> None:
+        if not request.bounded:
             return
-        own = sum(place.wish.owner == wish.owner for place in queue.waiting)
+        own = sum(waiter.request.owner == request.owner for waiter in queue.waiting)
         if len(queue.waiting) >= self._queue_limit:
-            raise self._full(queue, wish, len(queue.waiting), self._queue_limit, "")
+            name = f"the queue for {request.provider}"
+            raise self._queue_full(queue, request, name, len(queue.waiting), self._queue_limit)
         if own >= self._owner_limit:
-            raise self._full(queue, wish, own, self._owner_limit, " of yours")
+            name = f"your share of the queue for {request.provider}"
+            raise self._queue_full(queue, request, name, own, self._owner_limit)
 
-    def _full(self, queue: "_Queue", wish: Wish, length: int, limit: int, whose: str) -> GateFull:
-        place = self._place(queue, wish)
+    def _queue_full(
+        self, queue: "ProviderQueue", request: QueueRequest, name: str, length: int, limit: int
+    ) -> ProviderQueueFull:
+        position = self._position(queue, request)
         details: dict[str, int | float] = {
             "queue_length": length,
             "queue_limit": limit,
-            "place": place,
+            "place": position,
         }
-        expected = queue.expected_s(wish, place)
+        expected = queue.expected_wait_s(request, position)
         if expected is not None:
             details["expected_wait_s"] = round(expected, 1)
-        return GateFull(
-            f"{length} requests{whose} wait for {wish.provider} already, and no more than "
-            f"{limit} may; come back later",
+        return ProviderQueueFull(
+            f"{name} is full ({length} of {limit}); retry later",
             details=details,
             retry_after=expected,
         )
 
-    def _place(self, queue: "_Queue", wish: Wish) -> int:
-        """Which one in the line this request would be, as owners take turns."""
-        batch = wish.urgency is Urgency.BATCH
-        before, beside = 0, Counter[str]()
-        for place in queue.waiting:
-            stands_back = self._stands_back(place)
-            if batch and not stands_back:
-                before += 1
-            elif batch or not stands_back:
-                beside[place.wish.owner] += 1
-        own = beside.pop(wish.owner, 0)
+    def _position(self, queue: "ProviderQueue", request: QueueRequest) -> int:
+        """The place in the queue, from 1, that this request would have by virtual time."""
+        batch = request.urgency is Urgency.BATCH
+        ahead, same_class = 0, Counter[str]()
+        for waiter in queue.waiting:
+            counts_as_batch = self._counts_as_batch(waiter)
+            if batch and not counts_as_batch:
+                ahead += 1
+            elif batch or not counts_as_batch:
+                same_class[waiter.request.owner] += 1
+        own = same_class.pop(request.owner, 0)
         turns = own + 1
         others = sum(
-            min(count, math.ceil(turns * queue.turns.share(owner, wish.owner)))
-            for owner, count in beside.items()
+            min(count, math.ceil(turns * queue.virtual_time.weight_ratio(owner, request.owner)))
+            for owner, count in same_class.items()
         )
-        return before + own + others + 1
+        return ahead + own + others + 1
 
 
-class Ticket:
-    """The right to run; `release` gives it back, once."""
+class Slot:
+    """The right to run one request."""
 
-    def __init__(self, gate: Gate, wish: Wish, clock: Callable[[], float]) -> None:
-        self.wish = wish
-        self._gate = gate
+    def __init__(
+        self, fair_queue: FairQueue, request: QueueRequest, clock: Callable[[], float]
+    ) -> None:
+        self._fair_queue = fair_queue
+        self._request = request
         self._clock = clock
         self._since = clock()
         self._released = False
 
     def release(self) -> None:
+        """Give the slot to the next waiter; further calls do nothing."""
         if not self._released:
             self._released = True
-            self._gate.left(self, self._clock() - self._since)
+            self._fair_queue.free(self._request, self._clock() - self._since)
 
 
-class _Place(Struct, eq=False):
-    wish: Wish
+class Waiter(Struct, eq=False):
+    """A request in the queue; `slot` gets its result when the request may run."""
+
+    request: QueueRequest
     since: float
-    ticket: "asyncio.Future[Ticket]"
+    slot: "asyncio.Future[Slot]"
 
 
-class _Queue:
-    """One provider's: who runs, who waits, and how long a run takes."""
+class ProviderQueue:
+    """One provider's waiters, the number of its running requests, and their durations."""
 
-    def __init__(self, turns: Turns) -> None:
-        self.turns = turns
-        self.waiting: list[_Place] = []
+    def __init__(self, virtual_time: "VirtualTime") -> None:
+        self.virtual_time = virtual_time
+        self.waiting: list[Waiter] = []
         self.running: Counter[str] = Counter()
-        self._typical_s: dict[str, float] = {}
+        self._average_s: dict[str, float] = {}
 
-    def has_room(self, wish: Wish) -> bool:
-        of_model, of_provider = self.running[wish.model], self.running.total()
-        return (not wish.of_model or of_model < wish.of_model) and (
-            not wish.of_provider or of_provider < wish.of_provider
+    def has_capacity(self, request: QueueRequest) -> bool:
+        of_model, of_provider = self.running[request.model], self.running.total()
+        return (not request.model_limit or of_model < request.model_limit) and (
+            not request.provider_limit or of_provider < request.provider_limit
         )
 
-    def learn(self, model: str, seconds: float) -> None:
+    def record_duration(self, model: str, seconds: float) -> None:
         if not self.running[model]:
             del self.running[model]
-        known = self._typical_s.get(model, seconds)
-        self._typical_s[model] = known + _WEIGHT_OF_LAST * (seconds - known)
+        self._average_s[model] = update_average(self._average_s.get(model), seconds)
 
-    def expected_s(self, wish: Wish, place: int) -> float | None:
-        """The wait at that place, from how long runs took; None before the first has ended."""
-        typical = self._typical_s.get(wish.model)
-        at_once = min(limit for limit in (wish.of_model, wish.of_provider, place) if limit)
-        return None if typical is None else place * typical / at_once
+    def expected_wait_s(self, request: QueueRequest, position: int) -> float | None:
+        """Estimated wait at that position; None before the first run of the model has ended."""
+        average = self._average_s.get(request.model)
+        limits = (request.model_limit, request.provider_limit, position)
+        concurrency = min(limit for limit in limits if limit)
+        return None if average is None else position * average / concurrency
+
+
+class VirtualTime:
+    """Start-time fair queueing: the owner with the lowest start tag is served next."""
+
+    def __init__(self, weight_of: Callable[[str], float]) -> None:
+        self._weight_of = weight_of
+        self._now = 0.0
+        self._finish_tags: dict[str, float] = {}
+
+    def start_tag(self, owner: str) -> float:
+        """Virtual time at which the owner's next request is due."""
+        return max(self._now, self._finish_tags.get(owner, 0.0))
+
+    def charge(self, owner: str) -> None:
+        """Serve one request of the owner: advance the clock and the owner's finish tag."""
+        self._now = self.start_tag(owner)
+        self._finish_tags[owner] = self._now + 1.0 / self._weight_of(owner)
+        if len(self._finish_tags) > _MAX_OWNERS:
+            # A finish tag in the past has no effect on the start tag.
+            self._finish_tags = {
+                name: tag for name, tag in self._finish_tags.items() if tag > self._now
+            }
+
+    def weight_ratio(self, owner: str, other: str) -> float:
+        """How many requests `owner` is served for each one of `other`."""
+        return self._weight_of(owner) / self._weight_of(other)

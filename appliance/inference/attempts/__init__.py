@@ -1,0 +1,1 @@
+"""Retries, fallback and hedging: attempts until a target begins to answer."""

@@ -1,49 +1,53 @@
-"""What became of a call so far: whom it was tried with, and where its time went."""
+"""The attempt log: which targets a call was tried with, and where its time went."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from appliance import telemetry
-from appliance.domain.completions import Attempt
-from appliance.inference.admission.admission import Entered
+from appliance.domain.completions import ProviderAttempt
+from appliance.inference.admission.admission import Permit
 from appliance.inference.request.route import Route
 
 T = TypeVar("T")
 
 
-class Trace:
-    """What happened to one call. Times are in seconds."""
+class AttemptLog:
+    """The log of one call.
+
+    Seconds until the first event: `waited_s` in queues, `paused_s` between attempts,
+    `provider_s` in providers, and `overhead_s`, the rest.
+    """
 
     def __init__(self, now: float) -> None:
-        self.began = now
-        self.attempts: list[Attempt] = []
-        self.asked_s = 0.0
+        self.started_at = now
+        self.attempts: list[ProviderAttempt] = []
+        self.provider_s = 0.0
         self.waited_s = 0.0
         self.paused_s = 0.0
         self.overhead_s = 0.0
 
-    def note(self, route: Route, error: str, seconds: float) -> None:
-        """Add an attempt; `error` is "" if it serves."""
-        self.attempts.append(Attempt(route.provider, route.model, error, round(seconds, 6)))
-        self.asked_s += seconds
+    def add_attempt(self, route: Route, error: str, seconds: float) -> None:
+        """Add an attempt; `error` is "" if the provider began to answer."""
+        self.attempts.append(ProviderAttempt(route.provider, route.model, error, round(seconds, 6)))
+        self.provider_s += seconds
         telemetry.observe_attempt(route.provider, error)
 
-    def join(self, first: "Trace", second: "Trace", seconds: float) -> None:
-        """Add what went on beside each other in so much time; the wait is the first one's."""
+    def merge_race(self, first: "AttemptLog", second: "AttemptLog", seconds: float) -> None:
+        """Add two attempts that ran concurrently for `seconds`; the first one's wait counts."""
         self.attempts += first.attempts + second.attempts
         self.waited_s += first.waited_s
-        self.asked_s += max(0.0, seconds - first.waited_s)
+        self.provider_s += max(0.0, seconds - first.waited_s)
 
-    def began_to_answer(self, now: float) -> None:
-        """All the time until here that nobody else took was the box's own."""
-        others = self.waited_s + self.paused_s + self.asked_s
-        self.overhead_s = max(0.0, now - self.began - others)
+    def record_first_event(self, now: float) -> None:
+        """Compute the overhead: the time so far that no wait, pause or provider took."""
+        accounted = self.waited_s + self.paused_s + self.provider_s
+        self.overhead_s = max(0.0, now - self.started_at - accounted)
 
 
 @dataclass(frozen=True)
-class Begun(Generic[T]):
-    """What the first candidate that served gave; `entered` is to be released."""
+class Started(Generic[T]):
+    """A target that began to answer. `permit` is to be released."""
 
     route: Route
     answer: T
-    entered: Entered
+    permit: Permit

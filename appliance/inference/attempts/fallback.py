@@ -1,4 +1,10 @@
-"""From a call to what begins its answer: candidate after candidate, try after try."""
+"""The fallback chain: tries the targets of a route until one begins to answer.
+
+Each target is tried again after a pause as often as the retry policy allows. The next target
+follows if the error permits it; a prompt that was too long is only tried with targets that
+have a larger context. A slow first event may start a race with the next target (hedging.py),
+once per call.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -6,13 +12,19 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from appliance.errors import ApplianceError, ContextLengthExceeded, ModelUnavailable
-from appliance.inference.admission.admission import Doors, Entered
-from appliance.inference.attempts.attempt_log import Begun, Trace
-from appliance.inference.attempts.hedging import HEDGED, Ask, Drop, Hedged, Hedging, Race
-from appliance.inference.attempts.retry import Patience
-from appliance.inference.request import failures
+from appliance.inference.admission.admission import AdmissionControl, Permit
+from appliance.inference.attempts.attempt_log import AttemptLog, Started
+from appliance.inference.attempts.hedging import (
+    HEDGED,
+    AskTarget,
+    DiscardAnswer,
+    Hedging,
+    LostRace,
+    Race,
+)
+from appliance.inference.attempts.retry import RetryPolicy
 from appliance.inference.request.call import Call
-from appliance.inference.request.errors import NOT_TRIED
+from appliance.inference.request.errors import NOT_TRIED, can_fall_back
 from appliance.inference.request.route import Route
 
 CANCELLED = "CANCELLED"
@@ -20,137 +32,154 @@ T = TypeVar("T")
 
 
 @dataclass
-class _Errand(Generic[T]):
-    """One call on its way. `drop` is None where no second candidate may be asked beside one."""
+class CallState(Generic[T]):
+    """One call in the chain. `discard` is None if it may not be hedged (any more)."""
 
     call: Call
-    ask: Ask[T]
-    drop: Drop[T] | None
-    trace: Trace
+    ask: AskTarget[T]
+    discard: DiscardAnswer[T] | None
+    log: AttemptLog
     deadline: float
 
 
-class Chain:
-    """Tries what can be tried, in the order of the route, until one answers.
-
-    `clock` gives seconds.
-    """
+class FallbackChain:
+    """`clock` gives seconds."""
 
     def __init__(
-        self, doors: Doors, patience: Patience, hedging: Hedging, clock: Callable[[], float]
+        self,
+        admission: AdmissionControl,
+        retry: RetryPolicy,
+        hedging: Hedging,
+        clock: Callable[[], float],
     ) -> None:
-        self._doors = doors
-        self._patience = patience
+        self._admission = admission
+        self._retry = retry
         self._hedging = hedging
         self._clock = clock
 
-    async def begin(
-        self, call: Call, ask: Ask[T], trace: Trace, deadline: float, drop: Drop[T] | None = None
-    ) -> Begun[T]:
-        """The first answer along the route. `ask` asks one candidate, once.
+    async def start(
+        self,
+        call: Call,
+        ask: AskTarget[T],
+        log: AttemptLog,
+        deadline: float,
+        discard: DiscardAnswer[T] | None = None,
+    ) -> Started[T]:
+        """The first target that begins to answer. `ask` asks one target, once.
 
-        With `drop`, which ends an answer that is not needed, a second candidate may be
-        asked beside a slow one. Raises what the last candidate that was asked failed with.
-        It is the caller who sees to the deadline: here it only keeps pauses from being
-        begun in vain.
+        `discard` ends an answer that is not needed; without it nothing is hedged.
+        The caller enforces the `deadline` (on the clock): the chain only omits pauses that
+        would end after it. Raises the error of the last target that was tried.
         """
-        errand = _Errand(call, ask, drop, trace, deadline)
-        failed: ApplianceError | None = None
-        room = 0
-        ahead = list(call.route.all)
-        while (route := _next(ahead, failed, room)) is not None:
-            ahead = ahead[ahead.index(route) + 1 :]
+        state = CallState(call, ask, discard, log, deadline)
+        failure: ApplianceError | None = None
+        min_context = 0
+        remaining = list(call.route.targets)
+        while (route := _next_target(remaining, failure, min_context)) is not None:
+            remaining = remaining[remaining.index(route) + 1 :]
+            following = _next_target(remaining, failure, min_context)
             try:
-                return await self._persist(route, _next(ahead, failed, room), errand)
+                return await self._try_with_retries(route, following, state)
             except ApplianceError as error:
-                if not failures.falls_back(error):
+                if not can_fall_back(error):
                     raise
-                room = max(room, _room_of(route))
-                failed = _weightier(failed, error)
-        raise failed or ModelUnavailable("this route leads to no model")
+                min_context = max(min_context, _context_tokens(route))
+                failure = _more_informative(failure, error)
+        raise failure or ModelUnavailable("the route has no models")
 
-    async def _persist(self, route: Route, then: Route | None, errand: _Errand[T]) -> Begun[T]:
-        """One candidate, again after a pause where waiting can help."""
+    async def _try_with_retries(
+        self, route: Route, following: Route | None, state: CallState[T]
+    ) -> Started[T]:
         tries = 0
         while True:
             try:
-                return await self._try(route, then, errand)
+                return await self._try_or_hedge(route, following, state)
             except ApplianceError as error:
                 tries += 1
-                left_s = errand.deadline - self._clock()
-                pause = self._patience.pause(error, tries, left_s)
+                remaining_s = state.deadline - self._clock()
+                pause = self._retry.pause_s(error, tries, remaining_s)
                 if pause is None:
                     raise
             before = self._clock()
             await asyncio.sleep(pause)
-            errand.trace.paused_s += self._clock() - before
+            state.log.paused_s += self._clock() - before
 
-    async def _try(self, route: Route, then: Route | None, errand: _Errand[T]) -> Begun[T]:
-        other = self._hedging.beside(route, then)
-        if errand.drop is None or other is None:
-            return await self._attempt(route, errand.call, errand.ask, errand.trace)
-        race = Race(errand.ask, errand.drop, self._hedging.after_s)
+    async def _try_or_hedge(
+        self, route: Route, following: Route | None, state: CallState[T]
+    ) -> Started[T]:
+        hedge = self._hedging.hedge_target(route, following)
+        if state.discard is None or hedge is None:
+            return await self._try_once(route, state.call, state.ask, state.log)
+        race = Race(state.ask, state.discard, self._hedging.after_s)
         try:
-            return await self._raced(route, other, race, errand)
+            return await self._run_race(route, hedge, race, state)
         finally:
             if race.hedged:
-                errand.drop = None
+                state.discard = None
 
-    async def _raced(
-        self, route: Route, other: Route, race: Race[T], errand: _Errand[T]
-    ) -> Begun[T]:
+    async def _run_race(
+        self, route: Route, hedge: Route, race: Race[T], state: CallState[T]
+    ) -> Started[T]:
         before = self._clock()
-        first, second = Trace(before), Trace(before)
+        first, second = AttemptLog(before), AttemptLog(before)
         try:
             return await race.run(
-                lambda: self._attempt(route, errand.call, race.ask, first),
-                lambda: self._attempt(other, errand.call, race.ask, second),
+                lambda: self._try_once(route, state.call, race.ask, first),
+                lambda: self._try_once(hedge, state.call, race.ask, second),
             )
         finally:
-            errand.trace.join(first, second, self._clock() - before)
+            state.log.merge_race(first, second, self._clock() - before)
 
-    async def _attempt(self, route: Route, call: Call, ask: Ask[T], trace: Trace) -> Begun[T]:
-        entered = await self._enter(route, call, trace)
-        began = self._clock()
+    async def _try_once(
+        self, route: Route, call: Call, ask: AskTarget[T], log: AttemptLog
+    ) -> Started[T]:
+        permit = await self._admit(route, call, log)
+        before = self._clock()
         try:
             answer = await ask(route)
         except BaseException as error:
-            entered.release()
-            self._failed(route, trace, error, self._clock() - began)
+            permit.release()
+            self._record_failure(route, log, error, self._clock() - before)
             raise
-        self._doors.served(route)
-        trace.note(route, "", self._clock() - began)
-        return Begun(route, answer, entered)
+        self._admission.record_success(route)
+        log.add_attempt(route, "", self._clock() - before)
+        return Started(route, answer, permit)
 
-    async def _enter(self, route: Route, call: Call, trace: Trace) -> Entered:
+    async def _admit(self, route: Route, call: Call, log: AttemptLog) -> Permit:
         before = self._clock()
         try:
-            return await self._doors.enter(route, call)
+            return await self._admission.admit(route, call)
         except ApplianceError as error:
-            trace.note(route, error.code, 0.0)
+            log.add_attempt(route, error.code, 0.0)
             raise
         finally:
-            trace.waited_s += self._clock() - before
+            log.waited_s += self._clock() - before
 
-    def _failed(self, route: Route, trace: Trace, error: BaseException, seconds: float) -> None:
+    def _record_failure(
+        self, route: Route, log: AttemptLog, error: BaseException, seconds: float
+    ) -> None:
         if isinstance(error, ApplianceError):
-            trace.note(route, error.code, seconds)
-            self._doors.failed(route, error)
+            log.add_attempt(route, error.code, seconds)
+            self._admission.record_failure(route, error)
         else:
-            trace.note(route, HEDGED if isinstance(error, Hedged) else CANCELLED, seconds)
-            self._doors.given_up(route)
+            log.add_attempt(route, HEDGED if isinstance(error, LostRace) else CANCELLED, seconds)
+            self._admission.record_abandoned(route)
 
 
-def _next(ahead: Sequence[Route], failed: ApplianceError | None, room: int) -> Route | None:
-    """Whom to ask now: where the prompt was too long for so much room, one that has more."""
-    outgrown = isinstance(failed, ContextLengthExceeded)
-    return next((each for each in ahead if not outgrown or _room_of(each) > room), None)
+def _next_target(
+    remaining: Sequence[Route], failure: ApplianceError | None, min_context: int
+) -> Route | None:
+    """The next target; after a prompt that was too long, the next with a larger context."""
+    too_long = isinstance(failure, ContextLengthExceeded)
+    return next(
+        (each for each in remaining if not too_long or _context_tokens(each) > min_context), None
+    )
 
 
-def _room_of(route: Route) -> int:
+def _context_tokens(route: Route) -> int:
     return route.info.context_tokens or 0
 
 
-def _weightier(known: ApplianceError | None, new: ApplianceError) -> ApplianceError:
-    """What the caller is told: what failed says more than what was not even tried."""
+def _more_informative(known: ApplianceError | None, new: ApplianceError) -> ApplianceError:
+    """Prefer the error of a target that was tried over that of one that was skipped."""
     return known if known is not None and isinstance(new, NOT_TRIED) else new

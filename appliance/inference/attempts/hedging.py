@@ -1,4 +1,8 @@
-"""Hedging: where a model is slow to begin, a second one is asked too, and the faster one serves."""
+"""Hedged requests: if a target is slow to begin, a second one is asked; the first to begin wins.
+
+See Dean and Barroso, "The Tail at Scale" (2013). The race ends at the first event of an answer:
+the loser is cancelled, and whatever it began is discarded.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -7,105 +11,105 @@ from typing import Generic, TypeVar
 
 from appliance.domain.models import ModelState
 from appliance.errors import ApplianceError
-from appliance.inference.attempts.attempt_log import Begun
+from appliance.inference.attempts.attempt_log import Started
 from appliance.inference.request.route import Route
 
 HEDGED = "HEDGED"
 T = TypeVar("T")
-Ask = Callable[[Route], Awaitable[T]]
-Drop = Callable[[Route, T], Awaitable[None]]
-Leg = Callable[[], Awaitable[Begun[T]]]
+AskTarget = Callable[[Route], Awaitable[T]]
+DiscardAnswer = Callable[[Route, T], Awaitable[None]]
+Leg = Callable[[], Awaitable[Started[T]]]
 
 
-class Hedged(Exception):
-    """The other model was faster. Known inside a race only."""
+class LostRace(Exception):
+    """The other target began first. Never leaves the race."""
 
 
-Outcome = Begun[T] | ApplianceError | Hedged
+LegOutcome = Started[T] | ApplianceError | LostRace
 
 
 @dataclass(frozen=True)
 class Hedging:
-    """A second model is asked `after_s` seconds after the first one was; 0: never."""
+    """The second target is asked `after_s` seconds after the first; 0: never."""
 
     after_s: float
     is_local: Callable[[str], bool]
 
-    def beside(self, route: Route, then: Route | None) -> Route | None:
-        """The candidate to ask beside this one, if it is slow: the one that comes next.
+    def hedge_target(self, route: Route, following: Route | None) -> Route | None:
+        """The second target of a race with `route`: the one that follows, or None.
 
-        A model of the box is waited for: what it is slow by is its own load, and the far
-        ones cost. Nor is one of the box loaded for what may not need it.
+        A local model is not hedged: its own load makes it slow, and remote models cost money.
+        Nor is a local model loaded for an answer that may not be needed.
         """
-        if not self.after_s or then is None or self.is_local(route.provider):
+        if not self.after_s or following is None or self.is_local(route.provider):
             return None
-        idle = self.is_local(then.provider) and then.info.state is not ModelState.READY
-        return None if idle else then
+        local = self.is_local(following.provider)
+        return None if local and following.info.state is not ModelState.READY else following
 
 
 class Race(Generic[T]):
-    """Between two candidates for the first event; to be run once.
+    """One race between two targets for the first event.
 
-    `ask` asks one, and `drop` ends an answer that came second. `sleep` waits for seconds.
+    `ask` asks one target, `discard` ends an answer that came second, `sleep` waits for seconds.
     """
 
     def __init__(
         self,
-        ask: Ask[T],
-        drop: Drop[T],
+        ask: AskTarget[T],
+        discard: DiscardAnswer[T],
         after_s: float,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._ask = ask
-        self._drop = drop
+        self._discard = discard
         self._after_s = after_s
         self._sleep = sleep
-        self._asked = asyncio.Event()
+        self._first_asked = asyncio.Event()
         self._won = False
         self.hedged = False
 
     async def ask(self, route: Route) -> T:
-        """The first event of a candidate. Raises Hedged if the other one's came before."""
-        self._asked.set()
+        """The first event of a target. Raises LostRace if the other one's came first."""
+        self._first_asked.set()
         try:
             answer = await self._ask(route)
             if not self._won:
                 self._won = True
                 return answer
-            await self._drop(route, answer)
+            await self._discard(route, answer)
         except (ApplianceError, asyncio.CancelledError):
-            # How the slower one ends when it is ended says nothing about it.
+            # The error of a loser that was cancelled says nothing about its provider.
             if not self._won:
                 raise
-        raise Hedged
+        raise LostRace
 
-    async def run(self, first: Leg[T], second: Leg[T]) -> Begun[T]:
-        """What the faster one gave; both ask through `ask`. The other has ended by then.
+    async def run(self, first: Leg[T], second: Leg[T]) -> Started[T]:
+        """The winner; the other leg has ended when this returns. Both legs call `ask`.
 
-        Raises what the first failed with if none serves.
+        Raises the error of the first leg if neither begins to answer.
         """
-        legs: list[asyncio.Task[Outcome[T]]] = []
+        legs: list[asyncio.Task[LegOutcome[T]]] = []
         try:
             async with asyncio.TaskGroup() as group:
                 legs += [
-                    group.create_task(_outcome(first())),
-                    group.create_task(_outcome(self._later(second))),
+                    group.create_task(_run_leg(first())),
+                    group.create_task(_run_leg(self._delay(second))),
                 ]
-                await self._decided(legs)
+                await self._wait_for_winner(legs)
         except BaseException:
-            await self._abandon(legs)
+            await self._discard_started(legs)
             raise
-        return _served(_outcomes(legs))
+        return _winner(_outcomes(legs))
 
-    async def _later(self, second: Leg[T]) -> Begun[T]:
-        """The second one, when the first has been slow; its wait at the gate is no slowness."""
-        await self._asked.wait()
+    async def _delay(self, second: Leg[T]) -> Started[T]:
+        """The time that the first target waits in its queue does not count."""
+        await self._first_asked.wait()
         await self._sleep(self._after_s)
         self.hedged = True
         return await second()
 
-    async def _decided(self, legs: Sequence[asyncio.Task[Outcome[T]]]) -> None:
-        """Until one serves or none can; what still runs then is to end."""
+    async def _wait_for_winner(self, legs: Sequence[asyncio.Task[LegOutcome[T]]]) -> None:
+        """Wait until one leg wins or none can, then cancel what still runs."""
         running = set(legs)
         while running:
             _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -114,31 +118,31 @@ class Race(Generic[T]):
         for leg in running:
             leg.cancel()
 
-    async def _abandon(self, legs: Sequence[asyncio.Task[Outcome[T]]]) -> None:
-        """Nobody waits any more, and one may have begun in the last moment."""
+    async def _discard_started(self, legs: Sequence[asyncio.Task[LegOutcome[T]]]) -> None:
+        """After a cancellation of the race: a leg may have won at the same moment."""
         for outcome in _outcomes(legs):
-            if isinstance(outcome, Begun):
+            if isinstance(outcome, Started):
                 try:
-                    await self._drop(outcome.route, outcome.answer)
+                    await self._discard(outcome.route, outcome.answer)
                 finally:
-                    outcome.entered.release()
+                    outcome.permit.release()
 
 
-async def _outcome(leg: Awaitable[Begun[T]]) -> Outcome[T]:
+async def _run_leg(leg: Awaitable[Started[T]]) -> LegOutcome[T]:
     try:
         return await leg
-    except (ApplianceError, Hedged) as error:
+    except (ApplianceError, LostRace) as error:
         return error
 
 
-def _outcomes(legs: Sequence[asyncio.Task[Outcome[T]]]) -> list[Outcome[T]]:
-    """Of those that came to an end by themselves."""
+def _outcomes(legs: Sequence[asyncio.Task[LegOutcome[T]]]) -> list[LegOutcome[T]]:
+    """The outcomes of the legs that were not cancelled."""
     return [leg.result() for leg in legs if not leg.cancelled() and leg.exception() is None]
 
 
-def _served(outcomes: Sequence[Outcome[T]]) -> Begun[T]:
+def _winner(outcomes: Sequence[LegOutcome[T]]) -> Started[T]:
     for outcome in outcomes:
-        if isinstance(outcome, Begun):
+        if isinstance(outcome, Started):
             return outcome
-    # There is none if the provider cancelled itself: then so is who asked it.
+    # Without any outcome the provider has cancelled itself, which cancels the caller, too.
     raise next((each for each in outcomes if isinstance(each, Exception)), asyncio.CancelledError())

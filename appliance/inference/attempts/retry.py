@@ -1,34 +1,34 @@
-"""How long to wait before the next try, and when to give up."""
+"""The retry policy: whether the same target is tried again, and after which pause."""
 
 import random
 
 from appliance.errors import ApplianceError
-from appliance.inference.request import failures
+from appliance.inference.request.errors import can_retry
 
 
-class Patience:
-    """Exponential pauses with full jitter, as wide as `base_s` doubled by each try.
+class RetryPolicy:
+    """Exponential backoff with full jitter: the upper end of the pause doubles with each try.
 
-    Where the provider says when to come back, that is the shortest pause. A wait longer
-    than `longest_s`, or than what is left of the deadline, is not begun.
+    A `retry_after` of the error is added to the pause. A pause longer than `max_pause_s`, or
+    than the time left until the deadline, is not made.
     """
 
     def __init__(
         self,
-        tries: int = 3,
+        max_tries: int = 3,
         base_s: float = 0.25,
-        longest_s: float = 10.0,
-        chance: random.Random | None = None,
+        max_pause_s: float = 10.0,
+        rng: random.Random | None = None,
     ) -> None:
-        self._tries = tries
+        self._max_tries = max_tries
         self._base_s = base_s
-        self._longest_s = longest_s
-        self._chance = chance or random.Random()  # noqa: S311
+        self._max_pause_s = max_pause_s
+        self._rng = rng or random.Random()  # noqa: S311
 
-    def pause(self, error: ApplianceError, tries: int, left_s: float) -> float | None:
-        """Seconds to wait after the try number `tries` failed so; None: do not try again."""
-        if tries >= self._tries or not failures.can_retry(error):
+    def pause_s(self, error: ApplianceError, tries: int, remaining_s: float) -> float | None:
+        """Seconds to wait after try number `tries` failed with `error`; None: do not retry."""
+        if tries >= self._max_tries or not can_retry(error):
             return None
-        widest = min(self._longest_s, self._base_s * 2.0 ** (tries - 1))
-        pause = (error.retry_after or 0.0) + self._chance.uniform(0.0, widest)
-        return pause if pause <= min(self._longest_s, left_s) else None
+        upper = min(self._max_pause_s, self._base_s * 2.0 ** (tries - 1))
+        pause = (error.retry_after or 0.0) + self._rng.uniform(0.0, upper)
+        return pause if pause <= min(self._max_pause_s, remaining_s) else None

@@ -1,4 +1,4 @@
-"""What the gateway is asked for, for whom, and how urgently."""
+"""Calls to the gateway: what is requested, along which route, and for whom."""
 
 from msgspec import Struct
 
@@ -6,14 +6,14 @@ from appliance.domain.completions import Urgency
 from appliance.domain.messages import CompletionRequest
 from appliance.domain.usage import UsageKind
 from appliance.inference.request.route import Route
-from appliance.inference.request.token_estimate import Size
+from appliance.inference.request.token_estimate import TokenEstimate
 
 
 class Caller(Struct, frozen=True):
-    """Who a request is made for.
+    """Who makes a request.
 
-    `owner` is the key of fairness and of what may be reused ("user:7"; "" is nobody).
-    `username` is None where it is not known yet.
+    `owner` ("user:7", or "" for nobody) is the key of the fair queue and of the response
+    cache. `username` is None until it is looked up.
     """
 
     owner: str = ""
@@ -23,17 +23,17 @@ class Caller(Struct, frozen=True):
 
 
 class Call(Struct, frozen=True, kw_only=True):
-    """Anything that a provider is to do, along a route."""
+    """What completions and embeddings have in common."""
 
     route: Route
-    size: Size
+    estimate: TokenEstimate
     caller: Caller = Caller()
     kind: UsageKind = UsageKind.CHAT
     urgency: Urgency = Urgency.INTERACTIVE
 
 
 class CompletionCall(Call, frozen=True, kw_only=True):
-    """One completion; the request's model is set for each candidate of the route in turn."""
+    """One completion. The request's model is replaced by that of each target in turn."""
 
     request: CompletionRequest
     may_cache: bool = False

@@ -1,4 +1,8 @@
-"""Deadlines: one timer for all of a kind, where asyncio.timeout needs one for each wait."""
+"""Deadlines: one timer for all deadlines of one length.
+
+`asyncio.timeout` sets a timer for each wait; a completion waits for every token. Deadlines of
+one length expire in the order in which they were started, so one timer for the first is enough.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,10 +14,7 @@ T = TypeVar("T")
 
 
 class Deadlines:
-    """All of one length, so that they end in the order of their beginning.
-
-    `message` is what is said where one is exceeded.
-    """
+    """Deadlines of `seconds` each. `message` is the text of DeadlineExceeded."""
 
     def __init__(self, seconds: float, message: str) -> None:
         self.seconds = max(0.0, seconds)
@@ -21,59 +22,59 @@ class Deadlines:
         self._open: dict[Deadline, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self) -> "Deadline":
-        """One that runs from now on, until its `close`."""
+    def start(self) -> "Deadline":
+        """A deadline that runs from now until it is closed."""
         loop, deadline = asyncio.get_running_loop(), Deadline(self)
         self._open[deadline] = loop.time() + self.seconds
         if self._timer is None:
-            self._timer = loop.call_later(self.seconds, self._ring)
+            self._timer = loop.call_later(self.seconds, self._expire_due)
         return deadline
 
-    def forget(self, deadline: "Deadline") -> None:
-        """For Deadline only. The timer goes on: most likely the next one needs it."""
+    def remove(self, deadline: "Deadline") -> None:
+        """For Deadline.close only. The timer keeps running: the next deadline will need it."""
         self._open.pop(deadline, None)
 
-    def _ring(self) -> None:
+    def _expire_due(self) -> None:
         loop, self._timer = asyncio.get_running_loop(), None
         for deadline, ends_at in list(self._open.items()):
             if ends_at > loop.time():
-                self._timer = loop.call_at(ends_at, self._ring)
+                self._timer = loop.call_at(ends_at, self._expire_due)
                 return
             del self._open[deadline]
-            deadline.end()
+            deadline.expire()
 
 
 class Deadline:
-    """The end of one piece of work; its waits may be of different tasks, one at a time."""
+    """One deadline. Several tasks may run work under it, one at a time."""
 
-    def __init__(self, all_of_them: Deadlines) -> None:
-        self._all = all_of_them
-        self._over = False
+    def __init__(self, group: Deadlines) -> None:
+        self._group = group
+        self._expired = False
         self._waiting: asyncio.Task[Any] | None = None
 
-    async def keep(self, work: Callable[[], Awaitable[T]]) -> T:
-        """What `work` gives, which is cancelled when time is up. Raises DeadlineExceeded."""
-        if self._over:
-            raise DeadlineExceeded(self._all.message)
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of `work`, which is cancelled at the deadline. Raises DeadlineExceeded."""
+        if self._expired:
+            raise DeadlineExceeded(self._group.message)
         task = asyncio.current_task()
         cancelling = task.cancelling() if task else 0
         self._waiting = task
         try:
             return await work()
         except asyncio.CancelledError:
-            # Somebody else may have cancelled the task as well; that goes first.
-            if self._over and task and task.uncancel() <= cancelling:
-                raise DeadlineExceeded(self._all.message) from None
+            # A cancellation by anybody else takes precedence.
+            if self._expired and task and task.uncancel() <= cancelling:
+                raise DeadlineExceeded(self._group.message) from None
             raise
         finally:
             self._waiting = None
 
     def close(self) -> None:
-        """It came to its end in time."""
-        self._all.forget(self)
+        """The work is done: the deadline no longer expires."""
+        self._group.remove(self)
 
-    def end(self) -> None:
-        """Time is up."""
-        self._over = True
+    def expire(self) -> None:
+        """Cancel the work, if any runs."""
+        self._expired = True
         if self._waiting is not None:
             self._waiting.cancel()

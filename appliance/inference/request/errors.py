@@ -1,18 +1,53 @@
-"""Requests that the box itself holds back: the provider has not seen them."""
+"""Errors of the gateway itself, and what an error means for the next attempt."""
 
-from appliance.errors import ModelUnavailable, QueueFull, RateLimited
+from appliance.errors import (
+    ApplianceError,
+    ContextLengthExceeded,
+    Forbidden,
+    InvalidInput,
+    ModelUnavailable,
+    ProviderFailed,
+    QueueFull,
+    RateLimited,
+    UnknownModel,
+)
 
 
 class CircuitOpen(ModelUnavailable):
-    """The provider has failed so often that it is left alone for a while."""
+    """The provider failed repeatedly; requests to it are paused."""
 
 
-class LimitReached(RateLimited):
-    """A limit that the administrator set for a provider or a model."""
+class QuotaExceeded(RateLimited):
+    """A quota of the provider or the model is used up."""
 
 
-class GateFull(QueueFull):
-    """Too many wait already. `details`: {queue_length, queue_limit, place, expected_wait_s}."""
+class ProviderQueueFull(QueueFull):
+    """The provider's queue is full.
+
+    `details`: {queue_length, queue_limit, place, expected_wait_s}.
+    """
 
 
-NOT_TRIED = (CircuitOpen, LimitReached, GateFull)
+# The provider has not seen a request that ends with one of these.
+NOT_TRIED = (CircuitOpen, QuotaExceeded, ProviderQueueFull)
+
+
+def can_fall_back(error: ApplianceError) -> bool:
+    """Whether the next candidate may be asked: not if the request itself is invalid."""
+    if isinstance(error, ContextLengthExceeded | UnknownModel):
+        return True
+    return not isinstance(error, InvalidInput | Forbidden)
+
+
+def can_retry(error: ApplianceError) -> bool:
+    """Whether the same candidate may be asked again."""
+    if isinstance(error, NOT_TRIED):
+        return False
+    if error.details.get("retryable"):
+        return isinstance(error, ProviderFailed | RateLimited)
+    return isinstance(error, RateLimited | QueueFull) and error.retry_after is not None
+
+
+def trips_breaker(error: ApplianceError) -> bool:
+    """Whether the circuit breaker counts it as a failure of the provider."""
+    return isinstance(error, ProviderFailed)

@@ -1,4 +1,7 @@
-"""Providers as the gateway asks them: whatever they raise becomes an error of ours."""
+"""The boundary to providers: whatever a provider raises becomes an ApplianceError.
+
+A plugin is foreign code. Its unexpected exceptions go to the log and not to clients.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import TypeVar
@@ -15,8 +18,8 @@ T = TypeVar("T")
 _log = structlog.get_logger()
 
 
-class Asking:
-    """What is raised within is an ApplianceError, or cancellation."""
+class ProviderErrors:
+    """Context manager: lets ApplianceErrors and cancellation pass, and converts the rest."""
 
     def __init__(self, route: Route) -> None:
         self._route = route
@@ -32,37 +35,36 @@ class Asking:
         provider = self._route.provider
         if isinstance(error, StopAsyncIteration):
             raise ProviderFailed(
-                f"{provider} ended the answer without saying why", details={"retryable": True}
+                f"{provider} ended the answer without a finish reason", details={"retryable": True}
             ) from None
-        # A plugin is foreign code: what it raises tells clients nothing, and the log all.
         _log.exception("provider_broken", provider=provider, model=self._route.model)
-        raise ProviderFailed(f"{provider} failed inside; the box's log says how") from error
+        raise ProviderFailed(f"{provider} failed internally; see the server's log") from error
 
 
-async def asked(route: Route, work: Awaitable[T]) -> T:
-    """What a provider answers. Raises ApplianceError, and nothing else but cancellation."""
-    with Asking(route):
+async def call_provider(route: Route, work: Awaitable[T]) -> T:
+    """The result of a provider's method. Raises ApplianceError or cancellation only."""
+    with ProviderErrors(route):
         return await work
 
 
-async def listed(provider: Provider) -> Sequence[ModelInfo]:
-    """What a provider offers. Raises ApplianceError, and nothing else but cancellation."""
+async def list_models(provider: Provider) -> Sequence[ModelInfo]:
+    """The provider's models. Raises ApplianceError, TimeoutError or cancellation only."""
     try:
         return await provider.models()
     except (ApplianceError, TimeoutError):
         raise
     except Exception as error:
         _log.exception("provider_broken", provider=provider.name)
-        raise ProviderFailed("it failed inside; the box's log says how") from error
+        raise ProviderFailed("it failed internally; see the server's log") from error
 
 
-async def close(stream: AsyncIterator[CompletionEvent]) -> None:
-    """End a provider's stream, if it is of a kind that can be ended."""
-    end = getattr(stream, "aclose", None)
-    if end is not None:
-        await end()
+async def close_stream(stream: AsyncIterator[CompletionEvent]) -> None:
+    """Close a provider's stream, if its type can be closed."""
+    aclose = getattr(stream, "aclose", None)
+    if aclose is not None:
+        await aclose()
 
 
-def used(stream: AsyncIterator[CompletionEvent]) -> TokenUsage | None:
-    """What a closed stream used, if its provider counted that."""
+def measured_usage(stream: AsyncIterator[CompletionEvent]) -> TokenUsage | None:
+    """The usage of a closed stream, if its provider measures it."""
     return stream.usage if isinstance(stream, MeteredStream) else None

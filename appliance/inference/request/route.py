@@ -1,4 +1,4 @@
-"""Names of models, and what they lead to: one model, or several to try in turn."""
+"""Routes: the models that a name leads to, in the order in which they are tried."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,14 +7,14 @@ from msgspec import Struct, structs
 
 from appliance.domain.models import ModelInfo
 
-NAMES_SHOWN = 20
+MAX_NAMES_SHOWN = 20
 
 
-class Candidate(Struct, frozen=True):
-    """A model that a route may lead to, as a request would name it.
+class WeightedModel(Struct, frozen=True):
+    """A model of a configured route, named as a request would name it.
 
-    `weight` is this model's share of the requests that it gets first; with 0 it is only
-    what others fall back to.
+    `weight` is its share of the requests for which it is tried first; with 0 it is tried only
+    after the others.
     """
 
     model: str
@@ -22,66 +22,66 @@ class Candidate(Struct, frozen=True):
 
 
 class Route(Struct, frozen=True):
-    """Where a request goes: the provider, its own name for the model, and its state.
+    """The target of a request: a provider, the provider's name for the model, and its state.
 
-    `others` are to be tried, in this order, where it fails there.
+    `fallbacks` are tried in order if this target fails.
     """
 
     provider: str
     model: str
     info: ModelInfo
-    others: "tuple[Route, ...]" = ()
+    fallbacks: "tuple[Route, ...]" = ()
 
     @property
     def path(self) -> str:
         return f"{self.provider}/{self.model}"
 
     @property
-    def all(self) -> "tuple[Route, ...]":
-        return (self, *self.others)
+    def targets(self) -> "tuple[Route, ...]":
+        return (self, *self.fallbacks)
 
 
-def route_of(offers: Sequence[ModelInfo]) -> Route:
-    """A route along these models, which must not be empty."""
-    others = tuple(Route(info.provider, info.name, info) for info in offers[1:])
-    return Route(offers[0].provider, offers[0].name, offers[0], others)
+def build_route(models: Sequence[ModelInfo]) -> Route:
+    """A route along these models. There must be at least one."""
+    fallbacks = tuple(Route(info.provider, info.name, info) for info in models[1:])
+    return Route(models[0].provider, models[0].name, models[0], fallbacks)
 
 
-def along(routes: Sequence[Route]) -> Route:
-    """One route of several, which must not be empty."""
+def join_routes(targets: Sequence[Route]) -> Route:
+    """A route along these targets. There must be at least one."""
     return structs.replace(
-        routes[0], others=tuple(structs.replace(r, others=()) for r in routes[1:])
+        targets[0], fallbacks=tuple(structs.replace(each, fallbacks=()) for each in targets[1:])
     )
 
 
-def in_order(candidates: Sequence[Candidate], chance: random.Random) -> list[Candidate]:
-    """The candidates as they are to be tried: the first is drawn by weight, if any has one."""
-    if not any(candidate.weight for candidate in candidates):
-        return list(candidates)
-    weights = [candidate.weight for candidate in candidates]
-    first = chance.choices(range(len(candidates)), weights)[0]
-    rest = [candidate for index, candidate in enumerate(candidates) if index != first]
-    return [candidates[first], *rest]
+def order_by_weight(models: Sequence[WeightedModel], rng: random.Random) -> list[WeightedModel]:
+    """The order to try them in: the first is drawn by weight, unless all weights are 0."""
+    if not any(model.weight for model in models):
+        return list(models)
+    weights = [model.weight for model in models]
+    first = rng.choices(range(len(models)), weights)[0]
+    rest = [model for index, model in enumerate(models) if index != first]
+    return [models[first], *rest]
 
 
-def named(name: str, offered: Iterable[ModelInfo]) -> ModelInfo | None:
+def find_model(name: str, models: Iterable[ModelInfo]) -> ModelInfo | None:
     """The model of that alias, or of that "provider/name"."""
     by_path = None
-    for info in offered:
+    for info in models:
         if info.name == name:
             return info
-        if by_path is None and name.endswith(info.name) and path(info) == name:
+        if by_path is None and name.endswith(info.name) and model_path(info) == name:
             by_path = info
     return by_path
 
 
-def path(info: ModelInfo) -> str:
+def model_path(info: ModelInfo) -> str:
     return f"{info.provider}/{info.name}"
 
 
-def listed(offered: Sequence[ModelInfo], aliases: Mapping[str, object]) -> str:
-    """What exists, for an error's text."""
-    names = [*aliases, *(path(info) for info in offered)]
-    shown = ", ".join(names[:NAMES_SHOWN])
-    more = len(names) - NAMES_SHOWN
+def summarize_names(models: Sequence[ModelInfo], aliases: Mapping[str, object]) -> str:
+    """The names that exist, for the text of an error."""
+    names = [*aliases, *(model_path(info) for info in models)]
+    shown = ", ".join(names[:MAX_NAMES_SHOWN])
+    more = len(names) - MAX_NAMES_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown

@@ -1,4 +1,4 @@
-"""Tokens as far as the box can tell them before the provider has counted."""
+"""Token estimates, for limits and reservations before a provider has counted."""
 
 from collections.abc import Sequence
 
@@ -6,41 +6,41 @@ from msgspec import Struct
 
 from appliance.domain.messages import CompletionRequest, TokenUsage
 
+# Usual for English text and code; what separates two texts of a prompt is tokens, too.
 _CHARACTERS_PER_TOKEN = 4
-_PER_TEXT = 4
+_TOKENS_PER_TEXT = 4
 
 
-class Size(Struct, frozen=True):
-    """About so many tokens of prompt; `max_tokens` None: as many as there is room for."""
+class TokenEstimate(Struct, frozen=True):
+    """Estimated prompt tokens. `max_tokens` None: up to the end of the context."""
 
     prompt_tokens: int
     max_tokens: int | None = None
 
-    def at_most(self, context_tokens: int | None) -> TokenUsage:
-        """What can be used, as far as that is bounded by anything."""
-        room = max(0, context_tokens - self.prompt_tokens) if context_tokens else 0
-        return TokenUsage(self.prompt_tokens, room if self.max_tokens is None else self.max_tokens)
+    def upper_bound(self, context_tokens: int | None) -> TokenUsage:
+        """The most that can be used; without any bound, only the prompt is counted."""
+        remaining = max(0, context_tokens - self.prompt_tokens) if context_tokens else 0
+        completion = remaining if self.max_tokens is None else self.max_tokens
+        return TokenUsage(self.prompt_tokens, completion)
 
-    def seen(self, pieces: int) -> TokenUsage:
-        """What was used of an answer that ended early: a piece of text is a token or more."""
+    def partial_usage(self, pieces: int) -> TokenUsage:
+        """The usage of an answer that ended after `pieces` text events, of one token or more."""
         return TokenUsage(self.prompt_tokens, pieces)
 
 
-def of_completion(request: CompletionRequest) -> Size:
-    """From its texts."""
+def estimate_completion(request: CompletionRequest) -> TokenEstimate:
     if request.raw is not None:
         texts = [request.raw.text, request.raw.suffix or ""]
     else:
         texts = [message.content for message in request.messages]
         texts += [call.arguments for message in request.messages for call in message.tool_calls]
-    return Size(_tokens(texts), request.max_tokens)
+    return TokenEstimate(_count(texts), request.max_tokens)
 
 
-def of_texts(texts: Sequence[str]) -> Size:
-    """From texts that nothing is written to."""
-    return Size(_tokens(texts), 0)
+def estimate_texts(texts: Sequence[str]) -> TokenEstimate:
+    """For embeddings: no completion follows the texts."""
+    return TokenEstimate(_count(texts), 0)
 
 
-def _tokens(texts: Sequence[str]) -> int:
-    """Four characters each, as usual for text and code, and some for what frames a text."""
-    return sum(map(len, texts)) // _CHARACTERS_PER_TOKEN + _PER_TEXT * len(texts)
+def _count(texts: Sequence[str]) -> int:
+    return sum(map(len, texts)) // _CHARACTERS_PER_TOKEN + _TOKENS_PER_TEXT * len(texts)

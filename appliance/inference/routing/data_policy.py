@@ -1,55 +1,61 @@
-"""Which providers may see a text: what the administrator bars by user and by label."""
+"""The data policy: which providers may see a text, by the user and labels of the request."""
 
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
 from appliance.errors import Forbidden
-from appliance.inference.request.route import Route, along
+from appliance.inference.request.route import Route, join_routes
+
+_MAX_LABEL_SHOWN = 80
 
 
-class Policy(Struct, frozen=True):
-    """`local_only_*`: what belongs to these labels and users never leaves the box."""
+class DataPolicy(Struct, frozen=True):
+    """Texts with a label or of a user of `local_only_*` are sent to local providers only.
+
+    `denied_providers` are used by nobody.
+    """
 
     local_only_labels: frozenset[str] = frozenset()
     local_only_users: frozenset[str] = frozenset()
     denied_providers: frozenset[str] = frozenset()
 
-    def permits(
+    def permission_for(
         self, username: str | None, labels: Sequence[str], is_local: Callable[[str], bool]
     ) -> "Permission":
-        """What a request of this user with these labels may use."""
+        """The permission of a request of this user with these labels."""
         label = next((label for label in labels if label in self.local_only_labels), None)
-        why = ""
+        reason = ""
         if label is not None:
-            why = f"what is labelled {label[:80]!r} never leaves this box"
+            reason = f"text with the label {label[:_MAX_LABEL_SHOWN]!r} never leaves this machine"
         elif username in self.local_only_users:
-            why = f"what the user {username!r} asks never leaves this box"
-        return Permission(self.denied_providers, why, is_local)
+            reason = f"text of the user {username!r} never leaves this machine"
+        return Permission(self.denied_providers, reason, is_local)
 
 
 class Permission(Struct, frozen=True):
-    """`local_only` says why only models of the box may be used; "" if others may be, too."""
+    """What one request may use. `local_only_reason` is "" if remote providers are allowed."""
 
-    denied: frozenset[str]
-    local_only: str
+    denied_providers: frozenset[str]
+    local_only_reason: str
     is_local: Callable[[str], bool]
 
     def allows(self, provider: str) -> bool:
-        return provider not in self.denied and (not self.local_only or self.is_local(provider))
+        return provider not in self.denied_providers and (
+            not self.local_only_reason or self.is_local(provider)
+        )
 
-    def within(self, route: Route) -> Route:
-        """The route without what is barred. Raises Forbidden if nothing is left, and says why."""
-        allowed = [candidate for candidate in route.all if self.allows(candidate.provider)]
+    def restrict(self, route: Route) -> Route:
+        """The route along its allowed targets. Raises Forbidden if none is allowed."""
+        allowed = [target for target in route.targets if self.allows(target.provider)]
         if not allowed:
-            raise self._refusal(route)
-        return route if len(allowed) == len(route.all) else along(allowed)
+            raise self._forbidden(route)
+        return route if len(allowed) == len(route.targets) else join_routes(allowed)
 
-    def _refusal(self, route: Route) -> Forbidden:
-        """Why none of the route's models may be used."""
-        models = ", ".join(candidate.path for candidate in route.all)
-        why = self.local_only or f"the administrator denies {route.provider}"
+    def _forbidden(self, route: Route) -> Forbidden:
+        models = [target.path for target in route.targets]
+        reason = self.local_only_reason or f"the administrator denies {route.provider}"
         return Forbidden(
-            f"{models} may not be used for this: {why}; name a model of this box",
-            details={"models": [candidate.path for candidate in route.all]},
+            f"{', '.join(models)} may not be used for this request: {reason}; use a local model",
+            details={"models": models},
         )

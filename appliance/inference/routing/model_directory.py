@@ -1,4 +1,4 @@
-"""Which models there are, and which of them a name means."""
+"""The model directory: which models exist, and the route that a name stands for."""
 
 import asyncio
 import random
@@ -7,23 +7,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from appliance.domain.models import ModelInfo, ProviderStatus
-from appliance.errors import (
-    InvalidInput,
-    ModelUnavailable,
-    ProviderFailed,
-    UnknownModel,
-)
+from appliance.errors import InvalidInput, ModelUnavailable, ProviderFailed, UnknownModel
 from appliance.inference.request.route import (
-    NAMES_SHOWN,
-    Candidate,
+    MAX_NAMES_SHOWN,
     Route,
-    in_order,
-    listed,
-    named,
-    path,
-    route_of,
+    WeightedModel,
+    build_route,
+    find_model,
+    model_path,
+    order_by_weight,
+    summarize_names,
 )
-from appliance.inference.routing.model_listing import Listing
+from appliance.inference.routing.model_listing import ModelListing
 from appliance.spi.provider import Provider
 
 AUTO = "auto"
@@ -31,114 +26,117 @@ AUTO = "auto"
 DefaultModel = Callable[[], Awaitable[str | None]]
 
 
-class Directory:
-    """Models by name: an alias of the box's routes, a model's name, or "provider/name".
+class ModelDirectory:
+    """A name is an alias (a configured route), a model's name, or "provider/name".
 
-    Where several providers have a model of one name, that of this box is meant.
+    Of several models with one name, the first of a local provider is taken, else the first.
     """
 
     def __init__(
         self,
         providers: Mapping[str, Provider],
         default_model: DefaultModel,
-        aliases: Mapping[str, Sequence[Candidate]],
-        chance: random.Random | None = None,
+        aliases: Mapping[str, Sequence[WeightedModel]],
+        rng: random.Random | None = None,
     ) -> None:
         self._providers = dict(providers)
-        self._listings = [Listing(each) for each in self._providers.values()]
-        self._near = [listing for listing in self._listings if listing.local]
-        self._far = [listing for listing in self._listings if not listing.local]
+        self._listings = [ModelListing(provider) for provider in self._providers.values()]
+        self._local_listings = [listing for listing in self._listings if listing.local]
+        self._remote_listings = [listing for listing in self._listings if not listing.local]
         self._default_model = default_model
         self._aliases = dict(aliases)
-        self._chance = chance or random.Random()  # noqa: S311
+        self._rng = rng or random.Random()  # noqa: S311
 
     @property
-    def aliases(self) -> Mapping[str, Sequence[Candidate]]:
+    def aliases(self) -> Mapping[str, Sequence[WeightedModel]]:
         return self._aliases
 
     def provider(self, name: str) -> Provider:
-        """Raises InvalidInput, which names those that exist."""
+        """Raises InvalidInput, which names the providers that exist."""
         try:
             return self._providers[name]
         except KeyError:
-            names = ", ".join(sorted(self._providers))
-            exist = f"this box has: {names}" if names else "this box has no provider"
-            raise InvalidInput.at("provider", f"no {name!r} here; {exist}") from None
+            names = ", ".join(sorted(self._providers)) or "none"
+            raise InvalidInput.at(
+                "provider", f"unknown provider {name!r}; the providers are: {names}"
+            ) from None
 
     def statuses(self) -> list[ProviderStatus]:
         return [provider.status() for provider in self._providers.values()]
 
     async def resolve(self, model: str | None, provider: str | None) -> Route:
-        """What the name leads to; None and "auto" mean the default.
+        """The route of a name; None and "auto" stand for the default model.
 
-        Raises InvalidInput for an unknown provider, UnknownModel naming what exists,
-        and ModelUnavailable where there is no model at all.
+        Raises InvalidInput for an unknown provider, UnknownModel with the names that exist,
+        and ModelUnavailable if there is no model at all.
         """
         if provider is not None:
             self.provider(provider)
-        meant = await self._default_model() if model in (None, AUTO) else model
-        everything = await self._enough_for(meant, provider)
-        offered = [info for info in everything if provider in (None, info.provider)]
-        if model is None or (model == AUTO and not self._leads_to(AUTO, offered)):
-            return await self._default(everything, offered, provider)
-        if not offered:
-            raise self._nothing_offered(provider)
-        offers = self._leads_to(model, offered)
-        if not offers:
-            raise self._unknown(model, offered)
-        return route_of(offers)
+        name = await self._default_model() if model in (None, AUTO) else model
+        all_models = await self._list_models_for(name, provider)
+        models = [info for info in all_models if provider in (None, info.provider)]
+        if model is None or (model == AUTO and not self._find_models(AUTO, models)):
+            return await self._default_route(all_models, models, provider)
+        if not models:
+            raise self._no_models(provider)
+        targets = self._find_models(model, models)
+        if not targets:
+            raise self._unknown_model(model, models)
+        return build_route(targets)
 
     async def models(self) -> list[ModelInfo]:
-        """Every model of every provider; a provider that fails to list is left out and logged."""
-        wanted = await self._default_model()
-        offered = await _all_of(self._listings)
-        chosen = named(wanted, offered) if wanted else None
-        return [replace(info, is_default=info is chosen) for info in offered]
+        """The models of all providers; a provider that fails to list them is logged and omitted."""
+        name = await self._default_model()
+        models = await _list_all(self._listings)
+        default = find_model(name, models) if name else None
+        return [replace(info, is_default=info is default) for info in models]
 
-    async def _enough_for(self, name: str | None, provider: str | None) -> list[ModelInfo]:
-        """The models of this box where the name is one of theirs: no far provider is asked then."""
-        offered = [info for listing in self._near for info in await listing.models()]
-        own = [info for info in offered if provider in (None, info.provider)]
-        if name and name not in self._aliases and named(name, own):
-            return offered
-        return offered + await _all_of(self._far)
+    async def _list_models_for(self, name: str | None, provider: str | None) -> list[ModelInfo]:
+        """All models; only the local ones if the name is one of theirs: no remote request then."""
+        local = [info for listing in self._local_listings for info in await listing.models()]
+        eligible = [info for info in local if provider in (None, info.provider)]
+        if name and name not in self._aliases and find_model(name, eligible):
+            return local
+        return local + await _list_all(self._remote_listings)
 
-    def _leads_to(self, name: str, offered: Sequence[ModelInfo]) -> list[ModelInfo]:
-        """The models of an alias that exist now, in the order to try; or the model itself."""
+    def _find_models(self, name: str, models: Sequence[ModelInfo]) -> list[ModelInfo]:
+        """The existing models of an alias in the order to try them, or the model of that name."""
         if name not in self._aliases:
-            info = named(name, offered)
+            info = find_model(name, models)
             return [info] if info else []
-        found: list[ModelInfo] = []
-        for candidate in in_order(self._aliases[name], self._chance):
-            info = named(candidate.model, offered)
-            if info is not None and info not in found:
-                found.append(info)
-        return found
+        existing: list[ModelInfo] = []
+        for weighted in order_by_weight(self._aliases[name], self._rng):
+            info = find_model(weighted.model, models)
+            if info is not None and info not in existing:
+                existing.append(info)
+        return existing
 
-    async def _default(
-        self, everything: Sequence[ModelInfo], offered: Sequence[ModelInfo], provider: str | None
+    async def _default_route(
+        self, all_models: Sequence[ModelInfo], models: Sequence[ModelInfo], provider: str | None
     ) -> Route:
-        """The default's route; the first model where none is set, or not of that provider."""
-        if not offered:
-            raise self._nothing_offered(provider)
-        wanted = await self._default_model()
-        leads_to = self._leads_to(wanted, everything) if wanted else []
-        offers = [info for info in leads_to if provider in (None, info.provider)]
-        if not offers and wanted and provider is None:
+        """The default model's route; the first model if none is set or it is another provider's."""
+        if not models:
+            raise self._no_models(provider)
+        name = await self._default_model()
+        existing = self._find_models(name, all_models) if name else []
+        targets = [info for info in existing if provider in (None, info.provider)]
+        if not targets and name and provider is None:
             raise ModelUnavailable(
-                f"the default model {wanted!r} does not exist here; there are: "
-                f"{listed(offered, self._aliases)}. The administrator sets another with "
+                f"the default model {name!r} does not exist; the models are: "
+                f"{summarize_names(models, self._aliases)}. The administrator sets another with "
                 "`monkey-coder model add FILE --default`"
             )
-        return route_of(offers or [_first_that_writes(offered)])
+        return build_route(targets or [_first_generative(models)])
 
-    def _unknown(self, name: str, offered: Sequence[ModelInfo]) -> UnknownModel:
+    def _unknown_model(self, name: str, models: Sequence[ModelInfo]) -> UnknownModel:
+        names = summarize_names(models, self._aliases)
+        available = [model_path(info) for info in models[:MAX_NAMES_SHOWN]]
         return UnknownModel(
-            f"model {name!r} does not exist here; there are: {listed(offered, self._aliases)}",
-            details={"model": name, "available": [path(info) for info in offered[:NAMES_SHOWN]]},
+            f"model {name!r} does not exist; the models are: {names}",
+            details={"model": name, "available": available},
         )
 
-    def _nothing_offered(self, provider: str | None) -> ModelUnavailable:
+    def _no_models(self, provider: str | None) -> ModelUnavailable:
         problems = [
             f"{status.name}: {status.problem}"
             for status in self.statuses()
@@ -152,7 +150,7 @@ class Directory:
         )
 
     async def close(self) -> None:
-        """Close every provider, also where closing another one failed."""
+        """Close every provider, even if closing another one fails."""
         for listing in self._listings:
             await listing.close()
         failures: list[Exception] = []
@@ -167,13 +165,13 @@ class Directory:
             )
 
 
-async def _all_of(listings: Sequence[Listing]) -> list[ModelInfo]:
-    """What they all offer; those that have to be asked are waited for at the same time."""
-    stale = [listing for listing in listings if not listing.fresh]
+async def _list_all(listings: Sequence[ModelListing]) -> list[ModelInfo]:
+    """The models of all listings; stale ones are refreshed concurrently."""
+    stale = [listing for listing in listings if not listing.is_fresh]
     if stale:
         await asyncio.gather(*(listing.models() for listing in stale))
-    return [info for listing in listings for info in listing.known]
+    return [info for listing in listings for info in listing.last_models]
 
 
-def _first_that_writes(offered: Sequence[ModelInfo]) -> ModelInfo:
-    return next((info for info in offered if not info.embeds), offered[0])
+def _first_generative(models: Sequence[ModelInfo]) -> ModelInfo:
+    return next((info for info in models if not info.embeds), models[0])

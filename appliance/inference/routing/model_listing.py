@@ -1,4 +1,4 @@
-"""What a provider offers, without a far one's silence holding anybody up."""
+"""A provider's list of models, cached so that a slow remote provider delays nobody for long."""
 
 import asyncio
 import time
@@ -13,77 +13,78 @@ from appliance.inference.request.deadline import Deadlines
 from appliance.spi.provider import Provider
 
 FRESH_S = 1.0
-PATIENCE_S = 2.0
-PAUSE_S = 15.0
-_LIMIT_S = 30.0
-_TOO_LATE = f"no list within {_LIMIT_S:g} s"
+MAX_WAIT_S = 2.0
+FAILURE_PAUSE_S = 15.0
+_TIMEOUT_S = 30.0
+_TIMED_OUT = f"no list within {_TIMEOUT_S:g} s"
 _log = structlog.get_logger()
 
 
-class Listing:
+class ModelListing:
     """One provider's models. `clock` gives seconds.
 
-    A local provider is asked each time. A far one is asked at most once in FRESH_S, and
-    waited for PATIENCE_S at most; then, and while it fails, what was `known` last counts.
+    A local provider is asked each time. A remote one is asked at most once in FRESH_S, or
+    FAILURE_PAUSE_S after a failure. A caller waits at most MAX_WAIT_S for it; until it answers,
+    and if it fails, the last list is used.
     """
 
     def __init__(self, provider: Provider, clock: Callable[[], float] = time.monotonic) -> None:
         self._provider = provider
         self._clock = clock
-        self._limits = Deadlines(_LIMIT_S, _TOO_LATE)
-        self.known: Sequence[ModelInfo] = ()
-        self._ask_again_at = float("-inf")
-        self._asking: asyncio.Task[None] | None = None
-        self._asked_at = 0.0
+        self._deadlines = Deadlines(_TIMEOUT_S, _TIMED_OUT)
+        self.last_models: Sequence[ModelInfo] = ()
+        self._next_refresh_at = float("-inf")
+        self._refresh: asyncio.Task[None] | None = None
+        self._refresh_started_at = 0.0
         self.local = provider.status().local
 
     @property
-    def fresh(self) -> bool:
-        """Whether `models` answers without asking a far provider."""
-        return not self.local and self._asking is None and self._clock() < self._ask_again_at
+    def is_fresh(self) -> bool:
+        """Whether `models` returns without waiting for a remote provider."""
+        return not self.local and self._refresh is None and self._clock() < self._next_refresh_at
 
     async def models(self) -> Sequence[ModelInfo]:
-        """Empty where a provider fails to list, which is logged."""
+        """Empty if a provider has never answered; failures are logged."""
         if self.local:
-            self.known = await self._listed() or ()
+            self.last_models = await self._list_models() or ()
         else:
-            await self._asked()
-        return self.known
+            await self._refresh_remote()
+        return self.last_models
 
     async def close(self) -> None:
-        """Ask no more."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.wait({self._asking})
+        """Cancel a refresh that is under way."""
+        if self._refresh is not None:
+            self._refresh.cancel()
+            await asyncio.wait({self._refresh})
 
-    async def _asked(self) -> None:
+    async def _refresh_remote(self) -> None:
         now = self._clock()
-        if self._asking is None and now >= self._ask_again_at:
-            self._asked_at = now
-            self._asking = asyncio.create_task(self._refresh(), name="model listing")
-        if self._asking is not None:
-            left = self._asked_at + PATIENCE_S - now
-            if left > 0:
-                await asyncio.wait({self._asking}, timeout=left)
+        if self._refresh is None and now >= self._next_refresh_at:
+            self._refresh_started_at = now
+            self._refresh = asyncio.create_task(self._run_refresh(), name="model listing")
+        if self._refresh is not None:
+            remaining_s = self._refresh_started_at + MAX_WAIT_S - now
+            if remaining_s > 0:
+                await asyncio.wait({self._refresh}, timeout=remaining_s)
 
-    async def _refresh(self) -> None:
+    async def _run_refresh(self) -> None:
         try:
-            listed = await self._listed()
+            models = await self._list_models()
         finally:
-            self._asking = None
-        self.known = self.known if listed is None else listed
-        self._ask_again_at = self._clock() + (PAUSE_S if listed is None else FRESH_S)
+            self._refresh = None
+        self.last_models = self.last_models if models is None else models
+        self._next_refresh_at = self._clock() + (FAILURE_PAUSE_S if models is None else FRESH_S)
 
-    async def _listed(self) -> Sequence[ModelInfo] | None:
+    async def _list_models(self) -> Sequence[ModelInfo] | None:
         """None if it failed."""
-        limit = self._limits.begin()
+        deadline = self._deadlines.start()
         try:
-            return await limit.keep(lambda: provider_boundary.listed(self._provider))
+            return await deadline.run(lambda: provider_boundary.list_models(self._provider))
         except TimeoutError:
-            reason = _TOO_LATE
+            reason = _TIMED_OUT
         except ApplianceError as error:
             reason = error.message
         finally:
-            limit.close()
+            deadline.close()
         _log.warning("provider_models_failed", provider=self._provider.name, reason=reason)
         return None

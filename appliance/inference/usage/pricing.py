@@ -1,4 +1,4 @@
-"""What completions cost, from exact usage and the configured prices."""
+"""Prices: the cost of token usage."""
 
 from collections.abc import Mapping
 
@@ -10,16 +10,16 @@ _MILLION = 1_000_000
 
 
 class Price(Struct, frozen=True):
-    """Per million tokens; `cached` None: what is reused costs as much as any input."""
+    """Per million tokens. `cached` is for prompt tokens that were reused; None: as `input`."""
 
     input: float
     output: float
     cached: float | None = None
 
-    def of(self, usage: TokenUsage) -> float:
+    def cost(self, usage: TokenUsage) -> float:
         cached = self.input if self.cached is None else self.cached
-        fresh = usage.prompt_tokens - usage.cached_tokens
-        total = fresh * self.input + usage.cached_tokens * cached
+        uncached_tokens = usage.prompt_tokens - usage.cached_tokens
+        total = uncached_tokens * self.input + usage.cached_tokens * cached
         return (total + usage.completion_tokens * self.output) / _MILLION
 
 
@@ -30,8 +30,8 @@ class Prices:
         self._prices = dict(prices)
 
     def cost(self, provider: str, model: str, usage: TokenUsage) -> float | None:
-        """None where no price is configured."""
+        """None if no price is configured."""
         if not self._prices:
             return None
         price = self._prices.get(f"{provider}/{model}") or self._prices.get(provider)
-        return price.of(usage) if price else None
+        return price.cost(usage) if price else None

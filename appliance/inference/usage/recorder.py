@@ -1,7 +1,8 @@
-"""Usage, reserved when a completion begins and settled when it ends, stored in groups."""
+"""The usage recorder: usage is reserved when an answer starts and settled when it ends."""
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import structlog
@@ -17,35 +18,37 @@ from appliance.store.sqlite.database import Database
 from appliance.store.tables import usage_records
 from appliance.store.tables.usage_records import Spent
 
-EVERY_S = 0.05
-GROUP = 200
-UNSTORED = 10_000
+STORE_INTERVAL_S = 0.05
+BATCH_SIZE = 200
+MAX_UNSTORED = 10_000
 _DAY_S = 86400.0
 _log = structlog.get_logger()
 
 
-class Books:
-    """Reserves and settles; keeps nothing. `clock` gives epoch seconds."""
+class UsageRecorder(ABC):
+    """Makes usage records with their costs. `clock` gives epoch seconds."""
 
     def __init__(self, prices: Prices, clock: Callable[[], float] = time.time) -> None:
         self._prices = prices
         self._clock = clock
         self._last_id = 0
 
+    @abstractmethod
     async def start(self) -> list[Spent]:
-        """Begin to record; returns what was spent since midnight (UTC)."""
-        return []
+        """Begin to record. The result is what was spent since midnight (UTC)."""
 
+    @abstractmethod
     async def close(self) -> None:
-        """Record what is left."""
+        """Store what is not stored yet; call it before closing the database."""
 
-    def require_room(self) -> None:
-        """Raises Unavailable if what runs now could not be recorded."""
+    @abstractmethod
+    def require_capacity(self) -> None:
+        """Raises Unavailable if a further record could not be stored."""
 
-    def open(self, call: Call, route: Route) -> UsageRecord:
-        """Reserve the most that this completion can cost."""
+    def reserve(self, call: Call, route: Route) -> UsageRecord:
+        """Record the start of an answer with the most that it can cost."""
         self._last_id += 1
-        most = call.size.at_most(route.info.context_tokens)
+        bound = call.estimate.upper_bound(route.info.context_tokens)
         record = UsageRecord(
             id=self._last_id,
             user_id=call.caller.user_id,
@@ -55,15 +58,15 @@ class Books:
             model=route.model,
             status=UsageStatus.RESERVED,
             started_at=self._clock(),
-            reserved_cost=self._prices.cost(route.provider, route.model, most),
+            reserved_cost=self._prices.cost(route.provider, route.model, bound),
         )
-        self._keep(record)
+        self._record(record)
         return record
 
     def settle(
         self, record: UsageRecord, usage: TokenUsage, status: UsageStatus, *, exact: bool
     ) -> UsageRecord:
-        """Close a record with what was used; returns it with its cost."""
+        """Record the end of an answer. The result holds its cost."""
         settled = replace(
             record,
             status=status,
@@ -74,18 +77,35 @@ class Books:
             cost=self._prices.cost(record.provider, record.model, usage),
             seconds=max(0.0, self._clock() - record.started_at),
         )
-        self._keep(settled)
+        self._record(settled)
         return settled
 
-    def _keep(self, record: UsageRecord) -> None: ...
+    @abstractmethod
+    def _record(self, record: UsageRecord) -> None: ...
 
 
-class Ledger(Books):
-    """Books in the box's database: one transaction for all that happened in EVERY_S.
+class NullUsageRecorder(UsageRecorder):
+    """For a gateway without a database: stores nothing."""
 
-    Between `start` and `close`. A crash loses what was not yet stored; what was stored as
-    reserved is found at the next start and settled as interrupted. If the disk refuses for
-    so long that UNSTORED records wait, nothing more may begin.
+    async def start(self) -> list[Spent]:
+        return []
+
+    async def close(self) -> None:
+        pass
+
+    def require_capacity(self) -> None:
+        pass
+
+    def _record(self, record: UsageRecord) -> None:
+        del record
+
+
+class StoredUsageRecorder(UsageRecorder):
+    """Stores records in the database, all those of STORE_INTERVAL_S in one transaction.
+
+    A crash loses the records not yet stored; the next start finds those that are still
+    reserved and marks them as interrupted. If the disk refuses writes until MAX_UNSTORED
+    records wait, `require_capacity` raises.
     """
 
     def __init__(
@@ -94,74 +114,72 @@ class Ledger(Books):
         super().__init__(prices, clock)
         self._db = db
         self._unstored: dict[int, UsageRecord] = {}
-        self._news = asyncio.Event()
-        self._full = asyncio.Event()
+        self._has_records = asyncio.Event()
+        self._batch_full = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> list[Spent]:
-        """Settle what an earlier run left open, and begin to store."""
         now = self._clock()
         async with self._db.write() as tx:
             interrupted = await usage_records.interrupt(tx)
             self._last_id = max(self._last_id, await usage_records.last_id(tx))
             spent = await usage_records.spent_since(tx, now - now % _DAY_S)
         if interrupted:
-            _log.info("completions were interrupted by the end of the box", count=interrupted)
-        self._task = asyncio.create_task(self._store_in_groups(), name="usage ledger")
+            _log.info("completions were interrupted when the server ended", count=interrupted)
+        self._task = asyncio.create_task(self._store_batches(), name="usage recorder")
         return spent
 
     async def close(self) -> None:
-        """Store what is left; to be called before the database's."""
         self._closing = True
-        self._news.set()
-        self._full.set()
+        self._has_records.set()
+        self._batch_full.set()
         if self._task is not None:
             await self._task
             self._task = None
         while self._unstored:
             before = len(self._unstored)
-            await self._store_group()
+            await self._store_batch()
             if len(self._unstored) >= before:
                 break
 
-    def require_room(self) -> None:
-        if len(self._unstored) >= UNSTORED:
+    def require_capacity(self) -> None:
+        if len(self._unstored) >= MAX_UNSTORED:
             raise Unavailable(
-                "usage can't be recorded at the moment: the box's disk does not take it",
+                "usage can't be recorded: the server's disk refuses writes; retry later",
                 retry_after=1.0,
             )
 
-    def _keep(self, record: UsageRecord) -> None:
+    def _record(self, record: UsageRecord) -> None:
         self._unstored[record.id] = record
-        self._news.set()
-        if len(self._unstored) >= GROUP:
-            self._full.set()
+        self._has_records.set()
+        if len(self._unstored) >= BATCH_SIZE:
+            self._batch_full.set()
 
-    async def _store_in_groups(self) -> None:
+    async def _store_batches(self) -> None:
         while not self._closing:
-            await self._news.wait()
-            await self._until_worthwhile()
-            await self._store_group()
+            await self._has_records.wait()
+            await self._wait_for_full_batch()
+            await self._store_batch()
 
-    async def _until_worthwhile(self) -> None:
+    async def _wait_for_full_batch(self) -> None:
         try:
-            async with asyncio.timeout(EVERY_S):
-                await self._full.wait()
+            async with asyncio.timeout(STORE_INTERVAL_S):
+                await self._batch_full.wait()
         except TimeoutError:
             return
 
-    async def _store_group(self) -> None:
-        """Store the oldest GROUP records; what the disk refuses is kept for the next time."""
-        group = [self._unstored.pop(key) for key in list(self._unstored)[:GROUP]]
+    async def _store_batch(self) -> None:
+        """Store the oldest BATCH_SIZE records. If that fails, they are kept for the next batch."""
+        batch = [self._unstored.pop(key) for key in list(self._unstored)[:BATCH_SIZE]]
         try:
             async with self._db.write() as tx:
-                await usage_records.store(tx, group)
+                await usage_records.store(tx, batch)
         except Exception:
-            _log.exception("storing the usage of completions failed", records=len(group))
-            self._unstored = {record.id: record for record in group} | self._unstored
-            await asyncio.sleep(EVERY_S)
-        if len(self._unstored) < GROUP:
-            self._full.clear()
+            _log.exception("storing the usage of completions failed", records=len(batch))
+            self._unstored = {record.id: record for record in batch} | self._unstored
+            await asyncio.sleep(STORE_INTERVAL_S)
+        if len(self._unstored) < BATCH_SIZE:
+            self._batch_full.clear()
         if not self._unstored and not self._closing:
-            self._news.clear()
+            self._has_records.clear()

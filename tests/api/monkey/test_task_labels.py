@@ -11,14 +11,14 @@ import pytest
 from appliance.agents import CodingAgent
 from appliance.config.settings import AgentSettings, PolicySettings
 from appliance.domain.messages import CompletionRequest
-from tests.api.box import open_api, settings_with
-from tests.support.agent_fakes import OpenRunner
+from tests.api.application import open_api, settings_with
+from tests.support.agent_fakes import UnconfinedRunner
 from tests.support.gateway_parts import BROKEN, Scripted, gateway_over, route
 
 NEAR = "```python\nnear = 1\n```"
 FAR = "```python\nfar = 1\n```"
 ASKED: dict[str, Any] = {"prompt": "Write it in Python", "quantum_config": {"n": 1}}
-WHY = "'secret' never leaves this box"
+WHY = "'secret' never leaves this machine"
 
 
 class Watched(Scripted):
@@ -59,7 +59,7 @@ async def box(tmp_path: Path, near: Watched) -> AsyncIterator[Labelled]:
     gateway = gateway_over(
         far, near, default="far/m", policy=policy, routes=route("far/m", "near/model")
     )
-    agent = CodingAgent(gateway, OpenRunner(), AgentSettings())
+    agent = CodingAgent(gateway, UnconfinedRunner(), AgentSettings())
     async with (
         open_api(tmp_path / "box.db", settings_with(), agent.run) as api,
         api.client() as client,

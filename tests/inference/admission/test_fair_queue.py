@@ -6,7 +6,7 @@ import pytest
 
 from appliance.domain.completions import Urgency
 from appliance.errors import QueueFull
-from appliance.inference.admission.fair_queue import Gate, Ticket, Wish
+from appliance.inference.admission.fair_queue import FairQueue, QueueRequest, Slot
 
 
 class Clock:
@@ -22,11 +22,11 @@ class Clock:
 class Line:
     """Asks for places at a gate and notes in which order they are given."""
 
-    def __init__(self, gate: Gate, of_model: int = 1) -> None:
+    def __init__(self, gate: FairQueue, of_model: int = 1) -> None:
         self.gate = gate
         self.served: list[str] = []
         self._of_model = of_model
-        self._tickets: list[Ticket] = []
+        self._tickets: list[Slot] = []
 
     def ask(self, owner: str, urgency: Urgency = Urgency.INTERACTIVE) -> "asyncio.Task[None]":
         return asyncio.create_task(self._enter(owner, urgency))
@@ -40,8 +40,8 @@ class Line:
         return self.served
 
     async def _enter(self, owner: str, urgency: Urgency) -> None:
-        wish = Wish("engine", "model", owner, urgency, self._of_model)
-        ticket = await self.gate.enter(wish)
+        wish = QueueRequest("engine", "model", owner, urgency, self._of_model)
+        ticket = await self.gate.acquire(wish)
         self.served.append(owner)
         self._tickets.append(ticket)
 
@@ -52,7 +52,7 @@ async def settled() -> None:
 
 
 async def test_gate_when_there_is_room_then_nobody_waits() -> None:
-    gate = Gate()
+    gate = FairQueue()
     line = Line(gate, of_model=2)
     line.ask("a")
     line.ask("b")
@@ -61,14 +61,14 @@ async def test_gate_when_there_is_room_then_nobody_waits() -> None:
 
 
 async def test_gate_when_one_owner_asks_much_then_others_get_every_second_turn() -> None:
-    line = Line(Gate())
+    line = Line(FairQueue())
     for owner in ("a", "a", "a", "a", "b", "b"):
         line.ask(owner)
     assert await line.serve_all() == ["a", "b", "a", "b", "a", "a"]
 
 
 async def test_gate_when_an_owner_has_twice_the_weight_then_twice_the_turns() -> None:
-    line = Line(Gate(weight_of=lambda owner: 2.0 if owner == "big" else 1.0))
+    line = Line(FairQueue(weight_of=lambda owner: 2.0 if owner == "big" else 1.0))
     line.ask("first")
     await settled()
     for owner in ["small"] * 3 + ["big"] * 6:
@@ -79,7 +79,7 @@ async def test_gate_when_an_owner_has_twice_the_weight_then_twice_the_turns() ->
 
 
 async def test_gate_when_a_chat_comes_after_batch_work_then_it_goes_first() -> None:
-    line = Line(Gate())
+    line = Line(FairQueue())
     line.ask("a", Urgency.BATCH)
     await settled()
     line.ask("a", Urgency.BATCH)
@@ -90,7 +90,7 @@ async def test_gate_when_a_chat_comes_after_batch_work_then_it_goes_first() -> N
 
 async def test_gate_when_batch_work_has_waited_long_then_it_counts_as_interactive() -> None:
     clock = Clock()
-    line = Line(Gate(ageing_s=10.0, clock=clock))
+    line = Line(FairQueue(ageing_s=10.0, clock=clock))
     line.ask("first")
     await settled()
     line.ask("batch", Urgency.BATCH)
@@ -101,7 +101,7 @@ async def test_gate_when_batch_work_has_waited_long_then_it_counts_as_interactiv
 
 
 async def test_gate_when_an_owner_was_away_then_it_has_saved_nothing_up() -> None:
-    line = Line(Gate())
+    line = Line(FairQueue())
     for _ in range(6):
         line.ask("a")
         await line.serve_all()
@@ -114,13 +114,15 @@ async def test_gate_when_an_owner_was_away_then_it_has_saved_nothing_up() -> Non
 
 
 async def test_gate_when_a_model_is_full_then_another_of_the_provider_is_not_held_up() -> None:
-    gate = Gate()
+    gate = FairQueue()
     tickets = [
-        await gate.enter(Wish("engine", model, "a", Urgency.INTERACTIVE, of_model=1))
+        await gate.acquire(QueueRequest("engine", model, "a", Urgency.INTERACTIVE, model_limit=1))
         for model in ("one", "two")
     ]
     waiting = [
-        asyncio.create_task(gate.enter(Wish("engine", model, "a", Urgency.INTERACTIVE, of_model=1)))
+        asyncio.create_task(
+            gate.acquire(QueueRequest("engine", model, "a", Urgency.INTERACTIVE, model_limit=1))
+        )
         for model in ("one", "two")
     ]
     await settled()
@@ -134,9 +136,11 @@ async def test_gate_when_a_model_is_full_then_another_of_the_provider_is_not_hel
 
 
 async def test_gate_when_the_provider_has_a_limit_then_its_models_share_it() -> None:
-    gate = Gate()
-    first = await gate.enter(Wish("far", "one", "a", Urgency.INTERACTIVE, 8, 1))
-    second = asyncio.create_task(gate.enter(Wish("far", "two", "a", Urgency.INTERACTIVE, 8, 1)))
+    gate = FairQueue()
+    first = await gate.acquire(QueueRequest("far", "one", "a", Urgency.INTERACTIVE, 8, 1))
+    second = asyncio.create_task(
+        gate.acquire(QueueRequest("far", "two", "a", Urgency.INTERACTIVE, 8, 1))
+    )
     await settled()
     assert not second.done()
     first.release()
@@ -144,7 +148,7 @@ async def test_gate_when_the_provider_has_a_limit_then_its_models_share_it() -> 
 
 
 async def test_gate_when_one_who_waits_is_cancelled_then_its_place_is_free() -> None:
-    gate = Gate()
+    gate = FairQueue()
     line = Line(gate)
     line.ask("a")
     await settled()
@@ -158,10 +162,14 @@ async def test_gate_when_one_who_waits_is_cancelled_then_its_place_is_free() -> 
 
 
 async def test_gate_when_cancelled_in_the_moment_of_being_let_in_then_nothing_leaks() -> None:
-    gate = Gate()
-    first = await gate.enter(Wish("engine", "m", "a", Urgency.INTERACTIVE, 1))
-    second = asyncio.create_task(gate.enter(Wish("engine", "m", "b", Urgency.INTERACTIVE, 1)))
-    third = asyncio.create_task(gate.enter(Wish("engine", "m", "c", Urgency.INTERACTIVE, 1)))
+    gate = FairQueue()
+    first = await gate.acquire(QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 1))
+    second = asyncio.create_task(
+        gate.acquire(QueueRequest("engine", "m", "b", Urgency.INTERACTIVE, 1))
+    )
+    third = asyncio.create_task(
+        gate.acquire(QueueRequest("engine", "m", "c", Urgency.INTERACTIVE, 1))
+    )
     await settled()
     first.release()
     second.cancel()
@@ -170,9 +178,9 @@ async def test_gate_when_cancelled_in_the_moment_of_being_let_in_then_nothing_le
 
 
 async def test_gate_when_a_ticket_is_released_twice_then_it_counts_once() -> None:
-    gate = Gate()
-    first = await gate.enter(Wish("engine", "m", "a", Urgency.INTERACTIVE, 2))
-    second = await gate.enter(Wish("engine", "m", "a", Urgency.INTERACTIVE, 2))
+    gate = FairQueue()
+    first = await gate.acquire(QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 2))
+    second = await gate.acquire(QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 2))
     first.release()
     first.release()
     assert gate.running == 1
@@ -181,16 +189,16 @@ async def test_gate_when_a_ticket_is_released_twice_then_it_counts_once() -> Non
 
 async def test_gate_when_too_many_wait_then_refused_with_place_and_expected_wait() -> None:
     clock = Clock()
-    gate = Gate(queue_limit=3, clock=clock)
-    wish = Wish("engine", "m", "a", Urgency.INTERACTIVE, 2)
-    done = await gate.enter(wish)
+    gate = FairQueue(queue_limit=3, clock=clock)
+    wish = QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 2)
+    done = await gate.acquire(wish)
     clock.now += 4.0
     done.release()
-    running = [await gate.enter(wish) for _ in range(2)]
-    waiting = [asyncio.create_task(gate.enter(wish)) for _ in range(3)]
+    running = [await gate.acquire(wish) for _ in range(2)]
+    waiting = [asyncio.create_task(gate.acquire(wish)) for _ in range(3)]
     await settled()
     with pytest.raises(QueueFull) as own:
-        await gate.enter(wish)
+        await gate.acquire(wish)
     assert own.value.details == {
         "queue_length": 3,
         "queue_limit": 3,
@@ -199,7 +207,7 @@ async def test_gate_when_too_many_wait_then_refused_with_place_and_expected_wait
     }
     assert own.value.retry_after == 8.0
     with pytest.raises(QueueFull) as others:
-        await gate.enter(Wish("engine", "m", "b", Urgency.INTERACTIVE, 2))
+        await gate.acquire(QueueRequest("engine", "m", "b", Urgency.INTERACTIVE, 2))
     assert others.value.details["place"] == 2
     for ticket in running:
         ticket.release()
@@ -208,14 +216,16 @@ async def test_gate_when_too_many_wait_then_refused_with_place_and_expected_wait
 
 
 async def test_gate_when_one_owner_fills_its_share_of_the_queue_then_others_may_wait() -> None:
-    gate = Gate(queue_limit=10, owner_limit=1)
-    wish = Wish("engine", "m", "a", Urgency.INTERACTIVE, 1)
-    first = await gate.enter(wish)
-    second = asyncio.create_task(gate.enter(wish))
+    gate = FairQueue(queue_limit=10, owner_limit=1)
+    wish = QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 1)
+    first = await gate.acquire(wish)
+    second = asyncio.create_task(gate.acquire(wish))
     await settled()
-    with pytest.raises(QueueFull, match="1 requests of yours wait"):
-        await gate.enter(wish)
-    other = asyncio.create_task(gate.enter(Wish("engine", "m", "b", Urgency.INTERACTIVE, 1)))
+    with pytest.raises(QueueFull, match=r"your share of the queue for engine is full \(1 of 1\)"):
+        await gate.acquire(wish)
+    other = asyncio.create_task(
+        gate.acquire(QueueRequest("engine", "m", "b", Urgency.INTERACTIVE, 1))
+    )
     await settled()
     assert gate.waiting == 2
     first.release()
@@ -224,9 +234,9 @@ async def test_gate_when_one_owner_fills_its_share_of_the_queue_then_others_may_
 
 
 async def test_gate_when_a_wish_is_bounded_elsewhere_then_it_waits_however_many_do() -> None:
-    gate = Gate(queue_limit=1)
-    wish = Wish("engine", "m", "a", Urgency.BATCH, 1, bounded=False)
-    tasks = [asyncio.create_task(gate.enter(wish)) for _ in range(5)]
+    gate = FairQueue(queue_limit=1)
+    wish = QueueRequest("engine", "m", "a", Urgency.BATCH, 1, bounded=False)
+    tasks = [asyncio.create_task(gate.acquire(wish)) for _ in range(5)]
     await settled()
     assert gate.waiting == 4
     for task in tasks:
@@ -235,11 +245,11 @@ async def test_gate_when_a_wish_is_bounded_elsewhere_then_it_waits_however_many_
 
 
 async def test_gate_when_thousands_come_and_go_then_nothing_is_kept_of_them() -> None:
-    gate = Gate(queue_limit=100_000, owner_limit=100_000)
+    gate = FairQueue(queue_limit=100_000, owner_limit=100_000)
 
     async def one(number: int) -> None:
-        wish = Wish("engine", "m", f"user:{number % 3000}", Urgency.INTERACTIVE, 8)
-        ticket = await gate.enter(wish)
+        wish = QueueRequest("engine", "m", f"user:{number % 3000}", Urgency.INTERACTIVE, 8)
+        ticket = await gate.acquire(wish)
         await asyncio.sleep(0)
         ticket.release()
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from appliance.config.settings import PolicySettings, PriceSettings, QuotaSettings, ShareSettings
-from appliance.domain.completions import Ask
+from appliance.domain.completions import CompletionSpec
 from appliance.domain.messages import Sampling, TokenUsage
 from appliance.errors import Forbidden, RateLimited
-from appliance.inference.admission.quotas import DAY_S, Limit, Limits
+from appliance.inference.admission.quotas import DAY_S, Quota, Quotas
 from appliance.inference.usage.pricing import Price, Prices
 from appliance.services.completions.service import CompletionService
 from appliance.store.tables.usage_records import Spent
@@ -34,78 +34,78 @@ class Time:
         return self.now
 
 
-def limits(time: Time, **limit: Any) -> Limits:
-    return Limits({"far": Limit(**limit)}, time, time)
+def limits(time: Time, **limit: Any) -> Quotas:
+    return Quotas({"far": Quota(**limit)}, time, time)
 
 
 def test_requests_when_the_minute_is_full_then_refused_until_one_fits_again() -> None:
     time = Time()
     under = limits(time, requests_per_minute=2)
     for _ in range(2):
-        under.admit("far", "m", 0, None)
+        under.reserve("far", "m", 0, None)
     with pytest.raises(RateLimited) as caught:
-        under.admit("far", "m", 0, None)
+        under.reserve("far", "m", 0, None)
     assert caught.value.retry_after == pytest.approx(30.0)
     time.now += 30.0
-    under.admit("far", "m", 0, None)
+    under.reserve("far", "m", 0, None)
     with pytest.raises(RateLimited):
-        under.admit("far", "m", 0, None)
-    under.admit("near", "m", 0, None)
+        under.reserve("far", "m", 0, None)
+    under.reserve("near", "m", 0, None)
 
 
 def test_tokens_when_more_were_used_than_expected_then_the_rest_is_owed() -> None:
     time = Time()
     under = limits(time, tokens_per_minute=100)
-    under.admit("far", "m", 10, None).settle(150, None)
+    under.reserve("far", "m", 10, None).settle(150, None)
     with pytest.raises(RateLimited) as caught:
-        under.admit("far", "m", 10, None)
+        under.reserve("far", "m", 10, None)
     assert caught.value.retry_after == pytest.approx(36.0)
     time.now += 36.0
-    under.admit("far", "m", 10, None).cancel()
-    under.admit("far", "m", 10, None).cancel()
+    under.reserve("far", "m", 10, None).cancel()
+    under.reserve("far", "m", 10, None).cancel()
 
 
 def test_tokens_when_one_request_is_larger_than_a_minute_then_it_waits_for_a_full_one() -> None:
     time = Time()
     under = limits(time, tokens_per_minute=100)
-    under.admit("far", "m", 5000, None).cancel()
-    under.admit("far", "m", 5000, None).settle(5000, None)
+    under.reserve("far", "m", 5000, None).cancel()
+    under.reserve("far", "m", 5000, None).settle(5000, None)
     with pytest.raises(RateLimited):
-        under.admit("far", "m", 1, None)
+        under.reserve("far", "m", 1, None)
 
 
 def test_spend_when_the_day_is_used_up_then_refused_until_the_next() -> None:
     time = Time()
     time.now += 1000.0
     under = limits(time, spend_per_day=1.0)
-    running = under.admit("far", "m", 0, 0.6)
+    running = under.reserve("far", "m", 0, 0.6)
     with pytest.raises(RateLimited):
-        under.admit("far", "m", 0, 0.6)
+        under.reserve("far", "m", 0, 0.6)
     running.settle(0, 0.1)
-    under.admit("far", "m", 0, 0.6).settle(0, 0.95)
+    under.reserve("far", "m", 0, 0.6).settle(0, 0.95)
     with pytest.raises(RateLimited) as caught:
-        under.admit("far", "m", 0, 0.0)
+        under.reserve("far", "m", 0, 0.0)
     assert caught.value.retry_after == pytest.approx(DAY_S - 1000.0)
     time.now += DAY_S
-    under.admit("far", "m", 0, 0.6)
+    under.reserve("far", "m", 0, 0.6)
 
 
 def test_spend_when_the_box_starts_again_then_today_is_remembered() -> None:
-    under = Limits({"far/m": Limit(spend_per_day=1.0)}, Time(), Time())
-    under.recall([Spent("far", "m", 0.9), Spent("far", "other", 5.0)])
-    under.admit("far", "m", 0, 0.05).cancel()
+    under = Quotas({"far/m": Quota(spend_per_day=1.0)}, Time(), Time())
+    under.restore_spend([Spent("far", "m", 0.9), Spent("far", "other", 5.0)])
+    under.reserve("far", "m", 0, 0.05).cancel()
     with pytest.raises(RateLimited):
-        under.admit("far", "m", 0, 0.2)
+        under.reserve("far", "m", 0, 0.2)
 
 
 def test_limit_when_one_of_two_is_reached_then_nothing_is_counted_for_the_other() -> None:
     time = Time()
-    under = Limits(
-        {"far": Limit(requests_per_minute=1), "far/m": Limit(spend_per_day=1.0)}, time, time
+    under = Quotas(
+        {"far": Quota(requests_per_minute=1), "far/m": Quota(spend_per_day=1.0)}, time, time
     )
     with pytest.raises(RateLimited):
-        under.admit("far", "m", 0, 2.0)
-    under.admit("far", "m", 0, 0.5)
+        under.reserve("far", "m", 0, 2.0)
+    under.reserve("far", "m", 0, 0.5)
 
 
 def test_price_when_tokens_were_cached_then_they_cost_their_own_price() -> None:
@@ -140,11 +140,11 @@ async def test_quota_when_a_model_may_run_once_at_a_time_then_the_second_waits()
     gateway = gateway_over(Scripted(go), quotas={"near/model": QuotaSettings(parallel=1)})
     service = CompletionService(gateway)
     both = [asyncio.create_task(answer(service)) for _ in range(2)]
-    await until(lambda: gateway.load_of_gate() == (1, 1))
+    await until(lambda: gateway.queue_load() == (1, 1))
     go.set()
     reports = [(await each)[1] for each in both]
     assert max(report.waited_s for report in reports) > 0
-    assert gateway.load_of_gate() == (0, 0)
+    assert gateway.queue_load() == (0, 0)
 
 
 def near_and_far(**policy: Any) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def both() -> tuple[Scripted, Scripted]:
     ],
 )
 async def test_policy_when_a_text_must_stay_then_only_models_of_the_box_see_it(
-    asked: Ask, username: str, text: str
+    asked: CompletionSpec, username: str, text: str
 ) -> None:
     far, near = both()
     rules = near_and_far(local_only_labels=("secret",), local_only_users=("bob",))
@@ -181,7 +181,7 @@ async def test_policy_when_only_a_barred_model_was_named_then_forbidden_and_why(
     far, near = both()
     service = service_over(far, near, **near_and_far(local_only_labels=("secret",)))
     asked = ask(model="far/m", labels=("secret",))
-    with pytest.raises(Forbidden, match=r"far/m may not.*'secret' never leaves this box"):
+    with pytest.raises(Forbidden, match=r"far/m may not.*'secret' never leaves this machine"):
         await service.start(user(), asked)
     with pytest.raises(Forbidden):
         await service.count_tokens(user(), asked)
@@ -225,13 +225,13 @@ async def test_shares_when_a_user_has_more_weight_then_more_turns() -> None:
     )
     service = CompletionService(gateway)
     first = asyncio.create_task(answer(service, ask(), user(9, username="first")))
-    await until(lambda: gateway.load_of_gate() == (1, 0))
+    await until(lambda: gateway.queue_load() == (1, 0))
     tasks = [
         asyncio.create_task(answer(service, ask(), user(number, username=name)))
         for number, name in ((1, "small"), (2, "big"))
         for _ in range(4)
     ]
-    await until(lambda: gateway.load_of_gate() == (1, 8))
+    await until(lambda: gateway.queue_load() == (1, 8))
     go.set()
     await asyncio.gather(first, *tasks)
     assert order[1:7].count("user:2") == 4

@@ -20,9 +20,9 @@ from appliance.errors import (
     QueueFull,
     RateLimited,
 )
-from appliance.inference.admission.circuit_breaker import Breaker, State
-from appliance.inference.attempts.retry import Patience
-from appliance.inference.request.route import Candidate, in_order
+from appliance.inference.admission.circuit_breaker import CircuitBreaker, CircuitState
+from appliance.inference.attempts.retry import RetryPolicy
+from appliance.inference.request.route import WeightedModel, order_by_weight
 from tests.support.agent_fakes import Answer
 from tests.support.gateway_parts import (
     AWAKE,
@@ -134,14 +134,14 @@ async def test_route_when_nothing_comes_then_the_deadline_ends_it_and_frees_the_
         async for _ in gateway.stream(route, [], Sampling(), 5, "user:1"):
             pass
     assert hanging.ended == 1
-    assert gateway.load_of_gate() == (0, 0)
+    assert gateway.queue_load() == (0, 0)
 
 
 async def test_route_when_it_names_a_model_twice_or_one_that_is_gone_then_the_rest_counts() -> None:
     one, two = pair("first")
     gateway = gateway_over(one, two, routes=route("gone", "two/b", "b", "a"))
     found = await gateway.resolve("smart", None)
-    assert [each.path for each in found.all] == ["two/b", "one/a"]
+    assert [each.path for each in found.targets] == ["two/b", "one/a"]
 
 
 async def test_route_when_it_is_the_default_then_it_serves_where_no_model_is_named() -> None:
@@ -161,9 +161,9 @@ def test_route_when_it_is_configured_wrongly_then_the_box_says_so(settings: Rout
 
 
 def test_order_when_there_are_weights_then_the_first_is_drawn_and_zero_never_is() -> None:
-    candidates = [Candidate("a", 3.0), Candidate("b", 1.0), Candidate("c", 0.0)]
+    candidates = [WeightedModel("a", 3.0), WeightedModel("b", 1.0), WeightedModel("c", 0.0)]
     chance = random.Random(1)
-    orders = [[c.model for c in in_order(candidates, chance)] for _ in range(4000)]
+    orders = [[c.model for c in order_by_weight(candidates, chance)] for _ in range(4000)]
     firsts = [order[0] for order in orders]
     assert firsts.count("c") == 0
     assert 0.7 < firsts.count("a") / len(firsts) < 0.8
@@ -172,8 +172,8 @@ def test_order_when_there_are_weights_then_the_first_is_drawn_and_zero_never_is(
 
 
 def test_patience_when_tries_go_on_then_pauses_grow_up_to_a_bound() -> None:
-    patience = Patience(tries=6, base_s=1.0, longest_s=4.0, chance=Highest())
-    pauses = [patience.pause(AWAKE, tries, 100.0) for tries in range(1, 7)]
+    patience = RetryPolicy(max_tries=6, base_s=1.0, max_pause_s=4.0, rng=Highest())
+    pauses = [patience.pause_s(AWAKE, tries, 100.0) for tries in range(1, 7)]
     assert pauses == [1.0, 2.0, 4.0, 4.0, 4.0, None]
 
 
@@ -192,8 +192,8 @@ def test_patience_when_tries_go_on_then_pauses_grow_up_to_a_bound() -> None:
 def test_patience_when_it_can_wait_then_as_long_as_was_asked_for(
     error: ApplianceError, left_s: float, pause: float | None
 ) -> None:
-    patience = Patience(tries=3, base_s=1.0, longest_s=10.0, chance=Highest())
-    assert patience.pause(error, 1, left_s) == pause
+    patience = RetryPolicy(max_tries=3, base_s=1.0, max_pause_s=10.0, rng=Highest())
+    assert patience.pause_s(error, 1, left_s) == pause
 
 
 async def test_breaker_when_a_provider_keeps_failing_then_it_is_left_alone() -> None:
@@ -212,36 +212,36 @@ async def test_breaker_when_a_provider_keeps_failing_then_it_is_left_alone() -> 
 
 def test_breaker_when_the_pause_is_over_then_one_probe_decides() -> None:
     now = [0.0]
-    breaker = Breaker("far", 2, 30.0, 20.0, lambda: now[0])
+    breaker = CircuitBreaker("far", 2, 30.0, 20.0, lambda: now[0])
     for _ in range(2):
         breaker.require_closed()
-        breaker.failed(BROKEN)
-    assert breaker.state is State.OPEN
+        breaker.record_failure(BROKEN)
+    assert breaker.state is CircuitState.OPEN
     now[0] = 20.0
     breaker.require_closed()
     with pytest.raises(ModelUnavailable):
         breaker.require_closed()
-    breaker.failed(BROKEN)
-    assert breaker.state is State.OPEN
+    breaker.record_failure(BROKEN)
+    assert breaker.state is CircuitState.OPEN
     now[0] = 40.0
     breaker.require_closed()
-    breaker.given_up()
+    breaker.record_abandoned()
     breaker.require_closed()
-    breaker.served()
-    assert breaker.state is State.CLOSED
+    breaker.record_success()
+    assert breaker.state is CircuitState.CLOSED
     breaker.require_closed()
 
 
 def test_breaker_when_failures_are_old_or_not_the_providers_then_it_stays_closed() -> None:
     now = [0.0]
-    breaker = Breaker("far", 2, 30.0, 20.0, lambda: now[0])
-    breaker.failed(BROKEN)
+    breaker = CircuitBreaker("far", 2, 30.0, 20.0, lambda: now[0])
+    breaker.record_failure(BROKEN)
     now[0] = 31.0
-    breaker.failed(BROKEN)
-    assert breaker.state is State.CLOSED
-    breaker.failed(RateLimited("slow"))
-    breaker.failed(InvalidInput("bad"))
-    assert breaker.state is State.CLOSED
+    breaker.record_failure(BROKEN)
+    assert breaker.state is CircuitState.CLOSED
+    breaker.record_failure(RateLimited("slow"))
+    breaker.record_failure(InvalidInput("bad"))
+    assert breaker.state is CircuitState.CLOSED
 
 
 async def test_report_when_it_ends_then_it_says_what_happened() -> None:

@@ -10,7 +10,7 @@ from appliance.errors import ProviderFailed
 from appliance.inference.attempts.hedging import Hedging
 from appliance.inference.request.route import Route
 from appliance.services.completions.service import CompletionService
-from tests.support.agent_fakes import in_turn
+from tests.support.agent_fakes import answers_in_turn
 from tests.support.gateway_parts import (
     AWAKE,
     BROKEN,
@@ -58,10 +58,10 @@ async def test_hedge_when_the_first_is_slow_then_the_second_serves_and_the_first
     gateway = over(one, two)
     (completion,) = await CompletionService(gateway).start(user(), SMART)
     assert (one.ended, two.ended) == (1, 0)
-    assert gateway.load_of_gate() == (1, 0)
+    assert gateway.queue_load() == (1, 0)
     text, _, report = await read(completion)
     assert (text, report.provider, outcomes(report)) == ("second", "two", SLOW_FIRST)
-    assert gateway.load_of_gate() == (0, 0)
+    assert gateway.queue_load() == (0, 0)
     assert report.overhead_s >= 0
 
 
@@ -71,7 +71,7 @@ async def test_hedge_when_the_first_begins_before_the_second_then_it_serves() ->
     gateway = over(one, two)
     text, report = await answer(CompletionService(gateway), SMART)
     assert (text, report.provider, outcomes(report)) == ("too late", "one", SLOW_SECOND)
-    assert (two.ended, gateway.load_of_gate()) == (1, (0, 0))
+    assert (two.ended, gateway.queue_load()) == (1, (0, 0))
 
 
 async def test_hedge_when_the_first_is_quick_then_nobody_else_is_asked() -> None:
@@ -88,13 +88,13 @@ async def test_hedge_when_the_first_fails_early_then_tries_and_fallback_are_as_e
 
 async def test_hedge_when_the_first_waits_at_the_gate_then_it_is_not_slow() -> None:
     held = asyncio.Event()
-    one, two = far("one", "a", in_turn(held, "first")), far("two", "b", "second")
+    one, two = far("one", "a", answers_in_turn(held, "first")), far("two", "b", "second")
     gateway = over(one, two, quotas={"one": QuotaSettings(parallel=1)})
     box = CompletionService(gateway)
     before = asyncio.create_task(answer(box, ask(model="a")))
     await until(lambda: bool(one.requests))
     behind = asyncio.create_task(answer(box, SMART))
-    await until(lambda: gateway.load_of_gate() == (1, 1))
+    await until(lambda: gateway.queue_load() == (1, 1))
     await turns()
     assert two.requests == []
     held.set()
@@ -114,10 +114,10 @@ async def test_hedge_when_the_second_waits_at_the_gate_then_it_leaves_it_and_is_
     before = asyncio.create_task(answer(box, ask(model="b")))
     await until(lambda: bool(two.requests))
     answering = asyncio.create_task(answer(box, SMART))
-    await until(lambda: gateway.load_of_gate() == (2, 1))
+    await until(lambda: gateway.queue_load() == (2, 1))
     held.set()
     assert outcomes((await answering)[1]) == [("one", "")]
-    assert gateway.load_of_gate() == (1, 0)
+    assert gateway.queue_load() == (1, 0)
     never.set()
     await before
 
@@ -167,7 +167,7 @@ async def test_hedge_when_all_fail_then_the_last_error_is_told() -> None:
     gateway = over(one, two)
     with pytest.raises(ProviderFailed, match="gone, too"):
         await answer(CompletionService(gateway), SMART)
-    assert gateway.load_of_gate() == (0, 0)
+    assert gateway.queue_load() == (0, 0)
 
 
 async def test_hedge_when_the_others_are_barred_then_none_is_made() -> None:
@@ -201,8 +201,8 @@ def test_hedge_when_a_model_is_of_the_box_then_its_load_makes_none(
     def is_local(provider: str) -> bool:
         return provider == "near"
 
-    assert Hedging(1.0, is_local).beside(first, then) == (then if made else None)
-    assert Hedging(0.0, is_local).beside(first, then) is None
+    assert Hedging(1.0, is_local).hedge_target(first, then) == (then if made else None)
+    assert Hedging(0.0, is_local).hedge_target(first, then) is None
 
 
 async def test_hedge_when_one_loses_again_and_again_then_its_breaker_stays_closed() -> None:
@@ -213,7 +213,7 @@ async def test_hedge_when_one_loses_again_and_again_then_its_breaker_stays_close
 
 
 async def test_hedge_when_one_loses_then_its_probe_is_given_back() -> None:
-    probing = in_turn(BROKEN, asyncio.Event(), "first")
+    probing = answers_in_turn(BROKEN, asyncio.Event(), "first")
     one, two = far("one", "a", probing), far("two", "b", "second")
     quick = hedging(breaker_failures=1, breaker_pause_s=AT_ONCE)
     box = service(one, two, gateway=quick)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from appliance.domain.completions import Ask, Report
+from appliance.domain.completions import CompletionReport, CompletionSpec
 from appliance.domain.usage import UsageStatus
 from appliance.errors import DeadlineExceeded, ProviderFailed
 from appliance.inference import Gateway
-from appliance.inference.admission.admission import Entered
-from appliance.inference.attempts.attempt_log import Begun
+from appliance.inference.admission.admission import Permit
+from appliance.inference.attempts.attempt_log import Started
 from appliance.inference.attempts.hedging import Race
 from appliance.inference.request.route import Route
 from appliance.services.completions.service import CompletionService
@@ -47,7 +47,9 @@ async def db(tmp_path: Path) -> AsyncGenerator[Database, None]:
     await database.close()
 
 
-async def booked(gateway: Gateway, db: Database, asked: Ask) -> tuple[Report, list[Any]]:
+async def booked(
+    gateway: Gateway, db: Database, asked: CompletionSpec
+) -> tuple[CompletionReport, list[Any]]:
     """One answer, and what the books say of it: provider, status, exact."""
     await gateway.start()
     _, report = await answer(CompletionService(gateway), asked)
@@ -75,7 +77,7 @@ async def test_books_when_both_begin_at_once_then_the_later_one_is_cancelled(db:
         ("one", UsageStatus.COMPLETED, True),
         ("two", UsageStatus.CANCELLED, False),
     ]
-    assert (two.ended, gateway.load_of_gate()) == (1, (0, 0))
+    assert (two.ended, gateway.queue_load()) == (1, (0, 0))
 
 
 async def test_hedge_when_the_deadline_comes_then_both_are_closed() -> None:
@@ -83,7 +85,7 @@ async def test_hedge_when_the_deadline_comes_then_both_are_closed() -> None:
     gateway = over(one, two, gateway=hedging(deadline_s=0.05))
     with pytest.raises(DeadlineExceeded):
         await answer(CompletionService(gateway), SMART)
-    assert (one.ended, two.ended, gateway.load_of_gate()) == (1, 1, (0, 0))
+    assert (one.ended, two.ended, gateway.queue_load()) == (1, 1, (0, 0))
 
 
 @pytest.mark.parametrize("moment", range(16))
@@ -99,7 +101,7 @@ async def test_hedge_when_the_caller_leaves_at_any_moment_then_nothing_is_left(m
     answering.cancel()
     with suppress(asyncio.CancelledError):
         await answering
-    assert gateway.load_of_gate() == (0, 0)
+    assert gateway.queue_load() == (0, 0)
     assert (one.ended, two.ended) == (len(one.requests), len(two.requests))
 
 
@@ -113,7 +115,7 @@ async def test_hedge_when_the_winner_breaks_later_then_nobody_else_is_asked() ->
     assert (len(one.requests), len(two.requests)) == (1, 1)
 
 
-class Place(Entered):
+class Place(Permit):
     """A place at the gate that only knows whether it was given back."""
 
     def __init__(self) -> None:
@@ -140,10 +142,10 @@ async def test_race_when_time_is_not_up_then_the_second_is_not_asked() -> None:
 
     race = Race(first_event, drop, 7.0, sleep)
 
-    async def leg() -> Begun[str]:
-        return Begun(candidate("far"), await race.ask(candidate("far")), Place())
+    async def leg() -> Started[str]:
+        return Started(candidate("far"), await race.ask(candidate("far")), Place())
 
-    async def never() -> Begun[str]:
+    async def never() -> Started[str]:
         raise AssertionError("it was asked too early")
 
     running = asyncio.create_task(race.run(leg, never))
@@ -165,12 +167,12 @@ async def test_race_when_it_is_left_in_the_moment_of_winning_then_the_winner_is_
 
     race = Race(first_event, drop, 1000.0)
 
-    async def leg() -> Begun[str]:
+    async def leg() -> Started[str]:
         answer = await race.ask(candidate("far"))
         running.cancel()
-        return Begun(candidate("far"), answer, place)
+        return Started(candidate("far"), answer, place)
 
-    running: asyncio.Task[Begun[str]] = asyncio.create_task(race.run(leg, leg))
+    running: asyncio.Task[Started[str]] = asyncio.create_task(race.run(leg, leg))
     with pytest.raises(asyncio.CancelledError):
         await running
     assert (dropped, place.free) == (["far"], True)

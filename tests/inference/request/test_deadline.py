@@ -17,22 +17,22 @@ async def at_once() -> str:
 
 
 async def test_deadline_when_its_time_is_up_then_the_wait_ends_and_says_so() -> None:
-    deadline = Deadlines(0.01, "it took too long").begin()
+    deadline = Deadlines(0.01, "it took too long").start()
     async with asyncio.timeout(10):
         with pytest.raises(DeadlineExceeded, match="it took too long"):
-            await deadline.keep(forever)
+            await deadline.run(forever)
         with pytest.raises(DeadlineExceeded):
-            await deadline.keep(at_once)
+            await deadline.run(at_once)
 
 
 async def test_deadline_when_it_is_closed_then_it_never_ends() -> None:
     deadlines = Deadlines(0.01, "it took too long")
-    closed, later = deadlines.begin(), deadlines.begin()
-    assert await closed.keep(at_once) == "done"
+    closed, later = deadlines.start(), deadlines.start()
+    assert await closed.run(at_once) == "done"
     closed.close()
     with pytest.raises(DeadlineExceeded):
-        await later.keep(forever)
-    assert await closed.keep(at_once) == "done"
+        await later.run(forever)
+    assert await closed.run(at_once) == "done"
 
 
 async def test_deadlines_when_some_begin_while_others_run_then_each_ends() -> None:
@@ -42,12 +42,12 @@ async def test_deadlines_when_some_begin_while_others_run_then_each_ends() -> No
             group.create_task(_ends(deadlines))
             await asyncio.sleep(0.005)
     with pytest.raises(DeadlineExceeded):  # the timer has run out, and is set again
-        await deadlines.begin().keep(forever)
+        await deadlines.start().run(forever)
 
 
 async def test_deadline_when_the_task_is_cancelled_then_that_goes_first() -> None:
-    deadline = Deadlines(60.0, "it took too long").begin()
-    task = asyncio.create_task(deadline.keep(forever))
+    deadline = Deadlines(60.0, "it took too long").start()
+    task = asyncio.create_task(deadline.run(forever))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -56,4 +56,4 @@ async def test_deadline_when_the_task_is_cancelled_then_that_goes_first() -> Non
 
 async def _ends(deadlines: Deadlines) -> None:
     with pytest.raises(DeadlineExceeded):
-        await deadlines.begin().keep(forever)
+        await deadlines.start().run(forever)

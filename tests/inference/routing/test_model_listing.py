@@ -8,7 +8,7 @@ import pytest
 from appliance.domain.models import ModelInfo
 from appliance.errors import ProviderFailed, UnknownModel
 from appliance.inference.routing import model_listing
-from appliance.inference.routing.model_listing import Listing
+from appliance.inference.routing.model_listing import ModelListing
 from tests.support.gateway_parts import Scripted, gateway_over
 
 
@@ -41,7 +41,7 @@ async def test_resolve_when_the_model_is_of_this_box_then_no_far_provider_is_ask
 async def test_resolve_when_a_far_provider_is_silent_then_waited_for_no_longer_than_patience(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model_listing, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(model_listing, "MAX_WAIT_S", 0.01)
     far, other = Far(), Far("other")
     other.go.set()
     gateway = gateway_over(far, other)
@@ -62,7 +62,7 @@ async def test_listing_when_it_begins_to_fail_then_what_was_known_still_counts(
     now = [0.0]
     far = Far()
     far.go.set()
-    listed = Listing(far, lambda: now[0])
+    listed = ModelListing(far, lambda: now[0])
     assert [info.name for info in await listed.models()] == ["m"]
     far.broken = broken
     for at, asked in ((0.5, 1), (2.0, 2), (10.0, 2), (18.0, 3)):
