@@ -11,4 +11,5 @@ sandbox_limits.py    table of the sandbox limits: units, ranges, setting and wir
 rootfs.py            records of root file systems and their layout on disk
 toolchain_cache.py   where cached toolchain artifacts lie
 paths.py             validation of relative paths
+moving_average.py    moving average of durations
 """
