@@ -1,4 +1,4 @@
-"""The registered models without a read of the database for each request."""
+"""The registry's list of models, cached so that a request needs no query."""
 
 import asyncio
 import os
@@ -13,11 +13,12 @@ _MAX_AGE_S = 1.0
 _Stamp = tuple[int, int] | None
 
 
-class ModelList:
-    """The registry's list, read again when the database has changed; implements spi.ModelSource.
+class CachedModelRegistry:
+    """The list of models, reloaded when the database has changed; implements spi.ModelSource.
 
-    Any process may change it: what tells is the database's log (its WAL), whose time and
-    size change with each commit. `clock` gives seconds.
+    Other processes may change the database. Changes are detected by the modification time
+    and size of its write-ahead log, which change with each commit, and after _MAX_AGE_S in
+    any case. `clock` gives seconds.
     """
 
     def __init__(
@@ -27,28 +28,28 @@ class ModelList:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
-        self._log = database.with_name(database.name + "-wal")
+        self._wal = database.with_name(database.name + "-wal")
         self._clock = clock
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._files: Sequence[ModelFile] | None = None
         self._stamp: _Stamp = None
         self._read_at = 0.0
 
     async def list(self) -> Sequence[ModelFile]:
         """Every model, the default first, then by alias."""
-        files = self._current()
+        files = self._cached()
         if files is not None:
             return files
-        async with self._turn:
-            files = self._current()
-            return await self._read() if files is None else files
+        async with self._lock:
+            files = self._cached()
+            return await self._reload() if files is None else files
 
     async def default(self) -> str | None:
-        """The alias of the default model, None while there is no model at all."""
+        """The alias of the default model, None if no model is registered."""
         return next((file.alias for file in await self.list() if file.is_default), None)
 
     async def sha256(self, alias: str) -> str:
-        """Of the model's file; "" for a model that is not registered here."""
+        """The SHA-256 of the model's file; "" for a model that is not registered."""
         return next((file.sha256 for file in await self.list() if file.alias == alias), "")
 
     async def check(self, alias: str) -> ModelFile:
@@ -63,19 +64,19 @@ class ModelList:
         """See ModelRegistry.keep_probe."""
         await self._registry.keep_probe(alias, probe)
 
-    def _current(self) -> Sequence[ModelFile] | None:
+    def _cached(self) -> Sequence[ModelFile] | None:
         fresh = self._clock() - self._read_at < _MAX_AGE_S
-        return self._files if fresh and self._stamp_now() == self._stamp else None
+        return self._files if fresh and self._read_stamp() == self._stamp else None
 
-    async def _read(self) -> Sequence[ModelFile]:
-        # The stamp first: a commit during the read makes the next call read again.
-        self._stamp, self._read_at = self._stamp_now(), self._clock()
+    async def _reload(self) -> Sequence[ModelFile]:
+        # Read the stamp first: after a commit during the query, the next call reloads.
+        self._stamp, self._read_at = self._read_stamp(), self._clock()
         self._files = await self._registry.list()
         return self._files
 
-    def _stamp_now(self) -> _Stamp:
+    def _read_stamp(self) -> _Stamp:
         try:
-            found = os.stat(self._log)  # noqa: PTH116 (per request: Path.stat takes twice as long)
+            status = os.stat(self._wal)  # noqa: PTH116 (per request: Path.stat takes twice as long)
         except FileNotFoundError:
             return None
-        return found.st_mtime_ns, found.st_size
+        return status.st_mtime_ns, status.st_size

@@ -1,4 +1,4 @@
-"""The folder of the box's own model files."""
+"""The folder of the model files copied into the data directory."""
 
 import fcntl
 import os
@@ -10,8 +10,8 @@ from appliance.errors import Conflict
 
 
 @contextmanager
-def one_at_a_time(folder: Path) -> Generator[None]:
-    """Nobody else adds a model meanwhile. Raises Conflict where somebody does."""
+def lock_models_folder(folder: Path) -> Generator[None]:
+    """Hold the lock of the models folder. Raises Conflict if another process holds it."""
     folder.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -21,8 +21,8 @@ def one_at_a_time(folder: Path) -> Generator[None]:
         os.close(descriptor)
 
 
-def move(path: Path, final: Path) -> None:
-    """Put a file in its final place, private and on disk."""
+def install_file(path: Path, final: Path) -> None:
+    """Rename a file to its final path, with mode 0600, and sync the folder to disk."""
     path.chmod(0o600)
     path.replace(final)
     folder = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -36,4 +36,4 @@ def _lock(descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Conflict("another model is being added to this box; wait for it") from None
+        raise Conflict("another model is being added; try again when that has finished") from None

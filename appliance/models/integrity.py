@@ -1,4 +1,4 @@
-"""Holds a registered model's file against its record: before each load, and cheaply."""
+"""Verifies the file of a registered model against its record, before each load."""
 
 import asyncio
 import hashlib
@@ -8,50 +8,46 @@ from msgspec import structs
 
 from appliance.errors import InvalidInput
 from appliance.models.gguf import header
-from appliance.models.sources.progress_io import drive, hash_file
+from appliance.models.sources.progress_io import hash_file, run_steps
 from appliance.store.tables.models import StoredModel
 
 
-async def check(path: Path, row: StoredModel) -> StoredModel:
-    """The row with what was found. Raises InvalidInput with what is wrong with the file.
+async def verify_file(path: Path, row: StoredModel) -> StoredModel:
+    """The row updated from the file. Raises InvalidInput if the file is damaged or changed.
 
-    The header is read each time. The content is only hashed if size or modification
-    time are not those of the file that was hashed last.
+    Reads the header each time. Hashes the content only if the size or the modification
+    time differ from those at the last verification.
     """
     try:
-        found = await asyncio.to_thread(path.stat)
+        status = await asyncio.to_thread(path.stat)
     except OSError as error:
-        reason = error.strerror or "it can't be reached"
-        raise InvalidInput(f"{row.alias}: its file cannot be read: {reason}") from error
-    if (found.st_size, found.st_mtime_ns) != (row.size, row.checked_mtime_ns):
-        await _check_content(path, found.st_size, row)
-    info = await asyncio.to_thread(header.inspect, path, row.alias)
+        reason = error.strerror or "not accessible"
+        raise InvalidInput(f"{row.alias}: can't read the file: {reason}") from error
+    if (status.st_size, status.st_mtime_ns) != (row.size, row.checked_mtime_ns):
+        await _verify_content(path, status.st_size, row)
+    info = await asyncio.to_thread(header.inspect_model, path, row.alias)
     return structs.replace(
         row,
-        checked_mtime_ns=found.st_mtime_ns,
+        checked_mtime_ns=status.st_mtime_ns,
         kv_bytes_per_token=info.kv_bytes_per_token,
         embeds=info.embeds,
         fills_in=info.fills_in,
     )
 
 
-async def _check_content(path: Path, size: int, row: StoredModel) -> None:
-    remedy = f"put the file back, or `model remove {row.alias}` and add it again"
+async def _verify_content(path: Path, size: int, row: StoredModel) -> None:
+    remedy = f"restore the file, or run `model remove {row.alias}` and add it again"
     if size != row.size:
         raise InvalidInput(
-            f"{row.alias}: its file has {size} bytes, {row.size} when it was added; {remedy}"
+            f"{row.alias}: the file has {size} bytes, it had {row.size} when added; {remedy}"
         )
     digest = hashlib.sha256()
     try:
-        await drive(hash_file(path, digest), _no_progress)
+        await run_steps(hash_file(path, digest), lambda _done: None)
     except OSError as error:
-        raise InvalidInput(f"{row.alias}: its file cannot be read: {error.strerror}") from error
+        raise InvalidInput(f"{row.alias}: can't read the file: {error.strerror}") from error
     if digest.hexdigest() != row.sha256:
         raise InvalidInput(
-            f"{row.alias}: its file was changed: SHA-256 {digest.hexdigest()}, "
-            f"{row.sha256} when it was added; {remedy}"
+            f"{row.alias}: the file was changed: its SHA-256 is {digest.hexdigest()}, it was "
+            f"{row.sha256} when added; {remedy}"
         )
-
-
-def _no_progress(_done: int) -> None:
-    """Nobody watches."""

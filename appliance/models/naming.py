@@ -1,4 +1,4 @@
-"""The names of models on this box."""
+"""Aliases of models: validation, and the default alias of a source."""
 
 import re
 from pathlib import Path
@@ -9,29 +9,30 @@ _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def check_alias(alias: str) -> None:
-    """Raise InvalidInput unless this can name a model in a request, a file and a log."""
+    """Raises InvalidInput unless `alias` is safe in requests, file names and logs."""
     if not _ALIAS.fullmatch(alias):
         raise InvalidInput.at(
             "alias",
-            f"{alias[:80]!r}: use 1 to 64 of a-z, 0-9, '.', '_', '-', a letter or digit first",
+            f"{alias[:80]!r} must be 1 to 64 characters a-z, 0-9, '.', '_' or '-', starting with a "
+            "letter or digit",
         )
 
 
-def default_alias(name: str) -> str:
-    """The alias that a file of this name gets."""
+def alias_from_file_name(name: str) -> str:
+    """The default alias for a file of this name."""
     stem = re.sub(r"\.gguf$", "", name.lower())
     return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("._-")[:64] or "model"
 
 
-def alias_of_address(source: str) -> str | None:
-    """The alias that a source will get, where that is known before it is fetched."""
-    from appliance.models.sources.download import file_name
-    from appliance.models.sources.http import check_address
-    from appliance.models.sources.staging import is_address
+def alias_from_source(source: str) -> str | None:
+    """The default alias of a source; None if it is known only after the download."""
+    from appliance.models.sources.download import url_file_name
+    from appliance.models.sources.http import validate_url
+    from appliance.models.sources.staging import is_url
 
     if source.startswith("pypi:"):
         return None
-    if is_address(source):
-        check_address(source)
-        return default_alias(file_name(source))
-    return default_alias(Path(source).name)
+    if is_url(source):
+        validate_url(source)
+        return alias_from_file_name(url_file_name(source))
+    return alias_from_file_name(Path(source).name)

@@ -1,4 +1,4 @@
-"""The GGUF header: what a whole file says, and that no hostile one does harm."""
+"""The GGUF header: valid files, and malformed or hostile ones."""
 
 import random
 import struct
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import InvalidInput
-from appliance.models.gguf.header import GgufInfo, inspect
+from appliance.models.gguf.header import GgufInfo, inspect_model
 from tests.support.gguf_files import METADATA, gguf, header, pair, tensor, text, write_gguf
 
 
@@ -17,14 +17,14 @@ def refused(path: Path, content: bytes) -> str:
     """The reason for which a file of this content is refused."""
     path.write_bytes(content)
     with pytest.raises(InvalidInput) as caught:
-        inspect(path)
+        inspect_model(path)
     assert caught.value.message.startswith(path.name)
     return caught.value.message
 
 
 def test_inspect_when_file_is_whole_then_tells_what_it_holds(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
-    assert inspect(path) == GgufInfo(
+    assert inspect_model(path) == GgufInfo(
         architecture="llama",
         name="Tiny",
         parameters=64,
@@ -40,7 +40,7 @@ def test_inspect_when_file_is_whole_then_tells_what_it_holds(tmp_path: Path) -> 
 def test_inspect_when_given_the_starter_model_then_matches_what_is_known(
     starter_model: Path,
 ) -> None:
-    info = inspect(starter_model)
+    info = inspect_model(starter_model)
     assert (info.architecture, info.quantization) == ("llama", "Q4_1")
     assert info.parameters == 134_515_008
     assert info.context_tokens == 8192
@@ -51,14 +51,14 @@ def test_inspect_when_file_type_is_missing_then_names_the_type_of_most_weights(
     tmp_path: Path,
 ) -> None:
     path = write_gguf(tmp_path / "x.gguf", general__file_type=None)
-    assert inspect(path).quantization == "F32"
+    assert inspect_model(path).quantization == "F32"
 
 
 def test_inspect_when_heads_are_given_per_layer_then_cache_is_bounded_by_the_largest(
     tmp_path: Path,
 ) -> None:
     path = write_gguf(tmp_path / "x.gguf", llama__attention__head_count_kv=[1, 2])
-    assert inspect(path).kv_bytes_per_token == 2 * 2 * 2 * (8 + 8)
+    assert inspect_model(path).kv_bytes_per_token == 2 * 2 * 2 * (8 + 8)
 
 
 def test_inspect_when_last_byte_is_missing_then_says_both_sizes(tmp_path: Path) -> None:
@@ -85,10 +85,10 @@ def test_inspect_when_cut_within_the_header_then_is_refused(tmp_path: Path, leng
         (header(0, 0), "0 tensors"),
         (header(2**63, 0), f"{2**63} tensors"),
         (header(1, 2**63), f"{2**63} metadata pairs"),
-        (header(1, 1) + struct.pack("<Q", 2**40), "a name of"),
+        (header(1, 1) + struct.pack("<Q", 2**40), "a name has"),
         (header(1, 1) + text("k") + struct.pack("<I", 77), "unknown type 77"),
         (header(1, 1) + text("k") + struct.pack("<IIQ", 9, 4, 2**61), "truncated"),
-        (header(1, 1) + text("k") + struct.pack("<IIQ", 9, 8, 2**61), "an array of"),
+        (header(1, 1) + text("k") + struct.pack("<IIQ", 9, 8, 2**61), "array of"),
         (header(1, 1) + text("k") + struct.pack("<IIQ", 9, 9, 1), "unknown type 9"),
         (header(1, 1) + text("k") + struct.pack("<IQ", 8, 2**60), "truncated"),
         (header(1, 0) + tensor("w", [1] * 5, 0, 0), "5 dimensions"),
@@ -99,9 +99,9 @@ def test_inspect_when_cut_within_the_header_then_is_refused(tmp_path: Path, leng
         (header(1, 1) + pair("general.alignment", 0) + tensor("w", [1], 0, 0), "alignment"),
         (
             header(1, 1) + pair("general.alignment", 24) + tensor("w", [1], 0, 0) + b"\0" * 64,
-            "no power of two",
+            "not a power of two",
         ),
-        (header(1, 0) + tensor("w", [1], 0, 4) + b"\0" * 64, "no multiple of 32"),
+        (header(1, 0) + tensor("w", [1], 0, 4) + b"\0" * 64, "not a multiple of 32"),
         (
             header(2, 0) + tensor("w", [9], 0, 0) + tensor("v", [1], 0, 32) + b"\0" * 128,
             "'v' overlaps",
@@ -137,7 +137,7 @@ def test_inspect_when_counts_are_huge_then_allocates_little(tmp_path: Path) -> N
     tracemalloc.start()
     try:
         with pytest.raises(InvalidInput):
-            inspect(path)
+            inspect_model(path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -155,10 +155,10 @@ def test_inspect_when_bytes_are_flipped_at_random_then_never_fails_otherwise(
             mutant[chance.randrange(len(mutant))] = chance.randrange(256)
         path.write_bytes(mutant[: chance.randint(1, len(mutant))])
         with suppress(InvalidInput):
-            inspect(path)
+            inspect_model(path)
 
 
 def test_inspect_when_file_is_missing_or_a_folder_then_says_so(tmp_path: Path) -> None:
     for path in (tmp_path / "none.gguf", tmp_path):
-        with pytest.raises(InvalidInput, match="cannot be read"):
-            inspect(path)
+        with pytest.raises(InvalidInput, match="can't be read"):
+            inspect_model(path)

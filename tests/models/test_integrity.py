@@ -1,4 +1,4 @@
-"""Before each load: the file is the one that was added, and a whole model; and its record."""
+"""Integrity checks before each load: damaged, changed and moved files; the updated record."""
 
 import asyncio
 import os
@@ -20,16 +20,16 @@ PROBE = ModelProbe("key", 4, 128, 900.0, 45.5, 123_456_789, 1.5, 1.7e9)
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncGenerator[Database, None]:
-    box = tmp_path / "box"
-    box.mkdir(mode=0o700)
-    opened = await Database.open(box / "box.db")
+    data_dir = tmp_path / "data"
+    data_dir.mkdir(mode=0o700)
+    opened = await Database.open(data_dir / "appliance.db")
     yield opened
     await opened.close()
 
 
 @pytest.fixture
 def registry(database: Database, tmp_path: Path) -> ModelRegistry:
-    return ModelRegistry(database, tmp_path / "box", {})
+    return ModelRegistry(database, tmp_path / "data", {})
 
 
 @pytest.fixture

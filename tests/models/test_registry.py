@@ -1,4 +1,4 @@
-"""The models of a box: added whole or not at all, one default, names that do no harm."""
+"""The model registry: atomic add, one default, safe aliases."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from appliance.errors import Conflict, InvalidInput, SetupError, UnknownModel
-from appliance.models.naming import default_alias
+from appliance.models.naming import alias_from_file_name
 from appliance.models.registry import STARTER, ModelRegistry
 from appliance.store.sqlite.database import Database
 from tests.support.gguf_files import gguf, write_gguf
@@ -16,16 +16,16 @@ from tests.support.gguf_files import gguf, write_gguf
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncGenerator[Database, None]:
-    box = tmp_path / "box"
-    box.mkdir(mode=0o700)
-    opened = await Database.open(box / "box.db")
+    data_dir = tmp_path / "data"
+    data_dir.mkdir(mode=0o700)
+    opened = await Database.open(data_dir / "appliance.db")
     yield opened
     await opened.close()
 
 
 @pytest.fixture
 def registry(database: Database, tmp_path: Path) -> ModelRegistry:
-    return ModelRegistry(database, tmp_path / "box", {})
+    return ModelRegistry(database, tmp_path / "data", {})
 
 
 @pytest.fixture
@@ -33,10 +33,10 @@ def tiny(tmp_path: Path) -> Path:
     return write_gguf(tmp_path / "Tiny Model.gguf")
 
 
-def kept(tmp_path: Path) -> list[str]:
-    """What lies in the models folder, hidden files aside from the lock."""
-    found = (path.name for path in (tmp_path / "box/models").iterdir())
-    return sorted(name for name in found if name != ".lock")
+def list_folder(tmp_path: Path) -> list[str]:
+    """The names in the models folder, without the lock."""
+    names = (path.name for path in (tmp_path / "data/models").iterdir())
+    return sorted(name for name in names if name != ".lock")
 
 
 def content(path: str | Path) -> bytes:
@@ -51,14 +51,14 @@ async def test_add_when_given_a_file_then_keeps_a_private_copy(
     registry: ModelRegistry, tiny: Path, tmp_path: Path
 ) -> None:
     model = await registry.add(str(tiny))
-    copy = tmp_path / "box/models/tiny-model.gguf"
+    copy = tmp_path / "data/models/tiny-model.gguf"
     assert model.alias == "tiny-model"
     assert Path(model.path) == copy
     assert content(copy) == content(tiny)
     assert mode(copy) == 0o600
     assert (model.architecture, model.parameters, model.context_tokens) == ("llama", 64, 256)
     assert model.source == str(tiny)
-    assert kept(tmp_path) == ["tiny-model.gguf"]
+    assert list_folder(tmp_path) == ["tiny-model.gguf"]
 
 
 async def test_add_when_it_is_the_first_then_it_is_the_default_and_stays_it(
@@ -86,7 +86,7 @@ async def test_add_when_in_place_then_nothing_is_copied_and_remove_leaves_the_fi
 ) -> None:
     model = await registry.add(str(tiny), in_place=True)
     assert model.path == str(tiny)
-    assert kept(tmp_path) == []
+    assert list_folder(tmp_path) == []
     await registry.remove(model.alias)
     assert content(tiny)
 
@@ -101,7 +101,7 @@ async def test_remove_when_the_default_goes_then_the_oldest_other_takes_over(
     default = await registry.default()
     assert default is not None
     assert default.alias == "b"
-    assert kept(tmp_path) == ["a.gguf", "b.gguf"]
+    assert list_folder(tmp_path) == ["a.gguf", "b.gguf"]
 
 
 async def test_set_default_when_the_model_exists_then_moves(
@@ -114,11 +114,11 @@ async def test_set_default_when_the_model_exists_then_moves(
 
 
 async def test_get_when_unknown_then_names_what_exists(registry: ModelRegistry, tiny: Path) -> None:
-    with pytest.raises(UnknownModel, match="none yet"):
+    with pytest.raises(UnknownModel, match="registered: none"):
         await registry.get("x")
     await registry.add(str(tiny), "a")
     for call in (registry.get, registry.remove, registry.set_default):
-        with pytest.raises(UnknownModel, match="there are: a"):
+        with pytest.raises(UnknownModel, match="registered: a"):
             await call("x")
 
 
@@ -157,7 +157,7 @@ async def test_add_when_the_alias_could_do_harm_then_refuses(
 ) -> None:
     with pytest.raises(InvalidInput, match="alias"):
         await registry.add(str(tiny), alias)
-    assert not (tmp_path / "box/models").exists() or kept(tmp_path) == []
+    assert not (tmp_path / "data/models").exists() or list_folder(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ async def test_add_when_the_alias_could_do_harm_then_refuses(
     ],
 )
 def test_default_alias_when_made_from_a_name_then_is_valid(name: str, alias: str) -> None:
-    assert default_alias(name) == alias
+    assert alias_from_file_name(name) == alias
 
 
 @pytest.mark.parametrize("broken", [b"", b"GGUF", b"hello", gguf()[:-5]])
@@ -183,7 +183,7 @@ async def test_add_when_the_file_is_no_whole_model_then_leaves_nothing(
     bad.write_bytes(broken)
     with pytest.raises(InvalidInput, match=r"bad\.gguf"):
         await registry.add(str(bad))
-    assert kept(tmp_path) == []
+    assert list_folder(tmp_path) == []
     assert await registry.list() == []
 
 
@@ -194,7 +194,7 @@ async def test_add_when_the_checksum_differs_then_says_both_and_leaves_nothing(
         await registry.add(str(tiny), sha256="0" * 64)
     with pytest.raises(InvalidInput, match="64 hexadecimal"):
         await registry.add(str(tiny), sha256="xyz")
-    assert kept(tmp_path) == []
+    assert list_folder(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ async def test_add_when_cancelled_while_copying_then_leaves_nothing(
     with pytest.raises(asyncio.CancelledError):
         await adding
     assert copying.is_set()
-    assert kept(tmp_path) == []
+    assert list_folder(tmp_path) == []
     assert await registry.list() == []
     await registry.add(str(tiny), "a")
 
@@ -239,14 +239,14 @@ async def test_add_when_cancelled_while_copying_then_leaves_nothing(
 async def test_add_when_an_earlier_one_was_killed_then_its_rest_is_swept_away(
     registry: ModelRegistry, tiny: Path, tmp_path: Path
 ) -> None:
-    incoming = tmp_path / "box/models/.incoming"
+    incoming = tmp_path / "data/models/.incoming"
     incoming.mkdir(parents=True)
     (incoming / "new-0123").write_bytes(b"half a model")
-    orphan = tmp_path / "box/models/a.gguf"
+    orphan = tmp_path / "data/models/a.gguf"
     orphan.write_bytes(b"moved, but never committed")
     model = await registry.add(str(tiny), "a")
     assert content(model.path) == content(tiny)
-    assert kept(tmp_path) == ["a.gguf"]
+    assert list_folder(tmp_path) == ["a.gguf"]
 
 
 async def test_add_when_another_is_under_way_then_says_so(
@@ -268,7 +268,7 @@ async def test_add_when_the_disk_is_full_then_says_how_much_is_needed(
     monkeypatch.setattr("shutil.disk_usage", full_disk)
     with pytest.raises(SetupError, match="not enough disk"):
         await registry.add(str(tiny))
-    assert kept(tmp_path) == []
+    assert list_folder(tmp_path) == []
 
 
 def test_starter_when_named_then_its_hash_is_pinned() -> None:

@@ -1,4 +1,7 @@
-"""What numbers, names and texts in a GGUF file mean, as ggml and llama.cpp define them."""
+"""Constants of the GGUF format: tensor types, file types, architectures, FIM tokens.
+
+The values are those of ggml.h, llama.h and llama-vocab.cpp.
+"""
 
 # ggml type: (name, elements per block, bytes per block)
 TENSOR_TYPES = {
@@ -23,12 +26,12 @@ FILE_TYPES = {
 }  # fmt: skip
 
 
-ENCODERS = frozenset({
+ENCODER_ARCHITECTURES = frozenset({
     "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2",
     "jina-bert-v3", "eurobert", "gemma-embedding", "llama-embed", "t5encoder",
 })  # fmt: skip
-# What marks the text before a gap, the text after it, and the gap itself.
-GAP_TEXTS = tuple(
+# Fill-in-the-middle (FIM) tokens by model family: prefix, suffix, middle.
+FIM_TOKEN_GROUPS = tuple(
     frozenset(text.encode() for text in texts)
     for texts in (
         ("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<PRE>", "\u2581<PRE>",
@@ -39,5 +42,5 @@ GAP_TEXTS = tuple(
          "<|code_middle|>", "<\uff5cfim\u2581end\uff5c>"),
     )
 )  # fmt: skip
-GAP_MARKS = frozenset[bytes]().union(*GAP_TEXTS)
-LONGEST_MARK = max(len(mark) for mark in GAP_MARKS)
+FIM_TOKENS = frozenset[bytes]().union(*FIM_TOKEN_GROUPS)
+MAX_FIM_TOKEN_BYTES = max(len(mark) for mark in FIM_TOKENS)

@@ -1,4 +1,4 @@
-"""What the header of a GGUF file says of its model."""
+"""Properties of a model, derived from the metadata and tensors of its GGUF header."""
 
 import math
 from collections import Counter
@@ -6,18 +6,22 @@ from typing import Any, cast
 
 from msgspec import Struct
 
-from appliance.models.gguf.constants import ENCODERS, FILE_TYPES, GAP_TEXTS, TENSOR_TYPES
+from appliance.models.gguf.constants import (
+    ENCODER_ARCHITECTURES,
+    FILE_TYPES,
+    FIM_TOKEN_GROUPS,
+    TENSOR_TYPES,
+)
 
 
-class Unusable(Exception):
-    """The file holds no model that can be used by itself; the text says why."""
+class UnusableModelError(Exception):
+    """The file is not a model that can be loaded by itself; the text is the reason."""
 
 
 class GgufInfo(Struct, frozen=True):
-    """What the header says; `kv_bytes_per_token` is of a 16-bit cache, 0 if unknown.
+    """`kv_bytes_per_token` is for a 16-bit KV cache, 0 if unknown.
 
-    `embeds`: it makes vectors of texts; `fills_in`: its vocabulary has the marks for
-    the text before and after a gap.
+    `embeds`: an embedding model. `fills_in`: the vocabulary has fill-in-the-middle tokens.
     """
 
     architecture: str
@@ -48,19 +52,23 @@ class Tensor(Struct, frozen=True):
         return -(-self.elements // elements) * size
 
 
-def summary(
-    metadata: dict[str, Any], tensors: list[Tensor], marks: set[bytes], size: int
+def summarize(
+    metadata: dict[str, Any], tensors: list[Tensor], fim_tokens: set[bytes], size: int
 ) -> GgufInfo:
-    """What the header comes to. Raises Unusable with the reason."""
+    """The properties of the model. Raises UnusableModelError."""
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or not architecture:
-        raise Unusable("it does not name its architecture (general.architecture)")
+        raise UnusableModelError("general.architecture is missing")
     parts = metadata.get("split.count", 0)
     if isinstance(parts, int) and parts > 1:
-        raise Unusable(f"one of {parts} parts; merge them first: llama-gguf-split --merge")
+        raise UnusableModelError(
+            f"one of {parts} parts of a split model; merge them first: llama-gguf-split --merge"
+        )
     context = metadata.get(f"{architecture}.context_length")
     if not isinstance(context, int) or context <= 0:
-        raise Unusable(f"not a language model: {architecture[:64]!r} without a context length")
+        raise UnusableModelError(
+            f"not a language model: {architecture[:64]!r} without context_length"
+        )
     name = metadata.get("general.name")
     return GgufInfo(
         architecture=architecture[:64],
@@ -71,41 +79,41 @@ def summary(
         size=size,
         kv_bytes_per_token=_kv_bytes_per_token(metadata, architecture),
         chat_template=isinstance(metadata.get("tokenizer.chat_template"), str),
-        embeds=_embeds(metadata, architecture),
-        fills_in=_fills_in(metadata, marks),
+        embeds=_is_embedding_model(metadata, architecture),
+        fills_in=_supports_fim(metadata, fim_tokens),
     )
 
 
 def _quantization(file_type: Any, tensors: list[Tensor]) -> str:
-    """The name of the file type, else of the type that most of the weights have."""
+    """The name of the file type, or of the tensor type of most weights."""
     if isinstance(file_type, int) and file_type in FILE_TYPES:
         return FILE_TYPES[file_type]
     elements = Counter[int]()
     for tensor in tensors:
         elements[tensor.type] += tensor.elements
-    most, _ = elements.most_common(1)[0]
-    return TENSOR_TYPES[most][0]
+    [(tensor_type, _)] = elements.most_common(1)
+    return TENSOR_TYPES[tensor_type][0]
 
 
-def _embeds(metadata: dict[str, Any], architecture: str) -> bool:
-    """Encoders, and other models whose last layer is pooled to one vector."""
+def _is_embedding_model(metadata: dict[str, Any], architecture: str) -> bool:
+    """Encoders, and models with pooling."""
     pooling = metadata.get(f"{architecture}.pooling_type", 0)
-    return architecture in ENCODERS or (isinstance(pooling, int) and pooling > 0)
+    return architecture in ENCODER_ARCHITECTURES or (isinstance(pooling, int) and pooling > 0)
 
 
-def _fills_in(metadata: dict[str, Any], marks: set[bytes]) -> bool:
-    """The marks are named by their numbers, or known by their texts."""
-    named = all(
+def _supports_fim(metadata: dict[str, Any], fim_tokens: set[bytes]) -> bool:
+    """Whether the metadata names FIM token ids, or the vocabulary has known FIM tokens."""
+    has_ids = all(
         any(f"tokenizer.ggml.{name}_token_id" in metadata for name in names)
         for names in (("fim_pre", "prefix"), ("fim_suf", "suffix"), ("fim_mid", "middle"))
     )
-    return named or all(any(mark in marks for mark in each) for each in GAP_TEXTS)
+    return has_ids or all(group & fim_tokens for group in FIM_TOKEN_GROUPS)
 
 
 def _kv_bytes_per_token(metadata: dict[str, Any], architecture: str) -> int:
     def number(key: str) -> int:
         value = metadata.get(f"{architecture}.{key}")
-        # Some architectures say it per layer; the largest bounds the need from above.
+        # Some architectures give one value per layer; the largest is an upper bound.
         if isinstance(value, list):
             value = max(cast("list[int]", value), default=0)
         return value if isinstance(value, int) and 0 < value < 1 << 32 else 0

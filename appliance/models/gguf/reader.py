@@ -1,4 +1,4 @@
-"""The bytes of a GGUF header: every read is held against the file's real size."""
+"""Bounded reads of a GGUF header: every length is checked against the size of the file."""
 
 import os
 import struct
@@ -6,70 +6,70 @@ from typing import Any, BinaryIO
 
 from appliance.errors import InvalidInput
 
-MAX_KEPT_TEXT = 1 << 16
-_MAX_KEPT = 16 << 20
+MAX_TEXT_BYTES = 1 << 16
+_MAX_KEPT_BYTES = 16 << 20
 
 
-class HeaderBytes:
-    """One pass over a file, which errors call `name`. `at` is how far it is, in bytes."""
+class HeaderReader:
+    """Reads a file once, from the start; `position` is in bytes. Errors name it `name`."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
         self._name = name
         self.size = os.fstat(file.fileno()).st_size
-        self.at = 0
-        self._room = _MAX_KEPT
+        self.position = 0
+        self._kept_budget = _MAX_KEPT_BYTES
 
-    def kept_text(self) -> str:
-        """A text with its length before it; a very long one is skipped."""
-        length = self.number("Q")
-        if length <= MAX_KEPT_TEXT:
-            return self.kept(length).decode(errors="replace")
+    def read_text(self) -> str:
+        """A length-prefixed text; "" for one longer than MAX_TEXT_BYTES, which is skipped."""
+        length = self.read_number("Q")
+        if length <= MAX_TEXT_BYTES:
+            return self.read_kept(length).decode(errors="replace")
         self.skip(length)
         return ""
 
-    def text(self, limit: int) -> str:
-        """A text of at most so many bytes."""
-        length = self.number("Q")
+    def read_name(self, limit: int) -> str:
+        """A length-prefixed text of at most `limit` bytes. Raises InvalidInput for a longer one."""
+        length = self.read_number("Q")
         if length > limit:
-            raise self.bad(f"a name of {length} bytes")
-        return self.kept(length).decode(errors="replace")
+            raise self.error(f"a name has {length} bytes (at most {limit})")
+        return self.read_kept(length).decode(errors="replace")
 
-    def kept(self, count: int) -> bytes:
-        """Bytes that are held in memory; they are bounded in all."""
-        self._room -= count
-        if self._room < 0:
-            raise self.bad(f"more than {_MAX_KEPT} bytes of metadata")
-        return self.take(count)
+    def read_kept(self, count: int) -> bytes:
+        """Bytes that stay in memory; their total is at most _MAX_KEPT_BYTES."""
+        self._kept_budget -= count
+        if self._kept_budget < 0:
+            raise self.error(f"the metadata has more than {_MAX_KEPT_BYTES} bytes")
+        return self.read(count)
 
-    def number(self, code: str) -> Any:
-        """One number, in the letters of `struct`."""
-        kind = "<" + code
-        return struct.unpack(kind, self.take(struct.calcsize(kind)))[0]
+    def read_number(self, code: str) -> Any:
+        """One little-endian number; `code` is a format character of `struct`."""
+        layout = "<" + code
+        return struct.unpack(layout, self.read(struct.calcsize(layout)))[0]
 
-    def take(self, count: int) -> bytes:
-        """So many bytes. Raises InvalidInput where the file ends before."""
-        self.need(count)
-        self.at += count
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes. Raises InvalidInput if the file ends before."""
+        self.require(count)
+        self.position += count
         content = self._file.read(count)
         if len(content) < count:
-            raise self.bad("it shrank while it was read")
+            raise self.error("the file shrank while it was read")
         return content
 
     def skip(self, count: int) -> None:
-        """Go on behind so many bytes."""
-        self.need(count)
-        self.at += count
-        self._file.seek(self.at)
+        """Skip `count` bytes. Raises InvalidInput if the file ends before."""
+        self.require(count)
+        self.position += count
+        self._file.seek(self.position)
 
-    def need(self, count: int) -> None:
-        """Raises InvalidInput unless so many bytes are left."""
-        if count > self.size - self.at:
-            raise self.bad(
-                f"truncated: its header needs {self.at + count} bytes, "
-                f"the file has {self.size}; get it again"
+    def require(self, count: int) -> None:
+        """Raises InvalidInput unless `count` bytes remain."""
+        if count > self.size - self.position:
+            raise self.error(
+                f"truncated: the header needs {self.position + count} bytes, the file has "
+                f"{self.size}; download it again"
             )
 
-    def bad(self, reason: str) -> InvalidInput:
-        """The error that says this of the file."""
+    def error(self, reason: str) -> InvalidInput:
+        """An InvalidInput about this file."""
         return InvalidInput(f"{self._name}: {reason}")

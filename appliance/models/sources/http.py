@@ -1,4 +1,4 @@
-"""How the command line reaches the network: certificates, proxies, what may be printed."""
+"""HTTP for downloads: client with pip's certificates and proxy, URL checks, redaction."""
 
 import ssl
 from pathlib import Path
@@ -11,11 +11,11 @@ from appliance.models.sources.pip_config import PipConfig
 
 
 def open_client(config: PipConfig) -> httpx.AsyncClient:
-    """A client that trusts and goes through what pip does; proxies also from the environment."""
+    """A client with pip's certificates and proxy, or the proxy of the environment."""
     context = httpx.create_ssl_context()
     context.load_default_certs()
     if config.cert:
-        _trust(context, Path(config.cert).expanduser())
+        _load_certificates(context, Path(config.cert).expanduser())
     try:
         return httpx.AsyncClient(
             verify=context,
@@ -24,49 +24,49 @@ def open_client(config: PipConfig) -> httpx.AsyncClient:
             timeout=httpx.Timeout(60.0, connect=20.0),
         )
     except (ValueError, ImportError, httpx.InvalidURL):
-        # Not the error's own words: a proxy's address may hold a password.
+        # Without the error's text: a proxy's URL may contain a password.
         raise SetupError(
-            "the proxy of pip's configuration, HTTP_PROXY, HTTPS_PROXY or ALL_PROXY "
-            "is none that can be used; write http://HOST:PORT"
+            "invalid proxy in pip's configuration, HTTP_PROXY, HTTPS_PROXY or ALL_PROXY; "
+            "the form is http://HOST:PORT"
         ) from None
 
 
-def _trust(context: ssl.SSLContext, cert: Path) -> None:
+def _load_certificates(context: ssl.SSLContext, cert: Path) -> None:
     try:
         context.load_verify_locations(**{"capath" if cert.is_dir() else "cafile": str(cert)})
     except (OSError, ssl.SSLError) as error:
-        reason = getattr(error, "strerror", None) or "no certificates in it"
+        reason = getattr(error, "strerror", None) or "it contains no certificates"
         raise SetupError(f"certificate file {cert} (PIP_CERT): {reason}") from None
 
 
-def without_secrets(url: str) -> str:
-    """An address as it may be printed: no credentials, no query."""
+def redact_url(url: str) -> str:
+    """The URL without credentials and query, for messages."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "an address that is none"
+        return "malformed URL"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def check_address(url: str) -> None:
-    """Raise InvalidInput unless this is a whole http or https address."""
+def validate_url(url: str) -> None:
+    """Raises InvalidInput unless `url` is a complete http or https URL."""
     try:
         parts = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise InvalidInput(f"{without_secrets(url)!r} is not an address: {error}") from None
+        raise InvalidInput(f"{redact_url(url)!r} is not a valid URL: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.host:
+        raise InvalidInput(f"{redact_url(url)!r}: only http:// and https:// URLs are supported")
+
+
+def require_no_downgrade(response: httpx.Response) -> None:
+    """Raises InvalidInput if the request was redirected from https to plain http."""
+    schemes = [hop.url.scheme for hop in (*response.history, response)]
+    if "https" in schemes and "http" in schemes[schemes.index("https") :]:
         raise InvalidInput(
-            f"{without_secrets(url)!r}: only http:// and https:// addresses can be fetched"
+            "it redirects from https to plain http; use a source that stays on https"
         )
 
 
-def check_redirects(answer: httpx.Response) -> None:
-    """Raise InvalidInput if the way to an answer led from https down to plain http."""
-    schemes = [hop.url.scheme for hop in (*answer.history, answer)]
-    if "https" in schemes and "http" in schemes[schemes.index("https") :]:
-        raise InvalidInput("it redirects from https to plain http")
-
-
-def network_reason(error: Exception) -> str:
-    """What a network error says, or its kind where it says nothing."""
+def describe_network_error(error: Exception) -> str:
+    """The text of a network error, or its type if it has none."""
     return str(error) or type(error).__name__

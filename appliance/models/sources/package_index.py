@@ -1,10 +1,9 @@
 """Finds the wheels of a package on the configured package indexes.
 
-The simple API as JSON (PEP 691) or HTML (PEP 503), from a server or a folder, and
-pip's find-links folders and pages.
+Reads the simple repository API as JSON (PEP 691) or HTML (PEP 503), from a server or a
+folder, and pip's find-links folders and pages. Versions follow PEP 440.
 """
 
-import re
 from collections.abc import AsyncIterator, Iterator
 from html.parser import HTMLParser
 from http import HTTPStatus
@@ -15,22 +14,24 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit, urlunsplit
 import httpx
 import msgspec
 from msgspec import Struct
+from packaging.specifiers import Specifier
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from appliance.errors import ApplianceError, InvalidInput, Unavailable
-from appliance.models.sources.http import check_redirects, network_reason, without_secrets
+from appliance.models.sources.http import describe_network_error, redact_url, require_no_downgrade
 from appliance.models.sources.pip_config import PipConfig
-from appliance.models.sources.wheel_versions import is_pre_release, version_key
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.2"
-_MAX_PAGE = 64 * 1024 * 1024
-_WHEEL_PARTS = (5, 6)
+_MAX_PAGE_BYTES = 64 * 1024 * 1024
+_MAX_LISTED_VERSIONS = 10
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Wheel(Struct, frozen=True):
-    """A wheel on an index. `sha256` is what the index says of it, `size` in bytes, if it does."""
+    """A wheel on an index. `sha256` ("" if none) and `size` in bytes are the index's claims."""
 
-    version: str
+    version: Version
     filename: str
     url: str
     sha256: str = ""
@@ -39,7 +40,7 @@ class Wheel(Struct, frozen=True):
 
     @property
     def local_path(self) -> Path | None:
-        """Where it lies, if it is on this machine."""
+        """Its path, if it is on this machine."""
         parts = urlsplit(self.url)
         return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
@@ -59,124 +60,141 @@ class _IndexPage(Struct):
 async def find_wheels(
     client: httpx.AsyncClient, config: PipConfig, package: str, version: str | None
 ) -> list[Wheel]:
-    """The wheels of a package that fit, one per version, newest first.
+    """The matching wheels of a package, one per version, newest first.
 
-    Without `version`, yanked and pre-release versions count only if nothing else is
-    there. Raises InvalidInput if there is none, Unavailable if no index answered.
+    Without `version`, pre-releases are used only if there is no final release, and yanked
+    wheels never. Raises InvalidInput if no wheel matches, Unavailable if an index failed
+    and the others have no match.
     """
-    found: list[Wheel] = []
+    wheels: list[Wheel] = []
     problems: list[str] = []
-    pages = [(index.rstrip("/") + f"/{normalized(package)}/", index) for index in config.indexes]
+    name = canonicalize_name(package)
+    pages = [(f"{index.rstrip('/')}/{name}/", index) for index in config.indexes]
     pages += [(link, link) for link in config.find_links]
-    for page, place in pages:
+    for page, index in pages:
         try:
-            found += [wheel async for wheel in _wheels(client, config, page, package)]
+            wheels += [wheel async for wheel in _list_wheels(client, config, page, name)]
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, ApplianceError) as error:
-            reason = error.message if isinstance(error, ApplianceError) else network_reason(error)
-            problems.append(f"{without_secrets(place)}: {reason}")
-    fitting = _fitting(found, version)
-    if fitting:
-        return fitting
+            appliance_error = isinstance(error, ApplianceError)
+            reason = error.message if appliance_error else describe_network_error(error)
+            problems.append(f"{redact_url(index)}: {reason}")
+    selected = select_wheels(wheels, version)
+    if selected:
+        return selected
     if problems:
-        raise Unavailable(f"no wheel of {package} to be had: {'; '.join(problems)}")
-    raise InvalidInput(_not_found(package, version, found, config))
+        raise Unavailable(f"no wheel of {package} found: {'; '.join(problems)}")
+    raise InvalidInput(_describe_missing(package, version, wheels, config))
 
 
-def _fitting(found: list[Wheel], version: str | None) -> list[Wheel]:
+def select_wheels(wheels: list[Wheel], version: str | None) -> list[Wheel]:
+    """The wheels that match `version`, or the newest releases; see find_wheels."""
     if version is not None:
-        wanted = version_key(version)
-        return _one_per_version([w for w in found if version_key(w.version) == wanted])
-    final = [w for w in found if not w.yanked and not is_pre_release(w.version)]
-    return _one_per_version(final or [w for w in found if not w.yanked])
+        return _one_per_version([wheel for wheel in wheels if _matches(wheel.version, version)])
+    available = [wheel for wheel in wheels if not wheel.yanked]
+    final = [wheel for wheel in available if not wheel.version.is_prerelease]
+    return _one_per_version(final or available)
+
+
+def _matches(version: Version, requested: str) -> bool:
+    """Version matching of PEP 440: "1.0" matches 1.0, 1.0.0 and 1.0+local."""
+    try:
+        return Specifier(f"=={requested}").contains(version, prereleases=True)
+    except ValueError:  # not a version, or one with more digits than int accepts
+        return False
 
 
 def _one_per_version(wheels: list[Wheel]) -> list[Wheel]:
-    newest = sorted(wheels, key=lambda wheel: version_key(wheel.version) or (), reverse=True)
-    return list({version_key(wheel.version): wheel for wheel in reversed(newest)}.values())[::-1]
+    """The first wheel of each version, newest version first."""
+    first: dict[Version, Wheel] = {}
+    for wheel in wheels:
+        first.setdefault(wheel.version, wheel)
+    return [first[version] for version in sorted(first, reverse=True)]
 
 
-def _not_found(package: str, version: str | None, found: list[Wheel], config: PipConfig) -> str:
-    places = ", ".join(without_secrets(place) for place in (*config.indexes, *config.find_links))
-    if version is None or not found:
-        return f"no wheel of {package!r} at {places or 'any index: none is configured'}"
-    there = ", ".join(wheel.version for wheel in _one_per_version(found)[:10])
-    return f"{package!r} has no wheel of version {version}; there are {there}"
+def _describe_missing(
+    package: str, version: str | None, wheels: list[Wheel], config: PipConfig
+) -> str:
+    if version is None or not wheels:
+        indexes = ", ".join(redact_url(index) for index in (*config.indexes, *config.find_links))
+        return f"no wheel of {package!r} at {indexes or 'any index: none is configured'}"
+    listed = _one_per_version(wheels)[:_MAX_LISTED_VERSIONS]
+    available = ", ".join(str(wheel.version) for wheel in listed)
+    return f"{package!r} has no wheel of version {version}; available: {available}"
 
 
-async def _wheels(
+async def _list_wheels(
     client: httpx.AsyncClient, config: PipConfig, page: str, package: str
 ) -> AsyncIterator[Wheel]:
-    wanted = normalized(package)
-    async for file in _files(client, config, page):
-        name, version = _parse(file.filename)
-        if name == wanted and version_key(version) is not None:
+    async for file in _list_files(client, config, page):
+        try:
+            name, version, _, _ = parse_wheel_filename(file.filename)
+        except ValueError:  # not a wheel, or not a version of PEP 440
+            continue
+        if name == package:
             yield Wheel(
                 version=version,
                 filename=file.filename,
-                url=_with_credentials(file.url, page),
+                url=_add_credentials(file.url, page),
                 sha256=file.hashes.get("sha256", "").lower(),
                 size=file.size,
                 yanked=file.yanked is not False,
             )
 
 
-async def _files(
+async def _list_files(
     client: httpx.AsyncClient, config: PipConfig, page: str
 ) -> AsyncIterator[_IndexFile]:
     parts = urlsplit(page)
     if parts.scheme in ("http", "https"):
-        for file in await _remote_files(client, config, page):
+        for file in await _fetch_page(client, config, page):
             yield file
     else:
-        place = unquote(parts.path) if parts.scheme == "file" else page
-        for file in _local_files(place):
+        for file in _read_local_page(unquote(parts.path) if parts.scheme == "file" else page):
             yield file
 
 
-def _local_files(place: str) -> Iterator[_IndexFile]:
-    """From a folder: its index.html, or else the files in it; or from a page as a file."""
-    path = Path(place).expanduser()
+def _read_local_page(location: str) -> Iterator[_IndexFile]:
+    """The files listed by an HTML file, by a folder's index.html, or the folder's own files."""
+    path = Path(location).expanduser()
     page = path / "index.html" if path.is_dir() else path
     if page.is_file() and page.suffix == ".html":
-        yield from _links(page.read_text(errors="replace"), page.absolute().as_uri())
+        yield from _parse_html(page.read_text(errors="replace"), page.absolute().as_uri())
     elif path.is_dir():
         for file in sorted(path.iterdir()):
             yield _IndexFile(file.name, file.absolute().as_uri(), size=file.stat().st_size)
 
 
-async def _remote_files(
-    client: httpx.AsyncClient, config: PipConfig, page: str
-) -> list[_IndexFile]:
+async def _fetch_page(client: httpx.AsyncClient, config: PipConfig, page: str) -> list[_IndexFile]:
     host = urlsplit(page).hostname or ""
     if page.startswith("http://") and host not in (*_LOOPBACK, *config.trusted_hosts):
-        raise Unavailable("plain http; use https, or name the host in pip's trusted-host")
-    async with client.stream("GET", page, headers={"Accept": _ACCEPT}) as answer:
-        check_redirects(answer)
-        if answer.status_code == HTTPStatus.NOT_FOUND:
+        raise Unavailable("plain http; use https, or add the host to pip's trusted-host")
+    async with client.stream("GET", page, headers={"Accept": _ACCEPT}) as response:
+        require_no_downgrade(response)
+        if response.status_code == HTTPStatus.NOT_FOUND:
             return []
-        if answer.is_error:
-            raise Unavailable(f"answered {answer.status_code} {answer.reason_phrase}")
-        content = await _read(answer)
-    base = str(answer.url)
-    if "json" not in answer.headers.get("content-type", ""):
-        return list(_links(content.decode(errors="replace"), base))
+        if response.is_error:
+            raise Unavailable(f"HTTP status {response.status_code} {response.reason_phrase}")
+        content = await _read_bounded(response)
+    base = str(response.url)
+    if "json" not in response.headers.get("content-type", ""):
+        return list(_parse_html(content.decode(errors="replace"), base))
     try:
         files = msgspec.json.decode(content, type=_IndexPage).files
     except msgspec.DecodeError:
-        raise Unavailable("answered something that is not a package index") from None
+        raise Unavailable("the response is not a package index page") from None
     return [msgspec.structs.replace(file, url=urljoin(base, file.url)) for file in files]
 
 
-async def _read(answer: httpx.Response) -> bytes:
+async def _read_bounded(response: httpx.Response) -> bytes:
     content = bytearray()
-    async for chunk in answer.aiter_bytes():
+    async for chunk in response.aiter_bytes():
         content += chunk
-        if len(content) > _MAX_PAGE:
-            raise Unavailable(f"answered more than {_MAX_PAGE} bytes")
+        if len(content) > _MAX_PAGE_BYTES:
+            raise Unavailable(f"the response has more than {_MAX_PAGE_BYTES} bytes")
     return bytes(content)
 
 
-def _links(page: str, base: str) -> Iterator[_IndexFile]:
+def _parse_html(page: str, base: str) -> Iterator[_IndexFile]:
     parser = _LinkParser()
     parser.feed(page)
     for href, yanked in parser.links:
@@ -187,6 +205,8 @@ def _links(page: str, base: str) -> Iterator[_IndexFile]:
 
 
 class _LinkParser(HTMLParser):
+    """Collects (href, yanked) of every link, and the base address."""
+
     def __init__(self) -> None:
         super().__init__()
         self.base = ""
@@ -200,20 +220,8 @@ class _LinkParser(HTMLParser):
             self.links.append((values["href"], "data-yanked" in values))
 
 
-def _parse(filename: str) -> tuple[str, str]:
-    """(normalized name, version) of a wheel's file name, empty for anything else."""
-    parts = filename.removesuffix(".whl").split("-")
-    if not filename.endswith(".whl") or len(parts) not in _WHEEL_PARTS:
-        return "", ""
-    return normalized(parts[0]), parts[1]
-
-
-def normalized(package: str) -> str:
-    return re.sub(r"[-_.]+", "-", package).lower()
-
-
-def _with_credentials(url: str, page: str) -> str:
-    """A file on the index's own host is asked for with the index's credentials."""
+def _add_credentials(url: str, page: str) -> str:
+    """The URL of a file with the credentials of its index, if it is on the same host."""
     file, index = urlsplit(url), urlsplit(page)
     credentials, at, host = index.netloc.rpartition("@")
     if at and file.scheme == index.scheme and file.netloc == host:

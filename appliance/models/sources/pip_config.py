@@ -1,7 +1,8 @@
-"""Where pip on this machine gets its packages from: its files, its and uv's variables.
+"""The package indexes that pip on this machine is configured to use.
 
-As https://pip.pypa.io/en/stable/topics/configuration/ says, without needing pip: the
-executable has none. The variables win over the files; pip's own over uv's.
+Reads pip's configuration files and the variables of pip and uv, as documented at
+https://pip.pypa.io/en/stable/topics/configuration/; pip itself is not needed. Variables
+override files; pip's variables override uv's.
 """
 
 import configparser
@@ -18,9 +19,9 @@ PYPI = "https://pypi.org/simple"
 
 
 class PipConfig(Struct, frozen=True):
-    """`indexes` and `find_links` are addresses or local paths; empty `cert` or `proxy`: none.
+    """`indexes` and `find_links` are URLs or local paths; "" for `cert` or `proxy` means none.
 
-    They may hold credentials: never print them as they are.
+    URLs may contain credentials: print them with http.redact_url only.
     """
 
     indexes: tuple[str, ...] = (PYPI,)
@@ -30,42 +31,42 @@ class PipConfig(Struct, frozen=True):
     proxy: str = ""
 
 
-def read(environ: Mapping[str, str]) -> PipConfig:
-    """The configuration in force. Raises ConfigError for a file that can't be parsed."""
-    said = _from_files(environ) | _from_pip_variables(environ)
+def read_pip_config(environ: Mapping[str, str]) -> PipConfig:
+    """The effective configuration. Raises ConfigError for a file that can't be parsed."""
+    values = _read_files(environ) | _read_pip_variables(environ)
     uv_index = environ.get("UV_DEFAULT_INDEX") or environ.get("UV_INDEX_URL", "")
-    uv_more = [*_uv_indexes(environ), *environ.get("UV_EXTRA_INDEX_URL", "").split()]
+    uv_more = [*_read_uv_indexes(environ), *environ.get("UV_EXTRA_INDEX_URL", "").split()]
     uv_links = environ.get("UV_FIND_LINKS", "").replace(",", " ")
-    main = said.get("index-url", "").strip() or _without_name(uv_index) or PYPI
-    more = said.get("extra-index-url", "").split() or uv_more
-    offline = said.get("no-index", "").strip().lower() in ("1", "true", "yes", "on")
+    main = values.get("index-url", "").strip() or _strip_index_name(uv_index) or PYPI
+    more = values.get("extra-index-url", "").split() or uv_more
+    offline = values.get("no-index", "").strip().lower() in ("1", "true", "yes", "on")
     return PipConfig(
         indexes=() if offline else tuple(dict.fromkeys((main, *more))),
-        find_links=tuple((said.get("find-links") or uv_links).split()),
-        trusted_hosts=tuple(said.get("trusted-host", "").split()),
-        cert=said.get("cert", "").strip() or environ.get("REQUESTS_CA_BUNDLE", ""),
-        proxy=said.get("proxy", "").strip(),
+        find_links=tuple((values.get("find-links") or uv_links).split()),
+        trusted_hosts=tuple(values.get("trusted-host", "").split()),
+        cert=values.get("cert", "").strip() or environ.get("REQUESTS_CA_BUNDLE", ""),
+        proxy=values.get("proxy", "").strip(),
     )
 
 
-def _from_files(environ: Mapping[str, str]) -> dict[str, str]:
-    said: dict[str, str] = {}
-    for file in _files(environ):
+def _read_files(environ: Mapping[str, str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for file in _list_files(environ):
         parser = configparser.RawConfigParser()
         try:
             parser.read(file, encoding="utf-8")
         except (configparser.Error, UnicodeDecodeError) as error:
             reason = type(error).__name__
-            raise ConfigError(f"pip's configuration {file} can't be read ({reason})") from None
-        # `pip download` reads [global], then [install] and [download]; so do we.
+            raise ConfigError(f"can't parse pip's configuration file {file} ({reason})") from None
+        # The sections that `pip download` reads, in its order.
         for section in ("global", "install", "download"):
             if parser.has_section(section):
-                said |= {key.replace("_", "-"): value for key, value in parser.items(section)}
-    return said
+                values |= {key.replace("_", "-"): value for key, value in parser.items(section)}
+    return values
 
 
-def _files(environ: Mapping[str, str]) -> Iterator[Path]:
-    """pip's files, the later ones win."""
+def _list_files(environ: Mapping[str, str]) -> Iterator[Path]:
+    """pip's configuration files; later ones override earlier ones."""
     chosen = environ.get("PIP_CONFIG_FILE", "")
     if chosen == os.devnull:
         return
@@ -80,7 +81,7 @@ def _files(environ: Mapping[str, str]) -> Iterator[Path]:
         yield Path(chosen).expanduser()
 
 
-def _from_pip_variables(environ: Mapping[str, str]) -> dict[str, str]:
+def _read_pip_variables(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name.removeprefix("PIP_").lower().replace("_", "-"): value
         for name, value in environ.items()
@@ -88,11 +89,11 @@ def _from_pip_variables(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _uv_indexes(environ: Mapping[str, str]) -> list[str]:
-    return [_without_name(index) for index in environ.get("UV_INDEX", "").split()]
+def _read_uv_indexes(environ: Mapping[str, str]) -> list[str]:
+    return [_strip_index_name(index) for index in environ.get("UV_INDEX", "").split()]
 
 
-def _without_name(index: str) -> str:
-    """uv allows `name=address`."""
+def _strip_index_name(index: str) -> str:
+    """The URL of an index written as `name=URL`, which uv allows."""
     name, equals, address = index.partition("=")
     return address if equals and "/" not in name else index

@@ -1,4 +1,4 @@
-"""Work on large files in steps, so that it shows progress and can be cancelled between them."""
+"""Copies and hashes large files in steps, for progress and cancellation between the steps."""
 
 import asyncio
 import os
@@ -6,23 +6,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
-_CHUNK = 4 * 1024 * 1024
+_CHUNK_BYTES = 4 * 1024 * 1024
 
 
 class Digest(Protocol):
-    """What hashlib makes."""
+    """A hash object of hashlib, whose type has no public name."""
 
     def update(self, data: bytes, /) -> None: ...
 
 
-async def drive(steps: Iterator[int], report: Callable[[int], None]) -> None:
-    """Run the steps in a thread, one by one, and report the bytes done after each."""
+async def run_steps(steps: Iterator[int], report: Callable[[int], None]) -> None:
+    """Run each step in a thread and report the number of bytes processed so far."""
     while (done := await asyncio.to_thread(next, steps, None)) is not None:
         report(done)
 
 
-def copy(source: IO[bytes], target: Path, digest: Digest) -> Iterator[int]:
-    """Copy to a new file of mode 0600, on disk at the end; yields the bytes done so far."""
+def copy_stream(source: IO[bytes], target: Path, digest: Digest) -> Iterator[int]:
+    """Copy to a new file of mode 0600 and fsync it; yields the bytes copied so far."""
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         for chunk in _chunks(source, digest):
@@ -34,17 +34,17 @@ def copy(source: IO[bytes], target: Path, digest: Digest) -> Iterator[int]:
 
 def copy_file(source: Path, target: Path, digest: Digest) -> Iterator[int]:
     with source.open("rb") as file:
-        yield from copy(file, target, digest)
+        yield from copy_stream(file, target, digest)
 
 
 def hash_file(path: Path, digest: Digest) -> Iterator[int]:
-    """Read a file into a digest; yields the bytes done so far."""
+    """Update `digest` with a file's content; yields the bytes read so far."""
     with path.open("rb") as file:
         for _ in _chunks(file, digest):
             yield file.tell()
 
 
 def _chunks(source: IO[bytes], digest: Digest) -> Iterator[bytes]:
-    while chunk := source.read(_CHUNK):
+    while chunk := source.read(_CHUNK_BYTES):
         digest.update(chunk)
         yield chunk

@@ -1,4 +1,4 @@
-"""Where packages come from: what pip's files and variables and uv's variables say."""
+"""The effective pip configuration: files, pip's variables, uv's variables."""
 
 import os
 from pathlib import Path
@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import ConfigError
-from appliance.models.sources.pip_config import PYPI, PipConfig, read
+from appliance.models.sources.pip_config import PYPI, PipConfig, read_pip_config
 
 
 def from_file(tmp_path: Path, text: str, **environ: str) -> PipConfig:
     file = tmp_path / "pip.conf"
     file.write_text(text)
-    return read({"HOME": str(tmp_path), "PIP_CONFIG_FILE": str(file)} | environ)
+    return read_pip_config({"HOME": str(tmp_path), "PIP_CONFIG_FILE": str(file)} | environ)
 
 
 def from_variables(tmp_path: Path, **environ: str) -> PipConfig:
-    return read({"HOME": str(tmp_path), "PIP_CONFIG_FILE": os.devnull} | environ)
+    return read_pip_config({"HOME": str(tmp_path), "PIP_CONFIG_FILE": os.devnull} | environ)
 
 
 def test_read_when_nothing_is_said_then_is_pypi(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_read_when_the_users_own_file_speaks_then_it_counts(tmp_path: Path) -> N
     file.parent.mkdir(parents=True)
     file.write_text("[global]\nindex-url = https://user/simple\n")
     environ = {"HOME": str(tmp_path), "VIRTUAL_ENV": str(tmp_path)}
-    assert read(environ).indexes[0] == "https://user/simple"
+    assert read_pip_config(environ).indexes[0] == "https://user/simple"
 
 
 @pytest.mark.parametrize(
@@ -84,5 +84,5 @@ def test_read_when_the_bundle_of_requests_is_set_then_it_is_trusted(tmp_path: Pa
 def test_read_when_a_file_is_broken_then_names_it_without_its_content(
     tmp_path: Path, text: str
 ) -> None:
-    with pytest.raises(ConfigError, match=r"pip\.conf can't be read"):
+    with pytest.raises(ConfigError, match=r"pip's configuration file .*pip\.conf"):
         from_file(tmp_path, text)
