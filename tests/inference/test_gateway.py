@@ -14,7 +14,7 @@ def two_providers() -> tuple[ScriptedProvider, ScriptedProvider]:
 
 
 @pytest.mark.parametrize(
-    ("model", "provider", "found"),
+    ("model", "provider", "expected"),
     [
         (None, None, ("llama_cpp", "big")),
         ("starter", None, ("llama_cpp", "starter")),
@@ -27,10 +27,10 @@ def two_providers() -> tuple[ScriptedProvider, ScriptedProvider]:
     ],
 )
 async def test_resolve_when_the_model_exists_then_it_is_found(
-    model: str | None, provider: str | None, found: tuple[str, str]
+    model: str | None, provider: str | None, expected: tuple[str, str]
 ) -> None:
     route = await make_gateway(*two_providers(), default="big").resolve(model, provider)
-    assert (route.provider, route.model) == found
+    assert (route.provider, route.model) == expected
 
 
 async def test_resolve_when_the_model_is_unknown_then_the_error_names_what_exists() -> None:
@@ -80,13 +80,13 @@ async def test_models_when_there_are_many_then_the_error_names_some_and_counts_t
         await make_gateway(many).resolve("tiny", None)
 
 
-async def test_stream_when_asked_then_the_provider_gets_its_own_name_for_the_model() -> None:
+async def test_stream_when_called_then_the_provider_gets_its_own_name_for_the_model() -> None:
     local, cloud = two_providers()
     gateway = make_gateway(local, cloud)
     route = await gateway.resolve("openai/gpt", None)
     messages = [Message(MessageRole.USER, "hello")]
     events = [e async for e in gateway.stream(route, messages, Sampling(seed=3), 5, "one")]
     assert [type(event).__name__ for event in events] == ["TextDelta", "Finished"]
-    asked = cloud.requests[0]
-    assert (asked.model, asked.max_tokens, asked.owner) == ("gpt", 5, "one")
+    request = cloud.requests[0]
+    assert (request.model, request.max_tokens, request.owner) == ("gpt", 5, "one")
     assert local.requests == []

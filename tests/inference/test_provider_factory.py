@@ -38,62 +38,62 @@ def context(folder: Path) -> PluginContext:
 
 
 def registry(*names: str) -> tuple[Registry, dict[str, dict[str, Any]]]:
-    """Providers of these names, and what each was made with."""
-    made: dict[str, dict[str, Any]] = {}
-    found = Registry()
+    """Providers of these names, and the settings that each gets."""
+    received: dict[str, dict[str, Any]] = {}
+    plugins = Registry()
 
-    def make(given: PluginContext) -> Scripted:
-        made[given.name] = dict(given.settings)
-        return Scripted("x", name=given.name)
+    def make(context: PluginContext) -> Scripted:
+        received[context.name] = dict(context.settings)
+        return Scripted("x", name=context.name)
 
     for name in names:
-        found.add_provider(name, make)
-    return found, made
+        plugins.add_provider(name, make)
+    return plugins, received
 
 
 def test_build_when_plugins_have_sections_then_each_gets_its_own(tmp_path: Path) -> None:
-    found, made = registry("llama_cpp", "openai", "foreign")
+    plugins, received = registry("llama_cpp", "openai", "foreign")
     near = UpstreamSettings(kind="openai", base_url="http://127.0.0.1:1/v1")
     settings = Settings(
         providers=ProvidersSettings(openai=ProviderSettings(api_key="k"), upstreams={"vllm": near})
     )
-    built = provider_factory.build_providers(found, context(tmp_path), settings)
+    built = provider_factory.build_providers(plugins, context(tmp_path), settings)
     assert [each.name for each in built.values()] == ["llama_cpp", "openai", "foreign", "vllm"]
-    assert made["llama_cpp"] == structs.asdict(settings.models)
-    assert made["openai"]["api_key"] == "k"
-    assert made["vllm"]["base_url"] == "http://127.0.0.1:1/v1"
-    assert made["foreign"] == {}
+    assert received["llama_cpp"] == structs.asdict(settings.models)
+    assert received["openai"]["api_key"] == "k"
+    assert received["vllm"]["base_url"] == "http://127.0.0.1:1/v1"
+    assert received["foreign"] == {}
 
 
-def test_build_when_a_plugin_of_the_box_has_settings_then_they_are_its_own(tmp_path: Path) -> None:
-    found, made = registry("mine", "other")
-    told: dict[str, dict[str, Any]] = {"mine": {"api_key": "k", "depth": {"most": 3}}}
+def test_build_when_an_external_plugin_has_settings_then_it_gets_them(tmp_path: Path) -> None:
+    plugins, received = registry("mine", "other")
+    sections: dict[str, dict[str, Any]] = {"mine": {"api_key": "k", "depth": {"most": 3}}}
     provider_factory.build_providers(
-        found, context(tmp_path), Settings(plugins=PluginSettings(settings=told))
+        plugins, context(tmp_path), Settings(plugins=PluginSettings(settings=sections))
     )
-    assert made == {"mine": told["mine"], "other": {}}
+    assert received == {"mine": sections["mine"], "other": {}}
 
 
 @pytest.mark.parametrize(
     ("name", "section"), [("llama_cpp", r"\[models\]"), ("openai", r"\[providers\.openai\]")]
 )
-def test_build_when_a_built_in_has_a_plugins_settings_then_the_right_section_is_said(
+def test_build_when_a_built_in_has_a_plugins_settings_then_the_error_names_the_right_section(
     tmp_path: Path, name: str, section: str
 ) -> None:
-    found, _ = registry(name)
+    plugins, _ = registry(name)
     settings = Settings(plugins=PluginSettings(settings={name: {"api_key": "k"}}))
     with pytest.raises(ConfigError, match=section):
-        provider_factory.build_providers(found, context(tmp_path), settings)
+        provider_factory.build_providers(plugins, context(tmp_path), settings)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("openai", "openai"), ("mine", "google")])
-def test_build_when_an_upstream_cannot_be_then_the_box_says_why(
+def test_build_when_an_upstream_is_invalid_then_config_error(
     name: str, kind: Any, tmp_path: Path
 ) -> None:
-    found, _ = registry("openai")
+    plugins, _ = registry("openai")
     settings = Settings(providers=ProvidersSettings(upstreams={name: UpstreamSettings(kind=kind)}))
     with pytest.raises(ConfigError, match=rf"\[providers.upstreams.{name}\]"):
-        provider_factory.build_providers(found, context(tmp_path), settings)
+        provider_factory.build_providers(plugins, context(tmp_path), settings)
 
 
 async def test_models_when_another_process_adds_one_then_seen_at_the_next_call(
@@ -101,8 +101,8 @@ async def test_models_when_another_process_adds_one_then_seen_at_the_next_call(
 ) -> None:
     file = tmp_path / "tiny.gguf"
     write_tiny_gguf(file)
-    db = await Database.open(tmp_path / "box.db")
-    other = await Database.open(tmp_path / "box.db", exclusive=False)
+    db = await Database.open(tmp_path / "monkey.db")
+    other = await Database.open(tmp_path / "monkey.db", exclusive=False)
     reads = [0]
 
     class Counting(ModelRegistry):
@@ -110,7 +110,7 @@ async def test_models_when_another_process_adds_one_then_seen_at_the_next_call(
             reads[0] += 1
             return await super().list()
 
-    listed = CachedModelRegistry(Counting(db, tmp_path), tmp_path / "box.db", lambda: 0.5)
+    listed = CachedModelRegistry(Counting(db, tmp_path), tmp_path / "monkey.db", lambda: 0.5)
     assert list(await listed.list()) == []
     assert await listed.default() is None
     assert reads[0] == 1

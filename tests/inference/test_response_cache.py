@@ -27,13 +27,13 @@ from appliance.inference.request.route import Route
 from appliance.inference.response_cache import ResponseCache
 from appliance.services.completions.service import CompletionService
 from tests.support.gateway_parts import (
-    BROKEN,
     GREEDY,
+    PERMANENT,
     Breaking,
     Scripted,
     answer,
-    ask,
-    failing,
+    chat_spec,
+    fail_then_answer,
     gateway_over,
     route,
     service_over,
@@ -52,11 +52,11 @@ def cache(**more: Any) -> ResponseCache:
     return ResponseCache(**(bounds | more))
 
 
-async def test_cache_when_a_determined_ask_comes_again_then_the_provider_is_not_asked() -> None:
+async def test_cache_when_a_deterministic_request_is_repeated_then_it_answers() -> None:
     provider = Scripted("an answer of some length")
     service = service_over(provider)
-    first, one = await answer(service, ask(sampling=GREEDY))
-    second, two = await answer(service, ask(sampling=GREEDY))
+    first, one = await answer(service, chat_spec(sampling=GREEDY))
+    second, two = await answer(service, chat_spec(sampling=GREEDY))
     assert first == second == "an answer of some length"
     assert (one.cache, two.cache) == (CacheStatus.MISS, CacheStatus.HIT)
     assert (two.usage, two.attempts, two.model) == (one.usage, (), "model")
@@ -64,19 +64,19 @@ async def test_cache_when_a_determined_ask_comes_again_then_the_provider_is_not_
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "spec",
     [
-        ask(sampling=Sampling(temperature=0.5)),
-        ask(sampling=GREEDY, may_cache=False),
+        chat_spec(sampling=Sampling(temperature=0.5)),
+        chat_spec(sampling=GREEDY, may_cache=False),
     ],
 )
-async def test_cache_when_an_ask_is_not_determined_or_wants_none_then_bypassed(
-    asked: CompletionSpec,
+async def test_cache_when_a_request_is_not_deterministic_or_opts_out_then_bypassed(
+    spec: CompletionSpec,
 ) -> None:
     provider = Scripted("hi")
     service = service_over(provider)
     for _ in range(2):
-        _, report = await answer(service, asked)
+        _, report = await answer(service, spec)
         assert report.cache is CacheStatus.BYPASS
     assert len(provider.requests) == 2
 
@@ -85,7 +85,7 @@ async def test_cache_when_there_is_a_seed_then_kept_by_seed() -> None:
     provider = Scripted(lambda request: f"seed {request.sampling.seed}")
     service = service_over(provider)
     for seed in (1, 2, 1):
-        text, report = await answer(service, ask(sampling=Sampling(seed=seed)))
+        text, report = await answer(service, chat_spec(sampling=Sampling(seed=seed)))
         assert text == f"seed {seed}"
     assert report.cache is CacheStatus.HIT  # pyright: ignore[reportPossiblyUnboundVariable]
 
@@ -93,7 +93,7 @@ async def test_cache_when_there_is_a_seed_then_kept_by_seed() -> None:
 async def test_cache_when_the_reader_stops_at_the_last_event_then_the_answer_is_kept() -> None:
     service = service_over(Scripted("an answer"))
     for status in (CacheStatus.MISS, CacheStatus.HIT):
-        [completion] = await service.start(user(), ask(sampling=GREEDY))
+        [completion] = await service.start(user(), chat_spec(sampling=GREEDY))
         async for event in completion:
             if isinstance(event, Finished):
                 break
@@ -106,18 +106,18 @@ async def test_cache_when_another_user_asks_then_only_a_shared_one_answers(
     shared: bool, status: CacheStatus
 ) -> None:
     service = service_over(Scripted("hi"), cache=CacheSettings(shared=shared))
-    await answer(service, ask(sampling=GREEDY))
-    _, report = await answer(service, ask(sampling=GREEDY), user(2))
+    await answer(service, chat_spec(sampling=GREEDY))
+    _, report = await answer(service, chat_spec(sampling=GREEDY), user(2))
     assert report.cache is status
 
 
 async def test_cache_when_it_is_off_then_bypassed() -> None:
     service = service_over(Scripted("hi"), cache=CacheSettings(max_entries=0))
-    _, report = await answer(service, ask(sampling=GREEDY))
+    _, report = await answer(service, chat_spec(sampling=GREEDY))
     assert report.cache is CacheStatus.BYPASS
 
 
-async def test_cache_when_the_model_file_changes_then_its_answers_are_made_anew() -> None:
+async def test_cache_when_the_model_file_changes_then_its_answers_are_generated_again() -> None:
     state = ["one"]
 
     async def fingerprint(_: Route) -> str:
@@ -127,7 +127,7 @@ async def test_cache_when_the_model_file_changes_then_its_answers_are_made_anew(
     service = CompletionService(gateway)
     for sha, status in (("one", "MISS"), ("one", "HIT"), ("two", "MISS")):
         state[0] = sha
-        _, report = await answer(service, ask(sampling=GREEDY))
+        _, report = await answer(service, chat_spec(sampling=GREEDY))
         assert report.cache == status
 
 
@@ -135,7 +135,7 @@ async def test_cache_when_an_answer_breaks_off_then_it_is_not_kept() -> None:
     breaking = Breaking(1, "one two three")
     service = service_over(breaking)
     for _ in range(2):
-        (completion,) = await service.start(user(), ask(sampling=GREEDY))
+        (completion,) = await service.start(user(), chat_spec(sampling=GREEDY))
         events = aiter(completion)
         await anext(events)
         await completion.aclose()
@@ -144,13 +144,13 @@ async def test_cache_when_an_answer_breaks_off_then_it_is_not_kept() -> None:
 
 
 async def test_cache_when_another_model_answered_then_kept_under_that_one() -> None:
-    one = Scripted(failing(1, BROKEN, "one"), name="one", models=("a",))
+    one = Scripted(fail_then_answer(1, PERMANENT, "one"), name="one", models=("a",))
     two = Scripted("two", name="two", models=("b",))
     service = service_over(one, two, routes=route("a", "b"))
-    assert (await answer(service, ask(model="smart", sampling=GREEDY)))[0] == "two"
-    text, report = await answer(service, ask(model="b", sampling=GREEDY))
+    assert (await answer(service, chat_spec(model="smart", sampling=GREEDY)))[0] == "two"
+    text, report = await answer(service, chat_spec(model="b", sampling=GREEDY))
     assert (text, report.cache) == ("two", CacheStatus.HIT)
-    text, report = await answer(service, ask(model="smart", sampling=GREEDY))
+    text, report = await answer(service, chat_spec(model="smart", sampling=GREEDY))
     assert (text, report.cache) == ("one", CacheStatus.MISS)
 
 
@@ -165,11 +165,11 @@ async def test_cache_when_another_model_answered_then_kept_under_that_one() -> N
         {"output": OutputFormat(OutputKind.JSON)},
         {"raw": RawPrompt("x")},
         {"context_shift": True},
-        {"messages": ask("hello!").messages},
+        {"messages": chat_spec("hello!").messages},
     ],
 )
 def test_key_when_anything_differs_then_it_is_another(change: dict[str, Any]) -> None:
-    base = CompletionRequest("m", ask().messages, GREEDY, 8, owner="user:1")
+    base = CompletionRequest("m", chat_spec().messages, GREEDY, 8, owner="user:1")
     kept = cache()
     assert kept.key("p", "", base) == kept.key("p", "", replace(base))
     assert kept.key("p", "", base) != kept.key("p", "", replace(base, **change))
@@ -183,7 +183,7 @@ def test_events_when_they_come_back_then_likelihoods_and_tool_calls_are_the_same
     assert list(kept.get(b"k") or ()) == EVENTS
 
 
-def test_room_when_it_is_used_up_then_what_was_asked_for_last_stays() -> None:
+def test_entries_when_there_are_too_many_then_the_least_recently_used_goes() -> None:
     kept = cache()
     for key in (b"a", b"b", b"c"):
         kept.put(key, EVENTS)
@@ -195,17 +195,17 @@ def test_room_when_it_is_used_up_then_what_was_asked_for_last_stays() -> None:
     assert (kept.stats().entries, kept.stats().evictions) == (3, 1)
 
 
-def test_room_when_answers_are_large_then_bytes_are_bounded_and_huge_ones_not_kept() -> None:
+def test_size_when_answers_are_large_then_bytes_are_bounded_and_huge_ones_not_kept() -> None:
     kept = cache(max_entries=100, max_bytes=4000)
     kept.put(b"huge", [TextDelta("x" * 2000)])
     assert kept.get(b"huge") is None
     for number in range(20):
         kept.put(bytes([number]), [TextDelta("x" * 900)])
-    figures = kept.stats()
-    assert figures.bytes <= 4000
-    assert figures.entries == 4
+    stats = kept.stats()
+    assert stats.bytes <= 4000
+    assert stats.entries == 4
     kept.put(bytes([19]), [TextDelta("y")])
-    assert kept.stats().bytes < figures.bytes
+    assert kept.stats().bytes < stats.bytes
 
 
 def test_age_when_it_is_over_then_the_answer_is_gone() -> None:
@@ -216,12 +216,12 @@ def test_age_when_it_is_over_then_the_answer_is_gone() -> None:
     assert kept.get(b"a") is not None
     now[0] = 10.0
     assert kept.get(b"a") is None
-    figures = kept.stats()
-    assert (figures.hits, figures.misses, figures.expired, figures.bytes) == (1, 1, 1, 0)
-    assert figures.hit_rate == 0.5
+    stats = kept.stats()
+    assert (stats.hits, stats.misses, stats.expired, stats.bytes) == (1, 1, 1, 0)
+    assert stats.hit_rate == 0.5
 
 
-def test_figures_when_nothing_was_asked_then_the_rate_is_zero() -> None:
+def test_stats_when_nothing_was_looked_up_then_the_rate_is_zero() -> None:
     assert cache().stats().hit_rate == 0
 
 

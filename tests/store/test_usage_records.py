@@ -23,13 +23,13 @@ from appliance.services.completions.service import CompletionService
 from appliance.store.sqlite.database import Database
 from appliance.store.tables import usage_records
 from tests.support.gateway_parts import (
-    BROKEN,
+    PERMANENT,
     Breaking,
     Scripted,
     answer,
-    ask,
+    chat_spec,
     gateway_over,
-    read,
+    read_all,
     user,
 )
 from tests.support.task_box import until
@@ -183,24 +183,24 @@ async def test_gateway_when_completions_end_in_every_way_then_each_is_on_record(
     providers = [
         Scripted("one two", name="fine"),
         Breaking(1, "one two three four", name="breaking"),
-        Scripted(BROKEN, name="broken"),
+        Scripted(PERMANENT, name="broken"),
         Scripted("one two three four", name="left"),
     ]
     gateway = gateway_over(*providers, db=db)
     await gateway.start()
     service = CompletionService(gateway)
-    await answer(service, ask(model="fine/model"))
-    (breaking,) = await service.start(user(), ask(model="breaking/model"))
-    with pytest.raises(type(BROKEN)):
-        await read(breaking)
+    await answer(service, chat_spec(model="fine/model"))
+    (breaking,) = await service.start(user(), chat_spec(model="breaking/model"))
+    with pytest.raises(type(PERMANENT)):
+        await read_all(breaking)
     await breaking.aclose()
-    with pytest.raises(type(BROKEN)):
-        await service.start(user(), ask(model="broken/model"))
-    (left,) = await service.start(user(), ask(model="left/model"))
+    with pytest.raises(type(PERMANENT)):
+        await service.start(user(), chat_spec(model="broken/model"))
+    (left,) = await service.start(user(), chat_spec(model="left/model"))
     await left.aclose()
     route = await gateway.resolve("fine/model", None)
     async for _ in gateway.stream(
-        route, ask().messages, Sampling(), 5, "user:1", urgency=Urgency.BATCH
+        route, chat_spec().messages, Sampling(), 5, "user:1", urgency=Urgency.BATCH
     ):
         pass
     await gateway.close()
@@ -223,7 +223,7 @@ async def test_spend_limit_when_the_server_starts_again_then_todays_spend_still_
     for expected in (None, RateLimited):
         gateway = gateway_over(Scripted("x"), db=db, **sections)
         await gateway.start()
-        asked = ask("five words are in here", max_tokens=1)
+        asked = chat_spec("five words are in here", max_tokens=1)
         if expected is None:
             for _ in range(2):
                 await answer(CompletionService(gateway), asked)

@@ -1,4 +1,4 @@
-"""Gateways over scripted providers, and what is asked of them."""
+"""Gateways over scripted providers, and requests to them."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from appliance.config.settings import GatewaySettings, RouteSettings, Settings
-from appliance.domain.completions import Ask, Report
+from appliance.domain.completions import CompletionReport, CompletionSpec
 from appliance.domain.messages import (
     CompletionEvent,
     CompletionRequest,
@@ -19,21 +19,20 @@ from appliance.domain.models import ProviderStatus
 from appliance.domain.users import Principal, Role, Scope, User
 from appliance.errors import ApplianceError, ProviderFailed
 from appliance.inference import Gateway
-from appliance.services.completions.protocol import Completion
-from appliance.services.completions.service import CompletionService
+from appliance.services.completions.service import Completion, CompletionService
 from appliance.spi.provider import Provider
-from tests.support.agent_fakes import Answer, ScriptedProvider, in_turn
+from tests.support.agent_fakes import Answer, ScriptedProvider, answers_in_turn
 
 GREEDY = Sampling(temperature=0.0)
-AWAKE = ProviderFailed("it hiccuped", details={"retryable": True})
-BROKEN = ProviderFailed("it is broken")
+RETRYABLE = ProviderFailed("it hiccuped", details={"retryable": True})
+PERMANENT = ProviderFailed("it is broken")
 
 
 Script = Callable[[CompletionRequest], Answer]
 
 
 class Scripted(ScriptedProvider):
-    """A scripted provider that may be far away."""
+    """A scripted provider that may be remote."""
 
     def __init__(
         self,
@@ -43,7 +42,7 @@ class Scripted(ScriptedProvider):
         local: bool = True,
         **more: Any,
     ) -> None:
-        super().__init__(script if callable(script) else in_turn(script), name=name, **more)
+        super().__init__(script if callable(script) else answers_in_turn(script), name=name, **more)
         self._local = local
 
     def status(self) -> ProviderStatus:
@@ -51,7 +50,7 @@ class Scripted(ScriptedProvider):
 
 
 class Breaking(Scripted):
-    """Fails in the midst of every answer, after so many events."""
+    """Fails in every answer after `after` events."""
 
     def __init__(self, after: int, script: str, **more: Any) -> None:
         super().__init__(script, **more)
@@ -61,20 +60,20 @@ class Breaking(Scripted):
         left = self._after
         async for event in super().stream(request):
             if not left:
-                raise AWAKE
+                raise RETRYABLE
             left -= 1
             yield event
 
 
 def user(user_id: int = 1, *scopes: str, username: str = "alice") -> Principal:
-    """A principal; without scopes, one that may do all."""
+    """A principal; without scopes it has all of them."""
     person = User(user_id, f"user_{user_id}", username, f"{username}@x.org", username,
                   Role.DEVELOPER, disabled=False, created_at=0.0)  # fmt: skip
     return Principal(person, frozenset(scopes or {Scope.ALL.value}), key_id=11)
 
 
 def settings(**sections: Any) -> Settings:
-    """Settings whose pauses are over at once."""
+    """Settings with short pauses."""
     quick: dict[str, Any] = {"gateway": GatewaySettings(backoff_s=0.001, tries=3)}
     return Settings(**(quick | sections))
 
@@ -85,7 +84,7 @@ def route(*models: str, weights: Sequence[float] = ()) -> dict[str, RouteSetting
 
 
 def gateway_over(*providers: Provider, default: str | None = None, **more: Any) -> Gateway:
-    """`more` are sections of the settings, and what the gateway takes by name."""
+    """`more`: sections of the settings, and keyword arguments of the gateway."""
 
     async def name() -> str | None:
         return default
@@ -98,12 +97,12 @@ def service_over(*providers: ScriptedProvider, **more: Any) -> CompletionService
     return CompletionService(gateway_over(*providers, **more))
 
 
-def ask(text: str = "hello", **more: Any) -> Ask:
+def chat_spec(text: str = "hello", **more: Any) -> CompletionSpec:
     fields: dict[str, Any] = {"model": None, "messages": (Message(MessageRole.USER, text),)}
-    return Ask(**(fields | more))
+    return CompletionSpec(**(fields | more))
 
 
-async def read(completion: Completion) -> tuple[str, list[CompletionEvent], Report]:
+async def read_all(completion: Completion) -> tuple[str, list[CompletionEvent], CompletionReport]:
     """The whole text, every event, and the report at the end."""
     events = [event async for event in completion]
     await completion.aclose()
@@ -112,20 +111,24 @@ async def read(completion: Completion) -> tuple[str, list[CompletionEvent], Repo
 
 
 async def answer(
-    service: CompletionService, asked: Ask | None = None, principal: Principal | None = None
-) -> tuple[str, Report]:
+    service: CompletionService,
+    spec: CompletionSpec | None = None,
+    principal: Principal | None = None,
+) -> tuple[str, CompletionReport]:
     """One completion, read to its end."""
-    (completion,) = await service.start(principal or user(), asked or ask())
-    text, _, report = await read(completion)
+    (completion,) = await service.start(principal or user(), spec or chat_spec())
+    text, _, report = await read_all(completion)
     return text, report
 
 
-def outcomes(report: Report) -> list[tuple[str, str]]:
+def outcomes(report: CompletionReport) -> list[tuple[str, str]]:
     return [(attempt.provider, attempt.error) for attempt in report.attempts]
 
 
-def failing(times: int, error: ApplianceError, then: str) -> Callable[[CompletionRequest], Answer]:
-    """Fails so often, then answers."""
+def fail_then_answer(
+    times: int, error: ApplianceError, then: str
+) -> Callable[[CompletionRequest], Answer]:
+    """Fails `times` times, then answers."""
     left = [error] * times
 
     def script(_: CompletionRequest) -> Answer:

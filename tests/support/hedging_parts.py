@@ -1,4 +1,4 @@
-"""Gateways in which a second model is asked beside a slow one."""
+"""Gateways with hedged requests."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -12,15 +12,15 @@ from appliance.inference import Gateway
 from appliance.inference.request.route import Route
 from appliance.services.completions.service import CompletionService
 from tests.support.agent_fakes import Answer
-from tests.support.gateway_parts import Script, Scripted, ask, gateway_over, route
+from tests.support.gateway_parts import Script, Scripted, chat_spec, gateway_over, route
 
 AT_ONCE = 1e-6
-SMART = ask(model="smart")
-SLOW_SECOND = [("one", ""), ("two", "HEDGED")]
-SLOW_FIRST = [("one", "HEDGED"), ("two", "")]
+SMART = chat_spec(model="smart")
+SECOND_LOST = [("one", ""), ("two", "HEDGED")]
+FIRST_LOST = [("one", "HEDGED"), ("two", "")]
 
 
-def far(name: str, model: str, script: Script | Answer, **more: Any) -> Scripted:
+def remote(name: str, model: str, script: Script | Answer, **more: Any) -> Scripted:
     return Scripted(script, name=name, local=False, models=(model,), **more)
 
 
@@ -28,19 +28,19 @@ def hedging(after_s: float = AT_ONCE, **more: Any) -> GatewaySettings:
     return GatewaySettings(hedge_after_s=after_s, backoff_s=0.001, **more)
 
 
-def over(*providers: Scripted, **more: Any) -> Gateway:
+def hedged_gateway(*providers: Scripted, **more: Any) -> Gateway:
     """A gateway whose route "smart" leads along all of the providers' models."""
-    models = [f"{p.name}/{'abcd'[place]}" for place, p in enumerate(providers)]
+    models = [f"{p.name}/{'abcd'[index]}" for index, p in enumerate(providers)]
     sections: dict[str, Any] = {"gateway": hedging(), "routes": route(*models)}
     return gateway_over(*providers, **(sections | more))
 
 
-def service(*providers: Scripted, **more: Any) -> CompletionService:
-    return CompletionService(over(*providers, **more))
+def hedged_service(*providers: Scripted, **more: Any) -> CompletionService:
+    return CompletionService(hedged_gateway(*providers, **more))
 
 
-def frees(event: asyncio.Event, answer: Answer) -> Callable[[CompletionRequest], Answer]:
-    """Answers so, and sets the event when asked."""
+def set_then_answer(event: asyncio.Event, answer: Answer) -> Callable[[CompletionRequest], Answer]:
+    """Sets the event, then answers."""
 
     def script(_: CompletionRequest) -> Answer:
         event.set()
@@ -49,8 +49,8 @@ def frees(event: asyncio.Event, answer: Answer) -> Callable[[CompletionRequest],
     return script
 
 
-class Held(Scripted):
-    """Fails when the event is set, and not before."""
+class HeldFailure(Scripted):
+    """Fails once the event is set."""
 
     def __init__(self, event: asyncio.Event, error: ApplianceError, **more: Any) -> None:
         super().__init__(event, local=False, **more)
@@ -62,11 +62,11 @@ class Held(Scripted):
         yield
 
 
-async def turns(count: int = 50) -> None:
-    """Let whatever can go on do so."""
+async def run_event_loop(count: int = 50) -> None:
+    """Let other tasks run."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
-def candidate(provider: str, state: ModelState = ModelState.READY) -> Route:
+def target(provider: str, state: ModelState = ModelState.READY) -> Route:
     return Route(provider, "m", ModelInfo(name="m", provider=provider, state=state))

@@ -1,4 +1,4 @@
-"""The fair-share gate: who goes next, who waits, and what is left when they go."""
+"""The fair queue: who is served next, who waits, and who is refused."""
 
 import asyncio
 
@@ -19,31 +19,31 @@ class Clock:
         return self.now
 
 
-class Line:
-    """Asks for places at a gate and notes in which order they are given."""
+class QueueUsers:
+    """Acquires slots of a queue and notes the order in which owners get them."""
 
-    def __init__(self, gate: FairQueue, of_model: int = 1) -> None:
-        self.gate = gate
+    def __init__(self, queue: FairQueue, model_limit: int = 1) -> None:
+        self.queue = queue
         self.served: list[str] = []
-        self._of_model = of_model
-        self._tickets: list[Slot] = []
+        self._model_limit = model_limit
+        self._slots: list[Slot] = []
 
     def ask(self, owner: str, urgency: Urgency = Urgency.INTERACTIVE) -> "asyncio.Task[None]":
         return asyncio.create_task(self._enter(owner, urgency))
 
     async def serve_all(self) -> list[str]:
-        """End what runs until nobody is left; in the order in which they came in."""
+        """Release slots until none is held; the result is the order in which they were granted."""
         await settled()
-        while self._tickets:
-            self._tickets.pop(0).release()
+        while self._slots:
+            self._slots.pop(0).release()
             await settled()
         return self.served
 
     async def _enter(self, owner: str, urgency: Urgency) -> None:
-        wish = QueueRequest("engine", "model", owner, urgency, self._of_model)
-        ticket = await self.gate.acquire(wish)
+        request = QueueRequest("engine", "model", owner, urgency, self._model_limit)
+        slot = await self.queue.acquire(request)
         self.served.append(owner)
-        self._tickets.append(ticket)
+        self._slots.append(slot)
 
 
 async def settled() -> None:
@@ -51,95 +51,95 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_gate_when_there_is_room_then_nobody_waits() -> None:
-    gate = FairQueue()
-    line = Line(gate, of_model=2)
-    line.ask("a")
-    line.ask("b")
+async def test_queue_when_there_is_capacity_then_nobody_waits() -> None:
+    queue = FairQueue()
+    users = QueueUsers(queue, model_limit=2)
+    users.ask("a")
+    users.ask("b")
     await settled()
-    assert (line.served, gate.running, gate.waiting) == (["a", "b"], 2, 0)
+    assert (users.served, queue.running, queue.waiting) == (["a", "b"], 2, 0)
 
 
-async def test_gate_when_one_owner_asks_much_then_others_get_every_second_turn() -> None:
-    line = Line(FairQueue())
+async def test_queue_when_one_owner_has_many_requests_then_others_get_every_second_turn() -> None:
+    users = QueueUsers(FairQueue())
     for owner in ("a", "a", "a", "a", "b", "b"):
-        line.ask(owner)
-    assert await line.serve_all() == ["a", "b", "a", "b", "a", "a"]
+        users.ask(owner)
+    assert await users.serve_all() == ["a", "b", "a", "b", "a", "a"]
 
 
-async def test_gate_when_an_owner_has_twice_the_weight_then_twice_the_turns() -> None:
-    line = Line(FairQueue(weight_of=lambda owner: 2.0 if owner == "big" else 1.0))
-    line.ask("first")
+async def test_queue_when_an_owner_has_twice_the_weight_then_twice_the_turns() -> None:
+    users = QueueUsers(FairQueue(weight_of=lambda owner: 2.0 if owner == "big" else 1.0))
+    users.ask("first")
     await settled()
     for owner in ["small"] * 3 + ["big"] * 6:
-        line.ask(owner)
-    served = (await line.serve_all())[1:]
+        users.ask(owner)
+    served = (await users.serve_all())[1:]
     assert served[:6].count("big") == 4
     assert served.count("big") == 6
 
 
-async def test_gate_when_a_chat_comes_after_batch_work_then_it_goes_first() -> None:
-    line = Line(FairQueue())
-    line.ask("a", Urgency.BATCH)
+async def test_queue_when_an_interactive_request_follows_batch_ones_then_it_goes_first() -> None:
+    users = QueueUsers(FairQueue())
+    users.ask("a", Urgency.BATCH)
     await settled()
-    line.ask("a", Urgency.BATCH)
-    line.ask("b", Urgency.BATCH)
-    line.ask("c")
-    assert await line.serve_all() == ["a", "c", "b", "a"]
+    users.ask("a", Urgency.BATCH)
+    users.ask("b", Urgency.BATCH)
+    users.ask("c")
+    assert await users.serve_all() == ["a", "c", "b", "a"]
 
 
-async def test_gate_when_batch_work_has_waited_long_then_it_counts_as_interactive() -> None:
+async def test_queue_when_batch_work_has_waited_long_then_it_counts_as_interactive() -> None:
     clock = Clock()
-    line = Line(FairQueue(ageing_s=10.0, clock=clock))
-    line.ask("first")
+    users = QueueUsers(FairQueue(ageing_s=10.0, clock=clock))
+    users.ask("first")
     await settled()
-    line.ask("batch", Urgency.BATCH)
+    users.ask("batch", Urgency.BATCH)
     await settled()
     clock.now += 10.0
-    line.ask("chat")
-    assert await line.serve_all() == ["first", "batch", "chat"]
+    users.ask("chat")
+    assert await users.serve_all() == ["first", "batch", "chat"]
 
 
-async def test_gate_when_an_owner_was_away_then_it_has_saved_nothing_up() -> None:
-    line = Line(FairQueue())
+async def test_queue_when_an_owner_was_idle_then_it_has_saved_nothing_up() -> None:
+    users = QueueUsers(FairQueue())
     for _ in range(6):
-        line.ask("a")
-        await line.serve_all()
-    line.served.clear()
-    line.ask("a")
+        users.ask("a")
+        await users.serve_all()
+    users.served.clear()
+    users.ask("a")
     await settled()
     for owner in ("b", "b", "b", "a", "a"):
-        line.ask(owner)
-    assert await line.serve_all() == ["a", "b", "b", "a", "b", "a"]
+        users.ask(owner)
+    assert await users.serve_all() == ["a", "b", "b", "a", "b", "a"]
 
 
-async def test_gate_when_a_model_is_full_then_another_of_the_provider_is_not_held_up() -> None:
-    gate = FairQueue()
-    tickets = [
-        await gate.acquire(QueueRequest("engine", model, "a", Urgency.INTERACTIVE, model_limit=1))
+async def test_queue_when_a_model_is_full_then_another_of_the_provider_is_not_delayed() -> None:
+    queue = FairQueue()
+    slots = [
+        await queue.acquire(QueueRequest("engine", model, "a", Urgency.INTERACTIVE, model_limit=1))
         for model in ("one", "two")
     ]
     waiting = [
         asyncio.create_task(
-            gate.acquire(QueueRequest("engine", model, "a", Urgency.INTERACTIVE, model_limit=1))
+            queue.acquire(QueueRequest("engine", model, "a", Urgency.INTERACTIVE, model_limit=1))
         )
         for model in ("one", "two")
     ]
     await settled()
-    tickets[1].release()
+    slots[1].release()
     await settled()
     assert [task.done() for task in waiting] == [False, True]
-    tickets[0].release()
+    slots[0].release()
     for task in waiting:
         (await task).release()
-    assert (gate.running, gate.waiting) == (0, 0)
+    assert (queue.running, queue.waiting) == (0, 0)
 
 
-async def test_gate_when_the_provider_has_a_limit_then_its_models_share_it() -> None:
-    gate = FairQueue()
-    first = await gate.acquire(QueueRequest("far", "one", "a", Urgency.INTERACTIVE, 8, 1))
+async def test_queue_when_the_provider_has_a_limit_then_its_models_share_it() -> None:
+    queue = FairQueue()
+    first = await queue.acquire(QueueRequest("far", "one", "a", Urgency.INTERACTIVE, 8, 1))
     second = asyncio.create_task(
-        gate.acquire(QueueRequest("far", "two", "a", Urgency.INTERACTIVE, 8, 1))
+        queue.acquire(QueueRequest("far", "two", "a", Urgency.INTERACTIVE, 8, 1))
     )
     await settled()
     assert not second.done()
@@ -147,58 +147,58 @@ async def test_gate_when_the_provider_has_a_limit_then_its_models_share_it() -> 
     (await second).release()
 
 
-async def test_gate_when_one_who_waits_is_cancelled_then_its_place_is_free() -> None:
-    gate = FairQueue()
-    line = Line(gate)
-    line.ask("a")
+async def test_queue_when_a_waiter_is_cancelled_then_it_leaves_the_queue() -> None:
+    queue = FairQueue()
+    users = QueueUsers(queue)
+    users.ask("a")
     await settled()
-    gone = line.ask("b")
+    gone = users.ask("b")
     await settled()
     gone.cancel()
     await settled()
-    assert gate.waiting == 0
-    assert await line.serve_all() == ["a"]
-    assert gate.running == 0
+    assert queue.waiting == 0
+    assert await users.serve_all() == ["a"]
+    assert queue.running == 0
 
 
-async def test_gate_when_cancelled_in_the_moment_of_being_let_in_then_nothing_leaks() -> None:
-    gate = FairQueue()
-    first = await gate.acquire(QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 1))
+async def test_queue_when_cancelled_at_the_moment_of_its_grant_then_no_slot_leaks() -> None:
+    queue = FairQueue()
+    first = await queue.acquire(QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 1))
     second = asyncio.create_task(
-        gate.acquire(QueueRequest("engine", "m", "b", Urgency.INTERACTIVE, 1))
+        queue.acquire(QueueRequest("engine", "m", "b", Urgency.INTERACTIVE, 1))
     )
     third = asyncio.create_task(
-        gate.acquire(QueueRequest("engine", "m", "c", Urgency.INTERACTIVE, 1))
+        queue.acquire(QueueRequest("engine", "m", "c", Urgency.INTERACTIVE, 1))
     )
     await settled()
     first.release()
     second.cancel()
     (await third).release()
-    assert (gate.running, gate.waiting) == (0, 0)
+    assert (queue.running, queue.waiting) == (0, 0)
 
 
-async def test_gate_when_a_ticket_is_released_twice_then_it_counts_once() -> None:
-    gate = FairQueue()
-    first = await gate.acquire(QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 2))
-    second = await gate.acquire(QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 2))
+async def test_queue_when_a_slot_is_released_twice_then_it_counts_once() -> None:
+    queue = FairQueue()
+    first = await queue.acquire(QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 2))
+    second = await queue.acquire(QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 2))
     first.release()
     first.release()
-    assert gate.running == 1
+    assert queue.running == 1
     second.release()
 
 
-async def test_gate_when_too_many_wait_then_refused_with_place_and_expected_wait() -> None:
+async def test_queue_when_too_many_wait_then_refused_with_position_and_expected_wait() -> None:
     clock = Clock()
-    gate = FairQueue(queue_limit=3, clock=clock)
-    wish = QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 2)
-    done = await gate.acquire(wish)
+    queue = FairQueue(queue_limit=3, clock=clock)
+    request = QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 2)
+    done = await queue.acquire(request)
     clock.now += 4.0
     done.release()
-    running = [await gate.acquire(wish) for _ in range(2)]
-    waiting = [asyncio.create_task(gate.acquire(wish)) for _ in range(3)]
+    running = [await queue.acquire(request) for _ in range(2)]
+    waiting = [asyncio.create_task(queue.acquire(request)) for _ in range(3)]
     await settled()
     with pytest.raises(QueueFull) as own:
-        await gate.acquire(wish)
+        await queue.acquire(request)
     assert own.value.details == {
         "queue_length": 3,
         "queue_limit": 3,
@@ -207,55 +207,55 @@ async def test_gate_when_too_many_wait_then_refused_with_place_and_expected_wait
     }
     assert own.value.retry_after == 8.0
     with pytest.raises(QueueFull) as others:
-        await gate.acquire(QueueRequest("engine", "m", "b", Urgency.INTERACTIVE, 2))
+        await queue.acquire(QueueRequest("engine", "m", "b", Urgency.INTERACTIVE, 2))
     assert others.value.details["place"] == 2
-    for ticket in running:
-        ticket.release()
+    for slot in running:
+        slot.release()
     for task in waiting:
         (await task).release()
 
 
-async def test_gate_when_one_owner_fills_its_share_of_the_queue_then_others_may_wait() -> None:
-    gate = FairQueue(queue_limit=10, owner_limit=1)
-    wish = QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 1)
-    first = await gate.acquire(wish)
-    second = asyncio.create_task(gate.acquire(wish))
+async def test_queue_when_one_owner_fills_its_share_of_the_queue_then_others_may_wait() -> None:
+    queue = FairQueue(queue_limit=10, owner_limit=1)
+    request = QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 1)
+    first = await queue.acquire(request)
+    second = asyncio.create_task(queue.acquire(request))
     await settled()
     with pytest.raises(QueueFull, match=r"your share of the queue for engine is full \(1 of 1\)"):
-        await gate.acquire(wish)
+        await queue.acquire(request)
     other = asyncio.create_task(
-        gate.acquire(QueueRequest("engine", "m", "b", Urgency.INTERACTIVE, 1))
+        queue.acquire(QueueRequest("engine", "m", "b", Urgency.INTERACTIVE, 1))
     )
     await settled()
-    assert gate.waiting == 2
+    assert queue.waiting == 2
     first.release()
     for task in (other, second):
         (await task).release()
 
 
-async def test_gate_when_a_wish_is_bounded_elsewhere_then_it_waits_however_many_do() -> None:
-    gate = FairQueue(queue_limit=1)
-    wish = QueueRequest("engine", "m", "a", Urgency.BATCH, 1, bounded=False)
-    tasks = [asyncio.create_task(gate.acquire(wish)) for _ in range(5)]
+async def test_queue_when_it_is_full_then_a_request_bounded_elsewhere_waits_anyway() -> None:
+    queue = FairQueue(queue_limit=1)
+    request = QueueRequest("engine", "m", "a", Urgency.BATCH, 1, bounded=False)
+    tasks = [asyncio.create_task(queue.acquire(request)) for _ in range(5)]
     await settled()
-    assert gate.waiting == 4
+    assert queue.waiting == 4
     for task in tasks:
         (await task).release()
-    assert (gate.running, gate.waiting) == (0, 0)
+    assert (queue.running, queue.waiting) == (0, 0)
 
 
-async def test_gate_when_thousands_come_and_go_then_nothing_is_kept_of_them() -> None:
-    gate = FairQueue(queue_limit=100_000, owner_limit=100_000)
+async def test_queue_when_thousands_come_and_go_then_no_request_is_left() -> None:
+    queue = FairQueue(queue_limit=100_000, owner_limit=100_000)
 
     async def one(number: int) -> None:
-        wish = QueueRequest("engine", "m", f"user:{number % 3000}", Urgency.INTERACTIVE, 8)
-        ticket = await gate.acquire(wish)
+        request = QueueRequest("engine", "m", f"user:{number % 3000}", Urgency.INTERACTIVE, 8)
+        slot = await queue.acquire(request)
         await asyncio.sleep(0)
-        ticket.release()
+        slot.release()
 
     for start in range(0, 5000, 100):
         tasks = [asyncio.create_task(one(start + number)) for number in range(100)]
         for task in tasks[::7]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    assert (gate.running, gate.waiting) == (0, 0)
+    assert (queue.running, queue.waiting) == (0, 0)

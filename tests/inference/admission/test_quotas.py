@@ -1,4 +1,4 @@
-"""Limits per provider and model, prices, and who may use which provider."""
+"""Quotas per provider and model, prices, data policy and shares."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ from appliance.store.tables.usage_records import Spent
 from tests.support.gateway_parts import (
     Scripted,
     answer,
-    ask,
+    chat_spec,
     gateway_over,
     outcomes,
     route,
@@ -34,78 +34,78 @@ class Time:
         return self.now
 
 
-def limits(time: Time, **limit: Any) -> Quotas:
-    return Quotas({"far": Quota(**limit)}, time, time)
+def quotas_of(time: Time, **quota: Any) -> Quotas:
+    return Quotas({"far": Quota(**quota)}, time, time)
 
 
 def test_requests_when_the_minute_is_full_then_refused_until_one_fits_again() -> None:
     time = Time()
-    under = limits(time, requests_per_minute=2)
+    quotas = quotas_of(time, requests_per_minute=2)
     for _ in range(2):
-        under.reserve("far", "m", 0, None)
+        quotas.reserve("far", "m", 0, None)
     with pytest.raises(RateLimited) as caught:
-        under.reserve("far", "m", 0, None)
+        quotas.reserve("far", "m", 0, None)
     assert caught.value.retry_after == pytest.approx(30.0)
     time.now += 30.0
-    under.reserve("far", "m", 0, None)
+    quotas.reserve("far", "m", 0, None)
     with pytest.raises(RateLimited):
-        under.reserve("far", "m", 0, None)
-    under.reserve("near", "m", 0, None)
+        quotas.reserve("far", "m", 0, None)
+    quotas.reserve("near", "m", 0, None)
 
 
-def test_tokens_when_more_were_used_than_expected_then_the_rest_is_owed() -> None:
+def test_tokens_when_more_were_used_than_expected_then_the_bucket_is_overdrawn() -> None:
     time = Time()
-    under = limits(time, tokens_per_minute=100)
-    under.reserve("far", "m", 10, None).settle(150, None)
+    quotas = quotas_of(time, tokens_per_minute=100)
+    quotas.reserve("far", "m", 10, None).settle(150, None)
     with pytest.raises(RateLimited) as caught:
-        under.reserve("far", "m", 10, None)
+        quotas.reserve("far", "m", 10, None)
     assert caught.value.retry_after == pytest.approx(36.0)
     time.now += 36.0
-    under.reserve("far", "m", 10, None).cancel()
-    under.reserve("far", "m", 10, None).cancel()
+    quotas.reserve("far", "m", 10, None).cancel()
+    quotas.reserve("far", "m", 10, None).cancel()
 
 
 def test_tokens_when_one_request_is_larger_than_a_minute_then_it_waits_for_a_full_one() -> None:
     time = Time()
-    under = limits(time, tokens_per_minute=100)
-    under.reserve("far", "m", 5000, None).cancel()
-    under.reserve("far", "m", 5000, None).settle(5000, None)
+    quotas = quotas_of(time, tokens_per_minute=100)
+    quotas.reserve("far", "m", 5000, None).cancel()
+    quotas.reserve("far", "m", 5000, None).settle(5000, None)
     with pytest.raises(RateLimited):
-        under.reserve("far", "m", 1, None)
+        quotas.reserve("far", "m", 1, None)
 
 
 def test_spend_when_the_day_is_used_up_then_refused_until_the_next() -> None:
     time = Time()
     time.now += 1000.0
-    under = limits(time, spend_per_day=1.0)
-    running = under.reserve("far", "m", 0, 0.6)
+    quotas = quotas_of(time, spend_per_day=1.0)
+    running = quotas.reserve("far", "m", 0, 0.6)
     with pytest.raises(RateLimited):
-        under.reserve("far", "m", 0, 0.6)
+        quotas.reserve("far", "m", 0, 0.6)
     running.settle(0, 0.1)
-    under.reserve("far", "m", 0, 0.6).settle(0, 0.95)
+    quotas.reserve("far", "m", 0, 0.6).settle(0, 0.95)
     with pytest.raises(RateLimited) as caught:
-        under.reserve("far", "m", 0, 0.0)
+        quotas.reserve("far", "m", 0, 0.0)
     assert caught.value.retry_after == pytest.approx(DAY_S - 1000.0)
     time.now += DAY_S
-    under.reserve("far", "m", 0, 0.6)
+    quotas.reserve("far", "m", 0, 0.6)
 
 
-def test_spend_when_the_box_starts_again_then_today_is_remembered() -> None:
-    under = Quotas({"far/m": Quota(spend_per_day=1.0)}, Time(), Time())
-    under.restore_spend([Spent("far", "m", 0.9), Spent("far", "other", 5.0)])
-    under.reserve("far", "m", 0, 0.05).cancel()
+def test_spend_when_the_server_starts_again_then_today_is_restored() -> None:
+    quotas = Quotas({"far/m": Quota(spend_per_day=1.0)}, Time(), Time())
+    quotas.restore_spend([Spent("far", "m", 0.9), Spent("far", "other", 5.0)])
+    quotas.reserve("far", "m", 0, 0.05).cancel()
     with pytest.raises(RateLimited):
-        under.reserve("far", "m", 0, 0.2)
+        quotas.reserve("far", "m", 0, 0.2)
 
 
 def test_limit_when_one_of_two_is_reached_then_nothing_is_counted_for_the_other() -> None:
     time = Time()
-    under = Quotas(
+    quotas = Quotas(
         {"far": Quota(requests_per_minute=1), "far/m": Quota(spend_per_day=1.0)}, time, time
     )
     with pytest.raises(RateLimited):
-        under.reserve("far", "m", 0, 2.0)
-    under.reserve("far", "m", 0, 0.5)
+        quotas.reserve("far", "m", 0, 2.0)
+    quotas.reserve("far", "m", 0, 0.5)
 
 
 def test_price_when_tokens_were_cached_then_they_cost_their_own_price() -> None:
@@ -118,7 +118,9 @@ def test_price_when_tokens_were_cached_then_they_cost_their_own_price() -> None:
 
 async def test_cost_when_a_price_is_configured_then_from_exact_usage() -> None:
     prices = {"near/model": PriceSettings(input=1_000_000.0, output=2_000_000.0)}
-    _, report = await answer(service_over(Scripted("one two three"), prices=prices), ask("hello"))
+    _, report = await answer(
+        service_over(Scripted("one two three"), prices=prices), chat_spec("hello")
+    )
     assert report.cost == 5 * 1.0 + 3 * 2.0
 
 
@@ -127,11 +129,11 @@ async def test_quota_when_it_is_used_up_then_the_next_model_answers_or_the_calle
     two = Scripted("two", name="two", models=("b",))
     quotas = {"one": QuotaSettings(requests_per_minute=1)}
     service = service_over(one, two, routes=route("a", "b"), quotas=quotas)
-    assert (await answer(service, ask(model="smart")))[0] == "one"
-    text, report = await answer(service, ask(model="smart"))
+    assert (await answer(service, chat_spec(model="smart")))[0] == "one"
+    text, report = await answer(service, chat_spec(model="smart"))
     assert (text, outcomes(report)) == ("two", [("one", "RATE_LIMIT_EXCEEDED"), ("two", "")])
     with pytest.raises(RateLimited, match="1 requests a minute") as caught:
-        await answer(service, ask(model="a"))
+        await answer(service, chat_spec(model="a"))
     assert caught.value.retry_after is not None
 
 
@@ -147,70 +149,74 @@ async def test_quota_when_a_model_may_run_once_at_a_time_then_the_second_waits()
     assert gateway.queue_load() == (0, 0)
 
 
-def near_and_far(**policy: Any) -> dict[str, Any]:
+def local_and_remote(**policy: Any) -> dict[str, Any]:
     return {"policy": PolicySettings(**policy), "routes": route("far/m", "near/model")}
 
 
 def both() -> tuple[Scripted, Scripted]:
-    far = Scripted("far", name="far", local=False, models=("m",))
-    return far, Scripted("near")
+    remote = Scripted("far", name="far", local=False, models=("m",))
+    return remote, Scripted("near")
 
 
 @pytest.mark.parametrize(
-    ("asked", "username", "text"),
+    ("spec", "username", "text"),
     [
-        (ask(model="smart"), "alice", "far"),
-        (ask(model="smart", labels=("public",)), "alice", "far"),
-        (ask(model="smart", labels=("public", "secret")), "alice", "near"),
-        (ask(model="smart"), "bob", "near"),
-        (ask(labels=("secret",)), "alice", "near"),
-        (ask(), "bob", "near"),
+        (chat_spec(model="smart"), "alice", "far"),
+        (chat_spec(model="smart", labels=("public",)), "alice", "far"),
+        (chat_spec(model="smart", labels=("public", "secret")), "alice", "near"),
+        (chat_spec(model="smart"), "bob", "near"),
+        (chat_spec(labels=("secret",)), "alice", "near"),
+        (chat_spec(), "bob", "near"),
     ],
 )
-async def test_policy_when_a_text_must_stay_then_only_models_of_the_box_see_it(
-    asked: CompletionSpec, username: str, text: str
+async def test_policy_when_a_text_must_stay_then_only_local_models_see_it(
+    spec: CompletionSpec, username: str, text: str
 ) -> None:
-    far, near = both()
-    rules = near_and_far(local_only_labels=("secret",), local_only_users=("bob",))
-    service = service_over(far, near, default="far/m", **rules)
-    assert (await answer(service, asked, user(username=username)))[0] == text
-    assert bool(far.requests) is (text == "far")
+    remote, local = both()
+    rules = local_and_remote(local_only_labels=("secret",), local_only_users=("bob",))
+    service = service_over(remote, local, default="far/m", **rules)
+    assert (await answer(service, spec, user(username=username)))[0] == text
+    assert bool(remote.requests) is (text == "far")
 
 
-async def test_policy_when_only_a_barred_model_was_named_then_forbidden_and_why() -> None:
-    far, near = both()
-    service = service_over(far, near, **near_and_far(local_only_labels=("secret",)))
-    asked = ask(model="far/m", labels=("secret",))
+async def test_policy_when_only_a_denied_model_was_named_then_forbidden_with_the_reason() -> None:
+    remote, local = both()
+    service = service_over(remote, local, **local_and_remote(local_only_labels=("secret",)))
+    spec = chat_spec(model="far/m", labels=("secret",))
     with pytest.raises(Forbidden, match=r"far/m may not.*'secret' never leaves this machine"):
-        await service.start(user(), asked)
+        await service.start(user(), spec)
     with pytest.raises(Forbidden):
-        await service.count_tokens(user(), asked)
-    assert far.requests == []
+        await service.count_tokens(user(), spec)
+    assert remote.requests == []
 
 
 async def test_policy_when_a_provider_is_denied_then_nobody_uses_it() -> None:
-    far, near = both()
-    service = service_over(far, near, **near_and_far(denied_providers=("far",)))
-    assert (await answer(service, ask(model="smart")))[0] == "near"
+    remote, local = both()
+    service = service_over(remote, local, **local_and_remote(denied_providers=("far",)))
+    assert (await answer(service, chat_spec(model="smart")))[0] == "near"
     with pytest.raises(Forbidden, match="denies far"):
-        await service.start(user(), ask(model="far/m"))
+        await service.start(user(), chat_spec(model="far/m"))
 
 
 async def test_policy_when_a_task_is_of_a_local_only_user_then_its_text_stays_too() -> None:
-    far, near = both()
+    remote, local = both()
     names = {1: "alice", 2: "bob"}
 
     async def username(user_id: int) -> str | None:
         return names.get(user_id)
 
-    gateway = gateway_over(far, near, username=username, **near_and_far(local_only_users=("bob",)))
-    found = await gateway.resolve("smart", None)
+    gateway = gateway_over(
+        remote, local, username=username, **local_and_remote(local_only_users=("bob",))
+    )
+    resolved = await gateway.resolve("smart", None)
     for owner, count in (("user:2", 0), ("user:1", 1)):
-        async for _ in gateway.stream(found, ask().messages, Sampling(), 5, owner):
+        async for _ in gateway.stream(resolved, chat_spec().messages, Sampling(), 5, owner):
             pass
-        assert len(far.requests) == count
+        assert len(remote.requests) == count
     with pytest.raises(Forbidden):
-        await gateway.count_tokens(await gateway.resolve("far/m", None), ask().messages, "user:2")
+        await gateway.count_tokens(
+            await gateway.resolve("far/m", None), chat_spec().messages, "user:2"
+        )
 
 
 async def test_shares_when_a_user_has_more_weight_then_more_turns() -> None:
@@ -224,10 +230,10 @@ async def test_shares_when_a_user_has_more_weight_then_more_turns() -> None:
         Scripted(note, max_parallel=1), shares={"big": ShareSettings(weight=2.0)}
     )
     service = CompletionService(gateway)
-    first = asyncio.create_task(answer(service, ask(), user(9, username="first")))
+    first = asyncio.create_task(answer(service, chat_spec(), user(9, username="first")))
     await until(lambda: gateway.queue_load() == (1, 0))
     tasks = [
-        asyncio.create_task(answer(service, ask(), user(number, username=name)))
+        asyncio.create_task(answer(service, chat_spec(), user(number, username=name)))
         for number, name in ((1, "small"), (2, "big"))
         for _ in range(4)
     ]

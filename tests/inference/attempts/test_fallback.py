@@ -25,17 +25,17 @@ from appliance.inference.attempts.retry import RetryPolicy
 from appliance.inference.request.route import WeightedModel, order_by_weight
 from tests.support.agent_fakes import Answer
 from tests.support.gateway_parts import (
-    AWAKE,
-    BROKEN,
+    PERMANENT,
+    RETRYABLE,
     Breaking,
     Script,
     Scripted,
     answer,
-    ask,
-    failing,
+    chat_spec,
+    fail_then_answer,
     gateway_over,
     outcomes,
-    read,
+    read_all,
     route,
     service_over,
     user,
@@ -50,67 +50,75 @@ def pair(first: Script | Answer, second: Script | Answer = "second") -> tuple[Sc
 
 async def test_route_when_the_first_serves_then_the_others_are_not_asked() -> None:
     one, two = pair("first")
-    text, report = await answer(service_over(one, two, routes=route("a", "b")), ask(model="smart"))
+    text, report = await answer(
+        service_over(one, two, routes=route("a", "b")), chat_spec(model="smart")
+    )
     assert (text, outcomes(report)) == ("first", [("one", "")])
     assert (report.provider, report.model, two.requests) == ("one", "a", [])
 
 
 async def test_route_when_the_first_fails_for_good_then_the_next_answers() -> None:
-    one, two = pair(BROKEN)
-    text, report = await answer(service_over(one, two, routes=route("a", "b")), ask(model="smart"))
+    one, two = pair(PERMANENT)
+    text, report = await answer(
+        service_over(one, two, routes=route("a", "b")), chat_spec(model="smart")
+    )
     assert (text, report.provider) == ("second", "two")
     assert outcomes(report) == [("one", "PROVIDER_ERROR"), ("two", "")]
     assert two.requests[0].model == "b"
 
 
 async def test_route_when_a_try_fails_in_a_way_that_passes_then_the_same_is_tried_again() -> None:
-    one, two = pair(failing(2, AWAKE, "first"))
-    text, report = await answer(service_over(one, two, routes=route("a", "b")), ask(model="smart"))
+    one, two = pair(fail_then_answer(2, RETRYABLE, "first"))
+    text, report = await answer(
+        service_over(one, two, routes=route("a", "b")), chat_spec(model="smart")
+    )
     assert text == "first"
     assert outcomes(report) == [("one", "PROVIDER_ERROR")] * 2 + [("one", "")]
 
 
 async def test_route_when_tries_are_used_up_then_the_next_answers() -> None:
-    one, two = pair(AWAKE)
-    _, report = await answer(service_over(one, two, routes=route("a", "b")), ask(model="smart"))
+    one, two = pair(RETRYABLE)
+    _, report = await answer(
+        service_over(one, two, routes=route("a", "b")), chat_spec(model="smart")
+    )
     assert outcomes(report) == [("one", "PROVIDER_ERROR")] * 3 + [("two", "")]
 
 
-async def test_route_when_all_fail_then_the_last_error_is_told() -> None:
-    one, two = pair(BROKEN, RateLimited("too fast", retry_after=99.0))
+async def test_route_when_all_fail_then_the_last_error_is_raised() -> None:
+    one, two = pair(PERMANENT, RateLimited("too fast", retry_after=99.0))
     with pytest.raises(RateLimited) as caught:
-        await answer(service_over(one, two, routes=route("a", "b")), ask(model="smart"))
+        await answer(service_over(one, two, routes=route("a", "b")), chat_spec(model="smart"))
     assert caught.value.retry_after == 99.0
 
 
 @pytest.mark.parametrize("error", [InvalidInput.at("seed", "no"), Forbidden("not you")])
-async def test_route_when_the_request_is_at_fault_then_nobody_else_is_asked(
+async def test_route_when_the_request_is_invalid_then_nobody_else_is_asked(
     error: ApplianceError,
 ) -> None:
     one, two = pair(error)
     with pytest.raises(type(error)):
-        await answer(service_over(one, two, routes=route("a", "b")), ask(model="smart"))
+        await answer(service_over(one, two, routes=route("a", "b")), chat_spec(model="smart"))
     assert two.requests == []
 
 
-async def test_route_when_the_prompt_is_too_long_then_one_with_more_room_is_asked() -> None:
+async def test_route_when_the_prompt_is_too_long_then_one_with_a_larger_context_is_asked() -> None:
     full = ContextLengthExceeded("too long")
     small = Scripted(full, name="small", models=("a",), context_tokens=100)
     same = Scripted("same", name="same", models=("b",), context_tokens=100)
     large = Scripted("large", name="large", models=("c",), context_tokens=1000)
     service = service_over(small, same, large, routes=route("a", "b", "c"))
-    text, _ = await answer(service, ask(model="smart"))
+    text, _ = await answer(service, chat_spec(model="smart"))
     assert (text, same.requests) == ("large", [])
     with pytest.raises(ContextLengthExceeded):
-        await answer(service_over(small, same, routes=route("a", "b")), ask(model="smart"))
+        await answer(service_over(small, same, routes=route("a", "b")), chat_spec(model="smart"))
 
 
-async def test_route_when_it_fails_after_the_first_event_then_it_is_not_begun_anew() -> None:
+async def test_route_when_it_fails_after_the_first_event_then_it_is_not_started_again() -> None:
     one, two = Breaking(1, "first and more text", name="one", models=("a",)), pair("")[1]
     service = service_over(one, two, routes=route("a", "b"))
-    (completion,) = await service.start(user(), ask(model="smart"))
+    (completion,) = await service.start(user(), chat_spec(model="smart"))
     with pytest.raises(ProviderFailed):
-        await read(completion)
+        await read_all(completion)
     assert two.requests == []
 
 
@@ -120,13 +128,13 @@ async def test_route_when_a_plugin_raises_anything_then_it_is_an_error_of_the_pr
 
     one, two = pair(crash)
     with pytest.raises(ProviderFailed) as caught:
-        await answer(service_over(one), ask(model="a"))
+        await answer(service_over(one), chat_spec(model="a"))
     assert "secret" not in caught.value.message
-    text, _ = await answer(service_over(one, two, routes=route("a", "b")), ask(model="smart"))
+    text, _ = await answer(service_over(one, two, routes=route("a", "b")), chat_spec(model="smart"))
     assert text == "second"
 
 
-async def test_route_when_nothing_comes_then_the_deadline_ends_it_and_frees_the_gate() -> None:
+async def test_route_when_nothing_comes_then_the_deadline_ends_it_and_frees_its_slot() -> None:
     hanging = Scripted(asyncio.Event())
     gateway = gateway_over(hanging, gateway=GatewaySettings(deadline_s=0.05))
     route = await gateway.resolve(None, None)
@@ -140,22 +148,22 @@ async def test_route_when_nothing_comes_then_the_deadline_ends_it_and_frees_the_
 async def test_route_when_it_names_a_model_twice_or_one_that_is_gone_then_the_rest_counts() -> None:
     one, two = pair("first")
     gateway = gateway_over(one, two, routes=route("gone", "two/b", "b", "a"))
-    found = await gateway.resolve("smart", None)
-    assert [each.path for each in found.targets] == ["two/b", "one/a"]
+    resolved = await gateway.resolve("smart", None)
+    assert [each.path for each in resolved.targets] == ["two/b", "one/a"]
 
 
 async def test_route_when_it_is_the_default_then_it_serves_where_no_model_is_named() -> None:
-    one, two = pair(BROKEN)
+    one, two = pair(PERMANENT)
     service = service_over(one, two, routes=route("a", "b"), default="smart")
     for model in (None, "auto"):
-        text, _ = await answer(service, ask(model=model))
+        text, _ = await answer(service, chat_spec(model=model))
         assert text == "second"
 
 
 @pytest.mark.parametrize(
     "settings", [RouteSettings(), RouteSettings(models=("a", "b"), weights=(1.0,))]
 )
-def test_route_when_it_is_configured_wrongly_then_the_box_says_so(settings: RouteSettings) -> None:
+def test_route_when_it_is_configured_wrongly_then_config_error(settings: RouteSettings) -> None:
     with pytest.raises(ConfigError, match=r"\[routes.smart\]"):
         gateway_over(Scripted("x"), routes={"smart": settings})
 
@@ -171,14 +179,14 @@ def test_order_when_there_are_weights_then_the_first_is_drawn_and_zero_never_is(
     assert {tuple(order) for order in orders} == {("a", "b", "c"), ("b", "a", "c")}
 
 
-def test_patience_when_tries_go_on_then_pauses_grow_up_to_a_bound() -> None:
-    patience = RetryPolicy(max_tries=6, base_s=1.0, max_pause_s=4.0, rng=Highest())
-    pauses = [patience.pause_s(AWAKE, tries, 100.0) for tries in range(1, 7)]
+def test_retry_when_tries_go_on_then_pauses_grow_up_to_the_maximum() -> None:
+    retry = RetryPolicy(max_tries=6, base_s=1.0, max_pause_s=4.0, rng=Highest())
+    pauses = [retry.pause_s(RETRYABLE, tries, 100.0) for tries in range(1, 7)]
     assert pauses == [1.0, 2.0, 4.0, 4.0, 4.0, None]
 
 
 @pytest.mark.parametrize(
-    ("error", "left_s", "pause"),
+    ("error", "remaining_s", "pause"),
     [
         (RateLimited("slow", retry_after=2.0), 10.0, 3.0),
         (QueueFull("full", retry_after=2.0), 10.0, 3.0),
@@ -186,27 +194,27 @@ def test_patience_when_tries_go_on_then_pauses_grow_up_to_a_bound() -> None:
         (RateLimited("slow", retry_after=2.0), 2.5, None),
         (RateLimited("slow"), 10.0, None),
         (ModelUnavailable("loading", retry_after=1.0), 10.0, None),
-        (BROKEN, 10.0, None),
+        (PERMANENT, 10.0, None),
     ],
 )
-def test_patience_when_it_can_wait_then_as_long_as_was_asked_for(
-    error: ApplianceError, left_s: float, pause: float | None
+def test_retry_when_it_can_wait_then_as_long_as_the_error_says(
+    error: ApplianceError, remaining_s: float, pause: float | None
 ) -> None:
-    patience = RetryPolicy(max_tries=3, base_s=1.0, max_pause_s=10.0, rng=Highest())
-    assert patience.pause_s(error, 1, left_s) == pause
+    retry = RetryPolicy(max_tries=3, base_s=1.0, max_pause_s=10.0, rng=Highest())
+    assert retry.pause_s(error, 1, remaining_s) == pause
 
 
-async def test_breaker_when_a_provider_keeps_failing_then_it_is_left_alone() -> None:
-    one, two = pair(BROKEN)
+async def test_breaker_when_a_provider_keeps_failing_then_it_is_paused() -> None:
+    one, two = pair(PERMANENT)
     few = GatewaySettings(breaker_failures=2, backoff_s=0.001)
     service = service_over(one, two, routes=route("a", "b"), gateway=few)
     for _ in range(3):
-        assert (await answer(service, ask(model="smart")))[0] == "second"
-    _, report = await answer(service, ask(model="smart"))
+        assert (await answer(service, chat_spec(model="smart")))[0] == "second"
+    _, report = await answer(service, chat_spec(model="smart"))
     assert len(one.requests) == 2
     assert outcomes(report) == [("one", "MODEL_UNAVAILABLE"), ("two", "")]
     with pytest.raises(ModelUnavailable, match="one failed 2 times") as caught:
-        await answer(service, ask(model="a"))
+        await answer(service, chat_spec(model="a"))
     assert caught.value.retry_after is not None
 
 
@@ -215,13 +223,13 @@ def test_breaker_when_the_pause_is_over_then_one_probe_decides() -> None:
     breaker = CircuitBreaker("far", 2, 30.0, 20.0, lambda: now[0])
     for _ in range(2):
         breaker.require_closed()
-        breaker.record_failure(BROKEN)
+        breaker.record_failure(PERMANENT)
     assert breaker.state is CircuitState.OPEN
     now[0] = 20.0
     breaker.require_closed()
     with pytest.raises(ModelUnavailable):
         breaker.require_closed()
-    breaker.record_failure(BROKEN)
+    breaker.record_failure(PERMANENT)
     assert breaker.state is CircuitState.OPEN
     now[0] = 40.0
     breaker.require_closed()
@@ -235,17 +243,17 @@ def test_breaker_when_the_pause_is_over_then_one_probe_decides() -> None:
 def test_breaker_when_failures_are_old_or_not_the_providers_then_it_stays_closed() -> None:
     now = [0.0]
     breaker = CircuitBreaker("far", 2, 30.0, 20.0, lambda: now[0])
-    breaker.record_failure(BROKEN)
+    breaker.record_failure(PERMANENT)
     now[0] = 31.0
-    breaker.record_failure(BROKEN)
+    breaker.record_failure(PERMANENT)
     assert breaker.state is CircuitState.CLOSED
     breaker.record_failure(RateLimited("slow"))
     breaker.record_failure(InvalidInput("bad"))
     assert breaker.state is CircuitState.CLOSED
 
 
-async def test_report_when_it_ends_then_it_says_what_happened() -> None:
-    _, report = await answer(service_over(Scripted("one two three")), ask("hello there"))
+async def test_report_when_it_ends_then_it_holds_attempts_usage_and_times() -> None:
+    _, report = await answer(service_over(Scripted("one two three")), chat_spec("hello there"))
     assert (report.provider, report.model, report.cache) == ("near", "model", CacheStatus.BYPASS)
     assert (report.usage.prompt_tokens, report.usage.completion_tokens) == (6, 3)
     assert report.cost is None

@@ -1,4 +1,4 @@
-"""What is left of two models asked beside each other: in the books, at the gate, of the race."""
+"""How a hedged request ends: usage records, released permits, the race itself."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -23,56 +23,56 @@ from tests.support.gateway_parts import (
     Breaking,
     answer,
     outcomes,
-    read,
+    read_all,
     user,
 )
 from tests.support.hedging_parts import (
-    SLOW_FIRST,
-    SLOW_SECOND,
+    FIRST_LOST,
+    SECOND_LOST,
     SMART,
-    candidate,
-    far,
+    hedged_gateway,
+    hedged_service,
     hedging,
-    over,
-    service,
-    turns,
+    remote,
+    run_event_loop,
+    target,
 )
 from tests.support.task_box import until
 
 
 @pytest.fixture
 async def db(tmp_path: Path) -> AsyncGenerator[Database, None]:
-    database = await Database.open(tmp_path / "box.db")
+    database = await Database.open(tmp_path / "monkey.db")
     yield database
     await database.close()
 
 
-async def booked(
-    gateway: Gateway, db: Database, asked: CompletionSpec
+async def recorded(
+    gateway: Gateway, db: Database, spec: CompletionSpec
 ) -> tuple[CompletionReport, list[Any]]:
-    """One answer, and what the books say of it: provider, status, exact."""
+    """One answer and its usage records: provider, status, exact."""
     await gateway.start()
-    _, report = await answer(CompletionService(gateway), asked)
+    _, report = await answer(CompletionService(gateway), spec)
     await gateway.close()
     async with db.read() as connection:
         records = await usage_records.of_user(connection, 1, 0.0, 10)
     return report, sorted((r.provider, r.status, r.exact) for r in records)
 
 
-async def test_books_when_one_has_not_begun_then_only_the_other_is_in_them(db: Database) -> None:
-    one, two = far("one", "a", asyncio.Event()), far("two", "b", "second")
-    _, records = await booked(over(one, two, db=db), db, SMART)
+async def test_usage_when_one_has_not_started_then_only_the_other_is_recorded(db: Database) -> None:
+    one, two = remote("one", "a", asyncio.Event()), remote("two", "b", "second")
+    _, records = await recorded(hedged_gateway(one, two, db=db), db, SMART)
     assert records == [("two", UsageStatus.COMPLETED, True)]
 
 
-async def test_books_when_both_begin_at_once_then_the_later_one_is_cancelled(db: Database) -> None:
+async def test_usage_when_both_start_at_once_then_the_later_one_is_cancelled(db: Database) -> None:
     both = asyncio.Event()
-    one, two = far("one", "a", both), far("two", "b", both)
-    gateway = over(one, two, db=db)
+    one, two = remote("one", "a", both), remote("two", "b", both)
+    gateway = hedged_gateway(one, two, db=db)
     asked = asyncio.create_task(until(lambda: bool(two.requests)))
     asked.add_done_callback(lambda _: both.set())
-    report, records = await booked(gateway, db, SMART)
-    assert outcomes(report) == SLOW_SECOND
+    report, records = await recorded(gateway, db, SMART)
+    assert outcomes(report) == SECOND_LOST
     assert records == [
         ("one", UsageStatus.COMPLETED, True),
         ("two", UsageStatus.CANCELLED, False),
@@ -81,23 +81,23 @@ async def test_books_when_both_begin_at_once_then_the_later_one_is_cancelled(db:
 
 
 async def test_hedge_when_the_deadline_comes_then_both_are_closed() -> None:
-    one, two = far("one", "a", asyncio.Event()), far("two", "b", asyncio.Event())
-    gateway = over(one, two, gateway=hedging(deadline_s=0.05))
+    one, two = remote("one", "a", asyncio.Event()), remote("two", "b", asyncio.Event())
+    gateway = hedged_gateway(one, two, gateway=hedging(deadline_s=0.05))
     with pytest.raises(DeadlineExceeded):
         await answer(CompletionService(gateway), SMART)
     assert (one.ended, two.ended, gateway.queue_load()) == (1, 1, (0, 0))
 
 
 @pytest.mark.parametrize("moment", range(16))
-async def test_hedge_when_the_caller_leaves_at_any_moment_then_nothing_is_left(moment: int) -> None:
+async def test_hedge_when_the_caller_cancels_at_any_moment_then_nothing_leaks(moment: int) -> None:
     both = asyncio.Event()
-    one, two = far("one", "a", both), far("two", "b", both)
-    gateway = over(one, two)
+    one, two = remote("one", "a", both), remote("two", "b", both)
+    gateway = hedged_gateway(one, two)
     answering = asyncio.create_task(answer(CompletionService(gateway), SMART))
     if moment > 5:
         await until(lambda: bool(two.requests))
         both.set()
-    await turns(moment % 10)
+    await run_event_loop(moment % 10)
     answering.cancel()
     with suppress(asyncio.CancelledError):
         await answering
@@ -106,73 +106,73 @@ async def test_hedge_when_the_caller_leaves_at_any_moment_then_nothing_is_left(m
 
 
 async def test_hedge_when_the_winner_breaks_later_then_nobody_else_is_asked() -> None:
-    one = far("one", "a", asyncio.Event())
+    one = remote("one", "a", asyncio.Event())
     two = Breaking(1, "first and more", name="two", models=("b",))
-    (completion,) = await service(one, two).start(user(), SMART)
+    (completion,) = await hedged_service(one, two).start(user(), SMART)
     with pytest.raises(ProviderFailed):
-        await read(completion)
-    assert outcomes(completion.report) == SLOW_FIRST
+        await read_all(completion)
+    assert outcomes(completion.report) == FIRST_LOST
     assert (len(one.requests), len(two.requests)) == (1, 1)
 
 
-class Place(Permit):
-    """A place at the gate that only knows whether it was given back."""
+class CountedPermit(Permit):
+    """A permit that only knows whether it was released."""
 
     def __init__(self) -> None:
-        self.free = False
+        self.released = False
 
     def release(self) -> None:
-        self.free = True
+        self.released = True
 
 
 async def test_race_when_time_is_not_up_then_the_second_is_not_asked() -> None:
     slept: list[float] = []
-    up, begun = asyncio.Event(), asyncio.Event()
+    up, started = asyncio.Event(), asyncio.Event()
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
         await up.wait()
 
     async def first_event(route: Route) -> str:
-        await begun.wait()
+        await started.wait()
         return route.provider
 
-    async def drop(_route: Route, _answer: str) -> None:
+    async def discard(_route: Route, _answer: str) -> None:
         raise AssertionError("nobody came second")
 
-    race = Race(first_event, drop, 7.0, sleep)
+    race = Race(first_event, discard, 7.0, sleep)
 
     async def leg() -> Started[str]:
-        return Started(candidate("far"), await race.ask(candidate("far")), Place())
+        return Started(target("far"), await race.ask(target("far")), CountedPermit())
 
     async def never() -> Started[str]:
         raise AssertionError("it was asked too early")
 
     running = asyncio.create_task(race.run(leg, never))
-    await turns()
-    begun.set()
+    await run_event_loop()
+    started.set()
     assert (await running).answer == "far"
     assert (slept, race.hedged) == ([7.0], False)
 
 
-async def test_race_when_it_is_left_in_the_moment_of_winning_then_the_winner_is_dropped() -> None:
-    dropped: list[str] = []
-    place = Place()
+async def test_race_when_it_is_cancelled_as_one_wins_then_the_winner_is_discarded() -> None:
+    discarded: list[str] = []
+    permit = CountedPermit()
 
     async def first_event(route: Route) -> str:
         return route.provider
 
-    async def drop(_route: Route, answer: str) -> None:
-        dropped.append(answer)
+    async def discard(_route: Route, answer: str) -> None:
+        discarded.append(answer)
 
-    race = Race(first_event, drop, 1000.0)
+    race = Race(first_event, discard, 1000.0)
 
     async def leg() -> Started[str]:
-        answer = await race.ask(candidate("far"))
+        answer = await race.ask(target("far"))
         running.cancel()
-        return Started(candidate("far"), answer, place)
+        return Started(target("far"), answer, permit)
 
     running: asyncio.Task[Started[str]] = asyncio.create_task(race.run(leg, leg))
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert (dropped, place.free) == (["far"], True)
+    assert (discarded, permit.released) == (["far"], True)

@@ -1,4 +1,4 @@
-"""Far providers that are slow or gone hold nobody up."""
+"""Remote providers that are slow or gone delay nobody for long."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,68 +12,68 @@ from appliance.inference.routing.model_listing import ModelListing
 from tests.support.gateway_parts import Scripted, gateway_over
 
 
-class Far(Scripted):
+class SlowRemote(Scripted):
     """Lists once the event is set; fails while `broken`."""
 
     def __init__(self, name: str = "far") -> None:
         super().__init__("far", name=name, local=False, models=("m",))
         self.go = asyncio.Event()
         self.broken: Exception | None = None
-        self.asked = 0
+        self.times_asked = 0
 
     async def models(self) -> Sequence[ModelInfo]:
-        self.asked += 1
+        self.times_asked += 1
         if self.broken:
             raise self.broken
         await self.go.wait()
         return await super().models()
 
 
-async def test_resolve_when_the_model_is_of_this_box_then_no_far_provider_is_asked() -> None:
-    far = Far()
-    gateway = gateway_over(far, Scripted("near"), default="model")
+async def test_resolve_when_the_model_is_local_then_no_remote_provider_is_asked() -> None:
+    remote = SlowRemote()
+    gateway = gateway_over(remote, Scripted("near"), default="model")
     for name in (None, "auto", "model", "near/model"):
         assert (await gateway.resolve(name, None)).provider == "near"
-    assert far.asked == 0
+    assert remote.times_asked == 0
     await gateway.close()
 
 
-async def test_resolve_when_a_far_provider_is_silent_then_waited_for_no_longer_than_patience(
+async def test_resolve_when_a_remote_provider_is_silent_then_the_wait_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(model_listing, "MAX_WAIT_S", 0.01)
-    far, other = Far(), Far("other")
+    remote, other = SlowRemote(), SlowRemote("other")
     other.go.set()
-    gateway = gateway_over(far, other)
+    gateway = gateway_over(remote, other)
     assert (await gateway.resolve("other/m", None)).provider == "other"
     with pytest.raises(UnknownModel):
         await gateway.resolve("far/m", None)
-    far.go.set()
+    remote.go.set()
     await asyncio.sleep(0.01)
     assert (await gateway.resolve("far/m", None)).provider == "far"
-    assert far.asked == 1
+    assert remote.times_asked == 1
     await gateway.close()
 
 
 @pytest.mark.parametrize("broken", [ProviderFailed("gone"), KeyError("a bug")])
-async def test_listing_when_it_begins_to_fail_then_what_was_known_still_counts(
+async def test_listing_when_it_begins_to_fail_then_the_last_list_is_used(
     broken: Exception,
 ) -> None:
     now = [0.0]
-    far = Far()
-    far.go.set()
-    listed = ModelListing(far, lambda: now[0])
-    assert [info.name for info in await listed.models()] == ["m"]
-    far.broken = broken
-    for at, asked in ((0.5, 1), (2.0, 2), (10.0, 2), (18.0, 3)):
+    remote = SlowRemote()
+    remote.go.set()
+    listing = ModelListing(remote, lambda: now[0])
+    assert [info.name for info in await listing.models()] == ["m"]
+    remote.broken = broken
+    for at, times_asked in ((0.5, 1), (2.0, 2), (10.0, 2), (18.0, 3)):
         now[0] = at
-        assert [info.name for info in await listed.models()] == ["m"]
-        assert far.asked == asked
+        assert [info.name for info in await listing.models()] == ["m"]
+        assert remote.times_asked == times_asked
 
 
-async def test_close_when_a_listing_hangs_then_it_is_ended() -> None:
-    far = Far()
-    gateway = gateway_over(far)
+async def test_close_when_a_listing_hangs_then_it_is_cancelled() -> None:
+    remote = SlowRemote()
+    gateway = gateway_over(remote)
     asking = asyncio.create_task(gateway.models())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
