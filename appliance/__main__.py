@@ -11,11 +11,11 @@ _CHILD_ARGS = 3
 def main() -> None:
     """Run a child process's module, or the command line."""
     if frozen():
-        # The executable's first process only unpacks and waits: killing it must end this one.
+        # The parent is the bootstrap process, which only unpacks and waits: exit with it.
         die_with_parent()
     if len(sys.argv) >= _CHILD_ARGS and sys.argv[1] == CHILD_COMMAND:
         sys.exit(_run_child(sys.argv[2], sys.argv[3:]))
-    # Nothing of what imports make is garbage: `run_async` begins to look for some.
+    # Imports create no garbage; `run_async` turns the collector on again.
     gc.disable()
     from multiprocessing import freeze_support
 
@@ -27,7 +27,7 @@ def main() -> None:
 
 def _run_child(module: str, argv: list[str]) -> int:
     if "@" not in module:
-        # Without the loader of plugins, which is large: some of these processes are to be small.
+        # Skip the plugin loader: some of these processes must stay small.
         return run_main(module, argv)
     from appliance.plugins import run_child
 

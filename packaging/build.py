@@ -1,4 +1,4 @@
-"""Builds `dist/monkey-coder`, the one executable, and tries it out.
+"""Builds `dist/monkey-coder`, the one executable, and smoke-tests it.
 
     uv run packaging/build.py [--cpu all|native] [--smoke-model FILE] [--no-smoke]
 
@@ -26,7 +26,7 @@ PORTABLE_CMAKE = (
 
 
 def main() -> None:
-    """Build, say what came out, and smoke-test it."""
+    """Build, report size and requirements, smoke-test."""
     arguments = parse_arguments()
     environment = BUILD / f"venv-{arguments.cpu}"
     install(environment, portable=arguments.cpu == "all")
@@ -46,9 +46,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def install(environment: Path, *, portable: bool) -> None:
-    """The locked dependencies in an environment of their own, with the wanted llama.cpp."""
+    """The locked dependencies in an environment of their own, with the selected llama.cpp."""
     BUILD.mkdir(exist_ok=True)
-    # The project itself anew: uv takes a build of an earlier state for this one.
+    # Rebuild the project itself: uv would reuse a build of an earlier state.
     options = ["--frozen", "--no-default-groups", "--group", "package", "--no-editable"]
     options += ["--reinstall-package", "monkey-coder"]
     if portable:
@@ -95,7 +95,7 @@ def report() -> None:
 
 
 def smoke(model: Path | None) -> None:
-    """Run the executable where next to nothing of this machine can be seen."""
+    """Run the executable in an almost empty root file system."""
     script = ROOT / "packaging" / "smoke.py"
     options = ["--model", str(model)] if model else []
     run(sys.executable, str(script), str(EXECUTABLE), *options)
@@ -103,8 +103,8 @@ def smoke(model: Path | None) -> None:
 
 def run(*command: str, **environ: str) -> None:
     """Run a command of the build; its failure ends the build."""
-    shown = " ".join(Path(word).name if word.startswith("/") else word for word in command)
-    print(f"build: {shown}", flush=True)
+    text = " ".join(Path(word).name if word.startswith("/") else word for word in command)
+    print(f"build: {text}", flush=True)
     if shutil.which(command[0]) is None:
         sys.exit(f"build: {command[0]} is not installed")
     done = subprocess.run(
@@ -114,7 +114,7 @@ def run(*command: str, **environ: str) -> None:
         check=False,
     )
     if done.returncode != 0:
-        sys.exit(f"build: failed with exit status {done.returncode}: {shown}")
+        sys.exit(f"build: failed with exit status {done.returncode}: {text}")
 
 
 if __name__ == "__main__":

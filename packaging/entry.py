@@ -1,4 +1,4 @@
-"""What the executable runs."""
+"""Entry script of the executable."""
 
 from appliance.__main__ import main
 

@@ -1,4 +1,4 @@
-"""What a binary needs of the machine that it runs on."""
+"""Finds the oldest glibc that a build runs on."""
 
 import re
 import subprocess

@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     executable = arguments.executable.resolve()
     trial(executable, None, "version")
-    trial(executable, None, "doctor", "--data-dir", "/box/data")
+    trial(executable, None, "doctor", "--data-dir", "/srv/data")
     if arguments.model:
         words = ("quickstart", "--once", "--model", "/model.gguf")
         trial(executable, arguments.model.resolve(), *words)
@@ -50,9 +50,9 @@ def empty_root(executable: Path, model: Path | None) -> list[str]:
     """The bwrap command line that makes the root."""
     words = [str(bwrap_path()), "--die-with-parent", "--clearenv", "--unshare-user"]
     words += ["--unshare-net", "--unshare-ipc", "--unshare-uts"]
-    # The machine's own /proc: the sandbox inside can mount another only where one is whole.
+    # The host's /proc: the kernel lets the inner sandbox mount a proc only if one is fully visible.
     words += ["--uid", "1000", "--gid", "1000", "--bind", "/proc", "/proc", "--dev", "/dev"]
-    words += ["--tmpfs", "/tmp", "--dir", "/box", "--chdir", "/box"]
+    words += ["--tmpfs", "/tmp", "--dir", "/srv", "--chdir", "/srv"]
     words += ["--ro-bind", str(executable), "/monkey-coder"]
     if model:
         words += ["--ro-bind", str(model), "/model.gguf"]
