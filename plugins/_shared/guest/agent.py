@@ -19,6 +19,7 @@ if nothing but the agent limits it.
 
 # As in the init process: pathlib is slow to load.
 # ruff: noqa: PTH120, PTH123
+import ctypes
 import os
 import select
 import struct
@@ -26,15 +27,20 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+TYPE_CHECKING = False
+if TYPE_CHECKING or __package__:
+    from plugins._shared import linux
+else:  # in a guest, where its siblings lie beside it
+    sys.path.append(os.path.dirname(__file__))
+    linux = __import__("linux")
+
 FRAME_HEADER = struct.Struct(">cI")
 FRAME_BYTES = 32768
 BUFFER_BYTES = 65536
 
 _KEEP_USER = -1
 _PAUSE_S = 0.1
-_CLONE_NEWPID = 0x20000000
-_MS_RDONLY = 1
-_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _INSTRUCTION_BYTES = 8
 _HIGHEST_FD = 256  # far above what an agent ever opens
 _INIT_FDS = ("job", "report", "stdin", "stdout", "stderr")
@@ -77,7 +83,6 @@ def serve_run(source: int, sink: int, enter: Callable[[], None], max_files: int 
 
 
 def _file_counter(max_files: int) -> Any:
-    sys.path.append(os.path.dirname(__file__))
     return __import__("file_count").FileCounter(max_files)
 
 
@@ -87,17 +92,16 @@ def drop_privileges(user: int) -> None:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
-    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    linux.set_no_new_privileges()
     with open(os.path.dirname(__file__) + "/filter.bpf", "rb") as file:
         _install_filter(file.read())
 
 
 def _install_filter(program: bytes) -> None:
     """Install it for this process and its children (see seccomp(2))."""
-    ctypes = __import__("ctypes")
     instructions = ctypes.create_string_buffer(program)
     fprog = struct.pack("@HP", len(program) // _INSTRUCTION_BYTES, ctypes.addressof(instructions))
-    _call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, fprog, 0, 0)
+    linux.call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, fprog, 0, 0)
 
 
 def _start_init(enter: Callable[[], None]) -> tuple[dict[str, int], int]:
@@ -107,7 +111,7 @@ def _start_init(enter: Callable[[], None]) -> tuple[dict[str, int], int]:
     for name in _INIT_FDS:
         ends = os.pipe()
         theirs[name], ours[name] = ends if name in _INBOUND.values() else ends[::-1]
-    _call("unshare", _CLONE_NEWPID)
+    linux.unshare(linux.CLONE_NEWPID)
     pid = os.fork()
     if pid == 0:
         try:
@@ -129,13 +133,12 @@ def _run_init(fds: dict[str, int], enter: Callable[[], None]) -> None:
     if os.getpid() != 1:
         # At the end of a run it kills every process that it can see.
         raise OSError("the init process has no PID namespace of its own")
-    _call("mount", b"proc", b"/proc", b"proc", 0, None)
+    linux.mount("proc", "/proc", "proc", 0)
     # The program has the init process's user id: where the kernel lets it open that process's
     # descriptors, it could write to the agent in its name.
-    _call("mount", b"none", b"/proc/1", b"tmpfs", _MS_RDONLY, b"size=4096,mode=0555")
+    linux.mount("none", "/proc/1", "tmpfs", linux.MS_RDONLY, "size=4096,mode=0555")
     enter()
     _redirect_to_null(2)  # the program may reach what this process has open
-    sys.path.append(os.path.dirname(__file__))
     __import__("pidfd").provide()
     __import__("init").main([str(fds[name]) for name in _INIT_FDS])
 
@@ -145,14 +148,6 @@ def _redirect_to_null(*fds: int) -> None:
     for fd in fds:
         os.dup2(null, fd)
     os.close(null)
-
-
-def _call(name: str, *arguments: Any) -> None:
-    ctypes = __import__("ctypes")
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, name)(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
 class _Inbound:

@@ -7,6 +7,7 @@ from plugins._shared.seccomp import run_filter
 from plugins._shared.stage.bytecode import pyc_files
 
 _MODULES = (
+    "plugins._shared.linux",
     "plugins._shared.guest.agent",
     "plugins._shared.guest.pidfd",
     "plugins._shared.guest.file_count",
