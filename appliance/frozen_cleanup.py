@@ -1,8 +1,8 @@
-"""What the executable has unpacked for itself: one that was killed leaves it to the next.
+"""Removes folders that killed executables have left unpacked.
 
-Its first process makes a folder, named after its process id, and removes it at the end; but
-not if it is killed too. A folder in use is marked by a lock, since its owner may not be seen
-from another process namespace.
+PyInstaller's bootloader unpacks the executable into a folder named after its process id, and
+removes it at the end unless it is killed. A lock on a file in the folder marks it as in use:
+the process id alone is not enough, since its process may be in another PID namespace.
 """
 
 import fcntl
@@ -18,10 +18,10 @@ _NAME = re.compile(r"_MEI([0-9a-f]{8})\w{6}")
 
 
 @contextmanager
-def claimed(folder: Path) -> Generator[None, None, None]:
-    """The folder is known for ours from now on, and nobody removes it meanwhile.
+def mark_in_use(folder: Path) -> Generator[None, None, None]:
+    """Mark the folder as one of ours, and lock it during the block.
 
-    Where there is no room for the mark, it is one that will not be removed for us.
+    If the mark cannot be created, the folder is used without it and never removed by others.
     """
     try:
         mark = os.open(folder / _MARK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -35,15 +35,15 @@ def claimed(folder: Path) -> Generator[None, None, None]:
         os.close(mark)
 
 
-def remove_leftovers(place: Path) -> list[Path]:
-    """Remove the folders there of executables of ours, and of this user, that are gone."""
-    found = [folder for folder in place.glob("_MEI*") if _left_over(folder)]
-    for folder in found:
+def remove_abandoned(parent: Path) -> list[Path]:
+    """Remove this user's marked folders in `parent` whose process is gone; returns them."""
+    abandoned = [folder for folder in parent.glob("_MEI*") if _is_abandoned(folder)]
+    for folder in abandoned:
         shutil.rmtree(folder, ignore_errors=True)
-    return found
+    return abandoned
 
 
-def _left_over(folder: Path) -> bool:
+def _is_abandoned(folder: Path) -> bool:
     name = _NAME.fullmatch(folder.name)
     if name is None or Path("/proc", str(int(name[1], 16))).exists():
         return False
@@ -51,7 +51,7 @@ def _left_over(folder: Path) -> bool:
         if folder.lstat().st_uid != os.geteuid() or folder.is_symlink():
             return False
         mark = os.open(folder / _MARK, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError:  # gone by now, or no folder of ours
+    except OSError:  # removed meanwhile, or not one of ours
         return False
     try:
         fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What the box says about itself: structured logs on stderr, Prometheus metrics."""
+"""Structured logs on stderr and Prometheus metrics."""
 
 import logging
 import re
@@ -67,8 +67,10 @@ COST = Counter(
     ["provider", "model"],
     registry=REGISTRY,
 )
-GATE_WAITING = Gauge("monkey_coder_gate_waiting", "Completions that wait.", registry=REGISTRY)
-GATE_RUNNING = Gauge("monkey_coder_gate_running", "Completions that run.", registry=REGISTRY)
+COMPLETIONS_WAITING = Gauge(
+    "monkey_coder_gate_waiting", "Completions that wait.", registry=REGISTRY
+)
+COMPLETIONS_RUNNING = Gauge("monkey_coder_gate_running", "Completions that run.", registry=REGISTRY)
 RESPONSE_CACHE = Counter(
     "monkey_coder_response_cache",
     "Completions by how they stand to the response cache.",
@@ -81,11 +83,11 @@ SANDBOX_RUNS = Counter(
 BUILD = Gauge("monkey_coder_build_info", "Always 1.", ["version"], registry=REGISTRY)
 
 MetricT = TypeVar("MetricT", Counter, Gauge, Histogram)
-_SERIES: dict[tuple[Any, ...], Any] = {}
+_series_by_labels: dict[tuple[Any, ...], Any] = {}
 
 
 def configure_logging(settings: LogSettings) -> None:
-    """Send our log, and the standard library's, to stderr in the chosen form."""
+    """Send our log and the standard library's to stderr, in the configured format."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -105,7 +107,7 @@ def configure_logging(settings: LogSettings) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_form(settings),
+                *_renderers(settings),
             ],
         )
     )
@@ -114,19 +116,19 @@ def configure_logging(settings: LogSettings) -> None:
     root.setLevel(level)
 
 
-def _form(settings: LogSettings) -> list[Any]:
+def _renderers(settings: LogSettings) -> list[Any]:
     if settings.format == "json":
         return [
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(default=str),
         ]
-    # The plain formatter: the rich one prints local variables, secrets among them.
+    # The rich formatter would print local variables, and secrets with them.
     plain = structlog.dev.plain_traceback
     return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Mask values whose name says that they are secret, in any mapping, and API keys anywhere."""
+    """Mask values with the name of a secret, also in nested dictionaries, and API keys anywhere."""
     return {name: _masked(name, value) for name, value in event.items()}
 
 
@@ -142,11 +144,11 @@ def _masked(name: str, value: Any) -> Any:
 
 
 def _series(metric: MetricT, *labels: str) -> MetricT:
-    """The one of `metric` with these labels: the library takes ten times as long to find it."""
+    """The series with these labels, cached: the library's own look-up is ten times slower."""
     key = (metric, *labels)
-    if key not in _SERIES:
-        _SERIES[key] = metric.labels(*labels)
-    return _SERIES[key]
+    if key not in _series_by_labels:
+        _series_by_labels[key] = metric.labels(*labels)
+    return _series_by_labels[key]
 
 
 def observe_request(method: str, route: str, status: int, seconds: float) -> None:
@@ -172,30 +174,30 @@ def observe_tokens(provider: str, model: str, prompt: int, completion: int) -> N
 
 
 def observe_drafts(provider: str, model: str, drafted: int, accepted: int) -> None:
-    """Count the tokens that were tried ahead for one completion, and those that were right."""
+    """Count the drafted tokens of one completion, accepted and rejected."""
     _series(DRAFTED_TOKENS, provider, model, "accepted").inc(accepted)
     _series(DRAFTED_TOKENS, provider, model, "rejected").inc(drafted - accepted)
 
 
 def observe_attempt(provider: str, error: str) -> None:
-    """Count one try at a provider by the stable code of its failure; "" if it served."""
+    """Count one attempt at a provider by the code of its error; "" if it began to answer."""
     _series(ATTEMPTS, provider, error.lower() or "ok").inc()
 
 
 def observe_first_token(provider: str, model: str, seconds: float) -> None:
-    """Note how long a caller waited for the first event of an answer."""
+    """Record the time to the first event of an answer."""
     _series(FIRST_TOKEN_SECONDS, provider, model).observe(seconds)
 
 
 def observe_cost(provider: str, model: str, cost: float) -> None:
-    """Add what one completion cost."""
+    """Add the cost of one completion."""
     _series(COST, provider, model).inc(cost)
 
 
-def watch_gate(waiting: Callable[[], int], running: Callable[[], int]) -> None:
-    """Have the gate asked when the metrics are."""
-    GATE_WAITING.set_function(waiting)
-    GATE_RUNNING.set_function(running)
+def watch_completion_queue(waiting: Callable[[], int], running: Callable[[], int]) -> None:
+    """Read the gauges of the completion queue from these functions."""
+    COMPLETIONS_WAITING.set_function(waiting)
+    COMPLETIONS_RUNNING.set_function(running)
 
 
 def observe_cache(status: str) -> None:

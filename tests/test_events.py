@@ -116,10 +116,10 @@ async def test_follow_when_published_out_of_order_then_seen_in_order(journal: Jo
     assert await follower == [1, 2, 3]
 
 
-async def test_follow_when_nobody_published_then_the_journal_is_looked_at(
+async def test_follow_when_nobody_published_then_the_journal_is_polled(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(events, "LOOK_S", 0.01)
+    monkeypatch.setattr(events, "POLL_S", 0.01)
     follower = asyncio.create_task(_follow(journal))
     await _settle()
     journal.write(publish=False)
@@ -137,7 +137,7 @@ async def test_follow_when_written_between_backlog_and_live_then_not_missed(jour
     assert await follower == list(range(1, 302))
 
 
-async def test_follow_when_the_follower_leaves_then_nothing_is_kept(journal: Journal):
+async def test_follow_when_the_follower_leaves_then_it_is_removed(journal: Journal):
     journal.write()
     async with aclosing(journal.bus.follow(1)) as following:
         await anext(following)

@@ -1,4 +1,4 @@
-"""Folders that killed executables have left: removed, and nothing else is."""
+"""Folders that killed executables have left are removed, and no others."""
 
 import os
 from pathlib import Path
@@ -19,10 +19,10 @@ def make(place: Path, name: str, *, marked: bool = True) -> Path:
     return folder
 
 
-def test_leftover_when_its_process_is_gone_then_removed(tmp_path: Path) -> None:
+def test_folder_when_its_process_is_gone_then_removed(tmp_path: Path) -> None:
     folder = make(tmp_path, GONE)
 
-    assert frozen_cleanup.remove_leftovers(tmp_path) == [folder]
+    assert frozen_cleanup.remove_abandoned(tmp_path) == [folder]
     assert not folder.exists()
 
 
@@ -37,36 +37,36 @@ def test_leftover_when_its_process_is_gone_then_removed(tmp_path: Path) -> None:
     ],
     ids=["it lives", "another program's", "another name", "a longer name", "no such folder"],
 )
-def test_folder_when_it_may_be_in_use_or_another_s_then_kept(
+def test_folder_when_it_may_be_in_use_or_of_another_program_then_kept(
     name: str, marked: bool, tmp_path: Path
 ) -> None:
     folder = make(tmp_path, name, marked=marked)
 
-    assert frozen_cleanup.remove_leftovers(tmp_path) == []
+    assert frozen_cleanup.remove_abandoned(tmp_path) == []
     assert folder.exists()
 
 
-def test_folder_when_claimed_then_kept_until_its_end(tmp_path: Path) -> None:
+def test_folder_when_marked_in_use_then_kept_until_the_mark_is_released(tmp_path: Path) -> None:
     folder = make(tmp_path, GONE, marked=False)
-    with frozen_cleanup.claimed(folder):
-        assert frozen_cleanup.remove_leftovers(tmp_path) == []
+    with frozen_cleanup.mark_in_use(folder):
+        assert frozen_cleanup.remove_abandoned(tmp_path) == []
 
-    assert frozen_cleanup.remove_leftovers(tmp_path) == [folder]
+    assert frozen_cleanup.remove_abandoned(tmp_path) == [folder]
 
 
-def test_link_when_it_is_named_like_a_leftover_then_not_followed(tmp_path: Path) -> None:
+def test_link_when_it_is_named_like_an_unpacked_folder_then_not_followed(tmp_path: Path) -> None:
     elsewhere = make(tmp_path, "elsewhere")
     (tmp_path / GONE).symlink_to(elsewhere)
 
-    assert frozen_cleanup.remove_leftovers(tmp_path) == []
+    assert frozen_cleanup.remove_abandoned(tmp_path) == []
     assert (elsewhere / "lib" / "large.so").exists()
 
 
-def test_folder_when_no_mark_can_be_made_then_it_serves_and_stays(tmp_path: Path) -> None:
+def test_folder_when_no_mark_can_be_made_then_it_is_used_and_never_removed(tmp_path: Path) -> None:
     folder = make(tmp_path, GONE, marked=False)
     (folder / ".monkey-coder").mkdir()
 
-    with frozen_cleanup.claimed(folder):
+    with frozen_cleanup.mark_in_use(folder):
         pass
 
-    assert frozen_cleanup.remove_leftovers(tmp_path) == []
+    assert frozen_cleanup.remove_abandoned(tmp_path) == []

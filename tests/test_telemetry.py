@@ -27,9 +27,9 @@ def test_log_when_json_then_each_line_is_an_object_on_stderr(
     telemetry.configure_logging(LogSettings(format="json"))
     structlog.get_logger().info("task_done", task="t1", seconds=1.5)
     logging.getLogger("library").warning("odd %s", "thing")
-    said = capsys.readouterr()
-    assert said.out == ""
-    first, second = [json.loads(line) for line in said.err.splitlines()]
+    output = capsys.readouterr()
+    assert output.out == ""
+    first, second = [json.loads(line) for line in output.err.splitlines()]
     assert (first["event"], first["task"], first["level"]) == ("task_done", "t1", "info")
     assert second["event"] == "odd thing"
 
@@ -50,10 +50,10 @@ def test_log_when_names_are_secret_then_values_are_masked(
         tokens=7,
         user="ann",
     )
-    said = capsys.readouterr().err
-    assert "hush" not in said
-    assert "ann" in said
-    assert "7" in said
+    output = capsys.readouterr().err
+    assert "hush" not in output
+    assert "ann" in output
+    assert "7" in output
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -66,12 +66,12 @@ def test_log_when_an_exception_is_logged_then_local_variables_are_not(
         raise ValueError(len(hidden))
     except ValueError:
         structlog.get_logger().exception("broken")
-    said = capsys.readouterr().err
-    assert "ValueError: 4" in said
-    assert "hush" not in said.replace('hidden = "hush"', "")
+    output = capsys.readouterr().err
+    assert "ValueError: 4" in output
+    assert "hush" not in output.replace('hidden = "hush"', "")
 
 
-def test_log_when_the_level_is_higher_then_less_is_told(
+def test_log_when_the_level_is_higher_then_less_is_logged(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     telemetry.configure_logging(LogSettings(level="error"))

@@ -1,4 +1,12 @@
-"""The durable queue's worker side: claims tasks, runs their handler, writes their end."""
+"""The worker side of the durable queue: claims tasks, runs their handler, writes their end.
+
+scheduler.py   Scheduler: claims tasks, keeps the workers busy, cancels and drains
+context.py     TaskContext: what a handler gets; TaskHandler
+attempt.py     Attempt: one run of the handler, up to its deadline or a stop
+outcome.py     Outcome: how an attempt ended
+journal.py     Journal: the status of a task and its events, changed in one transaction
+stats.py       QueueStats and the expected wait
+"""
 
 from appliance.scheduler.context import TaskContext, TaskHandler
 from appliance.scheduler.scheduler import Scheduler

@@ -1,4 +1,4 @@
-"""One attempt at one task, in an asyncio task of its own that can be stopped from outside."""
+"""One attempt at one task: the handler runs in an asyncio task that can be stopped."""
 
 import asyncio
 from enum import Enum, auto
@@ -23,50 +23,50 @@ class Stop(Enum):
 
 
 class Attempt:
-    """Runs the handler of `context.task` to its end, its deadline, or a `stop`."""
+    """Runs a handler until it ends, the deadline passes, or `stop` is called."""
 
     def __init__(self, context: TaskContext) -> None:
         self.context = context
         self._reason: Stop | None = None
-        self._stop_asked = asyncio.Event()
-        self._settled = asyncio.Event()
+        self._stop_requested = asyncio.Event()
+        self._settled_event = asyncio.Event()
 
     @property
     def task(self) -> Task:
         return self.context.task
 
     def stop(self, reason: Stop) -> None:
-        """Ask for an early end. A user's cancellation outweighs a shutdown."""
+        """Request an early end. A cancellation by the user takes precedence over a shutdown."""
         if self._reason in (None, Stop.DRAIN):
             self._reason = reason
-        self._stop_asked.set()
+        self._stop_requested.set()
 
     async def run(self, handler: TaskHandler) -> Outcome:
-        """How it ended. Never raises but for its own cancellation."""
+        """The outcome. Raises nothing but its own cancellation."""
         work = asyncio.create_task(self._call(handler))
-        asked = asyncio.create_task(self._stop_asked.wait())
+        stop = asyncio.create_task(self._stop_requested.wait())
         try:
             await asyncio.wait(
-                {work, asked},
+                {work, stop},
                 timeout=self.context.remaining_s(),
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if not work.done():
-                await self._end(work)
+                await self._stop_work(work)
         finally:
-            asked.cancel()
+            stop.cancel()
             work.cancel()
         return self._outcome(work)
 
-    def settled(self) -> None:
-        """Say that the end is written (or left to the next start)."""
-        self._settled.set()
+    def mark_settled(self) -> None:
+        """Note that the end is written, or left to the recovery at the next start."""
+        self._settled_event.set()
 
     async def wait_settled(self, timeout_s: float) -> bool:
         """Whether the end was written within `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._settled.wait()
+                await self._settled_event.wait()
         except TimeoutError:
             return False
         return True
@@ -74,14 +74,14 @@ class Attempt:
     async def _call(self, handler: TaskHandler) -> TaskResult:
         return await handler(self.context)
 
-    async def _end(self, work: "asyncio.Task[TaskResult]") -> None:
+    async def _stop_work(self, work: "asyncio.Task[TaskResult]") -> None:
         if self._reason is None:
             self._reason = Stop.DEADLINE
         work.cancel()
         await asyncio.wait({work}, timeout=STOP_WAIT_S)
         if not work.done():
             _log.error("task handler does not stop", task=self.task.public_id)
-            work.add_done_callback(_look_at)
+            work.add_done_callback(_log_late_error)
 
     def _outcome(self, work: "asyncio.Task[TaskResult]") -> Outcome:
         if work.done() and not work.cancelled() and work.exception() is None:
@@ -102,7 +102,7 @@ class Attempt:
         return outcome.timed_out(round(deadline - started, 3))
 
 
-def _look_at(work: "asyncio.Task[TaskResult]") -> None:
-    """Take note of what a late handler raised, so that asyncio does not complain."""
+def _log_late_error(work: "asyncio.Task[TaskResult]") -> None:
+    """Retrieve the exception of a handler that ended late, or asyncio would warn about it."""
     if not work.cancelled() and (error := work.exception()):
-        _log.error("task handler broke after its end", exc_info=error)
+        _log.error("task handler failed after its attempt had ended", exc_info=error)

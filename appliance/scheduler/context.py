@@ -1,4 +1,4 @@
-"""What the handler of a task is given."""
+"""The context of a task handler."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,30 +12,28 @@ Emit = Callable[[Task, EventKind, Mapping[str, Any]], Awaitable[TaskEvent]]
 class TaskContext:
     """One attempt at one task.
 
-    `history` is the journal so far, earlier attempts included: a handler goes on
-    from what it finds there.
+    `history` is the journal so far, including earlier attempts, from which a handler resumes.
     """
 
     def __init__(self, task: Task, history: Sequence[TaskEvent], emit: Emit) -> None:
         self.task = task
         self.history = history
         self._emit = emit
-        left = (task.deadline_at or 0.0) - time.time()
-        self._ends = time.monotonic() + left
+        self._ends_at = time.monotonic() + (task.deadline_at or 0.0) - time.time()
 
     async def emit(self, kind: EventKind, data: Mapping[str, Any]) -> TaskEvent:
-        """Write a step into the journal; it is on disk when this returns.
+        """Write a step to the journal; it is on disk when this returns.
 
-        `data` is JSON-compatible. The end of a task is not the handler's to write:
-        a final kind raises ValueError. Raises Conflict if the attempt has ended.
+        `data` must be JSON-compatible. Raises Conflict if the attempt has ended, and ValueError
+        for a final kind: the scheduler writes the end of a task.
         """
         if kind.final:
-            raise ValueError(f"a handler ends by returning or raising, not by {kind}")
+            raise ValueError(f"a handler may not emit {kind}; it ends by returning or raising")
         return await self._emit(self.task, kind, data)
 
     def remaining_s(self) -> float:
         """Seconds until the deadline, never below 0."""
-        return max(0.0, self._ends - time.monotonic())
+        return max(0.0, self._ends_at - time.monotonic())
 
 
 TaskHandler = Callable[[TaskContext], Awaitable[TaskResult]]

@@ -1,4 +1,4 @@
-"""Writes to the queue and the journal together, then tells the followers."""
+"""Changes the status of tasks together with their journal, then publishes the events."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,10 @@ from appliance.store.tables import task_events, task_queue
 
 
 class Journal:
-    """Every change of a task that has been accepted. Each call is one transaction.
+    """Every change of an accepted task. Each call is one transaction.
 
-    None is half done when its caller is cancelled: what is committed is published.
+    A call whose caller is cancelled still runs to its end, so that every committed event is
+    published.
     """
 
     def __init__(self, db: Database, bus: EventBus) -> None:
@@ -37,19 +38,22 @@ class Journal:
         """Cancel a task that has the status of `task` and no attempt in this process."""
         return await run_to_completion(self._cancel(task))
 
-    async def recover(self, max_attempts: int) -> int:
-        """Put back what a dead box left running, unless it got no further too often."""
+    async def recover_interrupted(self, max_attempts: int) -> int:
+        """Requeue the tasks that were running when the server died; returns their number.
+
+        A task that was interrupted `max_attempts` times in a row without progress fails instead.
+        """
         return await run_to_completion(self._recover(max_attempts))
 
     def publish(self, event: TaskEvent) -> None:
-        """Tell those who follow the task of a line that another transaction wrote."""
+        """Publish an event that another transaction wrote."""
         self._bus.publish(event)
 
     async def _step(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> TaskEvent:
         async with self._db.write() as tx:
             event = await task_events.append_step(tx, task, kind, data, time.time())
         if event is None:
-            raise Conflict("this attempt at the task has ended; nothing may follow its end")
+            raise Conflict("this attempt at the task has ended; it can emit no more events")
         self.publish(event)
         return event
 
@@ -58,7 +62,7 @@ class Journal:
         events: list[TaskEvent] = []
         async with self._db.write() as tx:
             changed = await _write_end(tx, task, result, now)
-            kind, data = _line(result)
+            kind, data = _end_event(result)
             if changed and kind:
                 events.append(await task_events.append(tx, task.id, kind, data, now))
         self._publish_all(events)
@@ -79,18 +83,18 @@ class Journal:
         now = time.time()
         events: list[TaskEvent] = []
         async with self._db.write() as tx:
-            found = await task_queue.left_running(tx)
-            for task in found:
+            interrupted = await task_queue.left_running(tx)
+            for task in interrupted:
                 times = 0 if task.progressed else task.interruptions + 1
                 if times < max_attempts:
                     await task_queue.requeue(tx, task.id, task.attempt, now, interruptions=times)
                     continue
-                failure = _interrupted(times)
+                failure = _interruption_failure(times)
                 await task_queue.fail(tx, task.id, task.attempt, failure, now)
-                line = _failure_line(failure)
-                events.append(await task_events.append(tx, task.id, EventKind.FAILED, line, now))
+                data = _failure_data(failure)
+                events.append(await task_events.append(tx, task.id, EventKind.FAILED, data, now))
         self._publish_all(events)
-        return len(found)
+        return len(interrupted)
 
     def _publish_all(self, events: Sequence[TaskEvent]) -> None:
         for event in events:
@@ -111,24 +115,24 @@ async def _write_end(tx: Transaction, task: Task, result: Outcome, now: float) -
             return await task_queue.requeue(tx, task.id, task.attempt, now)
 
 
-def _line(result: Outcome) -> tuple[EventKind | None, dict[str, Any]]:
+def _end_event(result: Outcome) -> tuple[EventKind | None, dict[str, Any]]:
     match result:
         case outcome.Completed():
             return EventKind.COMPLETED, {}
         case outcome.Failed(failure):
-            return EventKind.FAILED, _failure_line(failure)
+            return EventKind.FAILED, _failure_data(failure)
         case outcome.Cancelled():
             return EventKind.CANCELLED, {}
         case outcome.Postponed():
             return None, {}
 
 
-def _failure_line(failure: TaskFailure) -> dict[str, Any]:
+def _failure_data(failure: TaskFailure) -> dict[str, Any]:
     return {"code": failure.code, "message": failure.message, "details": failure.details}
 
 
-def _interrupted(times: int) -> TaskFailure:
-    return outcome.internal(
-        f"the box ended unexpectedly {times} times in a row before this task got a step further; "
-        "the task is not tried again, since it may be the cause"
+def _interruption_failure(times: int) -> TaskFailure:
+    return outcome.internal_error(
+        f"the server ended unexpectedly {times} times in a row while this task made no progress; "
+        "the task is not retried, since it may be the cause"
     ).failure

@@ -18,18 +18,18 @@ class Failed(Struct, frozen=True):
 
 
 class Cancelled(Struct, frozen=True):
-    """Somebody wanted it to end."""
+    """By a user."""
 
 
 class Postponed(Struct, frozen=True):
-    """The box shuts down: back into the queue."""
+    """The server shuts down: the task goes back to the queue."""
 
 
 Outcome = Completed | Failed | Cancelled | Postponed
 
 
 def completed(result: object) -> Outcome:
-    """What a handler returned, if it can be stored and read again; else a failure."""
+    """The outcome of a handler that returned: a failure if the result cannot be stored."""
     try:
         if not isinstance(result, TaskResult):
             raise TypeError(f"the handler returned {type(result).__name__}, not TaskResult")
@@ -40,21 +40,21 @@ def completed(result: object) -> Outcome:
 
 
 def failed(error: BaseException) -> Failed:
-    """What a handler raised. Only errors of the tree show their message."""
+    """The outcome of a handler that raised. Only an ApplianceError's message is shown."""
     if not isinstance(error, ApplianceError):
-        _log.error("task handler broke", exc_info=error)
-        return internal("the box failed to work on this task; its log says why")
-    # A message may quote what a model wrote: half a surrogate pair can't be stored.
+        _log.error("task handler failed", exc_info=error)
+        return internal_error("the task failed because of an internal error; see the server's log")
+    # A message may quote a model's text with half a surrogate pair, which can't be stored.
     message = error.message.encode("utf-8", "replace").decode()
     return Failed(TaskFailure(error.code, message, _storable(error.details)))
 
 
-def internal(message: str) -> Failed:
+def internal_error(message: str) -> Failed:
     return Failed(TaskFailure(ApplianceError.code, message))
 
 
 def timed_out(timeout_s: float) -> Failed:
-    message = f"the task did not end within {timeout_s:g} s; it was stopped"
+    message = f"the task did not end within {timeout_s:g} s and was stopped"
     return Failed(TaskFailure(DeadlineExceeded.code, message, {"timeout_s": timeout_s}))
 
 

@@ -1,4 +1,4 @@
-"""Keeps the workers busy with the tasks whose turn it is."""
+"""The scheduler: claims tasks from the queue and runs each in a worker."""
 
 import asyncio
 import time
@@ -17,9 +17,9 @@ from appliance.scheduler.stats import Durations, QueueStats
 from appliance.store.sqlite.database import Database
 from appliance.store.tables import task_events, task_queue, tasks
 
-# A wake tells of every new task at once; this is for one that another process cancelled,
-# freed or queued, and for a store that refused.
-_LOOK_S = 5.0
+# `wake` announces new tasks. The queue is polled as well, for changes by other processes and
+# after a failed claim.
+_POLL_S = 5.0
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
 SETTLE_WAIT_S = 10.0
@@ -43,37 +43,37 @@ class Scheduler:
         self._dispatcher: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._draining = False
-        self._giving_up = asyncio.Event()
+        self._stop_retrying = asyncio.Event()
 
     async def start(self) -> None:
-        """Put tasks that a dead box left running back into the queue, then begin."""
-        recovered = await self._journal.recover(self._settings.max_attempts)
+        """Recover the tasks that were running when the server last died, then begin to claim."""
+        recovered = await self._journal.recover_interrupted(self._settings.max_attempts)
         if recovered:
-            _log.info("tasks interrupted by the last end of the box", tasks=recovered)
+            _log.info("tasks interrupted by the last end of the server", tasks=recovered)
         self._dispatcher = asyncio.create_task(self._dispatch(), name="scheduler")
 
     def wake(self) -> None:
-        """Say that a task was put into the queue."""
+        """Claim tasks now: one was queued."""
         self._wake.set()
 
     async def cancel(self, task_id: int) -> Task:
         """Cancel a queued or running task; it has ended when this returns.
 
-        Raises NotFound, TaskNotCancellable if it ended first, Unavailable if its end
-        could not be written in time (it is still being stopped then).
+        Raises NotFound, TaskNotCancellable if it ended before, and Unavailable if its end
+        could not be written in time: it is still being stopped then.
         """
         for _ in range(_CANCEL_TRIES):
             task = await self._task(task_id)
             if task.status.final:
-                raise _ended(task)
+                raise _already_ended(task)
             await self._try_to_cancel(task)
             task = await self._task(task_id)
             if task.status is TaskStatus.CANCELLED:
                 return task
-        raise Unavailable("the task is still being stopped; ask again in a moment", retry_after=1.0)
+        raise Unavailable("the task is still being stopped; retry shortly", retry_after=1.0)
 
     async def drain(self, grace_s: float) -> None:
-        """Start nothing more, wait `grace_s` for what runs, put the rest back into the queue."""
+        """Claim no more, wait `grace_s` for running tasks, put the rest back into the queue."""
         self._draining = True
         self._wake.set()
         if self._dispatcher:
@@ -82,15 +82,15 @@ class Scheduler:
         for attempt in self._attempts.values():
             attempt.stop(Stop.DRAIN)
         await self._wait_for_workers(STOP_WAIT_S + SETTLE_WAIT_S)
-        # What could not be written by now still says running: the next start recovers it.
-        self._giving_up.set()
+        # A task whose end could not be written stays running: the next start recovers it.
+        self._stop_retrying.set()
         await self._wait_for_workers(SETTLE_WAIT_S)
         for worker in self._workers:
             worker.cancel()
         await self._wait_for_workers(SETTLE_WAIT_S)
 
     async def stats(self) -> QueueStats:
-        """How much waits and runs now."""
+        """The load of the queue now."""
         async with self._db.read() as connection:
             depth = await task_queue.depth(connection)
         workers = self._settings.workers
@@ -102,9 +102,9 @@ class Scheduler:
             expected_wait_s=self._durations.expected_wait_s(depth.queued, depth.running, workers),
         )
 
-    def next_place_s(self) -> float | None:
-        """Seconds until the queue has a free place, as the last tasks went; None: unknown."""
-        return self._durations.next_place_s(self._settings.workers)
+    def next_free_worker_s(self) -> float | None:
+        """Average seconds until a worker becomes free; None before a task has ended."""
+        return self._durations.next_free_worker_s(self._settings.workers)
 
     async def _dispatch(self) -> None:
         while not self._draining:
@@ -114,21 +114,21 @@ class Scheduler:
 
     async def _wait_for_wake(self) -> None:
         try:
-            async with asyncio.timeout(_LOOK_S):
+            async with asyncio.timeout(_POLL_S):
                 await self._wake.wait()
         except TimeoutError:
             return
 
     async def _start_next(self) -> bool:
-        """Start the task whose turn it is; False if there is none, or no way to claim it."""
+        """Start the next task; False if there is none or it can't be claimed."""
         try:
             attempt = await self._claim()
         except Exception as error:
-            _log_trouble("can't claim a task from the queue; trying again soon", error)
+            _log_failure("can't claim a task from the queue; retrying", error)
             return False
         if attempt is None:
             return False
-        worker = asyncio.create_task(self._work(attempt), name=f"task {attempt.task.id}")
+        worker = asyncio.create_task(self._run_attempt(attempt), name=f"task {attempt.task.id}")
         self._workers.add(worker)
         worker.add_done_callback(self._workers.discard)
         return True
@@ -148,44 +148,44 @@ class Scheduler:
                 )
                 history = await task_events.whole(tx, task.id)
                 attempt = Attempt(TaskContext(task, history, self._journal.step))
-                # Known before the commit, so that who sees the task running finds it here.
+                # Before the commit: a cancellation that sees the task running must find it here.
                 self._attempts[task.id] = attempt
         except BaseException:
             if attempt:
                 del self._attempts[attempt.task.id]
-                attempt.settled()
+                attempt.mark_settled()
             raise
         self._journal.publish(history[-1])
         return attempt
 
-    async def _work(self, attempt: Attempt) -> None:
+    async def _run_attempt(self, attempt: Attempt) -> None:
         with structlog.contextvars.bound_contextvars(task=attempt.task.public_id):
             try:
                 outcome = await attempt.run(self._handler)
                 await self._settle(attempt.task, outcome)
             except Exception:
-                _log.exception("a worker broke; its task runs again after a restart")
+                _log.exception("worker failed; its task is recovered at the next start")
             finally:
                 del self._attempts[attempt.task.id]
-                attempt.settled()
+                attempt.mark_settled()
                 self._wake.set()
 
     async def _settle(self, task: Task, outcome: Outcome) -> None:
-        """Write the end, as often as it takes: an answer is not lost to a full disk."""
+        """Write the end, with retries: a full disk must not lose a result."""
         pause = _FIRST_RETRY_S
-        while not await self._written(task, outcome):
+        while not await self._write_end(task, outcome):
             try:
                 async with asyncio.timeout(pause):
-                    await self._giving_up.wait()
+                    await self._stop_retrying.wait()
                 return
             except TimeoutError:
                 pause = min(pause * 2, _LAST_RETRY_S)
 
-    async def _written(self, task: Task, outcome: Outcome) -> bool:
+    async def _write_end(self, task: Task, outcome: Outcome) -> bool:
         try:
             changed = await self._journal.end(task, outcome)
         except Exception as error:
-            _log_trouble("can't write the end of a task; trying again soon", error)
+            _log_failure("can't write the end of a task; retrying", error)
             return False
         if changed and not isinstance(outcome, Cancelled | Postponed):
             self._durations.add(time.time() - (task.started_at or time.time()))
@@ -211,14 +211,14 @@ class Scheduler:
             await asyncio.wait(set(self._workers), timeout=timeout_s)
 
 
-def _log_trouble(what: str, error: Exception) -> None:
-    """What the store refuses is told in a line; only the unexpected needs its traceback."""
-    known = isinstance(error, ApplianceError)
-    _log.error(what, reason=str(error), exc_info=None if known else error)
+def _log_failure(what: str, error: Exception) -> None:
+    """A traceback is logged for unexpected errors only."""
+    expected = isinstance(error, ApplianceError)
+    _log.error(what, reason=str(error), exc_info=None if expected else error)
 
 
-def _ended(task: Task) -> TaskNotCancellable:
+def _already_ended(task: Task) -> TaskNotCancellable:
     return TaskNotCancellable(
-        f"the task has already ended ({task.status}); there is nothing to cancel",
+        f"the task has already ended ({task.status}) and can't be cancelled",
         details={"status": task.status.value},
     )

@@ -1,17 +1,17 @@
-"""How busy the queue is, and what that means for who comes next."""
+"""The load of the queue, and the wait to expect."""
 
 from collections import deque
 
 from msgspec import Struct
 
-_REMEMBERED = 32
+_MAX_SAMPLES = 32
 
 
 class QueueStats(Struct, frozen=True):
     """`oldest_wait_s` is None for an empty queue.
 
-    `expected_wait_s` is how long a task accepted now would wait, from how long the
-    last tasks really took; None until one has ended since the start.
+    `expected_wait_s` is the wait of a task accepted now, estimated from the durations of the
+    last tasks; None until a task has ended since the start.
     """
 
     queued: int
@@ -22,23 +22,23 @@ class QueueStats(Struct, frozen=True):
 
 
 class Durations:
-    """How long the last tasks occupied a worker, in seconds."""
+    """Durations of the last tasks in seconds, from claim to end."""
 
     def __init__(self) -> None:
-        self._last: deque[float] = deque(maxlen=_REMEMBERED)
+        self._durations: deque[float] = deque(maxlen=_MAX_SAMPLES)
 
     def add(self, seconds: float) -> None:
-        self._last.append(max(0.0, seconds))
+        self._durations.append(max(0.0, seconds))
 
     def expected_wait_s(self, queued: int, running: int, workers: int) -> float | None:
-        """How long it takes until all before a new task and one worker are through."""
+        """Estimated time until a worker is free and all tasks ahead have been claimed."""
         ahead = queued + running - workers + 1
         if ahead <= 0:
             return 0.0
-        if not self._last:
+        if not self._durations:
             return None
-        return ahead * sum(self._last) / len(self._last) / workers
+        return ahead * sum(self._durations) / len(self._durations) / workers
 
-    def next_place_s(self, workers: int) -> float | None:
-        """How long it takes on average until some worker is free again."""
-        return sum(self._last) / len(self._last) / workers if self._last else None
+    def next_free_worker_s(self, workers: int) -> float | None:
+        """Average time until a worker becomes free."""
+        return sum(self._durations) / len(self._durations) / workers if self._durations else None

@@ -1,4 +1,4 @@
-"""What a model provider implements."""
+"""The interface of a model provider."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
@@ -15,18 +15,18 @@ from appliance.domain.models import ModelInfo, ProviderStatus
 
 @runtime_checkable
 class MeteredStream(Protocol):
-    """A stream of a provider that counts what it used also where it was ended early."""
+    """A stream that measures its usage even if it is closed early."""
 
     @property
     def usage(self) -> TokenUsage | None:
-        """Exact once the stream is closed; None where it is not known."""
+        """Exact once the stream is closed; None if unknown."""
         ...
 
 
 class Provider(Protocol):
-    """A source of completions, local or far.
+    """A local or remote source of models.
 
-    Every method may be called from one event loop only, any number at a time.
+    All methods are called from one event loop, any number of them concurrently.
     """
 
     @property
@@ -39,42 +39,41 @@ class Provider(Protocol):
         ...
 
     async def models(self) -> Sequence[ModelInfo]:
-        """What it offers, with each model's state; does not load anything."""
+        """The models with their state; does not load any."""
         ...
 
     async def load(self, model: str) -> None:
-        """Make a model ready to serve, and return when it is.
+        """Load a model; returns when it is ready.
 
         Raises UnknownModel, or ModelUnavailable with the reason.
         """
         ...
 
     async def count_tokens(self, request: CompletionRequest) -> int:
-        """The exact number of prompt tokens of this request, loading the model if need be.
+        """The exact number of prompt tokens of this request; loads the model if needed.
 
-        A far provider counts in its own way. Where its API has no way to ask, this is an
-        upper bound, never less than the true count.
+        If a remote provider's API cannot count, the result is an upper bound.
         """
         ...
 
     def stream(self, request: CompletionRequest) -> AsyncIterator[CompletionEvent]:
-        """Run one completion; loads the model if need be.
+        """Run one completion; loads the model if needed.
 
-        Yields text deltas and tool calls, then one Finished. Closing the iterator
-        (aclose, or cancelling the task that reads it) ends the generation at once; a
-        MeteredStream then tells what it used, else the box estimates it.
+        Yields text deltas and tool calls, then one Finished. Closing the iterator (aclose, or
+        cancelling the task that reads it) ends the generation at once; a MeteredStream then
+        has the usage, which is estimated otherwise.
         Raises UnknownModel, ContextLengthExceeded (before anything runs),
         ModelUnavailable, QueueFull or ProviderFailed.
         """
         ...
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Vectors for texts; loads the model if need be.
+        """Embeddings of texts; loads the model if needed.
 
-        Raises InvalidInput for a model that makes none, and what `stream` raises.
+        Raises InvalidInput for a model without embeddings, and what `stream` raises.
         """
         ...
 
     async def close(self) -> None:
-        """End everything that it owns; streams still open fail with ProviderFailed."""
+        """Release all resources; streams still open fail with ProviderFailed."""
         ...

@@ -1,4 +1,4 @@
-"""Where plugins register, and what they are given to work with."""
+"""The registry of plugins, and the context that they get."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,56 +13,57 @@ from appliance.spi.sandbox import SandboxBackend
 
 
 class ModelSource(Protocol):
-    """The models registered on this box, read anew at each call."""
+    """The registered local models, read again at each call."""
 
     async def list(self) -> Sequence[ModelFile]: ...
 
     async def check(self, alias: str) -> ModelFile:
-        """Hold the file against its record and its format; do so before each load.
+        """Check the file against its record and its format; to be done before each load.
 
         Raises UnknownModel, or ModelUnavailable with what is wrong with the file.
         """
         ...
 
     async def probe(self, alias: str) -> ModelProbe | None:
-        """What was kept of this model, whatever its key."""
+        """The stored probe of this model, whatever its key."""
         ...
 
-    async def keep_probe(self, alias: str, probe: ModelProbe) -> None:
-        """Keep it in place of the last one; a model that is gone is no error."""
+    async def store_probe(self, alias: str, probe: ModelProbe) -> None:
+        """Replace the stored probe. Does nothing if the model no longer exists."""
         ...
 
 
 class NoModels:
-    """The source of models for plugins that need none; implements ModelSource."""
+    """A ModelSource without models."""
 
     async def list(self) -> Sequence[ModelFile]:
         return ()
 
     async def check(self, alias: str) -> ModelFile:
-        raise UnknownModel(f"there is no model {alias!r} here")
+        raise UnknownModel(f"model {alias!r} does not exist")
 
     async def probe(self, alias: str) -> ModelProbe | None:
-        raise UnknownModel(f"there is no model {alias!r} here")
+        raise UnknownModel(f"model {alias!r} does not exist")
 
-    async def keep_probe(self, alias: str, probe: ModelProbe) -> None:
-        """There is no model to keep it with."""
+    async def store_probe(self, alias: str, probe: ModelProbe) -> None:
+        """Does nothing: the model does not exist."""
 
 
 class PluginContext(Struct, frozen=True):
-    """What a plugin may use of the box.
+    """What a plugin gets from the server.
 
-    `settings` is the plugin's own section of the configuration (for built-ins, a
-    typed Struct's fields). `runtime_dir` is private to the service, short enough for
-    a Unix socket, and emptied at start. `child_argv("plugins.x.y")` is the command
-    that runs `main(argv: list[str]) -> int` of that module in a process of its own,
-    from source and from the executable alike; more words may be appended.
-    `child_env()` is that process's environment, `host_env()` the one for programs of the host.
-    `sandbox_python()` is the folder of the sandbox's own Python (`bin/python3` in it).
-    `name` is what a provider is called here, where that is not the plugin's own name.
-    `sandbox_roots` holds the root file systems that were added (see appliance.domain.rootfs),
-    `sandbox_prepared` what languages have ready-made (see appliance.domain.toolchain_cache);
-    None: they are at their place in `data_dir`.
+    - `settings`: the plugin's own section of the configuration; for built-ins, the fields of
+      its settings Struct.
+    - `runtime_dir`: private to the server, short enough for a Unix socket, empty at start.
+    - `child_argv("plugins.x.y")`: the command that runs `main(argv: list[str]) -> int` of that
+      module in a process of its own, from source and from the executable alike; arguments may
+      be appended. `child_env()` is its environment.
+    - `host_env()`: the environment for the host's programs.
+    - `sandbox_python()`: the folder of the sandbox's own Python, with `bin/python3`.
+    - `name`: the name of the provider, if it is not the plugin's name.
+    - `rootfs_dir`: the folder of root file systems (see appliance.domain.rootfs).
+    - `toolchain_cache_dir`: the folder of cached toolchain artifacts (see
+      appliance.domain.toolchain_cache). None for either: the default folder in `data_dir`.
     """
 
     data_dir: Path
@@ -74,8 +75,8 @@ class PluginContext(Struct, frozen=True):
     child_env: Callable[[], dict[str, str]]
     sandbox_python: Callable[[], Path]
     name: str = ""
-    sandbox_roots: Path | None = None
-    sandbox_prepared: Path | None = None
+    rootfs_dir: Path | None = None
+    toolchain_cache_dir: Path | None = None
 
 
 ProviderFactory = Callable[[PluginContext], Provider]
@@ -90,15 +91,15 @@ class Registry:
         self.sandboxes: dict[str, SandboxFactory] = {}
 
     def add_provider(self, name: str, factory: ProviderFactory) -> None:
-        """Offer a provider. Raises PluginError if the name is taken."""
+        """Register a provider. Raises PluginError if the name is taken."""
         self._add(self.providers, "provider", name, factory)
 
     def add_sandbox(self, name: str, factory: SandboxFactory) -> None:
-        """Offer a sandbox backend. Raises PluginError if the name is taken."""
+        """Register a sandbox backend. Raises PluginError if the name is taken."""
         self._add(self.sandboxes, "sandbox", name, factory)
 
     @staticmethod
-    def _add(known: dict[str, Any], kind: str, name: str, factory: Any) -> None:
-        if name in known:
-            raise PluginError(f"two plugins offer the {kind} {name!r}; remove one of them")
-        known[name] = factory
+    def _add(factories: dict[str, Any], kind: str, name: str, factory: Any) -> None:
+        if name in factories:
+            raise PluginError(f"two plugins register the {kind} {name!r}; remove one of them")
+        factories[name] = factory

@@ -1,4 +1,4 @@
-"""What a sandbox backend implements."""
+"""The interface of a sandbox backend."""
 
 from typing import Protocol, runtime_checkable
 
@@ -6,52 +6,54 @@ from appliance.domain.execution import BackendStatus, OutputStream, RunRequest, 
 
 
 class SandboxBackend(Protocol):
-    """Runs untrusted programs, confined. One event loop, any number of runs at a time."""
+    """Runs untrusted programs in isolation. All methods are called from one event loop, any number
+    of them concurrently.
+    """
 
     @property
     def name(self) -> str: ...
 
     async def probe(self) -> BackendStatus:
-        """Run something for real and say what isolation it got, or what is missing."""
+        """Run a program and report the isolation that it had, or what is missing."""
         ...
 
     async def run(self, request: RunRequest) -> RunResult:
-        """One run. Cancelling the call kills the whole process tree within a second.
+        """Run a program. Cancelling the call kills its whole process tree within a second.
 
-        Raises SandboxUnavailable where it can't confine, and InvalidInput for a bad
-        path or argv. What the program does is never an error: it is in the result.
+        Raises SandboxUnavailable if isolation is impossible, and InvalidInput for an invalid
+        path or argv. A failure of the program is not an error: it is in the result.
         """
         ...
 
     async def close(self) -> None:
-        """Kill every run still alive and remove what is left of it."""
+        """Kill all runs and remove their files."""
         ...
 
 
 class RunWatcher(Protocol):
-    """Told of a run while it goes on, from the event loop. Must return at once, and not raise."""
+    """Callbacks of a run, called from the event loop. They must return at once and not raise."""
 
     def started(self) -> None:
-        """The program begins."""
+        """The program has started."""
         ...
 
     def output(self, stream: OutputStream, data: bytes) -> None:
-        """The next bytes that it wrote, however many are kept in the end."""
+        """The program's next output, also beyond the limit of the result."""
         ...
 
 
 @runtime_checkable
 class WatchableBackend(Protocol):
-    """A backend that can tell of a run as it goes."""
+    """A backend that reports on a run while it goes on."""
 
     async def run_watched(self, request: RunRequest, watcher: RunWatcher) -> RunResult:
-        """As `run`, telling `watcher`. A run that never began is not told as started."""
+        """As `run`, with callbacks. `started` is called only if the program starts."""
         ...
 
 
 @runtime_checkable
 class CheckingBackend(Protocol):
-    """A backend that knows what it would refuse before there is a turn for it."""
+    """A backend that can validate a request before the run is queued."""
 
     def check(self, request: RunRequest) -> None:
         """Raises InvalidInput as `run` would."""

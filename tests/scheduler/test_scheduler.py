@@ -16,12 +16,12 @@ from appliance.errors import (
 )
 from appliance.scheduler import TaskContext, TaskHandler, attempt
 from appliance.store.tables import tasks
-from tests.support.task_box import (
+from tests.support.task_system import (
     ANSWER,
-    Box,
+    TaskSystem,
     Work,
     answer_at_once,
-    open_box,
+    open_task_system,
     settings,
     until,
 )
@@ -33,8 +33,8 @@ async def work() -> Work:
 
 
 @pytest.fixture
-async def box(tmp_path: Path, work: Work) -> AsyncGenerator[Box, None]:
-    async with open_box(tmp_path / "box.db", work) as opened:
+async def system(tmp_path: Path, work: Work) -> AsyncGenerator[TaskSystem, None]:
+    async with open_task_system(tmp_path / "box.db", work) as opened:
         yield opened
 
 
@@ -43,8 +43,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "box.db"
 
 
-async def _stored(box: Box, task: Task) -> Task:
-    async with box.db.read() as connection:
+async def _stored(system: TaskSystem, task: Task) -> Task:
+    async with system.db.read() as connection:
         found = await tasks.get(connection, task.id)
     assert found
     return found
@@ -56,11 +56,11 @@ async def test_task_when_the_handler_returns_then_completed_with_its_journal(pat
         assert (event.seq, context.remaining_s() > 0) == (3, True)
         return ANSWER
 
-    async with open_box(path, handler) as box:
-        task = await box.submit(box.alice)
-        ended = await box.final(task)
+    async with open_task_system(path, handler) as system:
+        task = await system.submit(system.alice)
+        ended = await system.final(task)
         assert (ended.status, ended.result, ended.attempt) == (TaskStatus.COMPLETED, ANSWER, 1)
-        assert await box.kinds(task) == [
+        assert await system.kinds(task) == [
             EventKind.ACCEPTED,
             EventKind.STARTED,
             EventKind.PROGRESS,
@@ -72,13 +72,13 @@ async def test_task_when_the_handler_raises_of_the_tree_then_failed_with_that(pa
     async def handler(context: TaskContext) -> TaskResult:
         raise SandboxUnavailable("no \ud800 confinement", details={"layer": "bwrap"})
 
-    async with open_box(path, handler) as box:
-        task = await box.submit(box.alice)
-        failure = (await box.final(task)).failure
+    async with open_task_system(path, handler) as system:
+        task = await system.submit(system.alice)
+        failure = (await system.final(task)).failure
         assert failure
         assert (failure.code, failure.message) == ("SANDBOX_UNAVAILABLE", "no ? confinement")
         assert failure.details == {"layer": "bwrap"}
-        last = (await box.journal(task))[-1]
+        last = (await system.journal(task))[-1]
         assert (last.kind, last.data["code"]) == (EventKind.FAILED, "SANDBOX_UNAVAILABLE")
 
 
@@ -121,26 +121,26 @@ async def _final_by_itself(context: TaskContext) -> TaskResult:
 async def test_task_when_the_handler_breaks_then_internal_error_without_its_text(
     path: Path, handler: TaskHandler
 ):
-    async with open_box(path, handler) as box:
-        task = await box.submit(box.alice)
-        failure = (await box.final(task)).failure
+    async with open_task_system(path, handler) as system:
+        task = await system.submit(system.alice)
+        failure = (await system.final(task)).failure
         assert failure
         assert failure.code == "INTERNAL_ERROR"
         assert "secret" not in failure.message
-        assert (await box.kinds(task))[-1] is EventKind.FAILED
+        assert (await system.kinds(task))[-1] is EventKind.FAILED
 
 
 async def test_task_when_its_deadline_passes_then_failed_and_the_worker_is_free(
-    box: Box, work: Work
+    system: TaskSystem, work: Work
 ):
-    task = await box.submit(box.alice, timeout_s=0.05)
-    failure = (await box.final(task)).failure
+    task = await system.submit(system.alice, timeout_s=0.05)
+    failure = (await system.final(task)).failure
     assert failure
     assert (failure.code, failure.details) == ("DEADLINE_EXCEEDED", {"timeout_s": 0.05})
     assert work.cancelled == [task.public_id]
     work.go.set()
-    other = await box.submit(box.alice)
-    assert (await box.final(other)).status is TaskStatus.COMPLETED
+    other = await system.submit(system.alice)
+    assert (await system.final(other)).status is TaskStatus.COMPLETED
 
 
 async def test_task_when_the_handler_ignores_the_deadline_then_its_end_is_written_anyway(
@@ -161,11 +161,11 @@ async def test_task_when_the_handler_ignores_the_deadline_then_its_end_is_writte
                 late.append(error.message)
         return ANSWER
 
-    async with open_box(path, deaf) as box:
-        task = await box.submit(box.alice, timeout_s=0.05)
-        assert (await box.final(task)).status is TaskStatus.FAILED
+    async with open_task_system(path, deaf) as system:
+        task = await system.submit(system.alice, timeout_s=0.05)
+        assert (await system.final(task)).status is TaskStatus.FAILED
         await until(lambda: bool(late))
-        assert (await box.kinds(task))[-1] is EventKind.FAILED
+        assert (await system.kinds(task))[-1] is EventKind.FAILED
 
 
 async def test_workers_when_more_tasks_than_workers_then_never_more_at_once(path: Path):
@@ -181,12 +181,12 @@ async def test_workers_when_more_tasks_than_workers_then_never_more_at_once(path
         running.remove(context.task.id)
         return ANSWER
 
-    async with open_box(path, handler, settings(workers=3)) as box:
-        made = [await box.submit(box.alice) for _ in range(12)]
+    async with open_task_system(path, handler, settings(workers=3)) as system:
+        made = [await system.submit(system.alice) for _ in range(12)]
         await until(lambda: len(running) == 3)
         go.set()
         for task in made:
-            await box.final(task)
+            await system.final(task)
     assert most == 3
 
 
@@ -199,59 +199,59 @@ async def test_workers_when_one_user_floods_then_the_other_waits_for_the_running
         order.append(context.task.user_id)
         return ANSWER
 
-    async with open_box(path, handler) as box:
+    async with open_task_system(path, handler) as system:
         for _ in range(30):
-            await box.submit(box.alice)
-        last = await box.submit(box.bob)
+            await system.submit(system.alice)
+        last = await system.submit(system.bob)
         go.set()
-        await box.final(last)
-        assert order.index(box.bob.user.id) <= 1
+        await system.final(last)
+        assert order.index(system.bob.user.id) <= 1
 
 
-async def test_cancel_when_queued_then_cancelled_and_never_started(box: Box, work: Work):
-    first, second = await box.submit(box.alice), await box.submit(box.alice)
+async def test_cancel_when_queued_then_cancelled_and_never_started(system: TaskSystem, work: Work):
+    first, second = await system.submit(system.alice), await system.submit(system.alice)
     await work.until_started(1)
-    cancelled = await box.scheduler.cancel(second.id)
+    cancelled = await system.scheduler.cancel(second.id)
     assert (cancelled.status, cancelled.attempt) == (TaskStatus.CANCELLED, 0)
-    assert await box.kinds(second) == [EventKind.ACCEPTED, EventKind.CANCELLED]
+    assert await system.kinds(second) == [EventKind.ACCEPTED, EventKind.CANCELLED]
     work.go.set()
-    await box.final(first)
+    await system.final(first)
     assert work.started == [first.public_id]
 
 
-async def test_cancel_when_running_then_the_handler_ends_first(box: Box, work: Work):
-    task = await box.submit(box.alice)
+async def test_cancel_when_running_then_the_handler_ends_first(system: TaskSystem, work: Work):
+    task = await system.submit(system.alice)
     await work.until_started(1)
-    cancelled = await box.scheduler.cancel(task.id)
+    cancelled = await system.scheduler.cancel(task.id)
     assert cancelled.status is TaskStatus.CANCELLED
     assert work.cancelled == [task.public_id]
-    assert await box.kinds(task) == [
+    assert await system.kinds(task) == [
         EventKind.ACCEPTED,
         EventKind.STARTED,
         EventKind.CANCELLED,
     ]
 
 
-async def test_cancel_when_ended_then_not_cancellable(box: Box, work: Work):
+async def test_cancel_when_ended_then_not_cancellable(system: TaskSystem, work: Work):
     work.go.set()
-    task = await box.submit(box.alice)
-    await box.final(task)
+    task = await system.submit(system.alice)
+    await system.final(task)
     with pytest.raises(TaskNotCancellable, match="completed"):
-        await box.scheduler.cancel(task.id)
+        await system.scheduler.cancel(task.id)
     with pytest.raises(NotFound):
-        await box.scheduler.cancel(99_999)
+        await system.scheduler.cancel(99_999)
 
 
-async def test_cancel_when_twice_at_once_then_it_is_cancelled_once(box: Box, work: Work):
-    task = await box.submit(box.alice)
+async def test_cancel_when_twice_at_once_then_it_is_cancelled_once(system: TaskSystem, work: Work):
+    task = await system.submit(system.alice)
     await work.until_started(1)
-    cancels = (box.scheduler.cancel(task.id) for _ in range(2))
+    cancels = (system.scheduler.cancel(task.id) for _ in range(2))
     ends = await asyncio.gather(*cancels, return_exceptions=True)
     seen = [end.status for end in ends if not isinstance(end, BaseException)]
     # The second one may be so late that it is told that the task has ended.
     assert set(seen) == {TaskStatus.CANCELLED}
     assert all(isinstance(end, Task | TaskNotCancellable) for end in ends)
-    assert (await box.final(task)).status is TaskStatus.CANCELLED
+    assert (await system.final(task)).status is TaskStatus.CANCELLED
 
 
 async def test_cancel_when_racing_with_every_step_then_exactly_one_end(path: Path):
@@ -259,18 +259,18 @@ async def test_cancel_when_racing_with_every_step_then_exactly_one_end(path: Pat
         await context.emit(EventKind.PROGRESS, {})
         return ANSWER
 
-    async with open_box(path, handler, settings(workers=2)) as box:
+    async with open_task_system(path, handler, settings(workers=2)) as system:
         for steps in range(0, 120, 3):
-            task = await box.submit(box.alice)
+            task = await system.submit(system.alice)
             for _ in range(steps):
                 await asyncio.sleep(0)
             try:
-                ended = await box.scheduler.cancel(task.id)
+                ended = await system.scheduler.cancel(task.id)
                 assert ended.status is TaskStatus.CANCELLED
             except TaskNotCancellable:
-                ended = await box.final(task)
+                ended = await system.final(task)
                 assert ended.status is TaskStatus.COMPLETED
-            kinds = await box.kinds(task)
+            kinds = await system.kinds(task)
             assert [kind for kind in kinds if kind.final] == [kinds[-1]]
             assert kinds[-1].value == ended.status.value
 
@@ -286,35 +286,35 @@ async def test_cancel_when_the_handler_breaks_while_stopping_then_still_cancelle
             raise RuntimeError("cleanup failed")
         return ANSWER
 
-    async with open_box(path, handler) as box:
-        task = await box.submit(box.alice)
+    async with open_task_system(path, handler) as system:
+        task = await system.submit(system.alice)
         await started.wait()
-        assert (await box.scheduler.cancel(task.id)).status is TaskStatus.CANCELLED
+        assert (await system.scheduler.cancel(task.id)).status is TaskStatus.CANCELLED
 
 
 async def test_drain_when_tasks_end_in_time_then_all_complete(path: Path, work: Work):
-    async with open_box(path, work, settings(workers=2)) as box:
-        made = [await box.submit(box.alice) for _ in range(3)]
+    async with open_task_system(path, work, settings(workers=2)) as system:
+        made = [await system.submit(system.alice) for _ in range(3)]
         await work.until_started(2)
-        draining = asyncio.create_task(box.scheduler.drain(20))
+        draining = asyncio.create_task(system.scheduler.drain(20))
         await asyncio.sleep(0.02)
         work.go.set()
         await draining
-        statuses = [(await _stored(box, task)).status for task in made]
+        statuses = [(await _stored(system, task)).status for task in made]
         assert statuses == [TaskStatus.COMPLETED, TaskStatus.COMPLETED, TaskStatus.QUEUED]
 
 
 async def test_drain_when_tasks_last_then_they_run_again_after_the_next_start(path: Path):
     work = Work()
-    async with open_box(path, work, settings(max_attempts=1)) as box:
-        task = await box.submit(box.alice)
+    async with open_task_system(path, work, settings(max_attempts=1)) as system:
+        task = await system.submit(system.alice)
         await work.until_started(1)
-        await box.scheduler.drain(0.01)
-        stored = await _stored(box, task)
+        await system.scheduler.drain(0.01)
+        stored = await _stored(system, task)
         assert (stored.status, stored.attempt, stored.started_at) == (TaskStatus.QUEUED, 1, None)
         assert work.cancelled == [task.public_id]
-    async with open_box(path, answer_at_once, settings(max_attempts=1)) as box:
-        ended = await box.final(task)
+    async with open_task_system(path, answer_at_once, settings(max_attempts=1)) as system:
+        ended = await system.final(task)
         assert (ended.status, ended.attempt) == (TaskStatus.COMPLETED, 2)
 
 
@@ -335,9 +335,9 @@ async def _start_and_abandon(
         await context.emit(step, {})
         return await work(context)
 
-    async with open_box(path, handler, settings(**scheduler)) as box:
+    async with open_task_system(path, handler, settings(**scheduler)) as system:
         await until(lambda: bool(work.started))
-        async with box.db.write() as tx:
+        async with system.db.write() as tx:
             await tx.execute(
                 "CREATE TEMP TRIGGER dead BEFORE UPDATE ON tasks WHEN OLD.status = 'running' "
                 "BEGIN SELECT RAISE(ABORT, 'dead'); END"
@@ -346,8 +346,8 @@ async def _start_and_abandon(
 
 @pytest.mark.usefixtures("impatient")
 async def test_start_when_a_task_was_interrupted_then_it_goes_on_with_its_history(path: Path):
-    async with open_box(path, start=False) as box:
-        task = await box.submit(box.alice)
+    async with open_task_system(path, start=False) as system:
+        task = await system.submit(system.alice)
     await _start_and_abandon(path)
     seen: list[EventKind] = []
 
@@ -355,8 +355,8 @@ async def test_start_when_a_task_was_interrupted_then_it_goes_on_with_its_histor
         seen.extend(event.kind for event in context.history)
         return ANSWER
 
-    async with open_box(path, handler) as box:
-        ended = await box.final(task)
+    async with open_task_system(path, handler) as system:
+        ended = await system.final(task)
     assert (ended.status, ended.attempt) == (TaskStatus.COMPLETED, 2)
     assert seen == [
         EventKind.ACCEPTED,
@@ -370,35 +370,35 @@ async def test_start_when_a_task_was_interrupted_then_it_goes_on_with_its_histor
 async def test_start_when_a_task_was_interrupted_too_often_then_it_fails_with_the_reason(
     path: Path,
 ):
-    async with open_box(path, start=False) as box:
-        task = await box.submit(box.alice)
+    async with open_task_system(path, start=False) as system:
+        task = await system.submit(system.alice)
     await _start_and_abandon(path, max_attempts=2)
     await _start_and_abandon(path, max_attempts=2)
-    async with open_box(path, with_settings=settings(max_attempts=2)) as box:
-        ended = await box.final(task)
+    async with open_task_system(path, with_settings=settings(max_attempts=2)) as system:
+        ended = await system.final(task)
         assert ended.failure
         assert (ended.failure.code, ended.attempt) == ("INTERNAL_ERROR", 2)
         assert "ended unexpectedly 2 times" in ended.failure.message
-        assert (await box.kinds(task))[-1] is EventKind.FAILED
+        assert (await system.kinds(task))[-1] is EventKind.FAILED
 
 
 @pytest.mark.usefixtures("impatient")
 async def test_start_when_each_interrupted_attempt_got_a_step_further_then_it_goes_on(path: Path):
-    async with open_box(path, start=False) as box:
-        task = await box.submit(box.alice)
+    async with open_task_system(path, start=False) as system:
+        task = await system.submit(system.alice)
     for _ in range(3):
         await _start_and_abandon(path, step=EventKind.CANDIDATE, max_attempts=2)
-    async with open_box(path, with_settings=settings(max_attempts=2)) as box:
-        ended = await box.final(task)
+    async with open_task_system(path, with_settings=settings(max_attempts=2)) as system:
+        ended = await system.final(task)
     assert (ended.status, ended.attempt) == (TaskStatus.COMPLETED, 4)
 
 
 async def test_end_when_the_disk_is_full_for_a_while_then_the_answer_is_not_lost(path: Path):
     work = Work()
-    async with open_box(path, work) as box:
-        task = await box.submit(box.alice)
+    async with open_task_system(path, work) as system:
+        task = await system.submit(system.alice)
         await work.until_started(1)
-        async with box.db.write() as tx:
+        async with system.db.write() as tx:
             await tx.execute(
                 "CREATE TEMP TRIGGER full BEFORE UPDATE ON tasks "
                 "BEGIN SELECT RAISE(ABORT, 'as if full'); END"
@@ -406,26 +406,28 @@ async def test_end_when_the_disk_is_full_for_a_while_then_the_answer_is_not_lost
         work.go.set()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
-                await box.final(task)
-        async with box.db.write() as tx:
+                await system.final(task)
+        async with system.db.write() as tx:
             await tx.execute("DROP TRIGGER full")
-        assert (await box.final(task)).result == ANSWER
+        assert (await system.final(task)).result == ANSWER
 
 
-async def test_stats_when_nothing_has_ended_then_the_wait_is_unknown(box: Box, work: Work):
-    idle = await box.scheduler.stats()
+async def test_stats_when_nothing_has_ended_then_the_wait_is_unknown(
+    system: TaskSystem, work: Work
+):
+    idle = await system.scheduler.stats()
     assert (idle.queued, idle.running, idle.oldest_wait_s) == (0, 0, None)
     assert idle.expected_wait_s == 0.0
-    made = [await box.submit(box.alice) for _ in range(3)]
+    made = [await system.submit(system.alice) for _ in range(3)]
     await work.until_started(1)
-    busy = await box.scheduler.stats()
+    busy = await system.scheduler.stats()
     assert (busy.queued, busy.running, busy.workers) == (2, 1, 1)
     assert busy.oldest_wait_s is not None
     assert busy.expected_wait_s is None
     work.go.set()
     for task in made:
-        await box.final(task)
-    assert box.scheduler.next_place_s() is not None
+        await system.final(task)
+    assert system.scheduler.next_free_worker_s() is not None
 
 
 async def test_cancel_when_the_end_cannot_be_written_then_unavailable(
@@ -433,20 +435,20 @@ async def test_cancel_when_the_end_cannot_be_written_then_unavailable(
 ):
     monkeypatch.setattr("appliance.scheduler.scheduler.STOP_WAIT_S", 0.05)
     work = Work()
-    async with open_box(path, work) as box:
-        task = await box.submit(box.alice)
+    async with open_task_system(path, work) as system:
+        task = await system.submit(system.alice)
         await work.until_started(1)
-        async with box.db.write() as tx:
+        async with system.db.write() as tx:
             await tx.execute(
                 "CREATE TEMP TRIGGER full BEFORE UPDATE ON tasks "
                 "BEGIN SELECT RAISE(ABORT, 'as if full'); END"
             )
         with pytest.raises(Unavailable, match="still being stopped"):
-            await box.scheduler.cancel(task.id)
-        async with box.db.write() as tx:
+            await system.scheduler.cancel(task.id)
+        async with system.db.write() as tx:
             await tx.execute("DROP TRIGGER full")
-        await until(lambda: _is(box, task, TaskStatus.CANCELLED))
+        await until(lambda: _is(system, task, TaskStatus.CANCELLED))
 
 
-async def _is(box: Box, task: Task, status: TaskStatus) -> bool:
-    return (await _stored(box, task)).status is status
+async def _is(system: TaskSystem, task: Task, status: TaskStatus) -> bool:
+    return (await _stored(system, task)).status is status
