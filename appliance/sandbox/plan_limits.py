@@ -1,4 +1,4 @@
-"""What the settings allow a run, by the plan of the user it is for."""
+"""The limits of a run from the settings, by the plan of its user."""
 
 from msgspec import structs
 
@@ -8,30 +8,32 @@ from appliance.domain.execution import MIB, Limits
 _KIB = 1024
 
 
-def in_force(
+def apply_plan(
     settings: SandboxSettings, plans: dict[str, PlanSettings], plan: str
 ) -> SandboxSettings:
-    """[sandbox] with what [plans.NAME] says in its place; as it is for a plan without such."""
+    """[sandbox], with the values of [plans.NAME] in place of its own."""
     entry = plans.get(plan)
     if entry is None:
         return settings
-    said = structs.asdict(entry.sandbox).items()
-    return structs.replace(settings, **{name: value for name, value in said if value is not None})
+    overrides = structs.asdict(entry.sandbox).items()
+    return structs.replace(
+        settings, **{name: value for name, value in overrides if value is not None}
+    )
 
 
-def limits(given: SandboxSettings) -> Limits:
-    """What one run may use."""
+def limits_from_settings(settings: SandboxSettings) -> Limits:
+    """The limits of one run."""
     return Limits(
-        wall_s=given.wall_s,
-        cpu_s=given.cpu_s,
-        memory_bytes=given.memory_mib * MIB,
-        processes=given.processes,
-        workspace_bytes=given.workspace_mib * MIB,
-        workspace_files=given.workspace_files,
-        tmp_bytes=given.tmp_mib * MIB,
-        output_kept_bytes=given.output_kept_kib * _KIB,
-        output_killed_bytes=given.output_killed_kib * _KIB,
-        artifact_bytes=given.artifact_mib * MIB,
-        artifact_files=given.artifact_files,
-        cpus=given.cpus,
+        wall_s=settings.wall_s,
+        cpu_s=settings.cpu_s,
+        memory_bytes=settings.memory_mib * MIB,
+        processes=settings.processes,
+        workspace_bytes=settings.workspace_mib * MIB,
+        workspace_files=settings.workspace_files,
+        tmp_bytes=settings.tmp_mib * MIB,
+        output_kept_bytes=settings.output_kept_kib * _KIB,
+        output_killed_bytes=settings.output_killed_kib * _KIB,
+        artifact_bytes=settings.artifact_mib * MIB,
+        artifact_files=settings.artifact_files,
+        cpus=settings.cpus,
     )

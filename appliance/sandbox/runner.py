@@ -1,4 +1,4 @@
-"""Runs untrusted code through the backend that this machine offers."""
+"""Runs untrusted code through the selected sandbox backend."""
 
 import asyncio
 import contextlib
@@ -19,181 +19,181 @@ from appliance.domain.execution import (
 from appliance.errors import SandboxUnavailable
 from appliance.sandbox import backend_selection, plan_limits
 from appliance.sandbox.languages import detection
-from appliance.sandbox.languages.detection import Trial
-from appliance.sandbox.languages.toolchain_cache import Preparation
-from appliance.sandbox.user_concurrency import Turns
+from appliance.sandbox.languages.detection import LanguageTrial
+from appliance.sandbox.languages.toolchain_cache import ToolchainCache
+from appliance.sandbox.user_concurrency import UserConcurrency
 from appliance.spi.sandbox import CheckingBackend, RunWatcher, SandboxBackend, WatchableBackend
 
 _PROBE_S = 180.0
 _START_S = 60.0
-_LAST_PAUSE_S = 600.0
+_MAX_RETRY_S = 600.0
 
 log = structlog.get_logger()
 
 
 class SandboxRunner:
-    """One for the whole box: it bounds how many runs there are at a time.
+    """The server's only sandbox: selects a backend and limits the number of concurrent runs.
 
-    Code is never run unconfined: where no backend is good enough, each run fails
-    with SandboxUnavailable and the reason.
+    Code is never run unconfined: without a suitable backend each run fails with
+    SandboxUnavailable and the reason.
     """
 
     def __init__(
         self,
         backends: Mapping[str, SandboxBackend],
         settings: SandboxSettings,
-        first_pause_s: float = 15.0,
+        first_retry_s: float = 15.0,
         plans: Mapping[str, PlanSettings] | None = None,
-        preparation: Preparation | None = None,
+        toolchain_cache: ToolchainCache | None = None,
     ) -> None:
-        self._first_pause_s = first_pause_s
+        self._first_retry_s = first_retry_s
         self._backends = dict(backends)
         self._settings = settings
         self._plans = dict(plans or {})
-        self._preparation = preparation
-        self._turns = Turns()
+        self._toolchain_cache = toolchain_cache
+        self._user_concurrency = UserConcurrency()
         self._backend: SandboxBackend | None = None
         self._status = BackendStatus("none", False, problem="the sandbox was not started")
         self._slots = asyncio.Semaphore(settings.parallel_runs)
-        self._retrying: asyncio.Task[None] | None = None
-        self._trying: asyncio.Task[None] | None = None
-        self._looked = asyncio.Event()
+        self._selection_retry: asyncio.Task[None] | None = None
+        self._detection: asyncio.Task[None] | None = None
+        self._selection_done = asyncio.Event()
 
     @property
     def status(self) -> BackendStatus:
-        """Of the chosen backend; or why there is none."""
+        """Status of the selected backend, or why there is none."""
         return self._status
 
     @property
-    def tells_output(self) -> bool:
-        """Whether a watcher hears of output while the program runs, not only at its end."""
+    def streams_output(self) -> bool:
+        """Whether a watcher gets output while the program runs, not only at its end."""
         return isinstance(self._backend, WatchableBackend)
 
     @property
-    def languages_known(self) -> bool:
-        """Whether every language has been tried: until then `status` may name too few."""
-        return self._trying is not None and self._trying.done()
+    def languages_detected(self) -> bool:
+        """Whether detection has finished; until then `status` may list too few languages."""
+        return self._detection is not None and self._detection.done()
 
     async def wait_for_start(self) -> None:
-        """Until `start` has found out what this machine offers; a minute at most."""
+        """Wait until `start` has selected a backend, at most a minute."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_START_S):
-                await self._looked.wait()
+                await self._selection_done.wait()
 
     async def wait_for_languages(self) -> None:
-        """Until every language has been tried, where there is a backend to try them with."""
+        """Wait until the languages are detected, if there is a backend."""
         await self.wait_for_start()
-        if self._trying is not None:
-            await asyncio.wait({self._trying})
+        if self._detection is not None:
+            await asyncio.wait({self._detection})
 
     async def start(self) -> None:
-        """Probe the backends and choose one. Never raises: the outcome is in `status`.
+        """Probe the backends and select one. Never raises: the outcome is in `status`.
 
-        Where none is good enough they are probed again from time to time: what was in
-        the way may have been a busy machine or something that an administrator repairs.
+        If none is suitable they are probed again from time to time: the machine may have been
+        busy, or an administrator may remedy the problem.
         """
-        wanted = self._settings.backend
-        if wanted != "auto" and wanted not in self._backends:
-            known = ", ".join(sorted(self._backends)) or "none"
-            self._status = backend_selection.none(
-                f"the setting sandbox.backend names {wanted!r}, which is not installed",
-                f"set it to auto or to one of: {known}",
+        setting = self._settings.backend
+        if setting != "auto" and setting not in self._backends:
+            installed = ", ".join(sorted(self._backends)) or "none"
+            self._status = backend_selection.unavailable_status(
+                f"the setting sandbox.backend names {setting!r}, which is not installed",
+                f"set it to auto or to one of: {installed}",
             )
-            self._looked.set()
+            self._selection_done.set()
             return
         names = (
-            backend_selection.meant_by_auto(self._backends, self._settings)
-            if wanted == "auto"
-            else [wanted]
+            backend_selection.list_auto_backends(self._backends, self._settings)
+            if setting == "auto"
+            else [setting]
         )
-        await self._look(names)
-        self._looked.set()
+        await self._select_backend(names)
+        self._selection_done.set()
         if self._backend is None and names:
-            self._retrying = asyncio.create_task(self._look_again(names))
+            self._selection_retry = asyncio.create_task(self._retry_selection(names))
 
     def limits(self, plan: str = "") -> Limits:
-        """What the settings allow one run, for a user of that plan."""
-        return plan_limits.limits(self.settings(plan))
+        """The limits of one run for users of that plan."""
+        return plan_limits.limits_from_settings(self.settings_for_plan(plan))
 
-    def settings(self, plan: str = "") -> SandboxSettings:
-        """[sandbox], with what the settings say of that plan in its place."""
-        return plan_limits.in_force(self._settings, self._plans, plan)
+    def settings_for_plan(self, plan: str = "") -> SandboxSettings:
+        """[sandbox], with the values of that plan in place of its own."""
+        return plan_limits.apply_plan(self._settings, self._plans, plan)
 
-    def of_user(self, user_id: int, plan: str) -> "UsersRunner":
-        """The same sandbox with what that user may use of it."""
-        return UsersRunner(self, user_id, plan)
+    def for_user(self, user_id: int, plan: str) -> "UserSandbox":
+        """The same sandbox with the limits of one user."""
+        return UserSandbox(self, user_id, plan)
 
     def check_ready(self) -> None:
-        """Raises SandboxUnavailable, with the reason, where nothing can be run."""
-        self._ready()
+        """Raise SandboxUnavailable, with the reason, if nothing can be run."""
+        self._require_backend()
 
-    def check(self, request: RunRequest) -> None:
-        """Raises InvalidInput for what is known to be refused when its turn comes."""
+    def check_request(self, request: RunRequest) -> None:
+        """Raise InvalidInput if the backend would refuse the request."""
         if isinstance(self._backend, CheckingBackend):
             self._backend.check(request)
 
     async def run(self, request: RunRequest, watcher: RunWatcher | None = None) -> RunResult:
-        """One run, waiting for its turn.
+        """One run, after waiting for a free slot.
 
         Raises SandboxUnavailable with the reason, and InvalidInput for a bad request.
         """
         self.check_ready()
         async with self._slots:
-            # Gone, if the box was shut down while this run waited.
-            result = await _run(self._ready(), request, watcher)
+            # Checked again: the sandbox may have been closed while this run waited.
+            result = await _run_on(self._require_backend(), request, watcher)
         telemetry.observe_sandbox_run(result.reason)
         return result
 
-    async def run_of(
+    async def run_for_user(
         self, user_id: int, plan: str, request: RunRequest, watcher: RunWatcher | None = None
     ) -> RunResult:
-        """As `run`, once that user has fewer runs going on than the plan allows at once."""
+        """As `run`, after waiting until the user has fewer active runs than the plan allows."""
         self.check_ready()
-        async with self._turns.of(user_id, self.settings(plan).parallel_runs):
+        async with self._user_concurrency.slot(user_id, self.settings_for_plan(plan).parallel_runs):
             return await self.run(request, watcher)
 
     async def close(self) -> None:
-        """End every run and let go of the backends."""
-        for task in (self._retrying, self._trying):
+        """End every run and close the backends."""
+        for task in (self._selection_retry, self._detection):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
         self._backend = None
-        self._status = backend_selection.none("the sandbox is shut down", "")
+        self._status = backend_selection.unavailable_status("the sandbox is shut down", "")
         for backend in self._backends.values():
             await backend.close()
 
-    def _ready(self) -> SandboxBackend:
+    def _require_backend(self) -> SandboxBackend:
         if self._backend is None:
             reason = ". ".join(filter(None, (self._status.problem, self._status.remedy)))
             raise SandboxUnavailable(f"code can't be run on this machine: {reason}")
         return self._backend
 
-    async def _look(self, names: Sequence[str]) -> None:
-        probed = [await self._probe(name) for name in names]
-        self._status = backend_selection.strongest(probed, self._settings.require)
+    async def _select_backend(self, names: Sequence[str]) -> None:
+        probed = [await self._probe_backend(name) for name in names]
+        self._status = backend_selection.select_strongest(probed, self._settings.require)
         self._backend = self._backends[self._status.name] if self._status.available else None
         if self._backend is not None:
-            self._trying = asyncio.create_task(self._try_languages())
+            self._detection = asyncio.create_task(self._detect_languages())
 
-    async def _try_languages(self) -> None:
-        """Beside the first runs: a compiler takes seconds, and most runs need none."""
+    async def _detect_languages(self) -> None:
+        """Detect languages in the background: a compiler takes seconds, and most runs need none."""
         try:
-            tried = detection.tried(
-                self._trial,
+            trials = detection.detect_languages(
+                self._run_trial,
                 self.limits(),
                 self._status.languages,
                 self._settings.languages,
-                self._preparation,
+                self._toolchain_cache,
             )
-            async for trial in tried:
-                self._note(trial)
+            async for trial in trials:
+                self._record_trial(trial)
         except Exception:
-            # A plugin's own fault: what was found so far works.
+            # A fault of the plugin; the languages detected so far work.
             log.exception("sandbox.languages_failed", backend=self._status.name)
         log.info("sandbox.languages", found=self._status.languages)
 
-    def _note(self, trial: Trial) -> None:
+    def _record_trial(self, trial: LanguageTrial) -> None:
         status = self._status
         if trial.problem:
             failed = {**status.languages_failed, trial.name: trial.problem}
@@ -202,34 +202,34 @@ class SandboxRunner:
             found = {**status.languages, trial.name: trial.version}
             self._status = structs.replace(status, languages=found)
 
-    async def _trial(self, request: RunRequest) -> RunResult:
-        """A run of the box's own, which counts as nobody's."""
+    async def _run_trial(self, request: RunRequest) -> RunResult:
+        """A run of the server's own, which counts for no user."""
         async with self._slots:
-            return await self._ready().run(request)
+            return await self._require_backend().run(request)
 
-    async def _look_again(self, names: Sequence[str]) -> None:
-        pause = self._first_pause_s
+    async def _retry_selection(self, names: Sequence[str]) -> None:
+        pause_s = self._first_retry_s
         while self._backend is None:
-            await asyncio.sleep(pause)
-            await self._look(names)
-            pause = min(2 * pause, _LAST_PAUSE_S)
+            await asyncio.sleep(pause_s)
+            await self._select_backend(names)
+            pause_s = min(2 * pause_s, _MAX_RETRY_S)
 
-    async def _probe(self, name: str) -> BackendStatus:
+    async def _probe_backend(self, name: str) -> BackendStatus:
         try:
             async with asyncio.timeout(_PROBE_S):
                 status = await self._backends[name].probe()
         except TimeoutError:
             status = BackendStatus(name, False, problem=f"no answer within {_PROBE_S:.0f} s")
         except Exception:
-            # A plugin's own fault must not keep the box from starting.
+            # A fault of the plugin must not keep the server from starting.
             log.exception("sandbox.probe_failed", backend=name)
             status = BackendStatus(name, False, problem=f"the backend {name} failed; see the log")
         log.info("sandbox.probed", backend=name, available=status.available, problem=status.problem)
         return status
 
 
-class UsersRunner:
-    """The box's sandbox as one user may use it."""
+class UserSandbox:
+    """The sandbox with the limits of one user."""
 
     def __init__(self, runner: SandboxRunner, user_id: int, plan: str) -> None:
         self._runner = runner
@@ -244,11 +244,11 @@ class UsersRunner:
         return self._runner.limits(self._plan)
 
     async def run(self, request: RunRequest) -> RunResult:
-        """One run, waiting for its turn; raises as SandboxRunner.run does."""
-        return await self._runner.run_of(self._user_id, self._plan, request)
+        """One run, after waiting for a free slot; raises what SandboxRunner.run raises."""
+        return await self._runner.run_for_user(self._user_id, self._plan, request)
 
 
-async def _run(
+async def _run_on(
     backend: SandboxBackend, request: RunRequest, watcher: RunWatcher | None
 ) -> RunResult:
     if watcher is None:

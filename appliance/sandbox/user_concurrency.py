@@ -1,4 +1,4 @@
-"""How many runs one user may have at once."""
+"""Limits the concurrent runs of each user."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -7,29 +7,29 @@ from dataclasses import dataclass
 
 
 @dataclass
-class _Held:
-    free: asyncio.Semaphore
-    users: int = 0
+class _UserSlots:
+    semaphore: asyncio.Semaphore
+    holders: int = 0
 
 
-class Turns:
-    """Bounds the runs of each user; nothing is remembered of one who has none."""
+class UserConcurrency:
+    """Limits the runs of each user; keeps no state of users without runs."""
 
     def __init__(self) -> None:
-        self._held: dict[int, _Held] = {}
+        self._slots: dict[int, _UserSlots] = {}
 
     @asynccontextmanager
-    async def of(self, user_id: int, most: int) -> AsyncGenerator[None, None]:
-        """Wait until fewer than `most` runs of that user go on.
+    async def slot(self, user_id: int, limit: int) -> AsyncGenerator[None, None]:
+        """Wait until fewer than `limit` runs of that user are active.
 
-        Another `most` than before holds once the user's last run is over.
+        A changed `limit` takes effect once the user's last run has ended.
         """
-        held = self._held.setdefault(user_id, _Held(asyncio.Semaphore(most)))
-        held.users += 1
+        slots = self._slots.setdefault(user_id, _UserSlots(asyncio.Semaphore(limit)))
+        slots.holders += 1
         try:
-            async with held.free:
+            async with slots.semaphore:
                 yield
         finally:
-            held.users -= 1
-            if not held.users:
-                del self._held[user_id]
+            slots.holders -= 1
+            if not slots.holders:
+                del self._slots[user_id]

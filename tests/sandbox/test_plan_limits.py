@@ -11,7 +11,7 @@ import pytest
 
 from appliance import cli
 from appliance.agents.agent import CodingAgent
-from appliance.api.monkey.accounts import user_answer
+from appliance.api.monkey.account_answers import user_answer
 from appliance.config.loader import Loaded, load
 from appliance.config.settings import AgentSettings, Settings
 from appliance.domain.execution import (
@@ -35,10 +35,10 @@ from appliance.services.sandbox.service import SandboxService
 from tests.support.accounts import PASSWORD
 from tests.support.agent_fakes import (
     MemoryContext,
-    OpenRunner,
     ScriptedProvider,
-    gateway_of,
-    in_turn,
+    UnconfinedRunner,
+    answers_in_turn,
+    make_gateway,
 )
 
 ISOLATION = Isolation("test", IsolationLevel.NAMESPACES, ())
@@ -99,7 +99,7 @@ def settings(tmp_path: Path) -> Settings:
 def of_plan(plan: str, number: int = 1) -> Principal:
     who = (f"user_{number}", "x", "x@example.com", "X")
     user = User(number, *who, Role.DEVELOPER, False, 0.0, plan)
-    return Principal(user, permissions.role_scopes(user.role))
+    return Principal(user, permissions.scopes_of_role(user.role))
 
 
 def runner_of(settings: Settings, backend: Backend | None = None) -> SandboxRunner:
@@ -158,8 +158,8 @@ def test_settings_when_a_variable_of_a_plan_is_no_json_then_refused(tmp_path: Pa
 
 async def test_offer_when_the_user_has_a_plan_then_shows_its_limits(settings: Settings) -> None:
     service = SandboxService(runner_of(settings), settings)
-    assert service.offer(of_plan("pro")).limits.memory_bytes == 1024 * MIB
-    assert service.offer(of_plan("free")).limits.memory_bytes == 128 * MIB
+    assert service.describe(of_plan("pro")).limits.memory_bytes == 1024 * MIB
+    assert service.describe(of_plan("free")).limits.memory_bytes == 128 * MIB
 
 
 async def test_run_when_the_plan_allows_more_then_a_request_may_ask_for_it_and_no_more(
@@ -218,7 +218,7 @@ async def test_runs_when_one_that_waited_for_the_user_is_cancelled_then_the_next
     runner = runner_of(settings, backend)
     await runner.start()
     request = RunRequest(("true",))
-    runs = [asyncio.create_task(runner.run_of(1, "small", request)) for _ in range(3)]
+    runs = [asyncio.create_task(runner.run_for_user(1, "small", request)) for _ in range(3)]
     await until(lambda: backend.running == 1)
     runs[1].cancel()
     backend.go.set()
@@ -244,9 +244,11 @@ async def test_queue_when_the_plan_lets_more_wait_then_only_its_users(settings: 
     busy += await fill(of_plan("pro", number=8), 2)
     await until(lambda: backend.running == 3)
     waiting = await fill(of_plan("pro"), 2) + await fill(of_plan("free", number=2), 1)
-    with pytest.raises(QueueFull, match="2 of your runs wait"):
+    with pytest.raises(QueueFull, match=r"your part of the sandbox queue is full \(2 of 2\)"):
         await service.run(of_plan("pro"), program)
-    with pytest.raises(QueueFull, match="1 of your runs wait") as refused:
+    with pytest.raises(
+        QueueFull, match=r"your part of the sandbox queue is full \(1 of 1\)"
+    ) as refused:
         await service.run(of_plan("free", number=2), program)
     assert refused.value.details["user_limit"] == 1
     backend.go.set()
@@ -257,20 +259,20 @@ async def test_queue_when_the_plan_lets_more_wait_then_only_its_users(settings: 
 async def test_task_when_its_user_has_a_plan_then_its_runs_have_that_plans_limits(
     settings: Settings,
 ) -> None:
-    sandbox, asked = OpenRunner(), list[int]()
+    sandbox, asked = UnconfinedRunner(), list[int]()
     allowed = runner_of(settings).limits("pro")
 
-    class AsAllowed(OpenRunner):
+    class AsAllowed(UnconfinedRunner):
         def limits(self) -> Limits:
             return allowed
 
-    async def sandbox_of(user_id: int) -> OpenRunner:
+    async def sandbox_of(user_id: int) -> UnconfinedRunner:
         asked.append(user_id)
         return users
 
     users = AsAllowed()
     answer = "```python\ndef add(a, b):\n    return a + b\n```"
-    gateway = gateway_of(ScriptedProvider(in_turn(answer)))
+    gateway = make_gateway(ScriptedProvider(answers_in_turn(answer)))
     request = TaskRequest(prompt="Write add such that add(1, 2) == 3", branches=1)
     agent = CodingAgent(gateway, sandbox, AgentSettings(), sandbox_of)
     result = await agent.run(MemoryContext(request))
@@ -286,7 +288,7 @@ async def test_tasks_sandbox_when_the_user_has_a_plan_then_limits_and_turns_are_
     backend = Backend()
     runner = runner_of(settings, backend)
     await runner.start()
-    sandbox = runner.of_user(1, "small")
+    sandbox = runner.for_user(1, "small")
     assert sandbox.status.available
     assert sandbox.limits() == runner.limits("small")
     runs = [asyncio.create_task(sandbox.run(RunRequest(("true",)))) for _ in range(2)]

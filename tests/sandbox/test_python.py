@@ -72,20 +72,22 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         built.append(tree)
         fake_build(tree)
 
-    monkeypatch.setattr(python_build, "build", build)
+    monkeypatch.setattr(python_build, "build_runtime", build)
     return built
 
 
 def test_prepare_twice_builds_once(tmp_path: Path, quick: list[Path]):
-    first = runtime.prepare(tmp_path)
+    first = runtime.ensure_runtime(tmp_path)
 
-    assert runtime.prepare(tmp_path) == first
+    assert runtime.ensure_runtime(tmp_path) == first
     assert len(quick) == 1
     assert [path.name for path in first.parent.iterdir() if path.name != ".lock"] == [first.name]
 
 
 async def test_prepare_at_once_builds_once(tmp_path: Path, quick: list[Path]):
-    made = await asyncio.gather(*(asyncio.to_thread(runtime.prepare, tmp_path) for _ in range(4)))
+    made = await asyncio.gather(
+        *(asyncio.to_thread(runtime.ensure_runtime, tmp_path) for _ in range(4))
+    )
 
     assert len(set(made)) == 1
     assert len(quick) == 1
@@ -94,7 +96,7 @@ async def test_prepare_at_once_builds_once(tmp_path: Path, quick: list[Path]):
 def test_prepare_sweeps_what_a_killed_process_left(tmp_path: Path, quick: list[Path]):
     left = tmp_path / "sandbox-python" / ".unfinished-x" / "tree"
     left.mkdir(parents=True)
-    runtime.prepare(tmp_path)
+    runtime.ensure_runtime(tmp_path)
 
     assert not left.exists()
 
@@ -106,9 +108,9 @@ def test_prepare_of_a_python_that_does_not_work_leaves_nothing(
         fake_build(tree)
         (tree / "bin" / "python3").write_text("#!/bin/sh\necho broken >&2; exit 1\n")
 
-    monkeypatch.setattr(python_build, "build", build)
+    monkeypatch.setattr(python_build, "build_runtime", build)
     with pytest.raises(SetupError, match="broken"):
-        runtime.prepare(tmp_path)
+        runtime.ensure_runtime(tmp_path)
 
     assert [path.name for path in (tmp_path / "sandbox-python").iterdir()] == [".lock"]
 
@@ -116,13 +118,13 @@ def test_prepare_of_a_python_that_does_not_work_leaves_nothing(
 def test_packed_python_unpacks_to_the_same_key(
     tmp_path: Path, quick: list[Path], monkeypatch: pytest.MonkeyPatch
 ):
-    runtime.pack(tmp_path / runtime.ARCHIVE)
-    monkeypatch.setattr(runtime, "frozen", lambda: True)
+    runtime.pack_runtime(tmp_path / runtime.ARCHIVE)
+    monkeypatch.setattr(runtime, "is_frozen", lambda: True)
     monkeypatch.setattr(runtime, "resource_dir", lambda: tmp_path)
 
-    made = runtime.prepare(tmp_path / "data")
+    made = runtime.ensure_runtime(tmp_path / "data")
 
-    assert made.name == python_build.key()
+    assert made.name == python_build.runtime_key()
     assert (made / "bin" / "python3").is_file()
     assert len(quick) == 1
 
@@ -130,25 +132,25 @@ def test_packed_python_unpacks_to_the_same_key(
 @pytest.mark.parametrize("content", [b"", b"no archive"])
 def test_damaged_archive_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes):
     (tmp_path / runtime.ARCHIVE).write_bytes(content)
-    monkeypatch.setattr(runtime, "frozen", lambda: True)
+    monkeypatch.setattr(runtime, "is_frozen", lambda: True)
     monkeypatch.setattr(runtime, "resource_dir", lambda: tmp_path)
 
     with pytest.raises(SetupError, match=runtime.ARCHIVE):
-        runtime.prepare(tmp_path / "data")
+        runtime.ensure_runtime(tmp_path / "data")
 
 
 def test_archive_with_files_at_its_top_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with tarfile.open(tmp_path / runtime.ARCHIVE, "w:xz") as archive:
         archive.add(__file__, arcname="file")
-    monkeypatch.setattr(runtime, "frozen", lambda: True)
+    monkeypatch.setattr(runtime, "is_frozen", lambda: True)
     monkeypatch.setattr(runtime, "resource_dir", lambda: tmp_path)
 
-    with pytest.raises(SetupError, match="not what it should be"):
-        runtime.prepare(tmp_path / "data")
+    with pytest.raises(SetupError, match="unexpected content"):
+        runtime.ensure_runtime(tmp_path / "data")
 
 
 def test_data_directory_that_is_a_file_is_said(tmp_path: Path, quick: list[Path]):
     (tmp_path / "data").write_text("")
 
     with pytest.raises(SetupError, match="data directory"):
-        runtime.prepare(tmp_path / "data")
+        runtime.ensure_runtime(tmp_path / "data")

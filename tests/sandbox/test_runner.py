@@ -77,7 +77,7 @@ async def test_strongest_backend_that_works_is_chosen():
 
 async def test_backend_that_works_later_is_found_without_a_restart():
     backend = Backend("a", None, "busy")
-    runner = SandboxRunner({"a": backend}, SandboxSettings(), first_pause_s=0.01)
+    runner = SandboxRunner({"a": backend}, SandboxSettings(), first_retry_s=0.01)
     await runner.start()
     with pytest.raises(SandboxUnavailable, match="busy"):
         await runner.run(REQUEST)
@@ -126,7 +126,7 @@ async def test_machine_of_its_own_is_chosen_only_where_it_is_meant(
     ("settings", "words"),
     [
         (SandboxSettings(backend="nowhere"), "'nowhere', which is not installed"),
-        (SandboxSettings(require="microvm"), "asks for microvm; this machine offers namespaces"),
+        (SandboxSettings(require="microvm"), "demands microvm; this machine offers namespaces"),
         (SandboxSettings(backend="c"), "no kvm"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Languages of the sandbox: recipes, detection, entry points, toolchain cache."""

@@ -1,4 +1,4 @@
-"""Which languages this box can really run: each is tried by a small program."""
+"""Detects usable languages by running a sample program of each in the sandbox."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TypeGuard
@@ -9,18 +9,18 @@ from msgspec import Struct, structs
 from appliance.domain.execution import Limits, RunRequest, RunResult, SandboxFile
 from appliance.errors import ApplianceError
 from appliance.sandbox.languages import recipes
-from appliance.sandbox.languages.recipes import Recipe
-from appliance.sandbox.languages.toolchain_cache import Preparation
+from appliance.sandbox.languages.recipes import LanguageRecipe
+from appliance.sandbox.languages.toolchain_cache import ToolchainCache
 
 _EXPECTED = b"works\n"
 _LOG = ".build.log"
-EVERY = "*"
-# At the start the machine is busy with other things; only the clock is given more.
-_PATIENCE = 6
+ALL_LANGUAGES = "*"
+# The machine is busy when the server starts, so the trials get more wall time.
+_WALL_TIME_FACTOR = 6
 _MAX_VERSION = 40
-# What takes longer for so small a program makes something anew in each run.
+# A sample that takes longer builds something in each run that could be cached.
 _SLOW_S = 3.0
-_SAID = 200
+_MAX_MESSAGE = 200
 
 log = structlog.get_logger()
 
@@ -28,92 +28,96 @@ log = structlog.get_logger()
 Run = Callable[[RunRequest], Awaitable[RunResult]]
 
 
-class Trial(Struct, frozen=True):
-    """What came of trying a language: the version that it says it has, or why it fails."""
+class LanguageTrial(Struct, frozen=True):
+    """Result of trying a language: its version, or why it does not work."""
 
     name: str
     version: str = ""
     problem: str = ""
 
 
-async def tried(
+async def detect_languages(
     run: Run,
     limits: Limits,
-    known: Mapping[str, str],
-    wanted: Collection[str],
-    preparation: Preparation | None = None,
-) -> AsyncGenerator[Trial, None]:
-    """Each language beyond the `known` ones that is there, once its sample program was run.
+    detected: Mapping[str, str],
+    enabled: Collection[str],
+    toolchain_cache: ToolchainCache | None = None,
+) -> AsyncGenerator[LanguageTrial, None]:
+    """Try each enabled language that is installed and not `detected` yet; yields results as they come.
 
-    It is run within `limits`, as a caller's would be. `wanted` holds the names to try;
-    EVERY stands for all. What is slow because it needs something ready-made gets it by
-    `preparation`, after the others.
+    Samples run within `limits`, as a caller's programs do, but with more wall time. `enabled`
+    holds language names or ALL_LANGUAGES. Languages whose toolchain cache has to be built first
+    come last.
     """
-    asked = [
+    languages = [
         each
         for each in recipes.RECIPES
-        if each.name not in known and (EVERY in wanted or each.name in wanted)
+        if each.name not in detected and (ALL_LANGUAGES in enabled or each.name in enabled)
     ]
-    patient = structs.replace(limits, wall_s=limits.wall_s * _PATIENCE)
-    slow: list[tuple[Recipe, str]] = []
-    for recipe in await _with_tools(run, patient, asked):
-        ended = await _sample(run, patient, recipe)
-        if preparation and recipe.prepare and _lacks_something(ended):
-            version = await _version(run, patient, recipe)
-            if not preparation.has(recipe, version):
-                slow.append((recipe, version))
+    limits = structs.replace(limits, wall_s=limits.wall_s * _WALL_TIME_FACTOR)
+    uncached: list[tuple[LanguageRecipe, str]] = []
+    for recipe in await _select_installed(run, limits, languages):
+        sample = await _run_sample(run, limits, recipe)
+        if toolchain_cache and recipe.cache_command and _needs_cache(sample):
+            version = await _version(run, limits, recipe)
+            if not toolchain_cache.has(recipe, version):
+                uncached.append((recipe, version))
                 continue
-        yield await _judged(run, patient, recipe, ended)
-    for recipe, version in slow:
-        if preparation:
-            await preparation.make(recipe, version, run)
-        yield await _judged(run, patient, recipe, await _sample(run, patient, recipe))
+        yield await _make_trial(run, limits, recipe, sample)
+    for recipe, version in uncached:
+        if toolchain_cache:
+            await toolchain_cache.build(recipe, version, run)
+        yield await _make_trial(run, limits, recipe, await _run_sample(run, limits, recipe))
 
 
-async def _with_tools(run: Run, limits: Limits, asked: Sequence[Recipe]) -> list[Recipe]:
-    """Those whose compiler or interpreter is to be seen inside."""
-    if not asked:
+async def _select_installed(
+    run: Run, limits: Limits, languages: Sequence[LanguageRecipe]
+) -> list[LanguageRecipe]:
+    """The languages whose compiler or interpreter is on the sandbox's PATH."""
+    if not languages:
         return []
-    lines = [f"command -v {each.tool} >/dev/null && echo {each.name}" for each in asked]
-    result = await _attempt(run, limits, ("sh", "-c", "\n".join(lines)))
+    lines = [f"command -v {each.tool} >/dev/null && echo {each.name}" for each in languages]
+    result = await _try_run(run, limits, ("sh", "-c", "\n".join(lines)))
     found = set(result.stdout.decode(errors="replace").split()) if result else set[str]()
-    return [recipe for recipe in asked if recipe.name in found]
+    return [recipe for recipe in languages if recipe.name in found]
 
 
-async def _sample(run: Run, limits: Limits, recipe: Recipe) -> RunResult | None:
-    """How its sample program ended."""
+async def _run_sample(run: Run, limits: Limits, recipe: LanguageRecipe) -> RunResult | None:
+    """Result of the language's sample program, None if it could not be run."""
     file = SandboxFile(recipe.main_file, recipe.sample.encode())
-    argv = recipes.command(recipe, file.path, [file.path], (), _LOG)
-    return await _attempt(run, limits, argv, file)
+    argv = recipes.build_command(recipe, file.path, [file.path], (), _LOG)
+    return await _try_run(run, limits, argv, file)
 
 
-def _works(ended: RunResult | None) -> TypeGuard[RunResult]:
-    return ended is not None and ended.ok and ended.stdout == _EXPECTED
+def _works(sample: RunResult | None) -> TypeGuard[RunResult]:
+    return sample is not None and sample.ok and sample.stdout == _EXPECTED
 
 
-def _lacks_something(ended: RunResult | None) -> bool:
-    return not _works(ended) or ended.usage.wall_s > _SLOW_S
+def _needs_cache(sample: RunResult | None) -> bool:
+    return not _works(sample) or sample.usage.wall_s > _SLOW_S
 
 
-async def _judged(run: Run, limits: Limits, recipe: Recipe, ended: RunResult | None) -> Trial:
-    if _works(ended):
-        return Trial(recipe.name, version=await _version(run, limits, recipe))
+async def _make_trial(
+    run: Run, limits: Limits, recipe: LanguageRecipe, sample: RunResult | None
+) -> LanguageTrial:
+    if _works(sample):
+        return LanguageTrial(recipe.name, version=await _version(run, limits, recipe))
     problem = "its sample program could not be run"
-    if ended is not None:
-        how = f"{ended.reason}, exit code {ended.exit_code}"
-        said = ended.stderr.decode(errors="replace").strip().partition("\n")[0][:_SAID]
-        problem = f"its sample program ended with {how}: {said or 'nothing was said'}"
+    if sample is not None:
+        how = f"{sample.reason}, exit code {sample.exit_code}"
+        message = sample.stderr.decode(errors="replace").strip().partition("\n")[0][:_MAX_MESSAGE]
+        problem = f"its sample program ended with {how}: {message or 'no error output'}"
     log.warning("sandbox.language_failed", language=recipe.name, problem=problem)
-    return Trial(recipe.name, problem=problem)
+    return LanguageTrial(recipe.name, problem=problem)
 
 
-async def _version(run: Run, limits: Limits, recipe: Recipe) -> str:
-    told = await _attempt(run, limits, ("sh", "-c", recipe.version))
-    words = told.stdout.decode(errors="replace").strip() if told and told.ok else ""
-    return words[:_MAX_VERSION] or "unknown"
+async def _version(run: Run, limits: Limits, recipe: LanguageRecipe) -> str:
+    result = await _try_run(run, limits, ("sh", "-c", recipe.version))
+    version = result.stdout.decode(errors="replace").strip() if result and result.ok else ""
+    return version[:_MAX_VERSION] or "unknown"
 
 
-async def _attempt(
+async def _try_run(
     run: Run, limits: Limits, argv: tuple[str, ...], *files: SandboxFile
 ) -> RunResult | None:
     try:

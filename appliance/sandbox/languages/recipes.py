@@ -1,4 +1,4 @@
-"""How programs of each language are built and run, in one sandbox by one command."""
+"""Language recipes: how programs of each language are built and run, by one command."""
 
 import re
 import shlex
@@ -9,19 +9,20 @@ from msgspec import Struct
 
 from appliance.domain import toolchain_cache
 
-_MARK = re.compile(r"\{(entry|sources|main)\}")
+_PLACEHOLDER = re.compile(r"\{(entry|sources|main)\}")
 _BUILD = "/tmp/build"  # noqa: S108 - the sandbox's own
 _LOG_BYTES = 65536
-_PREPARED = toolchain_cache.INSIDE
+_CACHE = toolchain_cache.MOUNT_POINT
 
 
-class Recipe(Struct, frozen=True):
-    """One language. In `build`, `version` and `run`, {words} stand for what a program brings:
+class LanguageRecipe(Struct, frozen=True):
+    """One language. `build` and `run` are command templates:
 
-    {entry} is its main file, {sources} all its source files, {main} the main file's bare
-    name. `build` is empty where nothing is compiled. `tool` has to be found for it to work;
-    `sample` is a program that prints "works". `prepare` is for a language that is slow at
-    first: it makes, in an empty folder, what runs then find (see domain.prepared).
+    {entry} is the main file, {sources} all source files, {main} the main file's name without
+    extension. `build` is empty if nothing is compiled. `tool` must be on the PATH; `version` is a
+    shell command that prints the version; `sample` is a program that prints "works".
+    `cache_command` fills the empty current folder with artifacts that runs find later (see
+    domain.toolchain_cache); "" if the language needs none.
     """
 
     name: str
@@ -33,21 +34,21 @@ class Recipe(Struct, frozen=True):
     sample: str
     build: str = ""
     default_file: str = ""
-    prepare: str = ""
+    cache_command: str = ""
 
     @property
     def main_file(self) -> str:
-        """The name of a program's file where the caller gives none."""
+        """The name of a program's main file if the caller gives none."""
         return self.default_file or f"main.{self.extensions[0]}"
 
 
 _JAVA = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData -Xshare:auto -Xss1m"
-_JAVA_ROOM = "-Xms16m -Xmx96m -XX:ReservedCodeCacheSize=24m -XX:CompressedClassSpaceSize=24m"
+_JAVA_MEMORY = "-Xms16m -Xmx96m -XX:ReservedCodeCacheSize=24m -XX:CompressedClassSpaceSize=24m"
 
 _GO = "env GO111MODULE=off CGO_ENABLED=0 GOTELEMETRY=off GOTOOLCHAIN=local"
 
 RECIPES = (
-    Recipe(
+    LanguageRecipe(
         name="python",
         aliases=("py", "python3"),
         extensions=("py",),
@@ -56,7 +57,7 @@ RECIPES = (
         run="python {entry}",
         sample="print('works')\n",
     ),
-    Recipe(
+    LanguageRecipe(
         name="sh",
         aliases=("shell",),
         extensions=("sh",),
@@ -65,7 +66,7 @@ RECIPES = (
         run="sh {entry}",
         sample="echo works\n",
     ),
-    Recipe(
+    LanguageRecipe(
         name="bash",
         aliases=(),
         extensions=("bash", "sh"),
@@ -74,7 +75,7 @@ RECIPES = (
         run="bash {entry}",
         sample="a=(works); echo ${a[0]}\n",
     ),
-    Recipe(
+    LanguageRecipe(
         name="node",
         aliases=("javascript", "js", "nodejs", "node-js", "node-javascript"),
         extensions=("js", "cjs", "mjs"),
@@ -83,7 +84,7 @@ RECIPES = (
         run="node {entry}",
         sample="console.log('works')\n",
     ),
-    Recipe(
+    LanguageRecipe(
         name="c",
         aliases=("gcc",),
         extensions=("c",),
@@ -93,7 +94,7 @@ RECIPES = (
         run=f"{_BUILD}/program",
         sample='#include <stdio.h>\nint main(void) { puts("works"); return 0; }\n',
     ),
-    Recipe(
+    LanguageRecipe(
         name="cpp",
         aliases=("c++", "g++", "cplusplus"),
         extensions=("cpp", "cc", "cxx"),
@@ -103,21 +104,21 @@ RECIPES = (
         run=f"{_BUILD}/program",
         sample='#include <iostream>\nint main() { std::cout << "works" << std::endl; }\n',
     ),
-    Recipe(
+    LanguageRecipe(
         name="go",
         aliases=("golang",),
         extensions=("go",),
         tool="go",
         version="go version | cut -d' ' -f3 | sed s/^go//",
-        # Links to what is ready-made: the compiler wants to write beside it.
-        build=f"cp -rs {_PREPARED}/go {_BUILD}/go 2>/dev/null; {_GO} GOCACHE={_BUILD}/go "
+        # Links to the cached artifacts, since the compiler writes into the folder.
+        build=f"cp -rs {_CACHE}/go {_BUILD}/go 2>/dev/null; {_GO} GOCACHE={_BUILD}/go "
         f"GOPATH={_BUILD}/path go build -o {_BUILD}/program {{sources}}",
         run=f"{_BUILD}/program",
         sample='package main\n\nimport "fmt"\n\nfunc main() { fmt.Println("works") }\n',
-        # Newer ones come without their library compiled.
-        prepare=f"{_GO} GOCACHE=$PWD GOPATH=/tmp/path GOFLAGS=-p=1 go build std",
+        # Newer versions come without a compiled standard library.
+        cache_command=f"{_GO} GOCACHE=$PWD GOPATH=/tmp/path GOFLAGS=-p=1 go build std",
     ),
-    Recipe(
+    LanguageRecipe(
         name="rust",
         aliases=("rs",),
         extensions=("rs",),
@@ -128,16 +129,16 @@ RECIPES = (
         run=f"{_BUILD}/program",
         sample='fn main() { println!("works"); }\n',
     ),
-    Recipe(
+    LanguageRecipe(
         name="java",
         aliases=(),
         extensions=("java",),
         tool="javac",
-        version=f"java {_JAVA} {_JAVA_ROOM} --version | sed -n '1s/[^ ]* \\([^ ]*\\).*/\\1/p'",
-        build=f"javac {' '.join('-J' + word for word in f'{_JAVA} {_JAVA_ROOM}'.split())} "
+        version=f"java {_JAVA} {_JAVA_MEMORY} --version | sed -n '1s/[^ ]* \\([^ ]*\\).*/\\1/p'",
+        build=f"javac {' '.join('-J' + word for word in f'{_JAVA} {_JAVA_MEMORY}'.split())} "
         f"-encoding UTF-8 -d {_BUILD} {{sources}}",
-        # The class's name begins with that of its package, if it says to be in one.
-        run=f"java {_JAVA} {_JAVA_ROOM} -cp {_BUILD}:. "
+        # The class name is qualified by its package, if it declares one.
+        run=f"java {_JAVA} {_JAVA_MEMORY} -cp {_BUILD}:. "
         "$(sed -n 's/^ *package  *\\([A-Za-z0-9_.]*\\) *;.*/\\1./p' {entry} | head -n 1){main}",
         sample="class Main { public static void main(String[] a) "
         '{ System.out.println("works"); } }\n',
@@ -146,33 +147,33 @@ RECIPES = (
 )  # fmt: skip
 
 
-def find(name: str) -> Recipe | None:
-    """The recipe of a language by its name or one of its aliases, in any case."""
-    wanted = name.strip().lower()
-    return next((each for each in RECIPES if wanted in (each.name, *each.aliases)), None)
+def find_recipe(name: str) -> LanguageRecipe | None:
+    """The recipe of a language by its name or an alias, ignoring case; None if unknown."""
+    name = name.strip().lower()
+    return next((each for each in RECIPES if name in (each.name, *each.aliases)), None)
 
 
-def command(
-    recipe: Recipe, entry: str, paths: Sequence[str], args: Sequence[str], log: str
+def build_command(
+    recipe: LanguageRecipe, entry: str, paths: Sequence[str], args: Sequence[str], log: str
 ) -> tuple[str, ...]:
-    """The argv that builds (where that is needed) and runs the program.
+    """The argv that builds (if needed) and runs the program.
 
-    What the compiler said goes into the file `log` of the workspace, for `build_log`.
+    The compiler's output is written to the file `log` of the workspace.
     """
     if recipe.build:
-        return ("sh", "-c", _script(recipe, entry, paths, log), "sh", *args)
-    # Without a shell between, an interpreter that waits can go on with it.
-    # Behind ./ no name can pass for an option, or for one of the interpreter's own commands.
-    named = entry if entry[0].isalnum() and "." in entry else f"./{entry}"
-    return (*(named if word == "{entry}" else word for word in recipe.run.split()), *args)
+        return ("sh", "-c", _build_script(recipe, entry, paths, log), "sh", *args)
+    # No shell in between, so that a pre-started interpreter can be used. The prefix ./ keeps a
+    # name from being taken for an option or a command of the interpreter.
+    path = entry if entry[0].isalnum() and "." in entry else f"./{entry}"
+    return (*(path if word == "{entry}" else word for word in recipe.run.split()), *args)
 
 
-def _script(recipe: Recipe, entry: str, paths: Sequence[str], log: str) -> str:
-    words = _words(recipe, entry, paths)
-    run = f'exec {_filled(recipe.run, words)} "$@"'
+def _build_script(recipe: LanguageRecipe, entry: str, paths: Sequence[str], log: str) -> str:
+    values = _placeholder_values(recipe, entry, paths)
+    run = f'exec {_fill_template(recipe.run, values)} "$@"'
     out, err = f"{_BUILD}/.stdout", f"{_BUILD}/.stderr"
     return f"""mkdir {_BUILD} && cd /workspace || exit 125
-{_filled(recipe.build, words)} </dev/null >{out} 2>{err}
+{_fill_template(recipe.build, values)} </dev/null >{out} 2>{err}
 status=$?
 size=$(head -c {_LOG_BYTES} {out} | wc -c)
 {{ echo "$status $size"; head -c {_LOG_BYTES} {out}; head -c {_LOG_BYTES} {err}; }} >{log}
@@ -181,22 +182,22 @@ rm {out} {err}
 {run}"""
 
 
-def _words(recipe: Recipe, entry: str, paths: Sequence[str]) -> dict[str, str]:
+def _placeholder_values(recipe: LanguageRecipe, entry: str, paths: Sequence[str]) -> dict[str, str]:
     sources = [path for path in paths if PurePosixPath(path).suffix[1:] in recipe.extensions]
     if entry not in sources:
         sources.insert(0, entry)
     return {
-        "entry": _quoted(entry),
-        "sources": " ".join(map(_quoted, sources)),
-        "main": _quoted(PurePosixPath(entry).stem),
+        "entry": _quote(entry),
+        "sources": " ".join(map(_quote, sources)),
+        "main": _quote(PurePosixPath(entry).stem),
     }
 
 
-def _quoted(path: str) -> str:
-    # Behind ./ no name can pass for an option.
+def _quote(path: str) -> str:
+    # The prefix ./ keeps a name from being taken for an option.
     return shlex.quote(path if "/" not in path and path.isidentifier() else f"./{path}")
 
 
-def _filled(template: str, words: dict[str, str]) -> str:
-    # In one pass: a name may itself look like one of the marks.
-    return _MARK.sub(lambda found: words[found[1]], template)
+def _fill_template(template: str, values: dict[str, str]) -> str:
+    # In one pass, since a name may itself look like a placeholder.
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)

@@ -1,8 +1,8 @@
 """The sandbox's own Python: interpreter, standard library and pytest in one folder.
 
-It lies under the data directory as `sandbox-python/<key>/`, is made once per key
-and only ever mounted read-only. From source it is built from the interpreter that
-runs the product; the executable carries it packed.
+It lies in the data directory as `sandbox-python/<key>/`, is created once per key and always
+mounted read-only. A source checkout builds it from the running interpreter; the executable
+contains it as an archive.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from appliance.errors import SetupError
-from appliance.processes import frozen, resource_dir
+from appliance.processes import is_frozen, resource_dir
 from appliance.sandbox.python import build
 
 ARCHIVE = "sandbox-python.tar.xz"
@@ -26,60 +26,60 @@ _UNFINISHED = ".unfinished-"
 _CHECK = "import pytest, json, hashlib, zlib, ctypes, ssl, sqlite3"
 
 
-def prepare(data_dir: Path) -> Path:
-    """The folder of the sandbox's Python, made now if it is not there yet.
+def ensure_runtime(data_dir: Path) -> Path:
+    """The folder of the sandbox's Python; creates it if it does not exist.
 
-    Safe while other processes do the same. Takes seconds the first time, and the
-    time of a few file look-ups afterwards. Raises SetupError.
+    Safe for concurrent processes. Takes seconds the first time, a few file look-ups afterwards.
+    Raises SetupError.
     """
-    home = data_dir.absolute() / "sandbox-python"
-    archive = resource_dir() / ARCHIVE if frozen() else None
-    target = home / (_packed_key(archive) if archive else build.key())
+    folder = data_dir.absolute() / "sandbox-python"
+    archive = resource_dir() / ARCHIVE if is_frozen() else None
+    target = folder / (_packed_key(archive) if archive else build.runtime_key())
     try:
         if not target.is_dir():
-            _make_alone(home, target, archive)
+            _create_once(folder, target, archive)
     except OSError as error:
         raise SetupError(
-            f"the sandbox's Python can't be written below the data directory: {error}"
+            f"the sandbox's Python can't be written to the data directory: {error}"
         ) from error
     return target
 
 
-def pack(target: Path) -> None:
-    """Write the archive that the executable carries (tar, xz). Raises SetupError."""
+def pack_runtime(target: Path) -> None:
+    """Write the archive for the executable (tar, xz). Raises SetupError."""
     with tempfile.TemporaryDirectory(prefix="sandbox-python-") as scratch:
         tree = Path(scratch, "tree")
-        build.build(tree)
-        check(tree)
+        build.build_runtime(tree)
+        check_runtime(tree)
         with tarfile.open(target, "w:xz", preset=9) as archive:
-            archive.add(tree, arcname=build.key(), filter=_owned_by_nobody)
+            archive.add(tree, arcname=build.runtime_key(), filter=_owned_by_nobody)
 
 
-def check(tree: Path) -> None:
-    """Run the interpreter in `tree` once. Raises SetupError with what it said."""
+def check_runtime(tree: Path) -> None:
+    """Run the interpreter in `tree` once. Raises SetupError with its error message."""
     build.run_python(tree, ["-I", "-c", _CHECK])
 
 
-def _make_alone(home: Path, target: Path, archive: Path | None) -> None:
-    home.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with _locked(home / ".lock"):
+def _create_once(folder: Path, target: Path, archive: Path | None) -> None:
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with _lock_file(folder / ".lock"):
         if not target.is_dir():
-            _make(home, target, archive)
+            _create(folder, target, archive)
 
 
-def _make(home: Path, target: Path, archive: Path | None) -> None:
-    # Left by a process that was killed; what a child of it still writes to goes another time.
-    for left in home.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=home))
+def _create(folder: Path, target: Path, archive: Path | None) -> None:
+    # Remains of processes that were killed. Errors are ignored: a child may still be writing.
+    for stale in folder.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
     try:
         tree = scratch / "tree"
         if archive:
             _unpack(archive, scratch, tree)
         else:
-            build.build(tree)
-        check(tree)
-        _hide_supervisor(tree)
+            build.build_runtime(tree)
+        check_runtime(tree)
+        _add_supervisor(tree)
         tree.chmod(0o755)
         tree.rename(target)
     finally:
@@ -99,15 +99,14 @@ def _packed_key(archive: Path) -> str:
     except (OSError, tarfile.TarError, EOFError) as error:
         raise SetupError(f"{archive.name} in the executable can't be read: {error}") from error
     if first is None or "/" in first.name or not first.isdir():
-        raise SetupError(f"{archive.name} in the executable is not what it should be")
+        raise SetupError(f"{archive.name} in the executable has an unexpected content")
     return first.name
 
 
-def _hide_supervisor(tree: Path) -> None:
-    """A second interpreter that may be run but not read.
+def _add_supervisor(tree: Path) -> None:
+    """Add a second interpreter that is executable but not readable, to supervise untrusted code.
 
-    The kernel keeps the memory of such a process from all others of the same user:
-    the sandbox watches hostile code with it.
+    The kernel keeps other processes of the same user from reading the memory of such a process.
     """
     folder = tree / "libexec"
     folder.mkdir(mode=0o755)
@@ -122,14 +121,14 @@ def _owned_by_nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Generator[None]:
+def _lock_file(path: Path) -> Generator[None]:
     with path.open("w") as lock:
         deadline = time.monotonic() + _LOCK_S
         while not _try_lock(lock.fileno()):
             if time.monotonic() > deadline:
                 raise SetupError(
-                    "another process has been making the sandbox's Python for "
-                    f"{_LOCK_S:.0f} s; end it, or remove {path.parent.name} from the data directory"
+                    "another process has been creating the sandbox's Python for "
+                    f"{_LOCK_S:.0f} s; stop it, or remove {path.parent.name} in the data directory"
                 )
             time.sleep(_POLL_S)
         yield

@@ -1,4 +1,4 @@
-"""The folder of the root file systems: changed by one process at a time, and as a whole."""
+"""The folder of all root file systems: changed by one process at a time, atomically."""
 
 import contextlib
 import ctypes
@@ -11,29 +11,29 @@ from pathlib import Path
 
 from appliance.domain import rootfs
 from appliance.errors import Conflict, SetupError
-from appliance.sandbox.rootfs.formats.entries import shown
+from appliance.sandbox.rootfs.formats.entries import quote_path
 
 _UNFINISHED = ".unfinished-"
 
 
-class RootHome:
-    """`folder` holds one folder for each root; it is made when something is changed in it."""
+class RootfsDirectory:
+    """`folder` holds one folder per root file system; it is created by the first change."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def names(self) -> list[str]:
-        """Of those that have a record, in order. Raises OSError."""
+        """Sorted names of the root file systems that have a record. Raises OSError."""
         try:
-            found = sorted(self.folder.iterdir())
+            paths = sorted(self.folder.iterdir())
         except FileNotFoundError:
             return []
-        named = (path for path in found if rootfs.NAME.fullmatch(path.name))
-        return [path.name for path in named if (path / rootfs.RECORD).is_file()]
+        valid = (path for path in paths if rootfs.NAME_PATTERN.fullmatch(path.name))
+        return [path.name for path in valid if (path / rootfs.RECORD_FILE).is_file()]
 
     @contextlib.contextmanager
-    def one_at_a_time(self) -> Generator[None]:
-        """Raises Conflict while another process is at work."""
+    def exclusive_lock(self) -> Generator[None]:
+        """Hold the lock for changes. Raises Conflict while another process holds it."""
         self.folder.mkdir(mode=0o755, exist_ok=True)
         descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -43,11 +43,11 @@ class RootHome:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def scratch(self) -> Generator[Path]:
-        """A folder beside the roots that is gone afterwards, unless it was published."""
-        # Left by a process that was killed; nobody else is at work while we hold the lock.
-        for left in self.folder.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(left)
+    def scratch_folder(self) -> Generator[Path]:
+        """A temporary folder beside the root file systems; removed on exit unless published."""
+        # Remains of processes that were killed; the lock is held, so none of them is in use.
+        for stale in self.folder.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(stale)
         scratch = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.folder))
         try:
             yield scratch
@@ -56,32 +56,34 @@ class RootHome:
                 shutil.rmtree(scratch)
 
     def publish(self, scratch: Path, name: str) -> None:
-        """Have what is in `scratch` appear under that name, whole, also after a power cut."""
+        """Rename `scratch` to that name; atomic and durable, also after a power failure."""
         scratch.chmod(0o755)
-        _to_disk(scratch)
+        _sync_file_system(scratch)
         scratch.rename(self.folder / name)
-        _to_disk(self.folder)
+        _sync_file_system(self.folder)
 
 
 @contextlib.contextmanager
-def told(failed: str) -> Generator[None]:
-    """What the system refuses, in words."""
+def translate_os_errors(failure: str) -> Generator[None]:
+    """Raise SetupError that begins with `failure` in place of an OSError."""
     try:
         yield
     except OSError as error:
-        what = f"{shown(str(error.filename))}: " if error.filename else ""
-        raise SetupError(f"{failed}: {what}{error.strerror or error}") from error
+        path = f"{quote_path(str(error.filename))}: " if error.filename else ""
+        raise SetupError(f"{failure}: {path}{error.strerror or error}") from error
 
 
 def _lock(descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Conflict("another root file system is being added or removed; wait for it") from None
+        raise Conflict(
+            "another root file system is being added or removed; retry when it is done"
+        ) from None
 
 
-def _to_disk(folder: Path) -> None:
-    """Everything on that file system, so that a name which outlives a power cut is whole."""
+def _sync_file_system(folder: Path) -> None:
+    """Write the whole file system to disk, so that a published folder is durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:

@@ -1,4 +1,4 @@
-"""What a root file system holds, as it lies there: by its digest a change shows."""
+"""Fingerprint of a tree: digest, number of entries and size, to detect changes."""
 
 import hashlib
 import os
@@ -13,46 +13,45 @@ from appliance.sandbox.rootfs.tree_writer import Progress
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Measured(Struct, frozen=True):
-    """A tree as it lies there: its digest, how many names it holds, and the bytes of its files."""
+class TreeFingerprint(Struct, frozen=True):
+    """Digest of a tree, number of its entries, and total size of its files in bytes."""
 
     sha256: str
     files: int
     size: int
 
 
-def measure(tree: Path, progress: Progress) -> Measured:
-    """Read the whole tree. Whether a file can be executed counts for the digest; time and owner
-    do not."""
+def fingerprint_tree(tree: Path, progress: Progress) -> TreeFingerprint:
+    """Read the whole tree. The digest covers names, types, content and the executable bit."""
     digest, count, size = hashlib.sha256(), 0, 0
-    seen = set[int]()
-    for line, found in _lines(tree):
+    counted_inodes = set[int]()
+    for line, status in _describe_tree(tree):
         digest.update(line)
         count += 1
-        if stat.S_ISREG(found.st_mode) and found.st_ino not in seen:
-            size += found.st_size
-        if found.st_nlink > 1:
-            seen.add(found.st_ino)
+        if stat.S_ISREG(status.st_mode) and status.st_ino not in counted_inodes:
+            size += status.st_size
+        if status.st_nlink > 1:
+            counted_inodes.add(status.st_ino)
         progress("checking", size, None)
-    return Measured(digest.hexdigest(), count, size)
+    return TreeFingerprint(digest.hexdigest(), count, size)
 
 
-def _lines(tree: Path) -> Iterator[tuple[bytes, os.stat_result]]:
+def _describe_tree(tree: Path) -> Iterator[tuple[bytes, os.stat_result]]:
     for where, folders, files, at in os.fwalk(tree):
         folders.sort(key=os.fsencode)
         for name in sorted((*folders, *files), key=os.fsencode):
-            found = os.stat(name, dir_fd=at, follow_symlinks=False)
+            status = os.stat(name, dir_fd=at, follow_symlinks=False)
             path = os.fsencode(Path(where, name).relative_to(tree))
-            yield b"%s\0%s\n" % (path, _told(at, name, found)), found
+            yield b"%s\0%s\n" % (path, _describe(at, name, status)), status
 
 
-def _told(folder: int, name: str, found: os.stat_result) -> bytes:
-    if stat.S_ISDIR(found.st_mode):
+def _describe(folder: int, name: str, status: os.stat_result) -> bytes:
+    if stat.S_ISDIR(status.st_mode):
         return b"folder"
-    if stat.S_ISLNK(found.st_mode):
+    if stat.S_ISLNK(status.st_mode):
         return b"link " + os.fsencode(os.readlink(name, dir_fd=folder)).hex().encode()
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return b"other"
     with os.fdopen(os.open(name, _READ, dir_fd=folder), "rb", buffering=0) as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
-    return b"%s %s" % (b"program" if found.st_mode & 0o111 else b"file", content.encode())
+    return b"%s %s" % (b"program" if status.st_mode & 0o111 else b"file", content.encode())

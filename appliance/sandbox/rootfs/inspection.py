@@ -1,6 +1,6 @@
-"""Whether a folder is the root of a system, and what of it matters to a sandbox.
+"""Inspects a tree: whether it is the root of a system, and its shell, Python and C library.
 
-Links are resolved as they would be inside; nothing in the folder is run.
+Links are resolved as inside the sandbox; nothing in the tree is run.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from msgspec import Struct
 
 from appliance.errors import InvalidInput
-from appliance.sandbox.rootfs.formats.entries import shown
+from appliance.sandbox.rootfs.formats.entries import quote_path
 
 _SHELLS = ("/bin/sh", "/usr/bin/sh")
 _PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3", "/bin/python3")
@@ -21,27 +21,27 @@ _LOADERS = {"x86_64": "/lib64/ld-linux-x86-64.so.2", "aarch64": "/lib/ld-linux-a
 _GLIBC = re.compile(rb"GLIBC_(\d{1,4})\.(\d{1,4})\b")
 _LIBRARIES = ("lib", "lib64", "usr/lib", "usr/lib64")
 
-_MOST_LINKS = 40
-_LARGEST_C_LIBRARY = 64 * 1024 * 1024
+_MAX_LINKS = 40
+_MAX_C_LIBRARY_BYTES = 64 * 1024 * 1024
 _ELF = b"\x7fELF"
-# 64 bits, little-endian; what the kernel calls the machines.
+# 64 bits, little-endian; ELF machine numbers and the kernel's names for them.
 _IDENT = b"\x02\x01"
 _MACHINES = {62: "x86_64", 183: "aarch64", 243: "riscv64", 21: "ppc64le", 258: "loongarch64"}
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _INTERPRETER = 3
-_MOST_SEGMENTS = 256
-_LONGEST_PATH = 4096
+_MAX_SEGMENTS = 256
+_MAX_PATH = 4096
 
 
-class Program(Struct, frozen=True):
-    """An ELF program: the machine it is for, and the loader that it asks for ("" for none)."""
+class ElfProgram(Struct, frozen=True):
+    """An ELF program: its architecture, and the loader that it requests ("" for none)."""
 
     machine: str
     loader: str
 
 
-class Found(Struct, frozen=True):
+class RootfsFacts(Struct, frozen=True):
     """See RootRecord for the fields."""
 
     machine: str
@@ -50,29 +50,31 @@ class Found(Struct, frozen=True):
     glibc: str
 
 
-def examine(tree: Path, machine: str) -> Found:
-    """What is in the tree. Raises InvalidInput where it is no root for that machine."""
+def inspect_tree(tree: Path, machine: str) -> RootfsFacts:
+    """Inspect the tree. Raises InvalidInput if it is no root for that architecture."""
     if not (tree / "usr").is_dir() or (tree / "usr").is_symlink():
-        raise _no_root("it has no folder /usr")
-    shell = next((path for name in _SHELLS if (path := resolve(tree, name))), None)
+        raise _not_a_root("it has no folder /usr")
+    shell = next((path for name in _SHELLS if (path := resolve_path(tree, name))), None)
     if shell is None:
-        raise _no_root("it has neither /bin/sh nor /usr/bin/sh")
-    program = _program(shell)
+        raise _not_a_root("it has neither /bin/sh nor /usr/bin/sh")
+    program = _read_program(shell)
     if program is None:
-        raise _no_root("its sh is no program that a kernel could start")
+        raise _not_a_root("its sh is no executable ELF program")
     if program.machine != machine:
         raise InvalidInput(
-            f"the root file system is made for {program.machine} machines; this one is {machine}"
+            f"the root file system is for {program.machine} machines; this one is {machine}"
         )
-    if program.loader and resolve(tree, program.loader) is None:
-        raise _no_root(f"its sh needs {shown(program.loader)}, which is not there")
-    if not any(resolve(tree, f"/{name}", folder=True) for name in _LIBRARIES):
-        raise _no_root("it has no folder of libraries")
-    return Found(machine, _inside(tree, shell), _python(tree, machine), _glibc(tree, machine))
+    if program.loader and resolve_path(tree, program.loader) is None:
+        raise _not_a_root(f"its sh needs {quote_path(program.loader)}, which is missing")
+    if not any(resolve_path(tree, f"/{name}", folder=True) for name in _LIBRARIES):
+        raise _not_a_root("it has no library folder")
+    return RootfsFacts(
+        machine, _path_in_root(tree, shell), _find_python(tree, machine), _find_glibc(tree, machine)
+    )
 
 
-def resolve(tree: Path, path: str, *, folder: bool = False) -> Path | None:
-    """Where `path` leads inside the tree, every link followed; None if it is no such file."""
+def resolve_path(tree: Path, path: str, *, folder: bool = False) -> Path | None:
+    """`path` inside the tree with all links followed; None if it is no file (or `folder`)."""
     done, links = list[str](), 0
     todo = list(reversed(PurePosixPath(path).parts[1:]))
     while todo:
@@ -86,26 +88,26 @@ def resolve(tree: Path, path: str, *, folder: bool = False) -> Path | None:
             continue
         links += 1
         target = PurePosixPath(at.readlink())
-        if links > _MOST_LINKS:
+        if links > _MAX_LINKS:
             return None
         if target.is_absolute():
             done.clear()
         todo += reversed([part for part in target.parts if part != "/"])
-    found = tree.joinpath(*done)
-    return found if (found.is_dir() if folder else found.is_file()) else None
+    resolved = tree.joinpath(*done)
+    return resolved if (resolved.is_dir() if folder else resolved.is_file()) else None
 
 
-def _program(path: Path) -> Program | None:
-    """None for anything else, such as a script."""
+def _read_program(path: Path) -> ElfProgram | None:
+    """The ELF program; None for any other file, such as a script."""
     with path.open("rb") as file:
         head = file.read(_HEADER.size)
-        if len(head) < _HEADER.size or not head.startswith(_ELF) or not _executable(path):
+        if len(head) < _HEADER.size or not head.startswith(_ELF) or not _is_executable(path):
             return None
         ident, _, machine, _, _, at, _, _, _, size, count, _, _, _ = _HEADER.unpack(head)
-        named = _MACHINES.get(machine, f"ELF-{machine}")
+        architecture = _MACHINES.get(machine, f"ELF-{machine}")
         if ident[4:6] != _IDENT:
-            return Program(f"{named}, not of 64 bits", "")
-        for number in range(min(count, _MOST_SEGMENTS)):
+            return ElfProgram(f"{architecture} (not 64-bit little-endian)", "")
+        for number in range(min(count, _MAX_SEGMENTS)):
             file.seek(min(at + number * size, 1 << 62))
             segment = file.read(_SEGMENT.size)
             if len(segment) < _SEGMENT.size:
@@ -113,52 +115,56 @@ def _program(path: Path) -> Program | None:
             kind, _, start, _, _, length, _, _ = _SEGMENT.unpack(segment)
             if kind == _INTERPRETER:
                 file.seek(min(start, 1 << 62))
-                text = file.read(min(length, _LONGEST_PATH)).rstrip(b"\0")
-                return Program(named, os.fsdecode(text)) if text.startswith(b"/") else None
-    return Program(named, "")
+                text = file.read(min(length, _MAX_PATH)).rstrip(b"\0")
+                return (
+                    ElfProgram(architecture, os.fsdecode(text)) if text.startswith(b"/") else None
+                )
+    return ElfProgram(architecture, "")
 
 
-def _python(tree: Path, machine: str) -> str:
-    """The newest-named interpreter, by the path that tells its version; "" if there is none."""
+def _find_python(tree: Path, machine: str) -> str:
+    """Path of the Python interpreter, with its version in the name; "" if there is none."""
     for name in _PYTHONS:
-        path = resolve(tree, name)
+        path = resolve_path(tree, name)
         if path is None or not _PYTHON.fullmatch(path.name):
             continue
-        program = _program(path)
+        program = _read_program(path)
         if program is not None and program.machine == machine:
-            return _inside(tree, path)
+            return _path_in_root(tree, path)
     return ""
 
 
-def _glibc(tree: Path, machine: str) -> str:
-    """The newest version of its interface that the C library offers; "" where it is another."""
-    if resolve(tree, _LOADERS.get(machine, "/")) is None:
+def _find_glibc(tree: Path, machine: str) -> str:
+    """Version of glibc: the newest symbol version in it; "" for another C library."""
+    if resolve_path(tree, _LOADERS.get(machine, "/")) is None:
         return ""
     folders = [f"/{name}{below}" for name in _LIBRARIES for below in (f"/{machine}-linux-gnu", "")]
-    there = (resolve(tree, f"{folder}/libc.so.6") for folder in folders)
-    library = next((path for path in there if path is not None), None)
-    if library is None or library.stat().st_size > _LARGEST_C_LIBRARY:
+    candidates = (resolve_path(tree, f"{folder}/libc.so.6") for folder in folders)
+    library = next((path for path in candidates if path is not None), None)
+    if library is None or library.stat().st_size > _MAX_C_LIBRARY_BYTES:
         return ""
-    # One by one: a hostile library may be full of them.
-    found = _GLIBC.finditer(library.read_bytes())
-    newest = max(((int(each[1]), int(each[2])) for each in found), default=None)
+    # Not collected in a list: a hostile library may contain millions.
+    versions = _GLIBC.finditer(library.read_bytes())
+    newest = max(((int(each[1]), int(each[2])) for each in versions), default=None)
     return "{}.{}".format(*newest) if newest else ""
 
 
-def _executable(path: Path) -> bool:
+def _is_executable(path: Path) -> bool:
     return bool(path.stat().st_mode & stat.S_IXUSR)
 
 
-def _inside(tree: Path, path: Path) -> str:
-    """The path as the record keeps it and commands show it."""
+def _path_in_root(tree: Path, path: Path) -> str:
+    """The absolute path inside the tree, for the record."""
     inside = f"/{path.relative_to(tree)}"
     if not inside.isprintable():
-        raise InvalidInput(f"{shown(inside)} is no usable name for a program; nothing was added")
+        raise InvalidInput(
+            f"{quote_path(inside)} is not printable, so it can't name a program; nothing was added"
+        )
     return inside
 
 
-def _no_root(why: str) -> InvalidInput:
+def _not_a_root(why: str) -> InvalidInput:
     return InvalidInput(
-        f"this is not the root of a system: {why}. An image of a container is made one by "
+        f"this is not the root of a system: {why}. For a container image, use the output of "
         "`docker export` or `podman export`"
     )

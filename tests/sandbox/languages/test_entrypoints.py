@@ -2,7 +2,7 @@
 
 import pytest
 
-from appliance.sandbox.languages.entrypoints import main_file
+from appliance.sandbox.languages.entrypoints import main_file_name
 
 MAIN = "public static void main(String[] args) { }"
 
@@ -25,13 +25,16 @@ MAIN = "public static void main(String[] args) { }"
     ],
 )
 def test_file_when_it_is_java_then_named_after_its_class(source: str, name: str) -> None:
-    assert main_file("java", "Main.java", source.encode("utf-8")) == name
+    assert main_file_name("java", "Main.java", source.encode("utf-8")) == name
 
 
 def test_file_when_it_is_another_language_then_the_usual_name() -> None:
-    assert main_file("python", "main.py", b"public class A { }") == "main.py"
+    assert main_file_name("python", "main.py", b"public class A { }") == "main.py"
 
 
 @pytest.mark.parametrize("line", ["public\n", "\n", " ", "final ", "class ", "void main "])
 def test_file_when_the_source_is_hostile_then_named_all_the_same(line: str) -> None:
-    assert main_file("java", "Main.java", line.encode() * 500_000) in ("Main.java", "class.java")
+    assert main_file_name("java", "Main.java", line.encode() * 500_000) in (
+        "Main.java",
+        "class.java",
+    )

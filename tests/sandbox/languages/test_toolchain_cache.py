@@ -17,7 +17,7 @@ from appliance.domain.execution import (
 )
 from appliance.errors import SandboxUnavailable
 from appliance.sandbox.languages import recipes, toolchain_cache
-from appliance.sandbox.languages.toolchain_cache import Preparation
+from appliance.sandbox.languages.toolchain_cache import ToolchainCache
 
 (GO,) = (recipe for recipe in recipes.RECIPES if recipe.name == "go")
 
@@ -60,11 +60,11 @@ def giving(*contents: bytes, exit_code: int = 0):
 
 
 async def test_preparation_when_made_again_then_takes_the_place_of_the_old(tmp_path: Path) -> None:
-    preparation = Preparation(tmp_path / "all")
+    preparation = ToolchainCache(tmp_path / "all")
     assert not preparation.has(GO, "1.2")
 
-    assert await preparation.make(GO, "1.2", giving(packed(("old", b"1"))))
-    assert await preparation.make(GO, "1.2", giving(packed(("./ff/new", b"2"), ("link", "/etc"))))
+    assert await preparation.build(GO, "1.2", giving(packed(("old", b"1"))))
+    assert await preparation.build(GO, "1.2", giving(packed(("./ff/new", b"2"), ("link", "/etc"))))
 
     place = tmp_path / "all" / "go"
     assert preparation.has(GO, "1.2")
@@ -92,7 +92,7 @@ async def test_preparation_when_the_archive_is_bad_then_nothing_is_taken(
 ) -> None:
     folder = tmp_path / "all"
 
-    assert not await Preparation(folder).make(GO, "1.2", giving(archive))
+    assert not await ToolchainCache(folder).build(GO, "1.2", giving(archive))
 
     assert names_in(tmp_path) in ([], ["all"])
 
@@ -100,9 +100,9 @@ async def test_preparation_when_the_archive_is_bad_then_nothing_is_taken(
 async def test_preparation_when_too_large_unpacked_then_nothing_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toolchain_cache, "_MOST_BYTES", 10)
+    monkeypatch.setattr(toolchain_cache, "_MAX_BYTES", 10)
 
-    made = await Preparation(tmp_path).make(
+    made = await ToolchainCache(tmp_path).build(
         GO, "1.2", giving(packed(("a", b"x" * 6), ("b", b"y" * 6)))
     )
 
@@ -114,9 +114,9 @@ async def test_preparation_when_the_run_fails_then_nothing_is_taken(tmp_path: Pa
     async def refused(_: RunRequest) -> RunResult:
         raise SandboxUnavailable("shut down")
 
-    preparation = Preparation(tmp_path)
+    preparation = ToolchainCache(tmp_path)
 
-    assert not await preparation.make(GO, "1.2", giving(packed(("a", b"x")), exit_code=1))
-    assert not await preparation.make(GO, "1.2", giving())
-    assert not await preparation.make(GO, "1.2", refused)
+    assert not await preparation.build(GO, "1.2", giving(packed(("a", b"x")), exit_code=1))
+    assert not await preparation.build(GO, "1.2", giving())
+    assert not await preparation.build(GO, "1.2", refused)
     assert not names_in(tmp_path)

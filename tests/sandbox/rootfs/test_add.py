@@ -19,8 +19,8 @@ from msgspec import structs
 from appliance.domain.rootfs import RootfsRecord
 from appliance.errors import Conflict, InvalidInput, NotFound, SetupError
 from appliance.sandbox.rootfs import inspection
-from appliance.sandbox.rootfs.formats.entries import Bounds
-from appliance.sandbox.rootfs.naming import default_name
+from appliance.sandbox.rootfs.formats.entries import ArchiveLimits
+from appliance.sandbox.rootfs.store import default_name
 from plugins._shared.rootfs import selection
 from tests.support.rootfs import BOUNDS, MIB, add_file, left, make_root, quiet, store, tar_of
 
@@ -144,7 +144,7 @@ def test_add_when_the_name_is_taken_then_refused_and_the_first_stays(
 
 @pytest.mark.parametrize("name", ["", "..", ".x", "A", "a/b", "x" * 65, "a b", "-a"])
 def test_add_when_the_name_is_none_then_refused(root: Path, data: Path, name: str) -> None:
-    with pytest.raises(InvalidInput, match="no name"):
+    with pytest.raises(InvalidInput, match="no valid name"):
         store(data).add(root, name, "", quiet)
     with pytest.raises(NotFound):
         store(data).get(name)
@@ -165,7 +165,7 @@ def test_add_when_the_sha256_is_another_then_nothing_is_added(
 ) -> None:
     archive = tar_of(root, tmp_path / "t.tar", lambda _: None)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    for wrong, reason in (("0" * 64, "not the one given"), ("abc", "64 hexadecimal")):
+    for wrong, reason in (("0" * 64, "not the expected one"), ("abc", "64 hexadecimal")):
         with pytest.raises(InvalidInput, match=reason):
             store(data).add(archive, None, wrong, quiet)
     with pytest.raises(InvalidInput, match="folder"):
@@ -179,10 +179,10 @@ def test_check_when_a_file_changed_then_says_so(root: Path, data: Path) -> None:
     word = tree_of(data) / "usr" / "share" / "word"
     word.chmod(0o644)
     word.write_text("another word\n")
-    with pytest.raises(InvalidInput, match="is not what was added"):
+    with pytest.raises(InvalidInput, match="has changed since it was added"):
         store(data).check("tiny", quiet)
     shutil.rmtree(tree_of(data))
-    with pytest.raises(InvalidInput, match="lost its files"):
+    with pytest.raises(InvalidInput, match="has lost its files"):
         store(data).check("tiny", quiet)
     with pytest.raises(NotFound):
         store(data).check("other", quiet)
@@ -203,7 +203,7 @@ def test_record_when_damaged_then_named(root: Path, data: Path) -> None:
     with pytest.raises(SetupError, match="tiny"):
         store(data).get("tiny")
     with pytest.raises(Exception, match="tiny"):
-        selection.find(data / "sandbox-rootfs", "tiny")
+        selection.find_root(data / "sandbox-rootfs", "tiny")
     store(data).remove("tiny")
     assert left(data) == set()
 
@@ -272,9 +272,9 @@ def no_loader(root: Path) -> None:
     ("break_it", "reason"),
     [
         (no_usr, "no folder /usr"), (usr_is_a_link, "no folder /usr"),
-        (no_shell, "neither /bin/sh"), (shell_is_a_script, "no program"),
+        (no_shell, "neither /bin/sh"), (shell_is_a_script, "no executable ELF"),
         (shell_leads_out, "neither /bin/sh"), (shell_is_a_loop, "neither /bin/sh"),
-        (other_machine, "this one is"), (cut_shell, "no program"), (no_loader, "needs '/lib"),
+        (other_machine, "this one is"), (cut_shell, "no executable ELF"), (no_loader, "needs '/lib"),
     ],
 )  # fmt: skip
 def test_add_when_it_is_no_root_for_this_machine_then_says_what_is_missing(
@@ -295,8 +295,8 @@ def test_resolve_when_links_lead_about_then_as_inside(tmp_path: Path) -> None:
     (tmp_path / "usr" / "bin" / "real").write_text("x")
     (tmp_path / "usr" / "bin" / "sh").symlink_to("../../../../usr/bin/real")
     (tmp_path / "usr" / "bin" / "out").symlink_to("/etc/passwd")
-    assert inspection.resolve(tmp_path, "/bin/sh") == tmp_path / "usr" / "bin" / "real"
-    assert inspection.resolve(tmp_path, "/bin/out") is None
+    assert inspection.resolve_path(tmp_path, "/bin/sh") == tmp_path / "usr" / "bin" / "real"
+    assert inspection.resolve_path(tmp_path, "/bin/out") is None
 
 
 # Interrupted, at once, and without room
@@ -388,10 +388,10 @@ def test_add_when_the_file_changes_meanwhile_then_refused(
 
 @pytest.mark.parametrize(
     ("bounds", "reason"),
-    [(Bounds(1 * MIB, 2000), "rootfs_mib"), (Bounds(64 * MIB, 5), "rootfs_files")],
+    [(ArchiveLimits(1 * MIB, 2000), "rootfs_mib"), (ArchiveLimits(64 * MIB, 5), "rootfs_files")],
 )
 def test_add_when_it_is_more_than_the_settings_allow_then_names_the_setting(
-    root: Path, data: Path, tmp_path: Path, bounds: Bounds, reason: str
+    root: Path, data: Path, tmp_path: Path, bounds: ArchiveLimits, reason: str
 ) -> None:
     for source in (root, tar_of(root, tmp_path / "t.tar", lambda _: None)):
         with pytest.raises(InvalidInput, match=reason):
@@ -405,11 +405,11 @@ def test_find_when_the_record_is_for_another_machine_then_unavailable_with_the_r
     record = store(data, BOUNDS).add(root, None, "", quiet)
     other: RootfsRecord = structs.replace(record, machine="vax")
     home = data / "sandbox-rootfs"
-    found = selection.find(home, "tiny")
+    found = selection.find_root(home, "tiny")
     assert (found.path, found.image, found.sha256) == (tree_of(data), None, record.sha256)
     (home / "tiny" / "record.json").write_bytes(msgspec.json.encode(other))
-    with pytest.raises(Exception, match="made for vax"):
-        selection.find(home, "tiny")
+    with pytest.raises(Exception, match="is for vax"):
+        selection.find_root(home, "tiny")
     for name in ("other", "../tiny", ""):
-        with pytest.raises(Exception, match="was not added"):
-            selection.find(home, name)
+        with pytest.raises(Exception, match="is not a root file system"):
+            selection.find_root(home, name)

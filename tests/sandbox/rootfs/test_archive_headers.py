@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import InvalidInput
-from appliance.sandbox.rootfs.formats.tar_guard import CarefulStream
+from appliance.sandbox.rootfs.formats.tar_guard import GuardedStream
 from tests.support.rootfs import (
     BOUNDS,
     MIB,
@@ -57,9 +57,9 @@ def sparse(*more: bytes) -> bytes:
 
 
 DIGITS = b"1" * 1_000_000
-NO_RECORD, TOO_LONG = "no record", "header of more than 1 MiB"
+NO_RECORD, TOO_LONG = "malformed record", "header larger than 1 MiB"
 # Versions of the standard library differ in when they see that a size is below zero.
-BELOW_ZERO = f"damaged|not as long as it says|{TOO_LONG}"
+BELOW_ZERO = f"damaged|differs in length|{TOO_LONG}"
 HEADERS: dict[str, tuple[bytes, str]] = {
     "digits without end": (records(DIGITS), NO_RECORD),
     "digits without end in a value": (records(record(b"a", DIGITS)), NO_RECORD),
@@ -67,7 +67,8 @@ HEADERS: dict[str, tuple[bytes, str]] = {
     "a record longer than its header": (records(b"999 a=b\n"), NO_RECORD),
     "a record of no length": (records(b"0 a=b\n"), NO_RECORD),
     "a record without its value": (records(b"5 ab\n"), NO_RECORD),
-    "something after the records": (records(record(b"a", b"b") + b"\0\0x"), "follows the records"),
+    "something after the records": (
+        records(record(b"a", b"b") + b"\0\0x"), "data after its records"),
     "many headers for one file": (records(record(b"a", b"b" * 9000)) * 200, TOO_LONG),
     "many global headers for one file": (
         records(record(b"a", b"b" * 9000), tarfile.XGLTYPE) * 200, TOO_LONG),
@@ -83,9 +84,9 @@ HEADERS: dict[str, tuple[bytes, str]] = {
         sparse(record(b"GNU.sparse.name", b"usr/s"), record(b"GNU.sparse.realsize", b"-5"))
         + header("usr/x", 512) + b"0\n" + bytes(510), BELOW_ZERO),
     "a name of 10,000 bytes": (
-        records(record(b"path", b"usr/" + b"x" * 10_000)) + header("x", 0), "no usable path"),
+        records(record(b"path", b"usr/" + b"x" * 10_000)) + header("x", 0), "no valid path"),
     "a name with a zero": (
-        records(record(b"path", b"usr/a\0b")) + header("x", 0), "no usable path"),
+        records(record(b"path", b"usr/a\0b")) + header("x", 0), "no valid path"),
 }  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def test_add_when_an_archive_has_a_global_header_then_it_is_read(tmp_path: Path)
 
 
 def test_stream_when_read_in_a_header_then_the_bound_is_for_one_file() -> None:
-    stream = CarefulStream(io.BytesIO(bytes(8 * MIB)), BOUNDS)
+    stream = GuardedStream(io.BytesIO(bytes(8 * MIB)), BOUNDS)
     for _ in range(3):
         with stream.header():
             stream.read(MIB)
@@ -125,7 +126,7 @@ def test_add_when_xz_wants_far_too_much_memory_then_says_how_to_pack(tmp_path: P
     block[-4:] = struct.pack("<I", zlib.crc32(bytes(block[:-4])))
     packed[12 : 12 + size] = block
     (tmp_path / "t.tar.xz").write_bytes(packed)
-    with pytest.raises(InvalidInput, match="wants more than 256 MiB of memory"):
+    with pytest.raises(InvalidInput, match="needs more than 256 MiB of memory"):
         store(tmp_path / "data").add(tmp_path / "t.tar.xz", None, "", quiet)
 
 
@@ -220,7 +221,7 @@ def test_add_when_the_shell_has_a_name_that_acts_on_a_terminal_then_refused(
     root = make_root(tmp_path / "root")
     (root / "bin" / "sh").rename(root / "bin" / name)
     (root / "bin" / "sh").symlink_to(name)
-    with pytest.raises(InvalidInput, match="no usable name for a program") as caught:
+    with pytest.raises(InvalidInput, match="not printable") as caught:
         store(tmp_path / "data").add(root, None, "", quiet)
     assert caught.value.message.isprintable()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import InvalidInput, SetupError
-from appliance.sandbox.rootfs.formats.entries import Bounds
+from appliance.sandbox.rootfs.formats.entries import ArchiveLimits
 from tests.support.rootfs import MIB, add_file, left, make_root, member, quiet, store, tar_of
 
 Change = Callable[[tarfile.TarFile], None]
@@ -52,13 +52,13 @@ def hard(name: str, target: str) -> Change:
 
 
 ATTACKS: dict[str, tuple[Change, str]] = {
-    "an absolute name": (files("/tmp/rootfs-was-here"), "leads out"),
-    "two points": (files("../rootfs-was-here"), "leads out"),
-    "two points in the middle": (files("usr/../../rootfs-was-here"), "leads out"),
-    "a link out": (link("out", "../../etc"), "leads out"),
-    "a link out, deep": (link("usr/bin/out", "../../../etc"), "leads out"),
-    "a link out and back": (link("usr/out", "../../x/usr"), "leads out"),
-    "a link to nothing": (link("usr/out", ""), "no usable target"),
+    "an absolute name": (files("/tmp/rootfs-was-here"), "outside the root"),
+    "two points": (files("../rootfs-was-here"), "outside the root"),
+    "two points in the middle": (files("usr/../../rootfs-was-here"), "outside the root"),
+    "a link out": (link("out", "../../etc"), "outside the root"),
+    "a link out, deep": (link("usr/bin/out", "../../../etc"), "outside the root"),
+    "a link out and back": (link("usr/out", "../../x/usr"), "outside the root"),
+    "a link to nothing": (link("usr/out", ""), "no valid target"),
     "a file through a link": (link("away", "/tmp", "away/x"), "goes through a link"),
     "a file through a link inside": (link("b", "usr", "b/x"), "goes through a link"),
     "a file through a file": (files("usr/f", "usr/f/x"), "goes through"),
@@ -71,8 +71,8 @@ ATTACKS: dict[str, tuple[Change, str]] = {
         )[0],
         "a folder and something else",
     ),
-    "a hard link out": (hard("usr/h", "/etc/passwd"), "leads out"),
-    "a hard link up": (hard("usr/h", "../../etc/passwd"), "leads out"),
+    "a hard link out": (hard("usr/h", "/etc/passwd"), "outside the root"),
+    "a hard link up": (hard("usr/h", "../../etc/passwd"), "outside the root"),
     "a hard link to what is not there": (hard("usr/h", "usr/nothing"), "no file before it"),
     "a hard link to a folder": (hard("usr/h", "usr"), "no file before it"),
     "a hard link to the root": (hard("usr/h", "."), "no file before it"),
@@ -85,8 +85,8 @@ ATTACKS: dict[str, tuple[Change, str]] = {
         "no file before it",
     ),
     "a long name": (files("usr/" + "x" * 300), "longer than 255"),
-    "a long path": (files("/".join(["usr"] + ["y" * 200] * 25)), "no usable path"),
-    "a deep path": (files("usr/" + "d/" * 200 + "x"), "no usable path"),
+    "a long path": (files("/".join(["usr"] + ["y" * 200] * 25)), "no valid path"),
+    "a deep path": (files("usr/" + "d/" * 200 + "x"), "no valid path"),
 }
 
 
@@ -164,7 +164,7 @@ def test_add_when_it_is_cut_between_two_files_then_says_so(
     with tarfile.open(archive) as opened:
         last = opened.getmembers()[-1]
     archive.write_bytes(archive.read_bytes()[: last.offset])
-    with pytest.raises(InvalidInput, match="no end"):
+    with pytest.raises(InvalidInput, match="unexpected end"):
         store(data).add(archive, None, "", quiet)
 
 
@@ -193,7 +193,7 @@ def test_add_when_it_is_no_plain_file_then_refused_without_waiting(
 
 def test_add_when_packed_with_zstd_then_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
     (tmp_path / "t.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
-    with pytest.raises(InvalidInput, match="unpack it first"):
+    with pytest.raises(InvalidInput, match="decompress the archive first"):
         store(data).add(tmp_path / "t.tar.zst", None, "", quiet)
 
 
@@ -222,9 +222,9 @@ def pack(start: bytes, zeros: int, ending: str) -> bytes:
 BOMBS = {
     "a huge file": (header("usr/x", 1 << 40), "rootfs_mib"),
     "a file larger than the numbers of tar": (header("usr/x", (1 << 62)), "rootfs_mib"),
-    "a huge name": (header("././@LongLink", 80 * MIB, tarfile.GNUTYPE_LONGNAME), "header of more"),
-    "a huge extended header": (header("x", 80 * MIB, tarfile.XHDTYPE), "header of more"),
-    "a huge global header": (header("x", 80 * MIB, tarfile.XGLTYPE), "header of more"),
+    "a huge name": (header("././@LongLink", 80 * MIB, tarfile.GNUTYPE_LONGNAME), "header larger than"),
+    "a huge extended header": (header("x", 80 * MIB, tarfile.XHDTYPE), "header larger than"),
+    "a huge global header": (header("x", 80 * MIB, tarfile.XGLTYPE), "header larger than"),
     "a gap": (header("x", 1 << 40, b"V"), "rootfs_mib"),
 }
 
@@ -269,7 +269,7 @@ def test_add_when_there_are_very_many_names_then_stopped_at_the_bound(
         for number in range(3_000):
             packed.write(header(f"usr/{number}", 0, kind))
     with pytest.raises(InvalidInput, match="rootfs_files"):
-        store(data, Bounds(64 * MIB, 500)).add(file, None, "", quiet)
+        store(data, ArchiveLimits(64 * MIB, 500)).add(file, None, "", quiet)
     assert left(data) == set()
 
 

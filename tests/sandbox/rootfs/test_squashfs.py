@@ -13,7 +13,7 @@ import pytest
 from appliance.errors import InvalidInput
 from appliance.sandbox.rootfs.formats import squashfs as rootfs_squashfs
 from appliance.sandbox.rootfs.formats import squashfs_reader
-from appliance.sandbox.rootfs.formats.entries import Bounds, Kind
+from appliance.sandbox.rootfs.formats.entries import ArchiveLimits, EntryKind
 from tests.support.rootfs import BOUNDS, MIB, left, make_root, quiet, store
 
 # Made by mksquashfs 4.5.1 (gzip): two names of one file, a link, a setuid script, a sparse
@@ -34,11 +34,11 @@ needs_mksquashfs = pytest.mark.skipif(
 )
 
 
-def content(image: bytes) -> dict[str, tuple[Kind, str, bytes, bool]]:
+def content(image: bytes) -> dict[str, tuple[EntryKind, str, bytes, bool]]:
     """Every name in the image, with what is behind it."""
     return {
         entry.path: (entry.kind, entry.target, b"".join(entry.content()), entry.executable)
-        for entry in rootfs_squashfs.entries(io.BytesIO(image), BOUNDS)
+        for entry in rootfs_squashfs.read_squashfs(io.BytesIO(image), BOUNDS)
     }
 
 
@@ -72,16 +72,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_entries_when_an_image_is_read_then_everything_is_there() -> None:
     found = content(SMALL)
-    assert found["usr"] == (Kind.FOLDER, "", b"", False)
-    assert found["lib/link"] == (Kind.SYMLINK, "../usr/word", b"", False)
+    assert found["usr"] == (EntryKind.FOLDER, "", b"", False)
+    assert found["lib/link"] == (EntryKind.SYMLINK, "../usr/word", b"", False)
     assert {found["usr/word"], found["usr/again"]} == {
-        (Kind.FILE, "", b"hello\n", False),
-        (Kind.LINK, "usr/again", b"", False),
+        (EntryKind.FILE, "", b"hello\n", False),
+        (EntryKind.LINK, "usr/again", b"", False),
     }
-    assert found["usr/bin/run"] == (Kind.FILE, "", b"#!/bin/sh\n", True)
+    assert found["usr/bin/run"] == (EntryKind.FILE, "", b"#!/bin/sh\n", True)
     assert found["usr/empty"][2] == b""
     assert found["usr/sparse"][2] == bytes(300_000)
-    assert {path for path, entry in found.items() if entry[0] is Kind.OTHER} == {
+    assert {path for path, entry in found.items() if entry[0] is EntryKind.OTHER} == {
         "dev/null", "dev/pipe",
     }  # fmt: skip
     assert len(found) == 12
@@ -121,7 +121,7 @@ def test_add_when_packed_in_another_way_then_says_which_and_what_to_do(
     root: Path, tmp_path: Path, packer: str
 ) -> None:
     image = make_image(root / "bin", tmp_path / "image", "-comp", packer)
-    with pytest.raises(InvalidInput, match=f"packed with {packer}.*mksquashfs -comp xz"):
+    with pytest.raises(InvalidInput, match=f"compressed with {packer}.*mksquashfs -comp xz"):
         store(tmp_path / "data").add(image, "x", "", quiet)
     assert left(tmp_path / "data") == set()
 
@@ -135,10 +135,11 @@ def changed(at: int, layout: str, value: int) -> bytes:
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (SMALL[:50], "no beginning"), (SMALL[:200], "beyond its end"), (b"hsqs", "no beginning"),
-        (changed(12, "<I", 3), "impossible size"), (changed(12, "<I", 1 << 30), "impossible size"),
+        (SMALL[:50], "no superblock"), (SMALL[:200], "beyond its end"), (b"hsqs", "no superblock"),
+        (changed(12, "<I", 3), "block size is invalid"),
+        (changed(12, "<I", 1 << 30), "block size is invalid"),
         (changed(20, "<H", 99), "method 99"), (changed(28, "<H", 3), "version 3.0"),
-        (changed(32, "<Q", 0xFFFF), "shorter than it says"),
+        (changed(32, "<Q", 0xFFFF), "too short"),
         (changed(32, "<Q", (1 << 63) + 5), "beyond its end"),
         (changed(64, "<Q", 1 << 40), "beyond its end"),
         (changed(72, "<Q", (1 << 64) - 1), "beyond its end"),
@@ -181,7 +182,7 @@ def read_or_refuse(image: bytes) -> None:
     """As the store does: within bounds of names and bytes."""
     names = size = 0
     try:
-        for entry in rootfs_squashfs.entries(io.BytesIO(image), BOUNDS):
+        for entry in rootfs_squashfs.read_squashfs(io.BytesIO(image), BOUNDS):
             names += 1
             if names > 200 or entry.size > MIB:
                 return
@@ -195,15 +196,17 @@ def read_or_refuse(image: bytes) -> None:
 def test_add_when_a_file_claims_more_than_allowed_then_refused(tmp_path: Path) -> None:
     (tmp_path / "small").write_bytes(SMALL)
     with pytest.raises(InvalidInput, match="rootfs_mib"):
-        store(tmp_path / "data", Bounds(100_000, 100)).add(tmp_path / "small", None, "", quiet)
+        store(tmp_path / "data", ArchiveLimits(100_000, 100)).add(
+            tmp_path / "small", None, "", quiet
+        )
     with pytest.raises(InvalidInput, match="rootfs_files"):
-        store(tmp_path / "data", Bounds(MIB, 5)).add(tmp_path / "small", None, "", quiet)
+        store(tmp_path / "data", ArchiveLimits(MIB, 5)).add(tmp_path / "small", None, "", quiet)
     with pytest.raises(InvalidInput, match="neither /bin/sh"):
         store(tmp_path / "data").add(tmp_path / "small", None, "", quiet)
     assert left(tmp_path / "data") == set()
 
 
 def test_image_when_the_same_blocks_are_unpacked_without_end_then_damaged() -> None:
-    image = squashfs_reader.Image(io.BytesIO(SMALL), most=100)
-    with pytest.raises(InvalidInput, match="again and again"):
+    image = squashfs_reader.SquashfsImage(io.BytesIO(SMALL), limit=100)
+    with pytest.raises(InvalidInput, match="too often"):
         image.metadata(image.super.inodes, 0, 0)

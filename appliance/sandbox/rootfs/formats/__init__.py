@@ -1,0 +1,1 @@
+"""Source formats of root file systems: tar, compressed tar, squashfs, folder."""

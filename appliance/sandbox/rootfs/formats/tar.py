@@ -1,4 +1,4 @@
-"""The files of a root file system that is given as a tar archive, packed or not."""
+"""Reads a tar archive, compressed or not, as archive entries."""
 
 import contextlib
 import lzma
@@ -9,84 +9,94 @@ from functools import partial
 from typing import IO, BinaryIO, cast
 
 from appliance.errors import InvalidInput
-from appliance.sandbox.rootfs.formats.compression import is_packed, start, unpacked
-from appliance.sandbox.rootfs.formats.entries import PIECE, Bounds, Entries, Entry, Kind
-from appliance.sandbox.rootfs.formats.tar_guard import CarefulStream
+from appliance.sandbox.rootfs.formats.compression import (
+    is_compressed,
+    open_decompressed,
+    read_start,
+)
+from appliance.sandbox.rootfs.formats.entries import (
+    CHUNK_BYTES,
+    ArchiveEntry,
+    ArchiveLimits,
+    Entries,
+    EntryKind,
+)
+from appliance.sandbox.rootfs.formats.tar_guard import GuardedStream
 
 _USTAR_AT = 257
-# An archive can nest its headers more deeply than they can be followed.
-_DAMAGE = (
+# RecursionError: an archive can nest headers deeply.
+_CORRUPTION_ERRORS = (
     tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError,
     RecursionError,
 )  # fmt: skip
 
 
-def looks_like_one(file: BinaryIO) -> bool:
-    """Whether it begins like an archive that is packed, or like a plain one."""
-    first = start(file)
-    return is_packed(first) or first[_USTAR_AT:].startswith(b"ustar")
+def is_tar(file: BinaryIO) -> bool:
+    """Whether the file begins like a compressed archive or like a tar archive."""
+    first = read_start(file)
+    return is_compressed(first) or first[_USTAR_AT:].startswith(b"ustar")
 
 
-def entries(file: BinaryIO, bounds: Bounds) -> Entries:
-    """Everything in the archive, in its order. Raises InvalidInput for one that is damaged."""
-    with _told(), unpacked(file) as stream:
-        yield from _members(CarefulStream(stream, bounds))
+def read_tar(file: BinaryIO, limits: ArchiveLimits) -> Entries:
+    """All entries in the order of the archive. Raises InvalidInput if it is damaged."""
+    with _translate_errors(), open_decompressed(file) as stream:
+        yield from _read_members(GuardedStream(stream, limits))
 
 
 @contextlib.contextmanager
-def _told() -> Generator[None]:
-    """What the standard library says of an archive that it can't read, in our words."""
+def _translate_errors() -> Generator[None]:
+    """Raise InvalidInput in place of the standard library's errors for damaged archives."""
     try:
         yield
-    except _DAMAGE as error:
-        raise _damaged(error) from None
+    except _CORRUPTION_ERRORS as error:
+        raise _corrupt_archive_error(error) from None
     except OSError as error:
-        # Without a number it is no failure of the system, but content that can't be unpacked.
+        # Without errno it is no system error, but content that can't be decompressed.
         if error.errno is not None:
             raise
-        raise _damaged(error) from None
+        raise _corrupt_archive_error(error) from None
 
 
-def _damaged(why: object) -> InvalidInput:
+def _corrupt_archive_error(why: object) -> InvalidInput:
     return InvalidInput(f"the archive is damaged: {why}; nothing was added")
 
 
-def _members(stream: CarefulStream) -> Entries:
-    with _opened(stream) as archive:
-        while (member := _next(archive, stream)) is not None:
+def _read_members(stream: GuardedStream) -> Entries:
+    with _open_archive(stream) as archive:
+        while (member := _next_member(archive, stream)) is not None:
             yield _entry(archive, member)
-        # Blocks of zeros end an archive; one that was cut off would just stop.
+        # An archive ends with blocks of zeros; a truncated one lacks them.
         if not stream.at_end:
-            raise _damaged("it has no end")
+            raise _corrupt_archive_error("unexpected end of file")
         stream.finish()
 
 
-def _opened(stream: CarefulStream) -> tarfile.TarFile:
-    with stream.header():  # the first one is read at once
+def _open_archive(stream: GuardedStream) -> tarfile.TarFile:
+    with stream.header():  # tarfile.open reads the first header
         return tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:")
 
 
-def _next(archive: tarfile.TarFile, stream: CarefulStream) -> tarfile.TarInfo | None:
+def _next_member(archive: tarfile.TarFile, stream: GuardedStream) -> tarfile.TarInfo | None:
     with stream.header():
         member = archive.next()
-    # It would remember every member, and whatever was said of all that follow.
-    for kept in ("members", "pax_headers"):
-        vars(archive)[kept].clear()
+    # tarfile keeps every member and every global header; clearing them bounds the memory.
+    for attribute in ("members", "pax_headers"):
+        vars(archive)[attribute].clear()
     return member
 
 
-def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
+def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> ArchiveEntry:
     if member.isdir():
-        return Entry(member.name, Kind.FOLDER)
+        return ArchiveEntry(member.name, EntryKind.FOLDER)
     if member.issym():
-        return Entry(member.name, Kind.SYMLINK, target=member.linkname)
+        return ArchiveEntry(member.name, EntryKind.SYMLINK, target=member.linkname)
     if member.islnk():
-        return Entry(member.name, Kind.LINK, target=member.linkname)
+        return ArchiveEntry(member.name, EntryKind.LINK, target=member.linkname)
     if not member.isreg():
-        return Entry(member.name, Kind.OTHER)
-    return Entry(
+        return ArchiveEntry(member.name, EntryKind.OTHER)
+    return ArchiveEntry(
         member.name,
-        Kind.FILE,
+        EntryKind.FILE,
         executable=bool(member.mode & 0o111),
         size=member.size,
         content=partial(_content, archive, member),
@@ -94,7 +104,7 @@ def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
-    with _told():
+    with _translate_errors():
         file = archive.extractfile(member)
-        while file is not None and (piece := file.read(PIECE)):
-            yield piece
+        while file is not None and (chunk := file.read(CHUNK_BYTES)):
+            yield chunk
