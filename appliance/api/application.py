@@ -1,4 +1,20 @@
-"""The HTTP application, from its parts: shared ones first, then each dialect."""
+"""Builds the HTTP application of the dialects and of what they share.
+
+Litestar is pinned below 3. These places rely on more than its public API; check them when it
+is upgraded:
+
+- here: `Litestar.asgi_handler` is wrapped in RequestMiddleware, outside the router.
+- http/middleware.py: changes `scope["path"]` and `scope["client"]` before routing.
+- http/request_context.py: reads `route_handler` and `path_template` from the scope; writes
+  keys of its own to `scope["state"]`. http/auth.py sets `scope["user"]`.
+- http/requests.py: `Request._body` and `Request._connection_state` cache the body;
+  `resolve_request_max_body_size` of the handler is called.
+- http/fast_route.py: overrides `HTTPRouteHandler.authorize_connection`; calls
+  `resolve_guards`, whose annotation is incomplete.
+- http/errors.py, http/validation.py: parse `ValidationException.extra` and its messages.
+- openapi.py: OptionalBody changes the request body of an operation that is already built.
+- system/docs.py: registers a route in `OpenAPIRenderPlugin.receive_router`.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -10,14 +26,13 @@ from litestar.datastructures import State
 from appliance import __version__
 from appliance.api import anthropic, monkey, openai, piston, system
 from appliance.api.http import errors
-from appliance.api.http.auth import Gate
-from appliance.api.http.dependencies import provided
+from appliance.api.http.auth import GuardState
+from appliance.api.http.dependencies import application_dependencies
 from appliance.api.http.dialect import Dialects
-from appliance.api.http.middleware import Envelope
+from appliance.api.http.middleware import RequestMiddleware
 from appliance.api.http.proxies import TrustedProxies
 from appliance.api.http.rate_limit import RateLimiter
 from appliance.api.http.requests import ApiRequest
-from appliance.api.openai import responses
 from appliance.config.settings import Settings
 from appliance.services.container import Services
 
@@ -30,34 +45,34 @@ _EXPOSED_HEADERS = [
 ]  # fmt: skip
 
 
-def build(services: Services, settings: Settings, *, lifespan: Sequence[Lifespan] = ()) -> Litestar:
-    """The whole API over `services`."""
+def build_api(
+    services: Services, settings: Settings, *, lifespan: Sequence[Lifespan] = ()
+) -> Litestar:
+    """The application over `services`."""
     dialects = Dialects(
         [
             monkey.DIALECT,
             piston.DIALECT,
             *openai.DIALECTS,
-            responses.DIALECT,
             anthropic.DIALECT,
             system.DIALECT,
         ]
     )
     limiter = RateLimiter(settings.limits)
     proxies = TrustedProxies(settings.server.trusted_proxies)
-    gate = Gate(services, limiter, settings.server.cors_origins)
+    guard_state = GuardState(services, limiter, settings.server.cors_origins)
 
     api = Litestar(
         route_handlers=[
             monkey.router(),
             piston.router(),
             openai.router(),
-            responses.router(),
             anthropic.router(),
             system.router(metrics_public=settings.server.metrics_public),
         ],
-        state=State({"gate": gate, "services": services}),
-        dependencies=provided(services, settings),
-        exception_handlers={Exception: errors.handler(dialects)},
+        state=State({"guard_state": guard_state, "services": services}),
+        dependencies=application_dependencies(services, settings),
+        exception_handlers={Exception: errors.exception_handler(dialects)},
         request_class=ApiRequest,
         request_max_body_size=settings.server.max_body_bytes,
         cors_config=_cors(settings.server.cors_origins),
@@ -65,8 +80,8 @@ def build(services: Services, settings: Settings, *, lifespan: Sequence[Lifespan
         lifespan=list(lifespan),
         logging_config=None,
     )
-    # Around everything, so that an unmatched path is answered like any other.
-    api.asgi_handler = Envelope(api.asgi_handler, dialects, limiter, proxies)
+    # Outside the router, so that it handles unmatched paths, too.
+    api.asgi_handler = RequestMiddleware(api.asgi_handler, dialects, limiter, proxies)
     return api
 
 
@@ -75,7 +90,7 @@ def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
         return None
     return CORSConfig(
         allow_origins=list(origins),
-        # A browser may send cookies only to a box that names the pages that it trusts.
+        # Cookies are allowed only if the trusted origins are listed by name.
         allow_credentials="*" not in origins,
         expose_headers=_EXPOSED_HEADERS,
     )

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says that the framework does not find out by itself."""
+"""Additions to the OpenAPI document that Litestar can't derive from the handlers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,26 +7,26 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Operation, SecurityRequirement
 from litestar.openapi.spec import RequestBody as BodySpec
 
-# An empty requirement: also without credentials. An empty list would mean the default.
-ANYBODY: list[SecurityRequirement] = [{}]
+# One empty requirement. An empty list would mean the default of the document.
+NO_CREDENTIALS: list[SecurityRequirement] = [{}]
 
 
 @dataclass
 class OptionalBody(Operation):
-    """An operation whose body may be left out."""
+    """An operation with an optional body."""
 
     def __post_init__(self) -> None:
         if isinstance(self.request_body, BodySpec):
             self.request_body.required = False
 
 
-def answers_with(kind: type[Any], description: str) -> dict[int, ResponseSpec]:
-    """The `responses` of a handler whose own annotation is wider."""
+def response_schema(kind: type[Any], description: str) -> dict[int, ResponseSpec]:
+    """The `responses` of a handler whose return annotation says less."""
     return {200: ResponseSpec(kind, description=description, generate_examples=False)}
 
 
-def answers_with_events() -> dict[int, ResponseSpec]:
-    """The `responses` of a handler that answers with a stream."""
+def event_stream_schema() -> dict[int, ResponseSpec]:
+    """The `responses` of a handler that returns a stream of events."""
     return {
         200: ResponseSpec(
             str,

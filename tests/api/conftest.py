@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from appliance.config.settings import Settings
-from tests.api.box import Api, open_api, settings_with
+from tests.api.application import Api, open_api, settings_with
 
 
 @pytest.fixture

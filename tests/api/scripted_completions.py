@@ -10,9 +10,9 @@ from typing import Any, cast
 import httpx
 import msgspec
 
-from appliance.api.application import build
+from appliance.api.application import build_api
 from appliance.config.settings import Settings
-from appliance.domain.completions import Ask, CacheStatus, Report
+from appliance.domain.completions import CacheStatus, CompletionReport, CompletionSpec
 from appliance.domain.messages import (
     CompletionEvent,
     EmbeddingRequest,
@@ -23,13 +23,13 @@ from appliance.domain.messages import (
     TokenUsage,
 )
 from appliance.domain.users import Principal
-from appliance.services.completions.protocol import Completion
+from appliance.services.completions.service import Completion
 from appliance.services.container import Services
-from tests.support.accounts import accounts_in
+from tests.support.accounts import open_accounts_harness
 
 USAGE = TokenUsage(prompt_tokens=20, completion_tokens=5, cached_tokens=12)
 HELLO = (TextDelta("Hel"), TextDelta("lo"), Finished(FinishReason.STOP, USAGE))
-REPORT = Report("llama_cpp", "starter", cache=CacheStatus.MISS, overhead_s=0.0015)
+REPORT = CompletionReport("llama_cpp", "starter", cache=CacheStatus.MISS, overhead_s=0.0015)
 
 Step = CompletionEvent | Exception | None  # None: nothing comes until the test is over
 
@@ -65,7 +65,7 @@ class ScriptedCompletions:
         """Begin anew, for the next test."""
         self.steps: Sequence[Step] = HELLO
         self.refusal: Exception | None = None
-        self.asks: list[Ask] = []
+        self.asks: list[CompletionSpec] = []
         self.principals: list[Principal] = []
         self.started: list[Scripted] = []
         self.waiting = asyncio.Event()
@@ -73,20 +73,22 @@ class ScriptedCompletions:
         self.cancelled = asyncio.Event()
         self.may_start.set()
 
-    async def start(self, principal: Principal, ask: Ask, choices: int = 1) -> Sequence[Completion]:
+    async def start(
+        self, principal: Principal, ask: CompletionSpec, choices: int = 1
+    ) -> Sequence[Completion]:
         self._note(principal, ask)
         await self._turn()
         self.started.append(Scripted(self.steps))
         return [self.started[-1]]
 
-    async def count_tokens(self, principal: Principal, ask: Ask) -> int:
+    async def count_tokens(self, principal: Principal, ask: CompletionSpec) -> int:
         self._note(principal, ask)
         return 42
 
     async def embed(self, principal: Principal, request: EmbeddingRequest) -> Embeddings:
         raise AssertionError("nothing is embedded in these tests")
 
-    def _note(self, principal: Principal, ask: Ask) -> None:
+    def _note(self, principal: Principal, ask: CompletionSpec) -> None:
         self.asks.append(ask)
         self.principals.append(principal)
         if self.refusal is not None:
@@ -113,20 +115,20 @@ class ScriptedApi:
         self.service = service
 
     @property
-    def ask(self) -> Ask:
+    def ask(self) -> CompletionSpec:
         return self.service.asks[-1]
 
 
 @asynccontextmanager
 async def open_scripted(folder: Path, settings: Settings) -> AsyncGenerator[ScriptedApi, None]:
     """The application with real accounts; of the other services these tests use none."""
-    async with accounts_in(folder) as accounts:
-        await accounts.add("alice")
-        key = await accounts.key_of("alice")
+    async with open_accounts_harness(folder) as harness:
+        await harness.add("alice")
+        key = await harness.create_key("alice")
         service = ScriptedCompletions()
         unused = dict.fromkeys(each.name for each in fields(Services))
-        given: Any = unused | {"accounts": accounts.service, "completions": service}
-        app = build(Services(**given), settings)
+        given: Any = unused | {"accounts": harness.accounts, "completions": service}
+        app = build_api(Services(**given), settings)
         transport = httpx.ASGITransport(cast("Any", app), raise_app_exceptions=False)
         async with httpx.AsyncClient(
             transport=transport, base_url="http://box.test", headers={"x-api-key": key}

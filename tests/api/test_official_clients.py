@@ -37,7 +37,7 @@ from appliance.errors import (
     UnknownModel,
 )
 from appliance.server import HttpServer
-from tests.api.box import settings_with
+from tests.api.application import settings_with
 from tests.api.scripted_completions import HELLO, USAGE, ScriptedApi, open_scripted
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -1,4 +1,4 @@
-"""From a completion to this dialect's message."""
+"""Builds messages from completions."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import msgspec
 
 from appliance.api.anthropic.schemas import MessageAnswer, TextAnswer, ToolUseAnswer, UsageAnswer
 from appliance.api.http.ids import new_id
-from appliance.domain.completions import Report
+from appliance.domain.completions import CompletionReport
 from appliance.domain.messages import Finished, FinishReason, TextDelta, TokenUsage, ToolCall
 from appliance.errors import ProviderFailed
-from appliance.services.completions.protocol import Completion
+from appliance.services.completions.service import Completion
 
 _REASONS = {
     FinishReason.STOP: "end_turn",
@@ -18,8 +18,8 @@ _REASONS = {
 }
 
 
-async def whole_message(completion: Completion, max_tokens: int) -> MessageAnswer:
-    """The message, once it is complete. Raises what the completion raises."""
+async def collect_message(completion: Completion, max_tokens: int) -> MessageAnswer:
+    """Read the completion to its end. Raises its errors."""
     content: list[TextAnswer | ToolUseAnswer] = []
     finished: Finished | None = None
     async for event in completion:
@@ -27,23 +27,23 @@ async def whole_message(completion: Completion, max_tokens: int) -> MessageAnswe
             case TextDelta():
                 _add_text(content, event.text)
             case ToolCall():
-                content.append(tool_use(event))
+                content.append(tool_use_block(event))
             case Finished():
                 finished = event
-    ended = settled(finished)
-    message = begun(completion.report)
+    last = require_finished(finished)
+    message = initial_message(completion.report)
     message.content = content
-    message.usage = usage(ended.usage)
-    message.stop_reason, message.stop_sequence = ending(ended, max_tokens)
+    message.usage = usage_answer(last.usage)
+    message.stop_reason, message.stop_sequence = stop_reason_of(last, max_tokens)
     return message
 
 
-def begun(report: Report) -> MessageAnswer:
-    """A message without content; the tokens are those that are known so far."""
-    return MessageAnswer(new_id("msg_"), report.model, usage(report.usage))
+def initial_message(report: CompletionReport) -> MessageAnswer:
+    """A message without content, with the usage so far."""
+    return MessageAnswer(new_id("msg_"), report.model, usage_answer(report.usage))
 
 
-def ending(finished: Finished, max_tokens: int) -> tuple[str, str | None]:
+def stop_reason_of(finished: Finished, max_tokens: int) -> tuple[str, str | None]:
     """(stop_reason, stop_sequence)."""
     if finished.reason is FinishReason.STOP and finished.stop:
         return "stop_sequence", finished.stop
@@ -53,7 +53,7 @@ def ending(finished: Finished, max_tokens: int) -> tuple[str, str | None]:
     return _REASONS[finished.reason], None
 
 
-def usage(tokens: TokenUsage) -> UsageAnswer:
+def usage_answer(tokens: TokenUsage) -> UsageAnswer:
     return UsageAnswer(
         input_tokens=tokens.prompt_tokens - tokens.cached_tokens,
         cache_read_input_tokens=tokens.cached_tokens,
@@ -61,21 +61,21 @@ def usage(tokens: TokenUsage) -> UsageAnswer:
     )
 
 
-def tool_use(call: ToolCall) -> ToolUseAnswer:
-    """The block of a call. Raises ProviderFailed where its arguments are no JSON object."""
+def tool_use_block(call: ToolCall) -> ToolUseAnswer:
+    """The block of a tool call. Raises ProviderFailed if its arguments are not a JSON object."""
     try:
-        given = msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
+        arguments = msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
     except msgspec.DecodeError:
         raise ProviderFailed(
-            f"the model called {call.name[:80]!r} with arguments that are no JSON object"
+            f"the model called {call.name[:80]!r} with arguments that are not a JSON object"
         ) from None
-    return ToolUseAnswer(call.id, call.name, given)
+    return ToolUseAnswer(call.id, call.name, arguments)
 
 
-def settled(finished: Finished | None) -> Finished:
-    """The last event. Raises ProviderFailed where the stream ended without one."""
+def require_finished(finished: Finished | None) -> Finished:
+    """The last event. Raises ProviderFailed if the completion ended without it."""
     if finished is None:
-        raise ProviderFailed("the answer ended before it was complete")
+        raise ProviderFailed("the answer ended before it was complete; try again")
     return finished
 
 

@@ -1,10 +1,10 @@
-"""From this dialect's request to the domain's: pure, and precise about what is wrong."""
+"""Converts requests to completion specs: pure functions."""
 
 from typing import Any
 
 import msgspec
 
-from appliance.api.anthropic.blocks import conversation
+from appliance.api.anthropic.blocks import convert_messages
 from appliance.api.anthropic.schemas import (
     CountBody,
     MessagesBody,
@@ -13,8 +13,8 @@ from appliance.api.anthropic.schemas import (
     ToolChoiceBody,
     ToolChoiceKind,
 )
-from appliance.api.http.validation import located
-from appliance.domain.completions import Ask
+from appliance.api.http.validation import convert_field
+from appliance.domain.completions import CompletionSpec
 from appliance.domain.messages import (
     OutputFormat,
     OutputKind,
@@ -25,7 +25,7 @@ from appliance.domain.messages import (
 )
 from appliance.errors import InvalidInput
 
-_CUSTOM = (None, "custom")
+_CLIENT_TOOL_TYPES = (None, "custom")
 _USES = {
     ToolChoiceKind.AUTO: ToolUse.AUTO,
     ToolChoiceKind.ANY: ToolUse.REQUIRED,
@@ -34,20 +34,20 @@ _USES = {
 }
 
 
-def message_ask(body: MessagesBody, labels: tuple[str, ...] = ()) -> Ask:
-    """The completion that a body asks for. Raises InvalidInput naming the field."""
-    counted = count_ask(body, labels)
-    return msgspec.structs.replace(counted, sampling=_sampling(body), max_tokens=body.max_tokens)
+def message_spec(body: MessagesBody, labels: tuple[str, ...] = ()) -> CompletionSpec:
+    """The spec of a message. Raises InvalidInput naming the field."""
+    prompt = prompt_spec(body, labels)
+    return msgspec.structs.replace(prompt, sampling=_sampling(body), max_tokens=body.max_tokens)
 
 
-def count_ask(body: CountBody, labels: tuple[str, ...] = ()) -> Ask:
-    """The prompt alone."""
+def prompt_spec(body: CountBody, labels: tuple[str, ...] = ()) -> CompletionSpec:
+    """The spec of the prompt alone, to count its tokens."""
     _refuse_unsupported(body)
     tools = tuple(_tool(f"tools[{index}]", each) for index, each in enumerate(body.tools or []))
     _check_unique(tools)
-    return Ask(
+    return CompletionSpec(
         model=body.model,
-        messages=conversation(body.system, body.messages),
+        messages=convert_messages(body.system, body.messages),
         tools=tools,
         tool_choice=_tool_choice(body.tool_choice, tools),
         output=_output(body.output_config),
@@ -59,40 +59,34 @@ def _refuse_unsupported(body: CountBody) -> None:
     if body.thread is not None:
         raise _no_threads()
     if body.container is not None:
-        raise InvalidInput.at("container", "there are no containers on this box; leave it out")
+        raise InvalidInput.at("container", "is not supported; leave it out")
     if body.mcp_servers:
-        raise InvalidInput.at(
-            "mcp_servers", "this box calls no MCP servers; offer their tools in `tools`"
-        )
+        raise InvalidInput.at("mcp_servers", "is not supported; send the tools in `tools`")
 
 
 def _no_threads() -> InvalidInput:
-    """The refusal at whose code the official package goes on with whole conversations."""
+    """The error that makes the official package send whole conversations instead."""
     refused = InvalidInput.at(
-        "thread", "this box keeps no conversations; send the whole one in `messages`"
+        "thread", "is not supported: conversations are not stored; send all of it in `messages`"
     )
     refused.details |= {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
     return refused
 
 
 def _sampling(body: MessagesBody) -> Sampling:
-    given = {"temperature": body.temperature, "top_p": body.top_p, "top_k": body.top_k}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return msgspec.structs.replace(Sampling(), stop=tuple(body.stop_sequences or ()), **chosen)
+    options = {"temperature": body.temperature, "top_p": body.top_p, "top_k": body.top_k}
+    requested = {name: value for name, value in options.items() if value is not None}
+    return msgspec.structs.replace(Sampling(), stop=tuple(body.stop_sequences or ()), **requested)
 
 
-def _tool(place: str, given: dict[str, Any]) -> Tool:
-    kind = given.get("type")
-    if kind not in _CUSTOM:
+def _tool(place: str, body: dict[str, Any]) -> Tool:
+    kind = body.get("type")
+    if kind not in _CLIENT_TOOL_TYPES:
         raise InvalidInput.at(
             f"{place}.type",
-            f"{str(kind)[:60]!r} is a tool that this box does not run; describe a tool of your own",
+            f"{str(kind)[:60]!r} is not supported; use a client tool with an input_schema",
         )
-    try:
-        tool = msgspec.convert(given, ToolBody)
-    except msgspec.ValidationError as error:
-        within = str(error).partition(" - at `$")[2].rstrip("`")
-        raise InvalidInput.at(*located(f"{place}{within}", str(error))) from None
+    tool = convert_field(body, ToolBody, place)
     return Tool(tool.name, tool.description, tool.input_schema)
 
 
@@ -100,21 +94,21 @@ def _check_unique(tools: tuple[Tool, ...]) -> None:
     seen: set[str] = set()
     for tool in tools:
         if tool.name in seen:
-            raise InvalidInput.at("tools", f"the name {tool.name!r} stands for two tools")
+            raise InvalidInput.at("tools", f"has two tools named {tool.name!r}")
         seen.add(tool.name)
 
 
-def _tool_choice(given: ToolChoiceBody | None, tools: tuple[Tool, ...]) -> ToolChoice:
-    if given is None:
+def _tool_choice(choice: ToolChoiceBody | None, tools: tuple[Tool, ...]) -> ToolChoice:
+    if choice is None:
         return ToolChoice()
-    use = _USES[given.type]
+    use = _USES[choice.type]
     if use is ToolUse.REQUIRED and not tools:
-        raise InvalidInput.at("tool_choice", "asks for a tool, and `tools` is empty")
-    named = given.type is ToolChoiceKind.TOOL
-    if named and given.name not in {tool.name for tool in tools}:
+        raise InvalidInput.at("tool_choice", "requires a tool, but `tools` is empty")
+    by_name = choice.type is ToolChoiceKind.TOOL
+    if by_name and choice.name not in {tool.name for tool in tools}:
         raise InvalidInput.at("tool_choice.name", "must be the name of one of `tools`")
-    name = given.name if named and given.name else ""
-    return ToolChoice(use, name, parallel=not given.disable_parallel_tool_use)
+    name = choice.name if by_name and choice.name else ""
+    return ToolChoice(use, name, parallel=not choice.disable_parallel_tool_use)
 
 
 def _output(config: OutputConfigBody | None) -> OutputFormat:

@@ -1,4 +1,4 @@
-"""How an error looks below /v1/messages, and which headers its answers carry."""
+"""Errors and headers below /v1/messages."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -7,8 +7,8 @@ from typing import Any
 from litestar import Request, Response
 
 from appliance.api.http.dialect import Dialect, Headers, Problem
-from appliance.api.http.errors import respond
-from appliance.api.http.rate_limit import Window
+from appliance.api.http.errors import problem_response
+from appliance.api.http.rate_limit import RateStatus
 from appliance.api.http.request_context import request_id
 
 PREFIX = "/v1/messages"
@@ -28,30 +28,30 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-# Where these clients expect another status than the rest of the box gives.
-_STATUS = {"MODEL_NOT_FOUND": 404, "QUEUE_FULL": 529}
+# Statuses that differ from those of the other dialects.
+_STATUS_BY_CODE = {"MODEL_NOT_FOUND": 404, "QUEUE_FULL": 529}
 
 
-def render(request: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
-    """The answer to a failed request."""
-    told = _as_expected(problem)
-    headers = {**told.headers, REQUEST_ID: request_id(request.scope)}
-    return respond(error_body(request, told), replace(told, headers=headers))
+def render_error(request: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
+    """The response to a failed request."""
+    adjusted = _with_anthropic_status(problem)
+    headers = {**adjusted.headers, REQUEST_ID: request_id(request.scope)}
+    return problem_response(error_body(request, adjusted), replace(adjusted, headers=headers))
 
 
 def error_body(request: Request[Any, Any, Any], problem: Problem) -> dict[str, Any]:
-    """The error as an object; `details` is what the box knows beyond the message."""
-    told = _as_expected(problem)
+    """The error body; `details` is an extension."""
+    adjusted = _with_anthropic_status(problem)
     error = {
-        "type": _TYPES.get(told.status, "api_error"),
-        "message": told.message,
-        "details": {"error_code": told.code.lower(), **told.details},
+        "type": _TYPES.get(adjusted.status, "api_error"),
+        "message": adjusted.message,
+        "details": {"error_code": adjusted.code.lower(), **adjusted.details},
     }
     return {"type": "error", "error": error, "request_id": request_id(request.scope)}
 
 
-def headers(window: Window, elapsed_s: float) -> Headers:  # noqa: ARG001
-    """The caller's window of requests."""
+def rate_limit_headers(window: RateStatus, elapsed_s: float) -> Headers:  # noqa: ARG001
+    """The caller's rate limit."""
     reset = datetime.fromtimestamp(window.reset, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return [
         (b"anthropic-ratelimit-requests-limit", b"%d" % window.limit),
@@ -60,8 +60,8 @@ def headers(window: Window, elapsed_s: float) -> Headers:  # noqa: ARG001
     ]
 
 
-def _as_expected(problem: Problem) -> Problem:
-    return replace(problem, status=_STATUS.get(problem.code, problem.status))
+def _with_anthropic_status(problem: Problem) -> Problem:
+    return replace(problem, status=_STATUS_BY_CODE.get(problem.code, problem.status))
 
 
-DIALECT = Dialect(PREFIX, render, headers)
+DIALECT = Dialect(PREFIX, render_error, rate_limit_headers)

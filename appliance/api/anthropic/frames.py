@@ -1,4 +1,4 @@
-"""A completion as this dialect's stream: message_start, blocks, message_delta, message_stop."""
+"""Streams a completion: message_start, content blocks, message_delta, message_stop."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,8 +10,8 @@ from appliance.api.anthropic.errors import error_body
 from appliance.api.streaming.completion_stream import (
     AnyRequest,
     EventFrames,
-    Starting,
-    problem_within,
+    PendingCompletions,
+    stream_problem,
 )
 from appliance.api.streaming.sse import NamedFrame
 from appliance.domain.messages import CompletionEvent, Finished, TextDelta, ToolCall
@@ -19,24 +19,26 @@ from appliance.domain.messages import CompletionEvent, Finished, TextDelta, Tool
 PING = NamedFrame({"type": "ping"})
 
 
-async def frames_of(request: AnyRequest, starting: Starting, max_tokens: int) -> EventFrames:
-    """All frames; a failure on the way is the last of them."""
-    blocks = _Blocks(max_tokens)
+async def stream_frames(
+    request: AnyRequest, pending: PendingCompletions, max_tokens: int
+) -> EventFrames:
+    """The frames of a message; a failure is the last of them."""
+    blocks = _BlockFrames(max_tokens)
     try:
-        (completion,) = await starting
-        message = msgspec.to_builtins(answers.begun(completion.report))
+        (completion,) = await pending
+        message = msgspec.to_builtins(answers.initial_message(completion.report))
         yield NamedFrame({"type": "message_start", "message": message})
         yield PING
         async for event in completion:
             for frame in blocks.frames(event):
                 yield frame
-        answers.settled(blocks.finished)
+        answers.require_finished(blocks.finished)
     except Exception as error:
-        yield NamedFrame(error_body(request, problem_within(request, error)))
+        yield NamedFrame(error_body(request, stream_problem(request, error)))
 
 
-class _Blocks:
-    """Numbers the blocks, and closes each before the next one begins."""
+class _BlockFrames:
+    """Frames of the content blocks: numbers them, and closes each before the next one."""
 
     def __init__(self, max_tokens: int) -> None:
         self.finished: Finished | None = None
@@ -62,7 +64,7 @@ class _Blocks:
         yield self._delta({"type": "text_delta", "text": text})
 
     def _tool(self, call: ToolCall) -> Iterator[NamedFrame]:
-        block = answers.tool_use(call)
+        block = answers.tool_use_block(call)
         yield from self._close_text()
         yield self._start({"type": "tool_use", "id": block.id, "name": block.name, "input": {}})
         yield self._delta({"type": "input_json_delta", "partial_json": call.arguments or "{}"})
@@ -71,8 +73,8 @@ class _Blocks:
     def _end(self, finished: Finished) -> Iterator[NamedFrame]:
         self.finished = finished
         yield from self._close_text()
-        reason, sequence = answers.ending(finished, self._max_tokens)
-        usage: dict[str, Any] = msgspec.to_builtins(answers.usage(finished.usage))
+        reason, sequence = answers.stop_reason_of(finished, self._max_tokens)
+        usage: dict[str, Any] = msgspec.to_builtins(answers.usage_answer(finished.usage))
         del usage["service_tier"]
         delta = {"stop_reason": reason, "stop_sequence": sequence}
         yield NamedFrame({"type": "message_delta", "delta": delta, "usage": usage})

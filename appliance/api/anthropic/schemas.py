@@ -1,4 +1,4 @@
-"""Messages as they go over the wire in this dialect. Unknown fields of a request are ignored."""
+"""Request and response bodies. Unknown fields of requests are ignored."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -8,7 +8,7 @@ from msgspec import Meta, Struct, field
 Tokens = Annotated[int, Meta(ge=1, le=10_000_000)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Text = Annotated[str, Meta(min_length=1)]
-# A block's fields depend on its type, of which there are more every year: `blocks` reads them.
+# The fields of a block depend on its type; blocks.py converts those that are supported.
 Block = dict[str, Any]
 
 
@@ -26,7 +26,7 @@ class MessageBody(Struct):
 
 
 class ToolBody(Struct):
-    """A tool of the client's own."""
+    """A tool of the client."""
 
     name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
     input_schema: dict[str, Any]
@@ -49,7 +49,7 @@ class ToolChoiceBody(Struct):
 
 
 class FormatBody(Struct):
-    """`type` is "json_schema"; there is no other."""
+    """`type` can be "json_schema" only."""
 
     type: Literal["json_schema"]
     schema: dict[str, Any]
@@ -64,7 +64,7 @@ class MetadataBody(Struct):
 
 
 class CountBody(Struct, kw_only=True):
-    """What makes up the prompt; the whole body of count_tokens."""
+    """The fields of the prompt; the whole body of count_tokens."""
 
     model: Text
     messages: Annotated[list[MessageBody], Meta(min_length=1)]
@@ -78,7 +78,7 @@ class CountBody(Struct, kw_only=True):
 
 
 class MessagesBody(CountBody, kw_only=True):
-    """A message that is to be made."""
+    """A request for a message."""
 
     max_tokens: Tokens
     temperature: Probability | None = None
@@ -94,7 +94,7 @@ class CountAnswer(Struct):
 
 
 class UsageAnswer(Struct):
-    """`input_tokens` are those computed; with those read from the cache they are the prompt."""
+    """The prompt is `input_tokens`, which were computed, and `cache_read_input_tokens`."""
 
     input_tokens: int
     cache_read_input_tokens: int
@@ -115,7 +115,7 @@ class ToolUseAnswer(Struct, tag="tool_use"):
 
 
 class MessageAnswer(Struct):
-    """The model's turn. `stop_reason` is null only in the start of a stream."""
+    """The model's turn. `stop_reason` is null only at the start of a stream."""
 
     id: str
     model: str

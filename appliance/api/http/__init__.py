@@ -1,0 +1,21 @@
+"""What all dialects share for HTTP requests and responses.
+
+In the order in which a request meets them:
+
+middleware.py       outermost layer: request id, path, common headers, metrics
+proxies.py          client address and scheme behind trusted reverse proxies
+body_drain.py       reads the rest of a body whose request was answered early
+request_context.py  accessors for what a request carries in its ASGI scope
+auth.py             guards: credentials, roles, protection against cross-site requests
+rate_limit.py       requests per minute and burst of each caller
+loopback.py         tells local requests from relayed ones
+requests.py         request class: JSON and form bodies
+fast_route.py       routes and responses without Litestar's overhead per request
+dependencies.py     injection of services and settings into handlers
+labels.py           labels of a request (X-Labels)
+validation.py       msgspec's errors as field and reason
+errors.py           exceptions to responses; error codes to statuses
+dialect.py          what each dialect defines: prefix, error shape, headers
+ids.py              random ids
+times.py            timestamps
+"""

@@ -1,4 +1,4 @@
-"""Who makes a request: found and limited before anything else of it is read."""
+"""Guards: authenticate the caller and apply the rate limit, before the body is read."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,61 +16,61 @@ from appliance.services.container import Services
 
 SESSION_COOKIE = "async_coder_session"
 REFRESH_COOKIE = "async_coder_refresh"
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 
 class Credential(NamedTuple):
-    """A JWT or an API key, and whether the browser sent it by itself."""
+    """A JWT or an API key. Browsers attach cookies to requests of any page: see check_origin."""
 
     value: str
     from_cookie: bool
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What the guards work with; the application's state holds it under "gate"."""
+class GuardState:
+    """What the guards use; in the application's state under "guard_state"."""
 
     services: Services
     limiter: RateLimiter
     allowed_origins: tuple[str, ...]
 
 
-async def authenticated(connection: Connection, _: BaseRouteHandler) -> None:
+async def require_authentication(connection: Connection, _: BaseRouteHandler) -> None:
     """Guard: sets the request's Principal. Raises Unauthenticated, Forbidden, RateLimited."""
-    gate = _gate(connection)
+    state = _guard_state(connection)
     try:
-        principal = await _identify(connection, gate)
+        principal = await _authenticate(connection, state)
     except Unauthenticated:
-        # Guessing credentials is limited like everything else, by address.
-        _count(connection, gate, _address(connection))
+        # Guesses count against the limit of the client's address.
+        _count_request(connection, state, _address_key(connection))
         raise
     connection.scope["user"] = principal
-    _count(connection, gate, f"user:{principal.user.id}")
+    _count_request(connection, state, f"user:{principal.user.id}")
 
 
-async def administrator(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Guard: as `authenticated`, and the user must be an administrator."""
-    await authenticated(connection, handler)
+async def require_administrator(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Guard: as `require_authentication`, and the user must be an administrator."""
+    await require_authentication(connection, handler)
     if connection.scope["user"].user.role is not Role.ADMIN:
-        raise Forbidden("only an administrator may see this")
+        raise Forbidden("requires the role admin")
 
 
-def public(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guard of routes that need no login: limits by address. Raises RateLimited."""
-    _count(connection, _gate(connection), _address(connection))
+def allow_anonymous(connection: Connection, _: BaseRouteHandler) -> None:
+    """Guard of routes without login: limits requests by address. Raises RateLimited."""
+    _count_request(connection, _guard_state(connection), _address_key(connection))
 
 
 def find_credential(connection: Connection) -> Credential | None:
-    """The first of Authorization, X-API-Key and the session cookie that holds something."""
+    """The first non-empty one of Authorization, X-API-Key and the session cookie."""
     scope = connection.scope
     scheme, _, token = (
         (request_context.header(scope, b"authorization") or "").strip().partition(" ")
     )
     if scheme.lower() == "bearer" and token.strip():
         return Credential(token.strip(), from_cookie=False)
-    if scheme.startswith(KEY_PREFIX) and not token:  # as Piston's clients send it
+    if scheme.startswith(KEY_PREFIX) and not token:  # Piston's clients send the bare key
         return Credential(scheme, from_cookie=False)
     if key := (request_context.header(scope, b"x-api-key") or "").strip():
         return Credential(key, from_cookie=False)
@@ -79,46 +79,47 @@ def find_credential(connection: Connection) -> Credential | None:
     return None
 
 
-def check_origin(connection: Connection, allowed: tuple[str, ...]) -> None:
-    """An unsafe request that lives on a cookie must come from a page that may send it.
+def check_origin(connection: Connection, allowed_origins: tuple[str, ...]) -> None:
+    """Protect cookies against requests of other sites (CSRF). Raises Forbidden.
 
-    So must a WebSocket, which browsers open for any page.
+    Unsafe methods need an Origin of this server or of `allowed_origins`. So does a
+    WebSocket: browsers open one for any page.
     """
     scope = connection.scope
-    if scope["type"] == "http" and request_context.method(scope) in _SAFE:
+    if scope["type"] == "http" and request_context.method(scope) in _SAFE_METHODS:
         return
     origin = connection.headers.get("origin")
-    own = connection.headers.get("host")
-    if origin is None or (urlsplit(origin).netloc != own and origin not in allowed):
+    own_host = connection.headers.get("host")
+    if origin is None or (urlsplit(origin).netloc != own_host and origin not in allowed_origins):
         raise Forbidden(
-            "a request that is authenticated by a cookie needs an Origin header of this box; "
+            "a request authenticated by a cookie needs an Origin header of this server; "
             "programs send Authorization: Bearer instead"
         )
 
 
-async def _identify(connection: Connection, gate: Gate) -> Principal:
+async def _authenticate(connection: Connection, state: GuardState) -> Principal:
     credential = find_credential(connection)
     if credential is None:
         raise Unauthenticated(
             "credentials are missing: send Authorization: Bearer <token or mk- key>, or X-API-Key"
         )
     if credential.from_cookie:
-        check_origin(connection, gate.allowed_origins)
-    return await gate.services.accounts.authenticate(credential.value)
+        check_origin(connection, state.allowed_origins)
+    return await state.services.accounts.authenticate(credential.value)
 
 
-def _count(connection: Connection, gate: Gate, caller: str) -> None:
+def _count_request(connection: Connection, state: GuardState, caller: str) -> None:
     try:
-        window = gate.limiter.take(caller)
+        window = state.limiter.take(caller)
     except RateLimited:
-        request_context.remember_window(connection.scope, gate.limiter.peek(caller))
+        request_context.set_rate_status(connection.scope, state.limiter.peek(caller))
         raise
-    request_context.remember_window(connection.scope, window)
+    request_context.set_rate_status(connection.scope, window)
 
 
-def _gate(connection: Connection) -> Gate:
-    return connection.app.state["gate"]
+def _guard_state(connection: Connection) -> GuardState:
+    return connection.app.state["guard_state"]
 
 
-def _address(connection: Connection) -> str:
+def _address_key(connection: Connection) -> str:
     return address_key(request_context.client_address(connection.scope))

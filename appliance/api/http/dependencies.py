@@ -1,4 +1,4 @@
-"""What handlers are given by name."""
+"""Dependencies that Litestar injects into handlers by name."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ ServicesDependency = NamedDependency[SkipValidation[Services]]
 SettingsDependency = NamedDependency[SkipValidation[Settings]]
 
 
-def services_of(request: Request[Any, Any, Any]) -> Services:
-    """The same services, for a handler that does without the framework's injection."""
+def get_services(request: Request[Any, Any, Any]) -> Services:
+    """The services, for a FastRoute handler, which has no dependency injection."""
     return request.app.state["services"]
 
 
-def provided(services: Services, settings: Settings) -> dict[str, Provide]:
-    """The application's dependencies."""
+def application_dependencies(services: Services, settings: Settings) -> dict[str, Provide]:
+    """The dependencies of the whole application."""
     return {
         "services": Provide(lambda: services, sync_to_thread=False),
         "settings": Provide(lambda: settings, sync_to_thread=False),

@@ -1,4 +1,4 @@
-"""What sets one dialect apart from another where no handler of it runs."""
+"""What a dialect defines for responses that no handler of it makes, such as a 404."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -6,14 +6,14 @@ from typing import Any
 
 from litestar import Request, Response
 
-from appliance.api.http.rate_limit import Window
+from appliance.api.http.rate_limit import RateStatus
 
 Headers = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A failed request, in no dialect. `headers` are those that belong to this failure."""
+    """A failed request, independent of the dialect. `headers` are specific to the failure."""
 
     status: int
     code: str
@@ -22,28 +22,28 @@ class Problem:
     headers: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def no_headers(window: Window, elapsed_s: float) -> Headers:  # noqa: ARG001
-    """For a dialect that adds none of its own."""
+def no_extra_headers(window: RateStatus, elapsed_s: float) -> Headers:  # noqa: ARG001
+    """For a dialect without headers of its own."""
     return []
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """The paths below `prefix`: how an error looks there, unmatched paths and wrong
-    methods included, and which headers every answer carries."""
+    """The paths below `prefix`: how errors are rendered (unmatched paths and wrong methods
+    included) and which headers each response carries."""
 
     prefix: str
-    render: Callable[[Request[Any, Any, Any], Problem], Response[Any]]
-    headers: Callable[[Window, float], Headers] = no_headers
+    render_error: Callable[[Request[Any, Any, Any], Problem], Response[Any]]
+    extra_headers: Callable[[RateStatus, float], Headers] = no_extra_headers
 
 
 class Dialects:
-    """Finds the dialect of a path. The one with the empty prefix takes what is left."""
+    """Finds the dialect of a path. The one with the empty prefix takes all other paths."""
 
     def __init__(self, dialects: Sequence[Dialect]) -> None:
         self._by_length = sorted(dialects, key=lambda each: len(each.prefix), reverse=True)
 
-    def of(self, path: str) -> Dialect:
+    def for_path(self, path: str) -> Dialect:
         for dialect in self._by_length:
             if path == dialect.prefix or path.startswith(dialect.prefix + "/"):
                 return dialect

@@ -1,4 +1,4 @@
-"""From whatever was raised to an answer: one map to statuses, one shape per dialect."""
+"""Maps exceptions to responses: one table from codes to statuses, one shape per dialect."""
 
 import re
 import time
@@ -19,12 +19,12 @@ from litestar.exceptions import (
 from appliance.api.http.dialect import Dialects, Problem
 from appliance.api.http.request_context import request_id, route_options
 from appliance.api.http.times import iso
-from appliance.api.http.validation import located
+from appliance.api.http.validation import locate_error
 from appliance.errors import ApplianceError, InvalidInput
 
 log = structlog.get_logger()
 
-STATUS: dict[str, int] = {
+STATUS_BY_CODE: dict[str, int] = {
     "VALIDATION_ERROR": 400,
     "CONTEXT_LENGTH_EXCEEDED": 400,
     "MODEL_NOT_FOUND": 400,
@@ -52,47 +52,47 @@ STATUS: dict[str, int] = {
     "DEADLINE_EXCEEDED": 504,
 }
 
-_HIDDEN = "Something went wrong on the box. The administrator finds the reason in its log."
+_INTERNAL_MESSAGE = "Internal error. The server's log has the details."
 _MALFORMED_STATUS = "malformed_status"
 
 ErrorHandler = Callable[[Request[Any, Any, Any], Exception], Response[Any]]
 
 
-def malformed_answers(status: int) -> dict[str, Any]:
-    """The `opt` of a route that answers a malformed body with another status than 400."""
+def malformed_body_status(status: int) -> dict[str, Any]:
+    """The `opt` of a route that answers a malformed body with `status` instead of 400."""
     return {_MALFORMED_STATUS: status}
 
 
 def status_of(code: str) -> int:
-    """The HTTP status of an error code; an unknown one is the box's own fault."""
-    return STATUS.get(code, 500)
+    """The HTTP status of an error code; 500 if unknown."""
+    return STATUS_BY_CODE.get(code, 500)
 
 
-def handler(dialects: Dialects) -> ErrorHandler:
-    """The application's only exception handler."""
+def exception_handler(dialects: Dialects) -> ErrorHandler:
+    """The exception handler of the application."""
 
     def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-        problem = problem_of(request, error)
+        problem = to_problem(request, error)
         if problem.status >= 500 and not isinstance(error, ApplianceError):  # noqa: PLR2004
             log.error("a request failed", path=request.scope["path"], exc_info=error)
-        return dialects.of(request.scope["path"]).render(request, problem)
+        return dialects.for_path(request.scope["path"]).render_error(request, problem)
 
     return handle
 
 
-def problem_of(request: Request[Any, Any, Any], error: Exception) -> Problem:
-    """What a client may know of an exception: never a path, a query or a stack."""
+def to_problem(request: Request[Any, Any, Any], error: Exception) -> Problem:
+    """What a client may see of an exception: never a path, a query or a stack trace."""
     if isinstance(error, ApplianceError):
         malformed = isinstance(error, InvalidInput) and error.code == InvalidInput.code
-        found = _of_appliance(error)
-        return replace(found, status=_malformed_status(request)) if malformed else found
+        problem = _from_appliance_error(error)
+        return replace(problem, status=_malformed_status(request)) if malformed else problem
     if isinstance(error, HTTPException):
-        return _of_framework(request, error)
-    return _problem("INTERNAL_ERROR", _HIDDEN)
+        return _from_framework_error(request, error)
+    return _problem_for_code("INTERNAL_ERROR", _INTERNAL_MESSAGE)
 
 
-def standard_body(request: Request[Any, Any, Any], problem: Problem) -> dict[str, Any]:
-    """The box's own shape: the error as an object, and its text where simple clients look."""
+def standard_error_body(request: Request[Any, Any, Any], problem: Problem) -> dict[str, Any]:
+    """The native shape: an error object; `detail` and `message` repeat its text."""
     return {
         "error": {"code": problem.code, "message": problem.message, "details": problem.details},
         "detail": problem.message,
@@ -102,66 +102,70 @@ def standard_body(request: Request[Any, Any, Any], problem: Problem) -> dict[str
     }
 
 
-def standard_response(request: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
-    """The answer of paths that belong to no dialect."""
-    return respond(standard_body(request, problem), problem)
+def render_standard_error(request: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
+    """The response for paths outside the dialects."""
+    return problem_response(standard_error_body(request, problem), problem)
 
 
-def respond(body: dict[str, Any], problem: Problem) -> Response[Any]:
+def problem_response(body: dict[str, Any], problem: Problem) -> Response[Any]:
     return Response(
         body, status_code=problem.status, headers=problem.headers, media_type="application/json"
     )
 
 
-def _problem(code: str, message: str, **details: Any) -> Problem:
-    return Problem(STATUS[code], code, message, details)
+def _problem_for_code(code: str, message: str, **details: Any) -> Problem:
+    return Problem(STATUS_BY_CODE[code], code, message, details)
 
 
-def _of_appliance(error: ApplianceError) -> Problem:
+def _from_appliance_error(error: ApplianceError) -> Problem:
     status = status_of(error.code)
     headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, ceil(error.retry_after)))
-    if status == STATUS["UNAUTHORIZED"]:
+    if status == STATUS_BY_CODE["UNAUTHORIZED"]:
         headers["WWW-Authenticate"] = "Bearer"
     return Problem(status, error.code, error.message, error.details, headers)
 
 
-def _of_framework(request: Request[Any, Any, Any], error: HTTPException) -> Problem:
+def _from_framework_error(request: Request[Any, Any, Any], error: HTTPException) -> Problem:
     match error:
         case ValidationException():
-            return _of_validation(error, _malformed_status(request))
+            return _from_validation_error(error, _malformed_status(request))
         case MethodNotAllowedException():
-            return _of_method(request, error)
+            return _method_not_allowed(request, error)
         case NotFoundException():
-            return _problem("RESOURCE_NOT_FOUND", "There is nothing at this address.")
+            return _problem_for_code("RESOURCE_NOT_FOUND", "No resource at this path.")
         case HTTPException(status_code=413):
-            return _problem("PAYLOAD_TOO_LARGE", "The body is larger than this box accepts.")
+            return _problem_for_code(
+                "PAYLOAD_TOO_LARGE", "The body exceeds the limit of this server."
+            )
         case _ if error.status_code < 500:  # noqa: PLR2004
-            unreadable = _problem("VALIDATION_ERROR", "The request could not be read.")
-            return replace(unreadable, status=_malformed_status(request))
+            malformed = _problem_for_code("VALIDATION_ERROR", "The request could not be read.")
+            return replace(malformed, status=_malformed_status(request))
         case _:
-            return _problem("INTERNAL_ERROR", _HIDDEN)
+            return _problem_for_code("INTERNAL_ERROR", _INTERNAL_MESSAGE)
 
 
-def _of_method(request: Request[Any, Any, Any], error: MethodNotAllowedException) -> Problem:
+def _method_not_allowed(
+    request: Request[Any, Any, Any], error: MethodNotAllowedException
+) -> Problem:
     allowed = (error.headers or {}).get("allow", "")
     return Problem(
-        STATUS["METHOD_NOT_ALLOWED"],
+        STATUS_BY_CODE["METHOD_NOT_ALLOWED"],
         "METHOD_NOT_ALLOWED",
-        f"{request.method} is not possible here; use {allowed}.",
+        f"{request.method} is not allowed here; use {allowed}.",
         {"allowed": [name for name in allowed.split(", ") if name]},
         {"Allow": allowed},
     )
 
 
 def _malformed_status(request: Request[Any, Any, Any]) -> int:
-    return route_options(request.scope).get(_MALFORMED_STATUS, STATUS["VALIDATION_ERROR"])
+    return route_options(request.scope).get(_MALFORMED_STATUS, STATUS_BY_CODE["VALIDATION_ERROR"])
 
 
-def _of_validation(error: ValidationException, status: int) -> Problem:
-    found = cast("list[dict[str, Any]]", error.extra or [])
-    problems = [_field_problem(each) for each in found]
+def _from_validation_error(error: ValidationException, status: int) -> Problem:
+    errors = cast("list[dict[str, Any]]", error.extra or [])
+    problems = [_field_details(each) for each in errors]
     if not problems:
         return Problem(status, "VALIDATION_ERROR", "The request is not valid.", {})
     first = problems[0]
@@ -169,7 +173,7 @@ def _of_validation(error: ValidationException, status: int) -> Problem:
     return Problem(status, "VALIDATION_ERROR", f"{first['field']}: {first['reason']}", details)
 
 
-def _field_problem(found: dict[str, Any]) -> dict[str, str]:
-    key = re.sub(r"^(data\b)?\.?", "", str(found.get("key", ""))).replace(".[", "[")
-    field, reason = located(key, str(found.get("message", "is not valid")))
+def _field_details(error: dict[str, Any]) -> dict[str, str]:
+    key = re.sub(r"^(data\b)?\.?", "", str(error.get("key", ""))).replace(".[", "[")
+    field, reason = locate_error(key, str(error.get("message", "is not valid")))
     return {"field": field, "reason": reason}

@@ -1,4 +1,4 @@
-"""Routes that a model answers, with as little as can be between a request and its handler."""
+"""Routes and responses without the overhead that Litestar adds per request."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
@@ -14,8 +14,8 @@ Guard = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
 _encode = msgspec.json.Encoder().encode
 
 
-class ModelRoute(HTTPRouteHandler):
-    """A route whose guards are given itself, where the framework copies it for each request."""
+class FastRoute(HTTPRouteHandler):
+    """A route that passes itself to its guards; Litestar passes a copy made per request."""
 
     async def authorize_connection(self, connection: Connection) -> None:
         guards: list[Guard] = cast("Any", self).resolve_guards()  # the annotation is incomplete
@@ -23,8 +23,8 @@ class ModelRoute(HTTPRouteHandler):
             await guard(connection, self)
 
 
-class JsonAnswer:
-    """A whole answer as the server takes it; the framework's is made of every layer's wishes."""
+class JsonResponse:
+    """A JSON response as an ASGI application; Litestar's merges the settings of each layer."""
 
     def __init__(
         self, content: Any, headers: Mapping[str, str] | None = None, status: int = 200
@@ -33,7 +33,7 @@ class JsonAnswer:
         self._headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(self._body)),
-            *wire_headers(headers or {}),
+            *encode_headers(headers or {}),
         ]
         self._status = status
 
@@ -43,6 +43,6 @@ class JsonAnswer:
         await send({"type": "http.response.body", "body": self._body, "more_body": False})
 
 
-def wire_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Headers as the server takes them."""
+def encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers in the form of ASGI."""
     return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]

@@ -1,11 +1,11 @@
-"""Names for requests and answers: unique, and no secret."""
+"""Random ids of requests and responses. They are unique, but not secret."""
 
 import random
 
-# Not for secrets: to ask the system for random bytes costs a request more than its routing.
-_chance = random.Random()  # noqa: S311
+# os.urandom would cost more than the routing of a request.
+_random = random.Random()  # noqa: S311
 
 
 def new_id(prefix: str, digits: int = 24) -> str:
-    """`prefix` and that many random hexadecimal digits."""
-    return f"{prefix}{_chance.getrandbits(4 * digits):0{digits}x}"
+    """`prefix`, followed by random hexadecimal digits."""
+    return f"{prefix}{_random.getrandbits(4 * digits):0{digits}x}"

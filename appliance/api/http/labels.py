@@ -1,4 +1,4 @@
-"""What a client says that its text belongs to: a repository, a project."""
+"""Labels: what a request belongs to, such as a repository or a project (X-Labels)."""
 
 from typing import Any
 
@@ -8,26 +8,28 @@ from appliance.errors import InvalidInput
 
 HEADER = "X-Labels"
 _NAME = HEADER.lower().encode()
-_MOST = 64
-_LONGEST = 200
+_MAX_LABELS = 64
+_MAX_LABEL_CHARS = 200
 
 
-def labels_of(request: Request[Any, Any, Any], in_metadata: str = "") -> tuple[str, ...]:
+def read_labels(request: Request[Any, Any, Any], in_metadata: str = "") -> tuple[str, ...]:
     """The labels of the headers and of the body's metadata, each once. Raises InvalidInput."""
-    given = [_text(value) for name, value in request.scope["headers"] if name == _NAME]
-    if not given and not in_metadata:
+    values = [_decode_header(value) for name, value in request.scope["headers"] if name == _NAME]
+    if not values and not in_metadata:
         return ()
-    words = (word.strip() for part in (*given, in_metadata) for word in part.split(","))
-    found = tuple(dict.fromkeys(word for word in words if word))
-    if len(found) > _MOST:
-        raise InvalidInput.at(HEADER, f"at most {_MOST} labels are possible")
-    if any(len(label) > _LONGEST for label in found):
-        raise InvalidInput.at(HEADER, f"a label has at most {_LONGEST} characters")
-    return found
+    words = (word.strip() for part in (*values, in_metadata) for word in part.split(","))
+    labels = tuple(dict.fromkeys(word for word in words if word))
+    if len(labels) > _MAX_LABELS:
+        raise InvalidInput.at(
+            HEADER, f"has {len(labels)} labels; at most {_MAX_LABELS} are allowed"
+        )
+    if any(len(label) > _MAX_LABEL_CHARS for label in labels):
+        raise InvalidInput.at(HEADER, f"a label is longer than {_MAX_LABEL_CHARS} characters")
+    return labels
 
 
-def _text(value: bytes) -> str:
-    """A header's value, as the UTF-8 that it is."""
+def _decode_header(value: bytes) -> str:
+    """The value of a header, which must be UTF-8."""
     try:
         return value.decode()
     except UnicodeError:

@@ -1,4 +1,4 @@
-"""Whether a request was really made on this machine, and not only relayed from it."""
+"""Tells requests made on this machine from requests that were relayed by it."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -7,25 +7,25 @@ from litestar.types import Scope
 
 from appliance.api.http import request_context
 
-_RELAYED = (
+_PROXY_HEADERS = (
     *(b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
     *(b"x-real-ip", b"via"),
 )
 
 
-def direct_address(scope: Scope) -> str:
-    """The caller's address; "" for what a proxy or a page of another site sent.
+def unproxied_address(scope: Scope) -> str:
+    """The address of the client; "" if a proxy or a page of another site sent the request.
 
-    Both reach the box from a loopback address: a reverse proxy beside it, and a browser
-    whose page had its name resolved to this machine (DNS rebinding).
+    Both connect from a loopback address: a reverse proxy on this machine, and a local
+    browser whose page's host name resolves to this machine (DNS rebinding).
     """
-    if any(request_context.header(scope, name) is not None for name in _RELAYED):
+    if any(request_context.header(scope, name) is not None for name in _PROXY_HEADERS):
         return ""
     origin = request_context.header(scope, b"origin")
-    if origin is not None and not _is_local(urlsplit(origin).hostname):
+    if origin is not None and not _is_loopback_name(urlsplit(origin).hostname):
         return ""
     host = request_context.header(scope, b"host")
-    if host is not None and not _is_local(_hostname(host)):
+    if host is not None and not _is_loopback_name(_hostname(host)):
         return ""
     return request_context.client_address(scope)
 
@@ -37,7 +37,7 @@ def _hostname(host: str) -> str | None:
         return None
 
 
-def _is_local(name: str | None) -> bool:
+def _is_loopback_name(name: str | None) -> bool:
     if name == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""What every answer goes through, found path or not."""
+"""The outermost ASGI layer: it also handles paths that match no route."""
 
 import re
 import time
@@ -8,15 +8,15 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from appliance import telemetry
 from appliance.api.http import request_context
-from appliance.api.http.body_drain import RequestBody
+from appliance.api.http.body_drain import DrainableBody
 from appliance.api.http.dialect import Dialects, Headers
 from appliance.api.http.proxies import TrustedProxies
-from appliance.api.http.rate_limit import RateLimiter, Window, address_key
+from appliance.api.http.rate_limit import RateLimiter, RateStatus, address_key
 
 _SLASHES = re.compile("/{2,}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_NO_ANSWER = 499  # what proxies log for a client that went away first
-_SECURITY: Headers = [
+_CLIENT_CLOSED_REQUEST = 499  # nginx's code for a client that disconnected first
+_SECURITY_HEADERS: Headers = [
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -26,8 +26,8 @@ _SECURITY: Headers = [
 _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 
-class Envelope:
-    """Gives a request its id and its plain path, and the answer its common headers."""
+class RequestMiddleware:
+    """Assigns the request id, normalizes the path, adds common headers, records metrics."""
 
     def __init__(
         self, app: ASGIApp, dialects: Dialects, limiter: RateLimiter, proxies: TrustedProxies
@@ -46,8 +46,8 @@ class Envelope:
         started = time.perf_counter()
         self._proxies.apply(scope)
         scope["path"] = path = _SLASHES.sub("/", scope["path"])
-        status = _NO_ANSWER
-        body = RequestBody(scope, receive)
+        status = _CLIENT_CLOSED_REQUEST
+        body = DrainableBody(scope, receive)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -55,35 +55,35 @@ class Envelope:
                 status = message["status"]
                 given = list(message.get("headers", []))
                 elapsed = time.perf_counter() - started
-                message["headers"] = given + self._missing(scope, path, given, elapsed)
+                message["headers"] = given + self._common_headers(scope, path, given, elapsed)
             elif not message.get("more_body", False):
-                await body.discard()
+                await body.drain()
             await send(message)
 
-        request_context.begin(scope)
+        request_context.assign_request_id(scope)
         bound = structlog.contextvars.bind_contextvars(request_id=request_context.request_id(scope))
         try:
             await self._app(scope, body.receive, send_with_headers)
         finally:
             structlog.contextvars.reset_contextvars(**bound)
-            _observe(scope, status, time.perf_counter() - started)
+            _record_metrics(scope, status, time.perf_counter() - started)
 
-    def _missing(self, scope: HTTPScope, path: str, given: Headers, elapsed: float) -> Headers:
-        """The common headers, less those that the handler chose itself."""
-        chosen = {name.lower() for name, _ in given}
-        common = [(b"x-request-id", request_context.request_id(scope).encode()), *_SECURITY]
+    def _common_headers(self, scope: HTTPScope, path: str, own: Headers, elapsed: float) -> Headers:
+        """The common headers, without those that the handler has set."""
+        own_names = {name.lower() for name, _ in own}
+        common = [(b"x-request-id", request_context.request_id(scope).encode()), *_SECURITY_HEADERS]
         if scope["scheme"] == "https":
             common.append(_HSTS)
-        common += self._dialects.of(path).headers(self._window(scope), elapsed)
-        return [(name, value) for name, value in common if name not in chosen]
+        common += self._dialects.for_path(path).extra_headers(self._rate_status(scope), elapsed)
+        return [(name, value) for name, value in common if name not in own_names]
 
-    def _window(self, scope: HTTPScope) -> Window:
-        known = request_context.rate_window(scope)
+    def _rate_status(self, scope: HTTPScope) -> RateStatus:
+        known = request_context.rate_status(scope)
         return known or self._limiter.peek(address_key(request_context.client_address(scope)))
 
 
-def _observe(scope: HTTPScope, status: int, seconds: float) -> None:
-    # Only names of our own become labels: a stranger must not be able to add some.
+def _record_metrics(scope: HTTPScope, status: int, seconds: float) -> None:
+    # A client must not be able to create new label values.
     method = scope["method"] if scope["method"] in _METHODS else "other"
     route = request_context.path_template(scope) or "unmatched"
     telemetry.observe_request(method, route, status, seconds)

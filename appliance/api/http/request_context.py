@@ -1,4 +1,4 @@
-"""What one request carries through the API, kept in its ASGI scope."""
+"""Accessors for what a request carries in its ASGI scope."""
 
 import re
 from typing import Any, cast
@@ -6,63 +6,62 @@ from typing import Any, cast
 from litestar.types import Scope
 
 from appliance.api.http.ids import new_id
-from appliance.api.http.rate_limit import Window
+from appliance.api.http.rate_limit import RateStatus
 from appliance.domain.users import Principal
 
-_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_ID = "box_request_id"
-_WINDOW = "box_rate_window"
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_REQUEST_ID = "appliance_request_id"
+_RATE_STATUS = "appliance_rate_status"
 
 
-def begin(scope: Scope) -> None:
-    """Give the request its id: the client's own if that is short and plain."""
-    given = header(scope, b"x-request-id") or ""
-    chosen = given if _SANE_ID.fullmatch(given) else new_id("req_")
-    _state(scope)[_ID] = chosen
+def assign_request_id(scope: Scope) -> None:
+    """Use the client's X-Request-ID if it is well-formed, else a new id."""
+    sent = header(scope, b"x-request-id") or ""
+    _state(scope)[_REQUEST_ID] = sent if _PLAIN_ID.fullmatch(sent) else new_id("req_")
 
 
 def request_id(scope: Scope) -> str:
-    return _state(scope)[_ID]
+    return _state(scope)[_REQUEST_ID]
 
 
-def remember_window(scope: Scope, window: Window) -> None:
-    """Keep the caller's rate window for the headers of the answer."""
-    _state(scope)[_WINDOW] = window
+def set_rate_status(scope: Scope, window: RateStatus) -> None:
+    """Store the caller's rate status for the headers of the response."""
+    _state(scope)[_RATE_STATUS] = window
 
 
-def rate_window(scope: Scope) -> Window | None:
-    return _state(scope).get(_WINDOW)
+def rate_status(scope: Scope) -> RateStatus | None:
+    return _state(scope).get(_RATE_STATUS)
 
 
 def principal(scope: Scope) -> Principal | None:
-    """Who makes the request, once the guard has found out."""
+    """The authenticated caller; None before or without a guard."""
     return _mapping(scope).get("user")
 
 
 def route_options(scope: Scope) -> dict[str, Any]:
-    """The `opt` of the matched route; empty where none matched."""
+    """The `opt` of the matched route; empty if none matched."""
     route = _mapping(scope).get("route_handler")
     return route.opt if route else {}
 
 
 def path_template(scope: Scope) -> str | None:
-    """The matched route's path, with its parameters by name."""
+    """The path of the matched route, with the names of its parameters."""
     return _mapping(scope).get("path_template")
 
 
 def method(scope: Scope) -> str:
-    """The HTTP method; a WebSocket counts as a GET, which it starts as."""
+    """The HTTP method; GET for a WebSocket, whose handshake is one."""
     return _mapping(scope).get("method", "GET")
 
 
 def client_address(scope: Scope) -> str:
-    """The address of the peer, "" where the server does not know it."""
+    """The address of the peer; "" if unknown."""
     client = _mapping(scope).get("client")
     return client[0] if client else ""
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """The first header of that (lower-case) name."""
+    """The first header of that name, which must be in lower case."""
     for key, value in scope["headers"]:
         if key == name:
             return value.decode("latin-1")

@@ -1,10 +1,10 @@
-"""Times as clients see them: ISO 8601, UTC, with a Z."""
+"""Timestamps in responses: ISO 8601, UTC, with the suffix Z."""
 
 from datetime import UTC, datetime
 
 
 def iso(at: float) -> str:
-    """Epoch seconds as text, to the millisecond."""
+    """Format epoch seconds, with milliseconds."""
     text = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
 

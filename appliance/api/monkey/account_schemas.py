@@ -1,4 +1,4 @@
-"""Logins, users and keys as they go over the wire in this dialect."""
+"""Request and response bodies of logins, users and API keys."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from appliance.api.monkey.schemas import Text
 
 
 class LoginBody(Struct):
-    """`email` or `username`; either may hold the other."""
+    """Either of `email` and `username` is required; each can hold the other."""
 
     password: Text
     email: Text | None = None
@@ -30,7 +30,7 @@ class KeyBody(Struct):
 
 
 class UserAnswer(Struct):
-    """`subscription_tier` is the user's plan; `credits` is 0: this box does not meter use."""
+    """`subscription_tier` is the user's plan; `credits` is always 0."""
 
     id: str
     email: str
@@ -64,7 +64,7 @@ class MessageAnswer(Struct):
 
 
 class KeyAnswer(Struct):
-    """`key` is the secret, shown once, when it is made."""
+    """`key` is the secret; only the response that creates the key has it."""
 
     key_id: str
     name: str
@@ -79,7 +79,7 @@ class KeyAnswer(Struct):
 
 
 class KeyStatsAnswer(Struct):
-    """The caller's own keys."""
+    """Statistics of the caller's keys."""
 
     total_keys: int
     active_keys: int

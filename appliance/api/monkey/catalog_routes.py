@@ -1,10 +1,10 @@
-"""/api/v1/{providers,models,capabilities}: what this box offers."""
+"""/api/v1/{providers,models,capabilities}: what this server offers."""
 
 from litestar import get
 from litestar.params import FromQuery
 
 from appliance.api.http.dependencies import ServicesDependency
-from appliance.api.monkey import catalog
+from appliance.api.monkey import catalog_answers
 from appliance.api.monkey.catalog_schemas import (
     CapabilitiesAnswer,
     ModelListAnswer,
@@ -14,20 +14,20 @@ from appliance.api.monkey.catalog_schemas import (
 
 @get("/providers")
 async def list_providers(services: ServicesDependency) -> ProviderListAnswer:
-    """Where completions come from, and whether each source can serve now."""
+    """List the providers of completions, and whether each is available."""
     models = await services.catalog.models()
-    return catalog.provider_list(services.catalog.providers(), models)
+    return catalog_answers.provider_list(services.catalog.providers(), models)
 
 
 @get("/models")
 async def list_models(
     services: ServicesDependency, provider: FromQuery[str | None] = None
 ) -> ModelListAnswer:
-    """The models on offer, by provider, with the state of each."""
-    return catalog.model_list(await services.catalog.models(provider), provider)
+    """List the available models by provider, with the state of each."""
+    return catalog_answers.model_list(await services.catalog.models(provider), provider)
 
 
 @get("/capabilities")
 async def get_capabilities(services: ServicesDependency) -> CapabilitiesAnswer:
-    """Personas, task types, sandbox, models and limits of this box, as they are now."""
-    return catalog.capabilities_answer(await services.catalog.capabilities())
+    """Get the personas, task types, sandbox, models and limits of this server."""
+    return catalog_answers.capabilities_answer(await services.catalog.capabilities())

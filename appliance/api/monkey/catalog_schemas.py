@@ -1,4 +1,4 @@
-"""Providers, models and capabilities as they go over the wire in this dialect."""
+"""Response bodies of providers, models and capabilities."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class ProviderListAnswer(Struct):
 
 
 class ModelAnswer(Struct):
-    """`context_length` is in tokens; the speed is what this machine was last seen to reach."""
+    """`context_length` is in tokens; `tokens_per_second` is the last measured speed."""
 
     id: str
     name: str

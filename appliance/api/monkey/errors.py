@@ -1,28 +1,28 @@
-"""How an error looks below /api/v1."""
+"""Errors and headers below /api/v1."""
 
 from typing import Any
 
 from litestar import Request, Response
 
 from appliance.api.http.dialect import Dialect, Headers, Problem
-from appliance.api.http.errors import respond, standard_body
-from appliance.api.http.rate_limit import Window
+from appliance.api.http.errors import problem_response, standard_error_body
+from appliance.api.http.rate_limit import RateStatus
 
 PREFIX = "/api/v1"
 V0_MEDIA_TYPE = "application/vnd.monkey-coder.v0+json"
 
 
-def render(request: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
-    """The error as an object; as a plain string for clients that ask for version 0."""
-    body = standard_body(request, problem)
+def render_error(request: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
+    """The native error body; `error` is a string for clients that accept version 0."""
+    body = standard_error_body(request, problem)
     if V0_MEDIA_TYPE in request.headers.get("accept", ""):
         body["error"] = problem.code.lower()
         body["details"] = problem.details
-    return respond(body, problem)
+    return problem_response(body, problem)
 
 
-def headers(window: Window, elapsed_s: float) -> Headers:
-    """What every answer of this dialect carries."""
+def rate_limit_headers(window: RateStatus, elapsed_s: float) -> Headers:
+    """Headers of every response of this dialect."""
     return [
         (b"x-ratelimit-limit", b"%d" % window.limit),
         (b"x-ratelimit-remaining", b"%d" % window.remaining),
@@ -32,4 +32,4 @@ def headers(window: Window, elapsed_s: float) -> Headers:
     ]
 
 
-DIALECT = Dialect(PREFIX, render, headers)
+DIALECT = Dialect(PREFIX, render_error, rate_limit_headers)

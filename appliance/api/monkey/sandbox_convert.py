@@ -1,4 +1,4 @@
-"""Programs and their results between this dialect's wire form and the domain."""
+"""Converts bodies to programs; and results, events and languages to answers."""
 
 import base64
 import binascii
@@ -26,38 +26,37 @@ from appliance.api.monkey.sandbox_schemas import (
 from appliance.api.streaming.sse import Frame, Frames
 from appliance.domain.execution import Isolation, OutputStream, SandboxFile
 from appliance.errors import ApplianceError, InvalidInput
-from appliance.sandbox.languages import recipes
-from appliance.sandbox.languages.entrypoints import main_file
+from appliance.services.sandbox import programs
 from appliance.services.sandbox.programs import BuildReport, Program, ProgramResult
-from appliance.services.sandbox.run_events import Event, Finished, Output, Started, Waits
-from appliance.services.sandbox.service import Language, Offer
+from appliance.services.sandbox.run_events import Finished, Output, Queued, RunEvent, Started
+from appliance.services.sandbox.service import Language, SandboxCapabilities
 
-_LONGEST_CHARACTER = 4
+_MAX_UTF8_BYTES = 4
 
 
-def program(body: RunBody) -> Program:
-    """Raises InvalidInput, which names the field."""
+def convert_program(body: RunBody) -> Program:
+    """The program of a body. Raises InvalidInput naming the field."""
     return Program(
         language=body.language,
         argv=tuple(body.argv or ()),
         files=_files(body),
         entry=body.entry,
         args=tuple(body.args),
-        stdin=content("stdin", body.stdin, body.stdin_encoding),
+        stdin=decode_content("stdin", body.stdin, body.stdin_encoding),
         environment=body.environment,
         limits=_limits(body.limits),
         artifacts=tuple(body.artifacts),
     )
 
 
-def content(field: str, text: str, encoding: Encoding) -> bytes:
-    """The bytes of a text or of its base64. Raises InvalidInput."""
+def decode_content(field: str, text: str, encoding: Encoding) -> bytes:
+    """The bytes of a text or of base64. Raises InvalidInput."""
     try:
         if encoding == "base64":
             return base64.b64decode(text, validate=True)
         return text.encode()
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput.at(field, f"is no {encoding}: {error}") from None
+        raise InvalidInput.at(field, f"is not valid {encoding}: {error}") from None
 
 
 def run_answer(result: ProgramResult) -> RunAnswer:
@@ -68,9 +67,9 @@ def run_answer(result: ProgramResult) -> RunAnswer:
         exit_code=run.exit_code,
         signal=run.signal,
         stdout=_text(run.stdout),
-        stdout_base64=_exact(run.stdout),
+        stdout_base64=_base64_if_binary(run.stdout),
         stderr=_text(run.stderr),
-        stderr_base64=_exact(run.stderr),
+        stderr_base64=_base64_if_binary(run.stderr),
         truncated=run.output_truncated,
         language=result.language,
         version=result.version,
@@ -82,7 +81,7 @@ def run_answer(result: ProgramResult) -> RunAnswer:
     )
 
 
-def languages_answer(offer: Offer) -> LanguagesAnswer:
+def languages_answer(offer: SandboxCapabilities) -> LanguagesAnswer:
     status = offer.status
     return LanguagesAnswer(
         languages=[_language(each) for each in offer.languages],
@@ -96,7 +95,7 @@ def languages_answer(offer: Offer) -> LanguagesAnswer:
     )
 
 
-async def frames(events: AsyncGenerator[Event, None]) -> Frames:
+async def event_frames(events: AsyncGenerator[RunEvent, None]) -> Frames:
     """One frame per event; the last is the result or an error."""
     number = 0
     decoders = {stream: _Decoder(stream) for stream in OutputStream}
@@ -111,10 +110,10 @@ async def frames(events: AsyncGenerator[Event, None]) -> Frames:
 
 
 def _frames_of(
-    event: Event, decoders: "Mapping[OutputStream, _Decoder]"
+    event: RunEvent, decoders: "Mapping[OutputStream, _Decoder]"
 ) -> list[Mapping[str, Any]]:
     match event:
-        case Waits(place):
+        case Queued(place):
             return [{"type": "queued", "place": place}]
         case Started(live, language, version):
             return [{"type": "started", "live": live, "language": language, "version": version}]
@@ -126,28 +125,28 @@ def _frames_of(
 
 
 class _Decoder:
-    """Pieces of one stream as frames: a character may be cut between two of them."""
+    """Converts chunks of a stream to frames; a character can be split between two chunks."""
 
     def __init__(self, stream: OutputStream) -> None:
         self._stream = stream
-        self._cut = b""
+        self._incomplete = b""
 
     def feed(self, data: bytes) -> list[Mapping[str, Any]]:
-        data = self._cut + data
-        self._cut = b""
+        data = self._incomplete + data
+        self._incomplete = b""
         try:
             return [{"type": self._stream, "text": data.decode()}]
         except UnicodeDecodeError as error:
-            if error.end < len(data) or len(data) - error.start >= _LONGEST_CHARACTER:
-                return [self._exact(data)]
-            self._cut = data[error.start :]
+            if error.end < len(data) or len(data) - error.start >= _MAX_UTF8_BYTES:
+                return [self._binary_frame(data)]
+            self._incomplete = data[error.start :]
             whole = data[: error.start].decode()
             return [{"type": self._stream, "text": whole}] if whole else []
 
     def end(self) -> list[Mapping[str, Any]]:
-        return [self._exact(self._cut)] if self._cut else []
+        return [self._binary_frame(self._incomplete)] if self._incomplete else []
 
-    def _exact(self, data: bytes) -> Mapping[str, Any]:
+    def _binary_frame(self, data: bytes) -> Mapping[str, Any]:
         return {"type": self._stream, "base64": base64.b64encode(data).decode()}
 
 
@@ -160,18 +159,18 @@ def _files(body: RunBody) -> tuple[SandboxFile, ...]:
     if body.code is None:
         return files
     if body.language is None:
-        raise InvalidInput.at("code", "needs a language that says how to run it")
+        raise InvalidInput.at("code", "requires `language`")
     if body.entry:
-        raise InvalidInput.at("entry", "and code exclude each other; put the code into files")
-    code = content("code", body.code, "utf-8")
-    recipe = recipes.find(body.language)
-    # An unknown language is refused later.
-    name = main_file(recipe.name, recipe.main_file, code) if recipe else "main"
+        raise InvalidInput.at("entry", "can't be combined with `code`; put the code into `files`")
+    code = decode_content("code", body.code, "utf-8")
+    name = programs.default_file_name(body.language, code)
     return (SandboxFile(name, code), *files)
 
 
 def _file(field: str, file: SandboxFileBody) -> SandboxFile:
-    return SandboxFile(file.path, content(field, file.content, file.encoding), file.executable)
+    return SandboxFile(
+        file.path, decode_content(field, file.content, file.encoding), file.executable
+    )
 
 
 def _limits(body: LimitsBody) -> dict[str, float]:
@@ -182,8 +181,8 @@ def _text(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
-def _exact(data: bytes) -> str | None:
-    """Base64, where the text alone would not tell the bytes."""
+def _base64_if_binary(data: bytes) -> str | None:
+    """Base64 of bytes that are not UTF-8; else None."""
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -192,7 +191,7 @@ def _exact(data: bytes) -> str | None:
 
 
 def _artifact(file: SandboxFile) -> ArtifactAnswer:
-    exact = _exact(file.content)
+    exact = _base64_if_binary(file.content)
     return ArtifactAnswer(
         path=file.path,
         size=len(file.content),

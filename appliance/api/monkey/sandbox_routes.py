@@ -1,4 +1,4 @@
-"""/api/v1/sandbox: programs of the caller's own, run confined."""
+"""/api/v1/sandbox: runs of the caller's programs."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from litestar.params import FromQuery, JSONBody
 from litestar.response import Stream
 
 from appliance.api.http.dependencies import ServicesDependency
-from appliance.api.http.requests import principal_of
+from appliance.api.http.requests import get_principal
 from appliance.api.monkey import sandbox_convert
 from appliance.api.monkey.sandbox_schemas import LanguagesAnswer, RunAnswer, RunBody
-from appliance.api.openapi import answers_with_events
-from appliance.api.streaming.disconnect import unless_gone
-from appliance.api.streaming.sse import event_stream
+from appliance.api.openapi import event_stream_schema
+from appliance.api.streaming.disconnect import cancel_on_disconnect
+from appliance.api.streaming.sse import event_stream_response
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -21,37 +21,37 @@ AnyRequest = Request[Any, Any, Any]
 async def run_program(
     request: AnyRequest, data: JSONBody[RunBody], services: ServicesDependency
 ) -> RunAnswer:
-    """Run a program to its end. A client that goes away ends the run.
+    """Run a program and wait for its end. A disconnect ends the run.
 
-    What the program does is never an error: it is in the answer.
+    A program that fails is not an error of the request: see `reason` and `exit_code`.
     """
-    program = sandbox_convert.program(data)
-    work = services.sandbox.run(principal_of(request), program)
-    return sandbox_convert.run_answer(await unless_gone(request, work))
+    program = sandbox_convert.convert_program(data)
+    work = services.sandbox.run(get_principal(request), program)
+    return sandbox_convert.run_answer(await cancel_on_disconnect(request.receive, work))
 
 
-@post("/run/stream", status_code=200, responses=answers_with_events())
+@post("/run/stream", status_code=200, responses=event_stream_schema())
 async def stream_program(
     request: AnyRequest, data: JSONBody[RunBody], services: ServicesDependency
 ) -> Stream:
-    """Run a program and tell of it as it goes: queued, started, stdout, stderr, result or error.
+    """Run a program and stream its events: queued, started, stdout, stderr, result or error.
 
-    Where `started` says `live: false`, this box can tell the output only at the end.
+    If `started` has `live: false`, the output is sent at the end of the run only.
     """
-    program = sandbox_convert.program(data)
-    events = await services.sandbox.begun(principal_of(request), program)
-    return event_stream(sandbox_convert.frames(events))
+    program = sandbox_convert.convert_program(data)
+    events = await services.sandbox.open_events(get_principal(request), program)
+    return event_stream_response(sandbox_convert.event_frames(events))
 
 
 @get("/languages")
 async def list_languages(
     request: AnyRequest, services: ServicesDependency, wait: FromQuery[bool] = False
 ) -> LanguagesAnswer:
-    """What can be run here, under which limits, and how it is confined.
+    """List the available languages, with the limits and the isolation of runs.
 
-    `wait=true` answers when every language has been tried.
+    `wait=true` waits until every language has been tested.
     """
-    principal = principal_of(request)
+    principal = get_principal(request)
     if wait:
-        return sandbox_convert.languages_answer(await services.sandbox.known_offer(principal))
-    return sandbox_convert.languages_answer(services.sandbox.offer(principal))
+        return sandbox_convert.languages_answer(await services.sandbox.describe_complete(principal))
+    return sandbox_convert.languages_answer(services.sandbox.describe(principal))

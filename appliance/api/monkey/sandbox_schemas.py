@@ -1,4 +1,4 @@
-"""Runs of programs as they go over the wire in this dialect."""
+"""Request and response bodies of runs in the sandbox."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ Encoding = Literal["utf-8", "base64"]
 
 
 class SandboxFileBody(Struct, forbid_unknown_fields=True):
-    """A file of the workspace. `content` is text, or base64 if `encoding` says so."""
+    """A file of the workspace. `content` is text or base64, as `encoding` says."""
 
     path: str
     content: str
@@ -19,7 +19,10 @@ class SandboxFileBody(Struct, forbid_unknown_fields=True):
 
 
 class LimitsBody(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Lower limits than the box's own. Seconds, bytes, counts; `cpus` are processors at a time."""
+    """Limits below the server's own: seconds, bytes, counts; `cpus` is a number of CPUs.
+
+    The fields are those of appliance.domain.sandbox_limits.
+    """
 
     wall_s: float | None = None
     cpu_s: float | None = None
@@ -36,10 +39,10 @@ class LimitsBody(Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class RunBody(Struct, forbid_unknown_fields=True):
-    """A program: `language` with `code` or `files`, or `argv` as it is.
+    """A program: `language` with `code` or `files`, or `argv`.
 
-    `code` is the main file where it needs no name; with `files`, `entry` names the main one
-    (else it is the first). `artifacts` are patterns of the files to bring back.
+    `code` is the main file; else `entry` names the main one of `files` (default: the first).
+    `artifacts` are patterns of files to return.
     """
 
     language: str | None = None
@@ -56,7 +59,7 @@ class RunBody(Struct, forbid_unknown_fields=True):
 
 
 class ArtifactAnswer(Struct):
-    """`content` is text, or base64 where the bytes are no UTF-8; `size` is in bytes."""
+    """`content` is text, or base64 if the bytes are not UTF-8; `size` is in bytes."""
 
     path: str
     size: int
@@ -72,7 +75,7 @@ class UsageAnswer(Struct):
 
 
 class IsolationAnswer(Struct):
-    """`degraded` names what this machine lacks."""
+    """`degraded` names the layers that this machine lacks."""
 
     backend: str
     level: str
@@ -81,7 +84,7 @@ class IsolationAnswer(Struct):
 
 
 class BuildAnswer(Struct):
-    """How compiling ended."""
+    """The result of the compilation."""
 
     exit_code: int
     stdout: str
@@ -89,10 +92,10 @@ class BuildAnswer(Struct):
 
 
 class RunAnswer(Struct):
-    """How a program ended. `ok`: by itself, with exit code 0.
+    """The result of a run. `ok`: it exited with code 0.
 
-    `stdout` and `stderr` are text; where the bytes are no UTF-8 some are replaced, and
-    `…_base64` holds them exactly. `truncated`: the middle of the output was left out.
+    `stdout` and `stderr` are text; if the bytes are not UTF-8, invalid ones are replaced and
+    `…_base64` has the exact bytes. `truncated`: the middle of the output is missing.
     """
 
     ok: bool
@@ -114,9 +117,9 @@ class RunAnswer(Struct):
 
 
 class LanguageAnswer(Struct):
-    """`main_file` names a program's file where the request gives only `code`.
+    """`main_file` is the name of the file for a request with `code`.
 
-    A Java program's is named after its public class, else after the one around main.
+    That of a Java program is named after its public class, else after the class of `main`.
     """
 
     name: str
@@ -128,7 +131,7 @@ class LanguageAnswer(Struct):
 
 
 class LanguagesAnswer(Struct):
-    """What can be run. While `complete` is false, some languages are still being tried."""
+    """The available languages. While `complete` is false, some are still being tested."""
 
     languages: list[LanguageAnswer]
     complete: bool

@@ -1,4 +1,4 @@
-"""Tasks as they go over the wire in this dialect. Unknown fields of a request are ignored."""
+"""Request and response bodies of tasks. Unknown fields of requests are ignored."""
 
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ Label = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class FileBody(Struct):
-    """A file that the client sends along."""
+    """A file of a request. One of `path`, `name` and `filename` is required."""
 
     content: str
     path: str | None = None
@@ -29,7 +29,7 @@ class PersonaConfig(Struct):
 
 
 class BranchConfig(Struct):
-    """How candidates are drawn and chosen; the three `*_config` objects are merged."""
+    """How candidates are sampled and chosen; the `*_config` objects of a request are merged."""
 
     max_branches: Branches | None = None
     branches: Branches | None = None
@@ -47,7 +47,7 @@ class BranchConfig(Struct):
 
 
 class ContextOptions(Struct):
-    """The part of `context` that means something to the box itself."""
+    """The options in `context`; other fields of it are shown to the model."""
 
     persona: str | None = None
     temperature: Temperature | None = None
@@ -59,8 +59,8 @@ class ContextOptions(Struct):
 class ExecuteBody(Struct):
     """A coding task, in any of the three shapes that clients send.
 
-    `labels` say what it belongs to, besides those in the header X-Labels: the administrator
-    can keep what carries a label on the box.
+    `labels` say what the task belongs to, in addition to the header X-Labels. The
+    administrator can exclude remote providers for a label.
     """
 
     prompt: str | None = None
@@ -98,7 +98,7 @@ class ArtifactAnswer(Struct):
 
 
 class BranchAnswer(Struct):
-    """One candidate: how it was drawn and how it fared."""
+    """A candidate: its sampling options and its verification."""
 
     index: int
     round: int
@@ -114,7 +114,7 @@ class BranchAnswer(Struct):
 
 
 class VerificationAnswer(Struct):
-    """What the answer was held against, and what every candidate scored."""
+    """The verification of the answer, and of all candidates."""
 
     level: str
     passed: int
@@ -128,7 +128,7 @@ class VerificationAnswer(Struct):
 
 
 class ResultAnswer(Struct):
-    """`result` is the answer as one string: the code, or the text where there is none."""
+    """`result` is the code, or the text if there is no code."""
 
     code: str | None
     explanation: str
@@ -142,7 +142,7 @@ class ResultAnswer(Struct):
 
 
 class UsageAnswer(Struct):
-    """`cost_estimate` is in US dollars; what the box computes itself costs nothing."""
+    """`cost_estimate` is in US dollars; local models cost nothing."""
 
     tokens_used: int
     tokens_input: int
@@ -154,7 +154,7 @@ class UsageAnswer(Struct):
 
 
 class MetadataAnswer(Struct):
-    """`quantum_branches` is the number of candidates that were really generated."""
+    """`quantum_branches` is the number of candidates that were generated."""
 
     task_type: str
     persona: str | None
@@ -174,7 +174,7 @@ class ErrorAnswer(Struct):
 
 
 class ExecuteAnswer(Struct):
-    """A task: where it stands, and once it has ended, its result or its error."""
+    """A task: its status, and once it has ended, its result or error."""
 
     task_id: str
     execution_id: str
@@ -191,7 +191,7 @@ class ExecuteAnswer(Struct):
 
 
 class TaskSummary(Struct):
-    """`prompt` is its start only."""
+    """`prompt` is truncated."""
 
     task_id: str
     status: str
@@ -205,7 +205,7 @@ class TaskSummary(Struct):
 
 
 class TaskListAnswer(Struct):
-    """`next_cursor` asks for the next page; null at the end."""
+    """`next_cursor` is the cursor of the next page; null at the end."""
 
     tasks: list[TaskSummary]
     next_cursor: str | None

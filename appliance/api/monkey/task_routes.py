@@ -1,21 +1,59 @@
-"""/api/v1/tasks: what became of a task, and what is happening to it."""
+"""/api/v1/execute and /api/v1/tasks: submit coding tasks, follow, list and cancel them."""
 
 from typing import Annotated, Any
 
 from litestar import Request, Response, get, post
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.response import Stream
 
-from appliance.api.http.dependencies import ServicesDependency
-from appliance.api.http.requests import principal_of
-from appliance.api.monkey import answers
-from appliance.api.monkey.execute_routes import task_stream
-from appliance.api.monkey.schemas import ExecuteAnswer, TaskListAnswer
-from appliance.api.openapi import answers_with_events
-from appliance.api.streaming.sse import last_event_id
-from appliance.domain.tasks import TaskStatus
-from appliance.errors import InvalidInput
+from appliance.api.http.dependencies import ServicesDependency, SettingsDependency
+from appliance.api.http.errors import status_of
+from appliance.api.http.labels import read_labels
+from appliance.api.http.requests import get_principal
+from appliance.api.monkey import task_answers
+from appliance.api.monkey.schemas import ExecuteAnswer, ExecuteBody, TaskListAnswer
+from appliance.api.monkey.task_convert import task_request
+from appliance.api.monkey.task_frames import stream_frames
+from appliance.api.openapi import event_stream_schema, response_schema
+from appliance.api.streaming.sse import event_stream_response, parse_last_event_id
+from appliance.config.settings import Settings
+from appliance.domain.tasks import Task, TaskRequest, TaskStatus
+from appliance.domain.users import Principal
+from appliance.errors import ApplianceError, InvalidInput
+from appliance.services.container import Services
 
 AnyRequest = Request[Any, Any, Any]
+
+# Failures of the server or of the model are outcomes of a task: the answer is 200 with `error`.
+_OUTCOMES = frozenset({500, 502})
+
+
+@post("/execute", status_code=200, responses=response_schema(ExecuteAnswer, "The task, ended."))
+async def execute(
+    request: AnyRequest,
+    data: JSONBody[ExecuteBody],
+    services: ServicesDependency,
+    settings: SettingsDependency,
+) -> Response[Any]:
+    """Run a task and wait for its end. With `stream: true`, the answer is a stream of events.
+
+    If the client disconnects, the task continues; GET /api/v1/tasks/{task_id} has its result.
+    """
+    if data.stream:
+        return await _submit_and_stream(request, data, services)
+    principal = get_principal(request)
+    task = await services.tasks.submit(principal, _convert_body(request, data))
+    ended = await services.tasks.wait(principal, task.public_id, _wait_timeout(task, settings))
+    _raise_rejection(ended)
+    return Response(task_answers.execute_answer(ended))
+
+
+@post(["/execute/stream", "/stream/execute"], status_code=200, responses=event_stream_schema())
+async def execute_stream(
+    request: AnyRequest, data: JSONBody[ExecuteBody], services: ServicesDependency
+) -> Stream:
+    """Run a task and stream its events: start, progress, code, complete, error."""
+    return await _submit_and_stream(request, data, services)
 
 
 @get("/")
@@ -26,64 +64,100 @@ async def list_tasks(
     cursor: FromQuery[str | None] = None,
     status: FromQuery[str | None] = None,
 ) -> TaskListAnswer:
-    """The caller's tasks, newest first; `next_cursor` leads to the next page."""
-    wanted = _status(status) if status else None
+    """List the caller's tasks, newest first; `next_cursor` is the cursor of the next page."""
+    filter_status = _parse_status(status) if status else None
     page = await services.tasks.list(
-        principal_of(request), limit=limit, cursor=cursor, status=wanted
+        get_principal(request), limit=limit, cursor=cursor, status=filter_status
     )
-    return answers.task_list(page.tasks, page.next_cursor)
+    return task_answers.task_list(page.tasks, page.next_cursor)
 
 
 @get("/{task_id:str}")
 async def get_task(
     request: AnyRequest, services: ServicesDependency, task_id: FromPath[str]
 ) -> ExecuteAnswer:
-    """One task, with its result once it has ended."""
-    return answers.execute_answer(await services.tasks.get(principal_of(request), task_id))
+    """Get a task, with its result once it has ended."""
+    return task_answers.execute_answer(await services.tasks.get(get_principal(request), task_id))
 
 
 @post("/{task_id:str}/cancel", status_code=200)
 async def cancel_task(
     request: AnyRequest, services: ServicesDependency, task_id: FromPath[str]
 ) -> ExecuteAnswer:
-    """End a task that waits or runs."""
-    return answers.execute_answer(await services.tasks.cancel(principal_of(request), task_id))
+    """Cancel a task that is queued or running."""
+    return task_answers.execute_answer(await services.tasks.cancel(get_principal(request), task_id))
 
 
-@get("/{task_id:str}/events", responses=answers_with_events())
+@get("/{task_id:str}/events", responses=event_stream_schema())
 async def task_events(
     request: AnyRequest,
     services: ServicesDependency,
     task_id: FromPath[str],
     after: Annotated[int | None, QueryParameter(ge=0, le=2**63 - 1)] = None,
 ) -> Response[Any]:
-    """A task's steps as a stream: all so far, then as they happen.
+    """Stream the events of a task: past ones first, then live.
 
-    `after`, or the header Last-Event-ID, is the last event that the client has seen.
-    Where a finished task has nothing more to tell, 204 stops a browser from asking again.
+    `after`, or the header Last-Event-ID, is the last event that the client has seen. If a
+    finished task has no later events, the answer is 204, which stops a browser's retries.
     """
-    principal = principal_of(request)
-    seen = last_event_id(request, after)
+    principal = get_principal(request)
+    seen = parse_last_event_id(request, after)
     task = await services.tasks.get(principal, task_id)
-    if seen and task.status.final and await _nothing_left(request, services, task_id, seen):
+    if seen and task.status.final and await _is_exhausted(request, services, task_id, seen):
         return Response(None, status_code=204)
-    return task_stream(services, principal, task, seen)
+    return _task_stream(services, principal, task, seen)
 
 
-async def _nothing_left(
+def _task_stream(services: Services, principal: Principal, task: Task, after: int) -> Stream:
+    """The events of a task after number `after`, as frames."""
+    identity = task.public_id
+    events = services.tasks.events(principal, identity, after)
+    return event_stream_response(
+        stream_frames(identity, events, lambda: services.tasks.get(principal, identity))
+    )
+
+
+async def _submit_and_stream(request: AnyRequest, data: ExecuteBody, services: Services) -> Stream:
+    principal = get_principal(request)
+    task = await services.tasks.submit(principal, _convert_body(request, data))
+    # With an id of the client, a repeated request continues the stream of the same task.
+    after = parse_last_event_id(request) if data.task_id else 0
+    return _task_stream(services, principal, task, after)
+
+
+def _convert_body(request: AnyRequest, data: ExecuteBody) -> TaskRequest:
+    return task_request(data, labels=read_labels(request))
+
+
+def _wait_timeout(task: Task, settings: Settings) -> float:
+    """Time to wait for the end: the time limit of the task, once for the queue and once to run."""
+    return 2 * (task.request.timeout_s or settings.scheduler.task_timeout_s)
+
+
+def _raise_rejection(task: Task) -> None:
+    """Raise the failure of a task if it is an error of the request."""
+    failure = task.failure
+    if failure is None or status_of(failure.code) in _OUTCOMES:
+        return
+    error = ApplianceError(failure.message, details=failure.details | {"task_id": task.public_id})
+    error.code = failure.code
+    raise error
+
+
+async def _is_exhausted(
     request: AnyRequest, services: ServicesDependency, task_id: str, seen: int
 ) -> bool:
-    async for _ in services.tasks.events(principal_of(request), task_id, seen):
+    async for _ in services.tasks.events(get_principal(request), task_id, seen):
         return False
     return True
 
 
-def _status(name: str) -> TaskStatus:
-    found = answers.status_named(name)
-    if found is None:
-        allowed = list(answers.STATUS.values())
+def _parse_status(name: str) -> TaskStatus:
+    status = task_answers.parse_status(name)
+    if status is None:
+        allowed = list(task_answers.STATUS_NAMES.values())
         raise InvalidInput(
-            f"status: Must be one of: {', '.join(allowed)}",
+            f"status: must be one of: {', '.join(allowed)}",
             details={"field": "status", "allowed": allowed},
         )
-    return found
+    return status

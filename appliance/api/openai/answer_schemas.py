@@ -1,4 +1,4 @@
-"""Answers as they go over the wire in this dialect."""
+"""Response bodies of chat completions, completions, embeddings and models."""
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -9,7 +9,7 @@ class PromptDetails(Struct):
 
 
 class CompletionDetails(Struct):
-    """Zeros are exact: this box generates text only, and no hidden reasoning."""
+    """The zeros are exact: models here generate visible text only."""
 
     reasoning_tokens: int = 0
     audio_tokens: int = 0
@@ -88,7 +88,7 @@ class ChatAnswer(Struct):
 
 
 class PlainLogprobs(Struct):
-    """`text_offset` counts characters from the start of the answer's text."""
+    """`text_offset` counts characters from the start of the text."""
 
     tokens: list[str]
     token_logprobs: list[float]
@@ -115,7 +115,7 @@ class PlainAnswer(Struct):
 
 
 class VectorAnswer(Struct):
-    """`embedding` is base64 of little-endian 32-bit floats where that was asked for."""
+    """`embedding` is base64 of little-endian 32-bit floats if `encoding_format` was base64."""
 
     index: int
     embedding: tuple[float, ...] | str
@@ -135,11 +135,11 @@ class EmbeddingAnswer(Struct):
 
 
 class ModelAnswer(Struct):
-    """A model, for clients of OpenAI's and Anthropic's APIs and for those that know the box.
+    """A model, with the fields of OpenAI's and Anthropic's APIs and native ones.
 
-    `created` is in epoch seconds, and `created_at` the same in words: when the model was made
-    or registered; where its provider does not say, when this box first heard of it.
-    `context_length` is in tokens, the speed what this machine was last seen to reach.
+    `created` (epoch seconds) and `created_at` are when the model was published or registered;
+    if its provider does not say, when this server first saw it. `context_length` is in
+    tokens. `tokens_per_second` is the last measured decoding speed.
     """
 
     id: str
@@ -164,7 +164,7 @@ class ModelAnswer(Struct):
 
 
 class ModelListAnswer(Struct):
-    """`data` is the list; `models` holds the same ones by provider."""
+    """`data` is the list; `models` has the same entries by provider."""
 
     data: list[ModelAnswer]
     models: dict[str, list[ModelAnswer]]

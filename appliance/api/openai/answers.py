@@ -1,4 +1,4 @@
-"""From completions to whole answers of this dialect."""
+"""Builds whole response bodies from completions."""
 
 import hashlib
 import time
@@ -27,8 +27,8 @@ from appliance.api.openai.answer_schemas import (
     ToolCallAnswer,
     UsageAnswer,
 )
-from appliance.api.openai.stream_merge import Collected
-from appliance.domain.completions import Report
+from appliance.api.openai.stream_merge import CollectedCompletion
+from appliance.domain.completions import CompletionReport
 from appliance.domain.messages import (
     FinishReason,
     Likelihood,
@@ -37,11 +37,11 @@ from appliance.domain.messages import (
     ToolCall,
 )
 
-_IMPOSSIBLE = -9999.0  # what this dialect writes for a probability of zero
+_MIN_LOGPROB = -9999.0  # stands for a probability of zero, as in OpenAI's API
 
 
-class Heading(Struct, frozen=True):
-    """What every object of one answer begins with. `created` is in epoch seconds."""
+class AnswerHeader(Struct, frozen=True):
+    """Fields that every object of one answer has. `created` is in epoch seconds."""
 
     id: str
     created: int
@@ -50,34 +50,34 @@ class Heading(Struct, frozen=True):
     tier: str | None = None
 
 
-class Opening(Struct, frozen=True):
-    """What is known of an answer before anything has served it; `tier` as the request named it."""
+class PendingAnswer(Struct, frozen=True):
+    """What is known of an answer before a provider has started. `tier` is None if not requested."""
 
     id: str
     created: int
     tier: str | None = None
 
-    def heading(self, report: Report) -> Heading:
+    def header(self, report: CompletionReport) -> AnswerHeader:
         fingerprint = system_fingerprint(report.provider, report.model)
-        return Heading(self.id, self.created, report.model, fingerprint, self.tier)
+        return AnswerHeader(self.id, self.created, report.model, fingerprint, self.tier)
 
 
-def opening(prefix: str, tier: str | None) -> Opening:
-    """A new answer, begun now."""
-    return Opening(new_id(f"{prefix}-", 28), int(time.time()), tier)
+def begin_answer(prefix: str, tier: str | None) -> PendingAnswer:
+    """A new answer with a new id."""
+    return PendingAnswer(new_id(f"{prefix}-", 28), int(time.time()), tier)
 
 
 @lru_cache(256)
 def system_fingerprint(provider: str, model: str) -> str:
-    """The same for the same model on the same version of the box."""
-    what = f"{__version__} {provider} {model}"
-    return f"fp_{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+    """Identifies the provider, the model and the version of the appliance."""
+    source = f"{__version__} {provider} {model}"
+    return f"fp_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
 
 
 def chat_answer(
-    head: Heading, done: Sequence[Collected], *, logprobs: bool, legacy: bool
+    head: AnswerHeader, done: Sequence[CollectedCompletion], *, logprobs: bool, legacy: bool
 ) -> ChatAnswer:
-    """`legacy` clients sent `functions`, and read `function_call`."""
+    """`legacy` clients have sent `functions` and read `function_call`."""
     return ChatAnswer(
         id=head.id,
         created=head.created,
@@ -92,22 +92,22 @@ def chat_answer(
             )
             for index, each in enumerate(done)
         ],
-        usage=usage_answer(usage_of([each.finished.usage for each in done], len(done))),
+        usage=usage_answer(total_usage([each.finished.usage for each in done], len(done))),
         service_tier=UNSET if head.tier is None else head.tier,
     )
 
 
 def plain_answer(
-    head: Heading,
-    groups: Sequence[Sequence[Collected]],
+    head: AnswerHeader,
+    groups: Sequence[Sequence[CollectedCompletion]],
     shown: int,
     *,
     logprobs: bool,
     echoes: Sequence[str],
 ) -> PlainAnswer:
-    """The `shown` best of each prompt's completions, behind its echo ("" for none)."""
+    """The `shown` best completions of each prompt, each after the prompt's echo ("": none)."""
     best = [(echo, each) for echo, group in zip(echoes, groups, strict=True)
-            for each in likeliest(group, shown)]  # fmt: skip
+            for each in most_likely(group, shown)]  # fmt: skip
     used = [each.finished.usage for group in groups for each in group]
     return PlainAnswer(
         id=head.id,
@@ -123,20 +123,20 @@ def plain_answer(
             )
             for index, (echo, each) in enumerate(best)
         ],
-        usage=usage_answer(usage_of(used, len(groups[0]))),
+        usage=usage_answer(total_usage(used, len(groups[0]))),
         service_tier=UNSET if head.tier is None else head.tier,
     )
 
 
-def likeliest(group: Sequence[Collected], count: int) -> Sequence[Collected]:
-    """The `count` completions whose tokens were likeliest on average, best first."""
+def most_likely(group: Sequence[CollectedCompletion], count: int) -> Sequence[CollectedCompletion]:
+    """The `count` completions with the highest mean logprob, best first."""
     if count >= len(group):
         return group
     return sorted(group, key=_mean_logprob, reverse=True)[:count]
 
 
-def usage_of(used: Sequence[TokenUsage], choices: int) -> TokenUsage:
-    """All of one request; the prompt that `choices` completions share counts once."""
+def total_usage(used: Sequence[TokenUsage], choices: int) -> TokenUsage:
+    """The usage of a request; a prompt that `choices` completions share counts once."""
     firsts = used[::choices]
     return TokenUsage(
         prompt_tokens=sum(each.prompt_tokens for each in firsts),
@@ -166,9 +166,9 @@ def chat_logprobs(likelihoods: Iterable[TokenLikelihood]) -> ChatLogprobs:
         [
             TokenAnswer(
                 each.drawn.token,
-                _finite(each.drawn.logprob),
+                _clamp_logprob(each.drawn.logprob),
                 list(each.drawn.bytes),
-                [_ranked(other) for other in each.top],
+                [_ranked_token(other) for other in each.top],
             )
             for each in likelihoods
         ]
@@ -176,19 +176,20 @@ def chat_logprobs(likelihoods: Iterable[TokenLikelihood]) -> ChatLogprobs:
 
 
 def plain_logprobs(likelihoods: Sequence[TokenLikelihood], start: int) -> PlainLogprobs:
-    """`start` is where the first token's text stands."""
+    """`start` is the offset of the first token."""
     tokens = [each.drawn.token for each in likelihoods]
     return PlainLogprobs(
         tokens=tokens,
-        token_logprobs=[_finite(each.drawn.logprob) for each in likelihoods],
+        token_logprobs=[_clamp_logprob(each.drawn.logprob) for each in likelihoods],
         top_logprobs=[
-            {other.token: _finite(other.logprob) for other in each.top} for each in likelihoods
+            {other.token: _clamp_logprob(other.logprob) for other in each.top}
+            for each in likelihoods
         ],
         text_offset=list(accumulate(map(len, tokens), initial=start))[: len(tokens)],
     )
 
 
-def _message(done: Collected, *, legacy: bool) -> MessageAnswer:
+def _message(done: CollectedCompletion, *, legacy: bool) -> MessageAnswer:
     content = None if done.tool_calls and not done.text else done.text
     if not done.tool_calls:
         return MessageAnswer(content)
@@ -202,14 +203,14 @@ def function_answer(call: ToolCall) -> FunctionAnswer:
     return FunctionAnswer(call.name, call.arguments)
 
 
-def _ranked(other: Likelihood) -> RankedToken:
-    return RankedToken(other.token, _finite(other.logprob), list(other.bytes))
+def _ranked_token(other: Likelihood) -> RankedToken:
+    return RankedToken(other.token, _clamp_logprob(other.logprob), list(other.bytes))
 
 
-def _finite(logprob: float) -> float:
-    return max(logprob, _IMPOSSIBLE)
+def _clamp_logprob(logprob: float) -> float:
+    return max(logprob, _MIN_LOGPROB)
 
 
-def _mean_logprob(done: Collected) -> float:
+def _mean_logprob(done: CollectedCompletion) -> float:
     drawn = [each.drawn.logprob for each in done.likelihoods]
     return fmean(drawn) if drawn else float("-inf")

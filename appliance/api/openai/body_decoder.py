@@ -1,6 +1,5 @@
-"""The body of a request, decoded once, straight into its wire Struct."""
+"""Decodes a body straight into the Struct of its route, without a generic dict first."""
 
-import re
 from functools import cache
 from typing import Any
 
@@ -9,23 +8,22 @@ from msgspec import Struct
 
 from appliance.api.http import request_context
 from appliance.api.http.requests import ApiRequest
-from appliance.api.http.validation import located
+from appliance.api.http.validation import invalid_field
 from appliance.errors import InvalidInput
 
 _BODY = "wire_body"
-_PLACE = re.compile(r"`\$\.?(.*)`$")
 
 
-def reads(body: type[Struct]) -> dict[str, Any]:
-    """The `opt` of a route whose body is this Struct."""
+def decode_body_as(body: type[Struct]) -> dict[str, Any]:
+    """The `opt` of a route whose body is a `body`."""
     return {_BODY: body}
 
 
 class WireRequest(ApiRequest):
-    """A request whose JSON is the Struct that its route reads."""
+    """A request whose `json` is the Struct given to `decode_body_as`."""
 
     async def json(self) -> Any:
-        """The decoded body. Raises InvalidInput with the place of a mistake."""
+        """The decoded body. Raises InvalidInput naming the field."""
         decoder = _decoder(request_context.route_options(self.scope)[_BODY])
         body = await self.body()
         try:
@@ -33,8 +31,7 @@ class WireRequest(ApiRequest):
         except RecursionError:
             raise InvalidInput.at("body", "the JSON is nested too deeply") from None
         except msgspec.ValidationError as error:
-            place = _PLACE.search(str(error))
-            raise InvalidInput.at(*located(place[1] if place else "", str(error))) from None
+            raise invalid_field(error) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidInput.at("body", str(error)) from None
 

@@ -1,8 +1,82 @@
-"""How an error looks below this dialect's paths."""
+"""Errors and headers as clients of OpenAI's API read them, whichever of its paths they spec."""
 
-from appliance.api.http.dialect import Dialect
-from appliance.api.openai.vendor_errors import headers, render
+import time
+from dataclasses import replace
+from typing import Any
 
-_PREFIXES = ("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models")
+from litestar import Request, Response
 
-DIALECTS = tuple(Dialect(prefix, render, headers) for prefix in _PREFIXES)
+from appliance.api.http import request_context
+from appliance.api.http.dialect import Dialect, Headers, Problem
+from appliance.api.http.errors import problem_response
+from appliance.api.http.rate_limit import RateStatus
+
+_PREFIXES = ("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/responses")
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    409: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
+_CODES = {
+    "CONTEXT_LENGTH_EXCEEDED": "context_length_exceeded",
+    "MODEL_NOT_FOUND": "model_not_found",
+    "UNAUTHORIZED": "invalid_api_key",
+    "INVALID_CREDENTIALS": "invalid_api_key",
+    "INVALID_TOKEN": "invalid_api_key",
+    "TOKEN_EXPIRED": "invalid_api_key",
+    "RATE_LIMIT_EXCEEDED": "rate_limit_exceeded",
+}
+_NO_MODEL = "MODEL_NOT_FOUND"
+_NOT_FOUND = 404
+_SHOWN_ELSEWHERE = frozenset({"field", "reason"})  # in the message and in `param`
+
+
+def render_error(request: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
+    """The response; the code of an unmatched path is unknown_url."""
+    shown = with_openai_status(problem)
+    body = error_body(shown)
+    if shown.status == _NOT_FOUND and request_context.path_template(request.scope) is None:
+        body["error"]["code"] = "unknown_url"
+    return problem_response(body, shown)
+
+
+def with_openai_status(problem: Problem) -> Problem:
+    """The problem with 404 for an unknown model, which is 400 in other dialects."""
+    return replace(problem, status=_NOT_FOUND) if problem.code == _NO_MODEL else problem
+
+
+def error_body(problem: Problem) -> dict[str, Any]:
+    """{"error": {message, type, param, code}}, and `details` if there are more.
+
+    `param` is the invalid field, if known.
+    """
+    error: dict[str, Any] = {
+        "message": problem.message,
+        "type": _TYPES.get(problem.status, "server_error"),
+        "param": problem.details.get("field", "model" if problem.code == _NO_MODEL else None),
+        "code": _CODES.get(problem.code, problem.code.lower()),
+    }
+    if more := {
+        name: value for name, value in problem.details.items() if name not in _SHOWN_ELSEWHERE
+    }:
+        error["details"] = more
+    return {"error": error}
+
+
+def rate_limit_headers(window: RateStatus, elapsed_s: float) -> Headers:
+    """Headers of every response of this dialect."""
+    return [
+        (b"openai-version", b"2020-10-01"),
+        (b"openai-processing-ms", b"%d" % round(elapsed_s * 1000)),
+        (b"x-ratelimit-limit-requests", b"%d" % window.limit),
+        (b"x-ratelimit-remaining-requests", b"%d" % window.remaining),
+        (b"x-ratelimit-reset-requests", b"%ds" % max(0, window.reset - int(time.time()))),
+    ]
+
+
+DIALECTS = tuple(Dialect(prefix, render_error, rate_limit_headers) for prefix in _PREFIXES)

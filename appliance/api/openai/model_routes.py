@@ -1,4 +1,4 @@
-"""GET /v1/models, as OpenAI's clients and the Monkey Coder SDK ask for it."""
+"""GET /v1/models, for OpenAI's clients and the Monkey Coder SDK."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,30 +17,30 @@ from appliance.errors import UnknownModel
 async def list_models(
     services: ServicesDependency, provider: FromQuery[str | None] = None
 ) -> ModelListAnswer:
-    """The models on offer, with the state of each."""
+    """The available models, with the state of each."""
     return model_list(await services.catalog.models(), provider)
 
 
 @get("/models/{model:path}")
 async def get_model(services: ServicesDependency, model: FromPath[str]) -> ModelAnswer:
-    """One model, by the id of the list or as provider/name."""
-    wanted = model.strip("/")
-    offered = _with_ids(await services.catalog.models())
-    for identity, info in offered:
-        if wanted in (identity, _path(info)):
+    """One model, by its id in the list or as provider/name."""
+    requested = model.strip("/")
+    available = _assign_ids(await services.catalog.models())
+    for identity, info in available:
+        if requested in (identity, _path(info)):
             return _answer(identity, info)
-    ids = [identity for identity, _ in offered]
+    ids = [identity for identity, _ in available]
     raise UnknownModel(
-        f"model {wanted!r} does not exist here; there are: {', '.join(ids) or 'none'}",
-        details={"model": wanted},
+        f"model {requested!r} does not exist; available: {', '.join(ids) or 'none'}",
+        details={"model": requested},
     )
 
 
 def model_list(models: Sequence[ModelInfo], provider: str | None) -> ModelListAnswer:
-    """`provider` leaves out what others offer, but not their claim to a short id."""
+    """The models of `provider`, or all. The ids are the same in both cases."""
     data = [
         _answer(identity, info)
-        for identity, info in _with_ids(models)
+        for identity, info in _assign_ids(models)
         if provider in (None, info.provider)
     ]
     by_provider: dict[str, list[ModelAnswer]] = defaultdict(list)
@@ -58,15 +58,15 @@ def model_list(models: Sequence[ModelInfo], provider: str | None) -> ModelListAn
     )
 
 
-def _with_ids(models: Sequence[ModelInfo]) -> list[tuple[str, ModelInfo]]:
-    """Each with the shortest name that means it: its own, or provider/name if that is taken."""
-    taken: set[str] = set()
-    found: list[tuple[str, ModelInfo]] = []
+def _assign_ids(models: Sequence[ModelInfo]) -> list[tuple[str, ModelInfo]]:
+    """Each model with its shortest unambiguous id: its name, or provider/name if taken."""
+    used: set[str] = set()
+    assigned: list[tuple[str, ModelInfo]] = []
     for info in models:
-        identity = _path(info) if info.name in taken else info.name
-        taken.add(identity)
-        found.append((identity, info))
-    return found
+        identity = _path(info) if info.name in used else info.name
+        used.add(identity)
+        assigned.append((identity, info))
+    return assigned
 
 
 def _answer(identity: str, info: ModelInfo) -> ModelAnswer:

@@ -1,14 +1,15 @@
-"""Requests as they go over the wire in this dialect.
+"""Request bodies of chat completions, completions and embeddings.
 
-What is not named here is ignored: clients send what other vendors know. So are
+Unknown fields are ignored, since clients send those of other vendors. Of OpenAI's,
 `user`, `safety_identifier`, `prompt_cache_key`, `prompt_cache_options`,
 `prompt_cache_retention`, `reasoning_effort`, `verbosity`, `prediction`,
-`stream_options.include_obfuscation`, a message's `name` and a tool's `strict`: none of
-them can make the answer wrong. What would is named here and refused where it is read.
+`stream_options.include_obfuscation`, a message's `name` and a tool's `strict` are ignored,
+too: the answer is right without them. Fields that would make it wrong are declared here
+and rejected by the converters.
 
-What is left out has OpenAI's default (temperature 1, top_p 1, no penalty; 16 tokens for
-a plain completion, all the room there is for a chat). The one difference is `min_p` 0.05:
-a small model's tail is noise, which the largest models hardly have. `min_p: 0` turns it off.
+Defaults are OpenAI's (temperature 1, top_p 1, no penalties; 16 tokens for a completion, the
+rest of the context for a chat), except `min_p` 0.05: the low-probability tail of a small
+model is noise. `min_p: 0` turns it off.
 """
 
 from typing import Annotated, Any
@@ -33,10 +34,10 @@ class StreamOptions(Struct):
 
 
 class GenerationBody(Struct, kw_only=True):
-    """What chats and plain completions have in common.
+    """Fields that chats and plain completions share.
 
-    `top_k`, `min_p`, `repeat_penalty`, `grammar` (GBNF), `cache` (false: no earlier answer),
-    `context_shift` and `provider` are this box's own; clients send them as extra fields.
+    `top_k`, `min_p`, `repeat_penalty`, `grammar` (GBNF), `cache` (false: no cached answer),
+    `context_shift` and `provider` are extensions; clients send them as extra fields.
     """
 
     model: str | None = None
@@ -64,7 +65,7 @@ class GenerationBody(Struct, kw_only=True):
 
 
 class PartBody(Struct):
-    """A part of a message; only text can be read here."""
+    """A part of a message; only text is supported."""
 
     type: str
     text: str | None = None
@@ -153,7 +154,7 @@ class ChatBody(GenerationBody, kw_only=True):
 
 
 class CompletionBody(GenerationBody, kw_only=True):
-    """`prompt` may be several; the ids of tokens are read only to be refused by name."""
+    """`prompt` can be a list. Token ids are declared only to be rejected with a clear error."""
 
     prompt: str | list[str | int | list[int]]
     suffix: str | None = None

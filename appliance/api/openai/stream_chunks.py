@@ -1,6 +1,6 @@
-"""A completion's events as the chunks of a stream.
+"""Encodes a completion's events as the chunks of a stream.
 
-What stays the same in one stream is encoded once; a piece of text adds itself.
+The constant part of the chunks is encoded once per stream.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import msgspec
 
 from appliance.api.openai.answer_schemas import ToolCallDelta
 from appliance.api.openai.answers import (
-    Heading,
+    AnswerHeader,
     chat_logprobs,
     finish_reason,
     function_answer,
@@ -31,7 +31,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Chunks(Protocol):
-    """The bytes of one stream; `index` is the choice's."""
+    """Encoder of one stream; `index` is that of the choice."""
 
     def begin(self, index: int) -> bytes: ...
 
@@ -43,8 +43,10 @@ class Chunks(Protocol):
 class ChatChunks:
     """chat.completion.chunk objects; `legacy` clients read `function_call`."""
 
-    def __init__(self, head: Heading, *, with_usage: bool, logprobs: bool, legacy: bool) -> None:
-        self._frame = _Frame(head, "chat.completion.chunk", with_usage=with_usage)
+    def __init__(
+        self, head: AnswerHeader, *, with_usage: bool, logprobs: bool, legacy: bool
+    ) -> None:
+        self._frame = _ChunkFrame(head, "chat.completion.chunk", with_usage=with_usage)
         self._logprobs = logprobs
         self._legacy = legacy
         self._calls: dict[int, int] = {}
@@ -87,12 +89,12 @@ class ChatChunks:
 
 
 class PlainChunks:
-    """text_completion objects; `echoes` are what each choice's text begins with."""
+    """text_completion objects; `echoes` are the prompts that precede each choice's text."""
 
     def __init__(
-        self, head: Heading, echoes: Sequence[str], *, with_usage: bool, logprobs: bool
+        self, head: AnswerHeader, echoes: Sequence[str], *, with_usage: bool, logprobs: bool
     ) -> None:
-        self._frame = _Frame(head, "text_completion", with_usage=with_usage)
+        self._frame = _ChunkFrame(head, "text_completion", with_usage=with_usage)
         self._echoes = echoes
         self._logprobs = logprobs
         self._offsets = [0] * len(echoes)
@@ -108,7 +110,7 @@ class PlainChunks:
             case Finished():
                 return self._chunk(index, "", b"null", _encode(event.reason))
             case ToolCall():
-                return b""  # nobody offered a tool
+                return b""  # plain completions have no tools
 
     def usage(self, usage: TokenUsage) -> bytes:
         return self._frame.usage(usage)
@@ -122,15 +124,15 @@ class PlainChunks:
     def _likelihoods(self, index: int, event: TextDelta) -> bytes:
         if not self._logprobs:
             return b"null"
-        told = plain_logprobs(event.likelihoods, self._offsets[index])
-        self._offsets[index] += sum(map(len, told.tokens))
-        return _encode(told)
+        logprobs = plain_logprobs(event.likelihoods, self._offsets[index])
+        self._offsets[index] += sum(map(len, logprobs.tokens))
+        return _encode(logprobs)
 
 
-class _Frame:
-    """What is around the choices of every chunk."""
+class _ChunkFrame:
+    """The constant JSON around the choices of a chunk."""
 
-    def __init__(self, head: Heading, kind: str, *, with_usage: bool) -> None:
+    def __init__(self, head: AnswerHeader, kind: str, *, with_usage: bool) -> None:
         tier = b"" if head.tier is None else b'"service_tier":%b,' % _encode(head.tier)
         self._start = b'data: {"id":%b,"object":%b,"created":%d,"model":%b,%b' % (
             _encode(head.id), _encode(kind), head.created, _encode(head.model), tier,

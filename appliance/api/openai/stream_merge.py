@@ -1,4 +1,4 @@
-"""Running completions: begun together, read as they come or to their end, and closed."""
+"""Several completions of one request: starts, merges or collects, and closes them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from appliance.domain.completions import Ask, Report
+from appliance.domain.completions import CompletionReport, CompletionSpec
 from appliance.domain.messages import (
     CompletionEvent,
     Finished,
@@ -16,15 +16,15 @@ from appliance.domain.messages import (
 )
 from appliance.domain.users import Principal
 from appliance.errors import ProviderFailed
-from appliance.services.completions.protocol import Completion, Completions
+from appliance.services.completions.service import Completion, CompletionService
 
-_AHEAD = 64  # events of one request that may wait for a slow client
+_MAX_BUFFERED_EVENTS = 64  # events buffered for a slow client
 
 _Item = tuple[int, CompletionEvent | Exception | None]
 
 
-class Collected(Struct):
-    """A whole completion."""
+class CollectedCompletion(Struct):
+    """A completion that has ended."""
 
     text: str
     likelihoods: list[TokenLikelihood]
@@ -33,20 +33,20 @@ class Collected(Struct):
 
 
 async def start_all(
-    service: Completions, principal: Principal, asks: Sequence[Ask], choices: int
+    service: CompletionService, principal: Principal, specs: Sequence[CompletionSpec], choices: int
 ) -> Sequence[Completion]:
-    """`choices` completions of each ask, in the asks' order; all of them or none."""
-    if len(asks) == 1:
-        return await service.start(principal, asks[0], choices)
-    starts = [asyncio.create_task(service.start(principal, ask, choices)) for ask in asks]
+    """Start `choices` completions of each spec, in order. If one fails, all are closed."""
+    if len(specs) == 1:
+        return await service.start(principal, specs[0], choices)
+    starts = [asyncio.create_task(service.start(principal, spec, choices)) for spec in specs]
     try:
         groups = await asyncio.gather(*starts)
     except BaseException:
         for start in starts:
             start.cancel()
-        for ended in await asyncio.gather(*starts, return_exceptions=True):
-            if not isinstance(ended, BaseException):
-                await close_all(ended)
+        for result in await asyncio.gather(*starts, return_exceptions=True):
+            if not isinstance(result, BaseException):
+                await close_all(result)
         raise
     return [completion for group in groups for completion in group]
 
@@ -56,48 +56,48 @@ async def close_all(completions: Sequence[Completion]) -> None:
         await completion.aclose()
 
 
-async def collect_all(completions: Sequence[Completion]) -> list[Collected]:
-    """Each to its end. Raises what the first one to fail raises; closes all in every case."""
+async def collect_all(completions: Sequence[Completion]) -> list[CollectedCompletion]:
+    """Read each to its end, then close all. Raises the first error."""
     try:
         if len(completions) == 1:
             return [await _collect(completions[0])]
-        return await _collect_side_by_side(completions)
+        return await _collect_concurrently(completions)
     finally:
         await close_all(completions)
 
 
-def slowest(completions: Iterable[Completion]) -> Report:
-    """Of one request, the report of the completion for which the box itself took longest."""
+def slowest_report(completions: Iterable[Completion]) -> CompletionReport:
+    """The report of the completion with the largest overhead in the gateway."""
     reports = (completion.report for completion in completions)
     return max(reports, key=lambda report: report.overhead_s)
 
 
-async def merged(
+async def merge_events(
     completions: Sequence[Completion],
 ) -> AsyncGenerator[tuple[int, CompletionEvent], None]:
-    """The events of all as they come, each with its completion's place. Closes none."""
+    """The events of all completions, each with the completion's index. Closes none of them."""
     if len(completions) == 1:
         async for event in completions[0]:
             yield 0, event
         return
-    queue: asyncio.Queue[_Item] = asyncio.Queue(_AHEAD)
+    queue: asyncio.Queue[_Item] = asyncio.Queue(_MAX_BUFFERED_EVENTS)
     pumps = [
         asyncio.create_task(_pump(index, completion, queue))
         for index, completion in enumerate(completions)
     ]
     try:
-        async for item in _until_all_ended(queue, len(pumps)):
+        async for item in _drain_queue(queue, len(pumps)):
             yield item
     finally:
-        await _cancelled(pumps)
+        await _cancel_all(pumps)
 
 
-async def _collect(completion: Completion) -> Collected:
+async def _collect(completion: Completion) -> CollectedCompletion:
     pieces: list[str] = []
     likelihoods: list[TokenLikelihood] = []
     tool_calls: list[ToolCall] = []
     finished: Finished | None = None
-    # To the very end: a generator left before it is ended by the loop, in a task of its own.
+    # Exhaust it: the event loop would finalize an abandoned generator in another task.
     async for event in completion:
         match event:
             case TextDelta():
@@ -108,16 +108,16 @@ async def _collect(completion: Completion) -> Collected:
             case Finished():
                 finished = event
     if finished is None:
-        raise without_end()
-    return Collected("".join(pieces), likelihoods, tool_calls, finished)
+        raise missing_end_error()
+    return CollectedCompletion("".join(pieces), likelihoods, tool_calls, finished)
 
 
-async def _collect_side_by_side(completions: Sequence[Completion]) -> list[Collected]:
+async def _collect_concurrently(completions: Sequence[Completion]) -> list[CollectedCompletion]:
     tasks = [asyncio.create_task(_collect(completion)) for completion in completions]
     try:
         return await asyncio.gather(*tasks)
     finally:
-        await _cancelled(tasks)
+        await _cancel_all(tasks)
 
 
 async def _pump(index: int, completion: Completion, queue: "asyncio.Queue[_Item]") -> None:
@@ -125,12 +125,12 @@ async def _pump(index: int, completion: Completion, queue: "asyncio.Queue[_Item]
         async for event in completion:
             await queue.put((index, event))
     except Exception as error:
-        await queue.put((index, error))  # the reader raises it, in the request that it belongs to
+        await queue.put((index, error))  # raised by the reader, in the context of its request
     else:
         await queue.put((index, None))
 
 
-async def _until_all_ended(
+async def _drain_queue(
     queue: "asyncio.Queue[_Item]", running: int
 ) -> AsyncIterator[tuple[int, CompletionEvent]]:
     while running:
@@ -143,12 +143,12 @@ async def _until_all_ended(
             yield index, event
 
 
-async def _cancelled(tasks: "Sequence[asyncio.Task[Any]]") -> None:
+async def _cancel_all(tasks: "Sequence[asyncio.Task[Any]]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def without_end() -> ProviderFailed:
-    """For a completion that stopped before its last event."""
-    return ProviderFailed("the model's answer ended without saying why; try again")
+def missing_end_error() -> ProviderFailed:
+    """The error of a completion without its last event."""
+    return ProviderFailed("the model's answer ended without a finish reason; try again")

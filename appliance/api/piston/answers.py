@@ -1,10 +1,10 @@
-"""What became of a run, in Piston's words: pure functions."""
+"""Converts results of runs to Piston's answers: pure functions."""
 
 import signal
 
 from msgspec import structs
 
-from appliance.api.piston.convert import shown_name
+from appliance.api.piston.convert import piston_name
 from appliance.api.piston.schemas import ExecuteAnswer, StageAnswer
 from appliance.domain.execution import EndReason, RunResult
 from appliance.services.sandbox.programs import BuildReport, ProgramResult
@@ -14,40 +14,40 @@ _FIGURES = ("cpu_time", "wall_time", "memory")
 
 _STATUS = {
     EndReason.WALL_TIME: ("TO", "the time limit was reached"),
-    EndReason.CPU_TIME: ("TO", "the limit of processor time was reached"),
+    EndReason.CPU_TIME: ("TO", "the CPU time limit was reached"),
     EndReason.MEMORY: ("RE", "the memory limit was reached"),
-    EndReason.OUTPUT: ("OL", "the output is longer than the limit"),
+    EndReason.OUTPUT: ("OL", "the output limit was reached"),
     EndReason.CANCELLED: ("XX", "the run was cancelled"),
 }
 
 
-def answer(result: ProgramResult, said: bytes) -> ExecuteAnswer:
-    """`said` is what the run wrote to stdout and stderr, as it came.
+def execute_answer(result: ProgramResult, output: bytes) -> ExecuteAnswer:
+    """`output` is stdout and stderr in order of arrival.
 
-    A compiler that failed is shown in both places, as Piston does.
+    A failed compilation is shown as both stages, as Piston does.
     """
     name = result.language or ""
-    shown, version = shown_name(name), result.version or ""
-    run, build = _run_stage(result.run, said), result.build
+    shown, version = piston_name(name), result.version or ""
+    run, build = _run_stage(result.run, output), result.build
     if build is None:
         return ExecuteAnswer(shown, version, run)
     compiled = _compile_stage(build)
     if build.ok:
         return ExecuteAnswer(shown, version, run, compiled)
-    # The compiler was all that ran, so that the run's figures are its own.
+    # Only the compiler ran, so the figures of the run are those of the compilation.
     figures = {name: getattr(run, name) for name in _FIGURES}
     compiled = structs.replace(compiled, **figures)
     return ExecuteAnswer(shown, version, compiled, compiled)
 
 
-def _run_stage(run: RunResult, said: bytes) -> StageAnswer:
-    status, message = verdict(run)
+def _run_stage(run: RunResult, output: bytes) -> StageAnswer:
+    status, message = status_and_message(run)
     killed = status is not None and run.exit_code is None
     stdout, stderr = run.stdout.decode(errors="replace"), run.stderr.decode(errors="replace")
     return StageAnswer(
         stdout=stdout,
         stderr=stderr,
-        output=_output(run, said),
+        output=_combine_output(run, output),
         code=run.exit_code,
         signal=_signal_name(run.signal or signal.SIGKILL) if killed else None,
         message=message,
@@ -58,14 +58,14 @@ def _run_stage(run: RunResult, said: bytes) -> StageAnswer:
     )
 
 
-def _output(run: RunResult, said: bytes) -> str:
-    """Both streams as they came, or one after the other where some of it was left out."""
+def _combine_output(run: RunResult, output: bytes) -> str:
+    """Both streams in order of arrival; one after the other if output was truncated."""
     kept = run.stdout + run.stderr
-    return (said if len(said) == len(kept) else kept).decode(errors="replace")
+    return (output if len(output) == len(kept) else kept).decode(errors="replace")
 
 
-def verdict(run: RunResult) -> tuple[str | None, str | None]:
-    """Piston's status and a message; None and None where nothing went wrong."""
+def status_and_message(run: RunResult) -> tuple[str | None, str | None]:
+    """Piston's status and a message; None and None for success."""
     if run.ok:
         return None, None
     if run.reason is EndReason.EXITED:
@@ -83,7 +83,7 @@ def _signal_name(number: int) -> str:
 
 
 def _compile_stage(build: BuildReport) -> StageAnswer:
-    """What the stage used is not told apart from the run that it shares a sandbox with."""
+    """Without figures, which are measured for the whole sandbox only."""
     stdout, stderr = build.stdout.decode(errors="replace"), build.stderr.decode(errors="replace")
     return StageAnswer(
         stdout=stdout,

@@ -1,4 +1,4 @@
-"""Piston's requests to programs, and what the box offers in its words: pure functions."""
+"""Converts Piston's requests to programs, and the offered languages to runtimes: pure."""
 
 import base64
 import binascii
@@ -16,50 +16,53 @@ from appliance.api.piston.schemas import (
     RuntimeAnswer,
 )
 from appliance.domain.execution import Limits, SandboxFile
+from appliance.domain.sandbox_limits import LIMIT_BY_FIELD
 from appliance.errors import InvalidInput, NotFound
-from appliance.sandbox.languages.entrypoints import main_file
 from appliance.services.sandbox import programs
 from appliance.services.sandbox.programs import Program
-from appliance.services.sandbox.service import Language, Offer
+from appliance.services.sandbox.service import Language, SandboxCapabilities
 
-# What its clients call these languages, by their own name here.
-_NAMES = {"node": "javascript", "cpp": "c++"}
-_ALSO = {"python": {"py3"}, "bash": {"sh"}}
+# Piston's names of languages that have another name here.
+_PISTON_NAMES = {"node": "javascript", "cpp": "c++"}
+_EXTRA_ALIASES = {"python": {"py3"}, "bash": {"sh"}}
 _RUNTIMES = {"node": "node"}
 _MS = 1000
 
 
-def runtimes(offer: Offer) -> list[RuntimeAnswer]:
+def runtime_answers(offer: SandboxCapabilities) -> list[RuntimeAnswer]:
     return [_runtime(language) for language in offer.languages]
 
 
-def packages(offer: Offer) -> list[PackageEntry]:
-    """What can be run, as if it had been installed by Piston's own means."""
+def package_entries(offer: SandboxCapabilities) -> list[PackageEntry]:
+    """The languages in the form of installed packages."""
     return [
-        PackageEntry(shown_name(language.name), language.version, installed=True)
+        PackageEntry(piston_name(language.name), language.version, installed=True)
         for language in offer.languages
     ]
 
 
-def package(body: PackageBody, offer: Offer) -> PackageAnswer:
-    """The package that is asked for, if it is there. Raises NotFound."""
-    language = _found(body.language, body.version, offer.languages)
+def installed_package(body: PackageBody, offer: SandboxCapabilities) -> PackageAnswer:
+    """The requested package. Raises NotFound if the language is not available."""
+    language = _find_language(body.language, body.version, offer.languages)
     if language is None:
         raise NotFound(
-            f"{_named(body.language, body.version)} is not on this box; its administrator sets "
-            f"up what can be run, here {_listed(offer.languages)}"
+            f"{_package_name(body.language, body.version)} is not available, and "
+            f"can't be installed over HTTP; available: {_list_languages(offer.languages)}"
         )
-    return PackageAnswer(shown_name(language.name), language.version)
+    return PackageAnswer(piston_name(language.name), language.version)
 
 
-def has(body: ExecuteBody, offer: Offer) -> bool:
-    """Whether the runtime that is asked for is there. Raises InvalidInput for an odd version."""
-    return _found(body.language, body.version, offer.languages) is not None
+def has_runtime(body: ExecuteBody, offer: SandboxCapabilities) -> bool:
+    """Whether the requested runtime is available. Raises InvalidInput for a malformed version."""
+    return _find_language(body.language, body.version, offer.languages) is not None
 
 
-def program(body: ExecuteBody, offer: Offer) -> Program:
-    """Raises InvalidInput: an unknown runtime, a limit above the box's, a wrong encoding."""
-    language = _language(body, offer.languages)
+def convert_program(body: ExecuteBody, offer: SandboxCapabilities) -> Program:
+    """The program of a request.
+
+    Raises InvalidInput: unknown runtime, limit out of range, content that doesn't decode.
+    """
+    language = _require_language(body, offer.languages)
     return Program(
         language=language.name,
         files=tuple(_file(at, file, language) for at, file in enumerate(body.files)),
@@ -69,47 +72,47 @@ def program(body: ExecuteBody, offer: Offer) -> Program:
     )
 
 
-def shown_name(language: str) -> str:
-    """What Piston's clients call a language of this box."""
-    return _NAMES.get(language, language)
+def piston_name(language: str) -> str:
+    """Piston's name of a language."""
+    return _PISTON_NAMES.get(language, language)
 
 
 def _runtime(language: Language) -> RuntimeAnswer:
-    name = shown_name(language.name)
-    aliases = sorted(_words(language) - {name})
+    name = piston_name(language.name)
+    aliases = sorted(_all_names(language) - {name})
     return RuntimeAnswer(name, language.version, aliases, _RUNTIMES.get(language.name, UNSET))
 
 
-def _words(language: Language) -> set[str]:
-    """Every name that means this language."""
-    also = _ALSO.get(language.name, set[str]())
-    return {language.name, shown_name(language.name), *language.aliases} | also
+def _all_names(language: Language) -> set[str]:
+    """All names by which clients can request the language."""
+    extra = _EXTRA_ALIASES.get(language.name, set[str]())
+    return {language.name, piston_name(language.name), *language.aliases} | extra
 
 
-def _language(body: ExecuteBody, known: Sequence[Language]) -> Language:
-    language = _found(body.language, body.version, known)
+def _require_language(body: ExecuteBody, known: Sequence[Language]) -> Language:
+    language = _find_language(body.language, body.version, known)
     if language is None:
         raise InvalidInput(
-            f"{_named(body.language, body.version)} is no runtime of this box; "
-            f"it has {_listed(known)}"
+            f"{_package_name(body.language, body.version)} is an unknown runtime; "
+            f"available: {_list_languages(known)}"
         )
     return language
 
 
-def _found(name: str, version: str, known: Sequence[Language]) -> Language | None:
-    """The language of that name, else one that is also called so, in that version."""
-    wanted = name.strip().lower()
-    called = [each for each in known if wanted in _words(each)]
-    called.sort(key=lambda each: wanted != each.name)
-    return next((each for each in called if versions.matches(version, each.version)), None)
+def _find_language(name: str, version: str, known: Sequence[Language]) -> Language | None:
+    """The language of that name and version; one with that alias comes second."""
+    requested = name.strip().lower()
+    candidates = [each for each in known if requested in _all_names(each)]
+    candidates.sort(key=lambda each: requested != each.name)
+    return next((each for each in candidates if versions.matches(version, each.version)), None)
 
 
-def _named(language: str, version: str) -> str:
+def _package_name(language: str, version: str) -> str:
     return f"{language[:40]}-{version[:40]}"
 
 
-def _listed(known: Sequence[Language]) -> str:
-    return ", ".join(f"{shown_name(each.name)} {each.version}" for each in known)
+def _list_languages(known: Sequence[Language]) -> str:
+    return ", ".join(f"{piston_name(each.name)} {each.version}" for each in known)
 
 
 def _file(at: int, file: PistonFile, language: Language) -> SandboxFile:
@@ -120,32 +123,32 @@ def _file(at: int, file: PistonFile, language: Language) -> SandboxFile:
 def _name(at: int, content: bytes, language: Language) -> str:
     if at > 0:
         return f"file{at}.code"
-    return main_file(language.name, language.main_file, content)
+    return programs.default_file_name(language.name, content)
 
 
 def _content(field: str, file: PistonFile) -> bytes:
     try:
         match file.encoding:
             case "base64":
-                # Programs that encode break the lines, which Piston does not mind.
+                # Piston accepts line breaks in base64.
                 return base64.b64decode("".join(file.content.split()), validate=True)
             case "hex":
                 return bytes.fromhex(file.content)
             case _:
                 return file.content.encode()
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput.at(field, f"is no {file.encoding}: {error}") from None
+        raise InvalidInput.at(field, f"is not valid {file.encoding}: {error}") from None
 
 
 def _limits(body: ExecuteBody, allowed: Limits, *, compiled: bool) -> dict[str, float]:
-    """Both stages share one sandbox: their times are added, of their memory the larger counts."""
-    wall = _bounded("run_timeout", body, allowed, "wall_s", _MS)
-    cpu = _bounded("run_cpu_time", body, allowed, "cpu_s", _MS)
-    memory = _bounded("run_memory_limit", body, allowed, "memory_bytes")
+    """Both stages share one sandbox: the sum of their times, the maximum of their memory."""
+    wall = _read_limit("run_timeout", body, allowed, "wall_s", _MS)
+    cpu = _read_limit("run_cpu_time", body, allowed, "cpu_s", _MS)
+    memory = _read_limit("run_memory_limit", body, allowed, "memory_bytes")
     if compiled:
-        wall += _bounded("compile_timeout", body, allowed, "wall_s", _MS)
-        cpu += _bounded("compile_cpu_time", body, allowed, "cpu_s", _MS)
-        building = _bounded("compile_memory_limit", body, allowed, "memory_bytes")
+        wall += _read_limit("compile_timeout", body, allowed, "wall_s", _MS)
+        cpu += _read_limit("compile_cpu_time", body, allowed, "cpu_s", _MS)
+        building = _read_limit("compile_memory_limit", body, allowed, "memory_bytes")
         memory = max(memory, building)
     return {
         "wall_s": min(wall, allowed.wall_s),
@@ -154,16 +157,11 @@ def _limits(body: ExecuteBody, allowed: Limits, *, compiled: bool) -> dict[str, 
     }
 
 
-def _bounded(field: str, body: ExecuteBody, allowed: Limits, name: str, units: int = 1) -> float:
-    """What the client gives in `units` of the limit `name`, or all that is allowed."""
-    most, least = getattr(allowed, name), programs.least(name)
-    given: float | None = getattr(body, field)
-    if given is None or given <= 0:
-        return most
-    if not least * units <= given <= most * units:
-        raise InvalidInput.at(
-            field,
-            f"{given:.10g} is not from {least * units:.10g} to the {most * units:.10g} "
-            "that this box allows",
-        )
-    return given / units
+def _read_limit(field: str, body: ExecuteBody, allowed: Limits, name: str, units: int = 1) -> float:
+    """The limit `name` from the client's `field`, which is in 1/`units`; else the maximum."""
+    maximum = getattr(allowed, name)
+    value: float | None = getattr(body, field)
+    if value is None or value <= 0:
+        return maximum
+    LIMIT_BY_FIELD[name].check(field, value, maximum, units)
+    return value / units

@@ -1,42 +1,39 @@
-"""A run that is followed to its end: for one answer, or told message by message."""
+"""Follows a run to its end: as one answer, or as a stream of messages."""
 
 import codecs
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 import msgspec
 
 from appliance.api.piston import answers, convert
 from appliance.api.piston.schemas import ExecuteAnswer
+from appliance.api.streaming.websocket import Message, Messages
 from appliance.domain.execution import OutputStream
 from appliance.services.sandbox.programs import ProgramResult
-from appliance.services.sandbox.run_events import Event, Finished, Output, Started
-
-Message = Mapping[str, Any]
-Messages = AsyncGenerator[Message, None]
+from appliance.services.sandbox.run_events import Finished, Output, RunEvent, Started
 
 _COMPILE, _RUN = "compile", "run"
-_SHOWN_BEFORE = ("stdout", "stderr", "output")
+_SENT_BEFORE = ("stdout", "stderr", "output")
 
 
-async def whole(events: AsyncGenerator[Event, None]) -> ExecuteAnswer:
-    """The answer once the run is over, its output in the order in which it came."""
-    said = bytearray()
+async def collect_answer(events: AsyncGenerator[RunEvent, None]) -> ExecuteAnswer:
+    """The answer at the end of the run, with its output in order of arrival."""
+    output = bytearray()
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Output):
-                said += event.data
+                output += event.data
             elif isinstance(event, Finished):
-                return answers.answer(event.result, bytes(said))
-    raise AssertionError("a run ends with its result, or raises")
+                return answers.execute_answer(event.result, bytes(output))
+    raise AssertionError("a run ended without a result")
 
 
-async def messages(events: AsyncGenerator[Event, None], *, compiled: bool) -> Messages:
-    """`runtime` and `stage` when it begins, `data` as it comes, `exit` at the end.
+async def stream_messages(events: AsyncGenerator[RunEvent, None], *, compiled: bool) -> Messages:
+    """`runtime` and `stage` at the start, `data` as it arrives, `exit` at the end.
 
-    The first that is heard of a `compiled` program is taken for the program's own: whether
-    it was the compiler's is known at the end only, and `exit` tells it.
+    The first output of a `compiled` program counts as that of the stage `run`. Whether it
+    was the compiler's is known at the end only, from the stage of `exit`.
     """
     decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in OutputStream}
     stage = _COMPILE if compiled else _RUN
@@ -60,24 +57,24 @@ async def messages(events: AsyncGenerator[Event, None], *, compiled: bool) -> Me
                     if stage == _COMPILE and not failed:
                         yield _stage(_RUN)
                     yield _exit(result, _COMPILE if failed else _RUN)
-                case _:  # its place in the queue, which Piston has no word for
+                case _:  # the place in the queue: Piston has no message for it
                     pass
 
 
-def killed(name: str) -> Message:
-    """The `exit` of a program that a signal of the client's ended."""
+def killed_message(name: str) -> Message:
+    """The `exit` of a program that the client ended by a signal."""
     return {
         "type": "exit",
         "stage": _RUN,
         "code": None,
         "signal": "SIGKILL",
-        "message": f"ended at the client's {name}",
+        "message": f"ended by the client's {name}",
         "status": "SG",
     }
 
 
 def _runtime(language: str, version: str) -> Message:
-    return {"type": "runtime", "language": convert.shown_name(language), "version": version}
+    return {"type": "runtime", "language": convert.piston_name(language), "version": version}
 
 
 def _stage(stage: str) -> Message:
@@ -89,6 +86,6 @@ def _data(stream: OutputStream, text: str) -> Message:
 
 
 def _exit(result: ProgramResult, stage: str) -> Message:
-    told = msgspec.to_builtins(answers.answer(result, b"").run)
-    ended = {name: value for name, value in told.items() if name not in _SHOWN_BEFORE}
-    return {"type": "exit", "stage": stage, **ended}
+    run = msgspec.to_builtins(answers.execute_answer(result, b"").run)
+    fields = {name: value for name, value in run.items() if name not in _SENT_BEFORE}
+    return {"type": "exit", "stage": stage, **fields}

@@ -1,6 +1,6 @@
-"""Requests and answers as Piston's clients know them (its API, version 2).
+"""Requests and answers of Piston's API, version 2.
 
-Times are milliseconds, memory is bytes; a limit of -1 or 0 means: the box's own.
+Times are in milliseconds, memory is in bytes. A limit of 0 or -1 means the server's maximum.
 """
 
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ Args = Annotated[list[str], Meta(max_length=256)]
 
 
 class PistonFile(Struct):
-    """Without a name the file gets the one that its language expects."""
+    """Without `name`, a file gets the name that its language expects."""
 
     content: str
     name: str | None = None
@@ -34,10 +34,10 @@ class ExecuteBody(Struct):
 
 
 class StageAnswer(Struct):
-    """`output` is stdout and stderr in one, in the order in which they came.
+    """`output` is stdout and stderr in order of arrival.
 
-    `status` is null where nothing went wrong. The figures are left out where the stage
-    shared its sandbox with another one.
+    `status` is null on success. The figures are missing if the stage shared its sandbox with
+    the other one.
     """
 
     stdout: str
@@ -53,7 +53,7 @@ class StageAnswer(Struct):
 
 
 class ExecuteAnswer(Struct):
-    """`compile` is there for compiled languages only; where it failed, `run` shows it too."""
+    """`compile` exists for compiled languages only; if it failed, `run` repeats it."""
 
     language: str
     version: str
@@ -62,7 +62,7 @@ class ExecuteAnswer(Struct):
 
 
 class RuntimeAnswer(Struct):
-    """`runtime` names what runs the language, where that is another word."""
+    """`runtime` is the name of the interpreter, if it differs from the language."""
 
     language: str
     version: str

@@ -1,4 +1,4 @@
-"""A completion within a request: it lives no longer than the client waits for it."""
+"""Answers of completions, whole or as server-sent events; a disconnect cancels them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -10,29 +10,35 @@ from litestar import Request
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from appliance.api.http.dialect import Problem
-from appliance.api.http.errors import problem_of
-from appliance.api.http.fast_route import JsonAnswer, wire_headers
-from appliance.api.streaming.disconnect import ClientGone, Line, unless_gone
-from appliance.api.streaming.sse import HEARTBEAT, HEARTBEAT_S, STREAM_HEADERS, Encodable, encoded
-from appliance.domain.completions import Report
+from appliance.api.http.errors import to_problem
+from appliance.api.http.fast_route import JsonResponse, encode_headers
+from appliance.api.streaming.disconnect import ClientGone, cancel_on_disconnect
+from appliance.api.streaming.sse import (
+    HEARTBEAT,
+    HEARTBEAT_S,
+    STREAM_HEADERS,
+    Encodable,
+    encode_stream,
+)
+from appliance.domain.completions import CompletionReport
 from appliance.errors import ApplianceError
-from appliance.services.completions.protocol import Completion
+from appliance.services.completions.service import Completion
 
 log = structlog.get_logger()
 
-_UNWATCHED_S = 0.25
-_GONE = 499  # what proxies log for a client that went away first
+_WATCH_DELAY_S = 0.25
+_CLIENT_CLOSED_REQUEST = 499  # nginx's code for a client that disconnected first
 _STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", **STREAM_HEADERS}
 
 AnyRequest = Request[Any, Any, Any]
 EventFrames = AsyncGenerator[Encodable, None]
 Close = Callable[[], Awaitable[None]]
 Start = Coroutine[Any, Any, Sequence[Completion]]
-Starting = asyncio.Task[Sequence[Completion]]
+PendingCompletions = asyncio.Task[Sequence[Completion]]
 
 
-def report_headers(report: Report) -> dict[str, str]:
-    """Who serves a completion, from the cache or not, and the box's own time so far."""
+def report_headers(report: CompletionReport) -> dict[str, str]:
+    """Provider, attempts, cache status and the gateway's own time so far."""
     return {
         "X-Provider-Used": report.provider,
         "X-Attempts": str(len(report.attempts)),
@@ -41,28 +47,30 @@ def report_headers(report: Report) -> dict[str, str]:
     }
 
 
-async def attended(request: AnyRequest, work: Coroutine[Any, Any, ASGIApp]) -> ASGIApp:
-    """The answer of `work`, which is cancelled when the client goes away.
+async def cancel_if_client_leaves(
+    request: AnyRequest, work: Coroutine[Any, Any, ASGIApp]
+) -> ASGIApp:
+    """The response that `work` returns; 499 if the client disconnects, which cancels `work`.
 
-    The body of the request has to be read already.
+    The body of the request must have been read.
     """
     try:
-        return await unless_gone(request, work, _UNWATCHED_S)
+        return await cancel_on_disconnect(request.receive, work, _WATCH_DELAY_S)
     except ClientGone:
-        return JsonAnswer(None, status=_GONE)
+        return JsonResponse(None, status=_CLIENT_CLOSED_REQUEST)
 
 
-def problem_within(request: AnyRequest, error: Exception) -> Problem:
-    """A failure after the answer has begun, for the stream's last event; a surprise is logged."""
+def stream_problem(request: AnyRequest, error: Exception) -> Problem:
+    """An error after the start of the response, for its last event; logs unexpected ones."""
     if not isinstance(error, ApplianceError):
         log.error("a stream failed", path=request.scope["path"], exc_info=error)
-    return problem_of(request, error)
+    return to_problem(request, error)
 
 
 class CompletionStream:
-    """Server-sent events of a completion, for the server to run.
+    """Server-sent events of a completion, as an ASGI application.
 
-    `close` is awaited once, however the answer ends; it ends when the client goes away.
+    `close` is awaited once in every case. A disconnect ends the stream.
     """
 
     def __init__(
@@ -75,30 +83,30 @@ class CompletionStream:
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._close = close
-        self._begun = False
-        self.iterator = encoded(self._owned(frames), heartbeat_s, heartbeat)
+        self._started = False
+        self.iterator = encode_stream(self._closing_frames(frames), heartbeat_s, heartbeat)
         self.headers = _STREAM_HEADERS | dict(headers)
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await unless_gone(Line(receive), self._sent(send), _UNWATCHED_S)
+            await cancel_on_disconnect(receive, self._send(send), _WATCH_DELAY_S)
         except ClientGone:
             return
         finally:
             await self.iterator.aclose()
-            # A client that is gone before the first frame: no generator ever ran.
-            if not self._begun:
+            # Disconnected before the first frame: the generator never ran.
+            if not self._started:
                 await self._close()
 
-    async def _sent(self, send: Send) -> None:
-        headers = wire_headers(self.headers)
+    async def _send(self, send: Send) -> None:
+        headers = encode_headers(self.headers)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         async for piece in self.iterator:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _owned(self, frames: EventFrames) -> EventFrames:
-        self._begun = True
+    async def _closing_frames(self, frames: EventFrames) -> EventFrames:
+        self._started = True
         try:
             async with aclosing(frames):
                 async for frame in frames:
@@ -107,45 +115,40 @@ class CompletionStream:
             await self._close()
 
 
-async def streamed(
+async def open_stream(
     start: Start,
-    frames: Callable[[Starting], EventFrames],
+    frames: Callable[[PendingCompletions], EventFrames],
     headers: Mapping[str, str],
     *,
     heartbeat: bytes = HEARTBEAT,
     heartbeat_s: float = HEARTBEAT_S,
 ) -> CompletionStream:
-    """Wait for the first tokens, then answer with the `frames` of what was started.
+    """Wait for the first tokens, then return the stream of `frames`.
 
-    What fails by then is an error of the request. Where it takes longer than a heartbeat,
-    as with a very long prompt, the stream begins without them, and tells a failure itself.
+    An error until then is an error of the request. If it takes longer than `heartbeat_s`, as
+    for a very long prompt, the stream starts without report headers, and `frames` renders
+    the error.
     """
-    starting: Starting = asyncio.create_task(start)
+    pending: PendingCompletions = asyncio.create_task(start)
     try:
-        await asyncio.wait({starting}, timeout=heartbeat_s)
-        told = report_headers(starting.result()[0].report) if starting.done() else {}
+        await asyncio.wait({pending}, timeout=heartbeat_s)
+        reported = report_headers(pending.result()[0].report) if pending.done() else {}
     except BaseException:
-        await _close(starting)
+        await _close_pending(pending)
         raise
     return CompletionStream(
-        frames(starting),
-        lambda: _close(starting),
-        {**headers, **told},
+        frames(pending),
+        lambda: _close_pending(pending),
+        {**headers, **reported},
         heartbeat=heartbeat,
         heartbeat_s=heartbeat_s,
     )
 
 
-async def _close(starting: Starting) -> None:
-    """End what runs, begun or not."""
-    await _ended(starting)
-    if not starting.cancelled() and starting.exception() is None:
-        for completion in starting.result():
+async def _close_pending(pending: PendingCompletions) -> None:
+    """Cancel the start, or close the completions that it has started."""
+    pending.cancel()
+    await asyncio.gather(pending, return_exceptions=True)
+    if not pending.cancelled() and pending.exception() is None:
+        for completion in pending.result():
             await completion.aclose()
-
-
-async def _ended(*tasks: "asyncio.Task[Any]") -> None:
-    """Cancel what still runs, and wait for its end, whatever it is."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

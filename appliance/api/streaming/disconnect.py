@@ -1,8 +1,8 @@
-"""Work that nobody needs once the client has gone."""
+"""Cancels the work for a request whose client has disconnected."""
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from litestar.types import Receive
 
@@ -12,78 +12,69 @@ T = TypeVar("T")
 
 
 class ClientGone(ApplianceError):
-    """The connection ended before the answer: nobody reads what follows."""
+    """The client disconnected before the response."""
 
     code = "SERVICE_UNAVAILABLE"
 
 
-class Receiving(Protocol):
-    """A request, or whatever else can be asked for the client's next message."""
-
-    @property
-    def receive(self) -> Receive: ...
-
-
-class Line(NamedTuple):
-    """The connection alone."""
-
-    receive: Receive
-
-
-async def unless_gone(
-    request: Receiving, work: Coroutine[Any, Any, T], unwatched_s: float = 0.0
+async def cancel_on_disconnect(
+    receive: Receive, work: Coroutine[Any, Any, T], delay_s: float = 0.0
 ) -> T:
-    """The result of `work`, which is cancelled if the client goes away first.
+    """The result of `work`, which is cancelled if the client disconnects first.
 
-    The request's body must have been read. The first `unwatched_s` seconds nobody looks:
-    to watch short work costs as much as the work. Raises ClientGone.
+    The request's body must have been read. Watching begins after `delay_s` seconds, since it
+    costs as much as a short request. Raises ClientGone.
     """
-    watch = _Watch(request, unwatched_s)
+    watch = _DisconnectWatch(receive, delay_s)
     try:
         return await work
     except asyncio.CancelledError:
-        if watch.ended_it():
-            raise ClientGone("the client went away before the answer") from None
+        if watch.caused_cancellation():
+            raise ClientGone("the client disconnected before the response") from None
         raise
     finally:
         await watch.close()
 
 
-class _Watch:
-    """Cancels the task that made it when the client goes away."""
+class _DisconnectWatch:
+    """Cancels the task that created it when the client disconnects."""
 
-    def __init__(self, request: Receiving, after_s: float) -> None:
-        self._request = request
+    def __init__(self, receive: Receive, after_s: float) -> None:
+        self._receive = receive
         self._owner = asyncio.current_task()
         self._cancelling = self._owner.cancelling() if self._owner else 0
-        self._gone = self._closed = False
-        self._watching: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(after_s, self._begin)
+        self._disconnected = self._closed = False
+        self._reader: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(after_s, self._start_reading)
 
-    def ended_it(self) -> bool:
-        """Whether it was this watch, and nobody else, that cancelled the task."""
-        return self._gone and self._owner is not None and self._owner.uncancel() <= self._cancelling
+    def caused_cancellation(self) -> bool:
+        """Whether the task was cancelled by this watch and by nothing else."""
+        return (
+            self._disconnected
+            and self._owner is not None
+            and self._owner.uncancel() <= self._cancelling
+        )
 
     async def close(self) -> None:
         self._closed = True
         self._timer.cancel()
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait({self._watching})
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait({self._reader})
 
-    def _begin(self) -> None:
-        self._watching = asyncio.create_task(_until_gone(self._request))
-        self._watching.add_done_callback(self._leave)
+    def _start_reading(self) -> None:
+        self._reader = asyncio.create_task(_read_until_disconnect(self._receive))
+        self._reader.add_done_callback(self._on_reader_done)
 
-    def _leave(self, watching: "asyncio.Task[None]") -> None:
-        if watching.cancelled() or self._closed:
+    def _on_reader_done(self, reader: "asyncio.Task[None]") -> None:
+        if reader.cancelled() or self._closed:
             return
-        watching.exception()  # a connection that can't be read is as good as gone
-        self._gone = True
+        reader.exception()  # a connection that can't be read counts as disconnected
+        self._disconnected = True
         if self._owner is not None:
             self._owner.cancel()
 
 
-async def _until_gone(request: Receiving) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _read_until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""Server-sent events: frames with ids, and heartbeats while there is nothing to tell."""
+"""Server-sent events: frames, their encoding, and heartbeats on idle streams."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -15,28 +15,28 @@ HEARTBEAT_S = 15.0
 HEARTBEAT = b": heartbeat\n\n"
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _ID_DIGITS = 18
-_AHEAD = 16  # frames that may wait for a slow client
+_MAX_BUFFERED_FRAMES = 16  # frames buffered for a slow client
 
 
 class Encodable(Protocol):
-    """One event of a stream that knows its own bytes."""
+    """One event of a stream."""
 
     def encode(self) -> bytes: ...
 
 
 class Frame(NamedTuple):
-    """One event of a stream: its place in the journal and its JSON."""
+    """An event with an id: its sequence number in the journal, and its JSON."""
 
     id: int
     data: Mapping[str, Any]
 
     def encode(self) -> bytes:
-        # JSON has no bare line breaks, so that one data line always holds it all.
+        # Encoded JSON has no line breaks, so one data line holds it.
         return b"id: %d\ndata: %s\n\n" % (self.id, msgspec.json.encode(self.data))
 
 
 class NamedFrame(NamedTuple):
-    """One event under the name that its JSON has as `type`."""
+    """An event with a name, which is the `type` of its JSON."""
 
     data: Mapping[str, Any]
 
@@ -50,25 +50,25 @@ _Item = Encodable | Exception | None
 _Queue = asyncio.Queue[_Item]
 
 
-def event_stream(frames: Frames, heartbeat_s: float = HEARTBEAT_S) -> Stream:
-    """The answer that sends frames as they come, and ends with them."""
+def event_stream_response(frames: Frames, heartbeat_s: float = HEARTBEAT_S) -> Stream:
+    """A response that sends the frames as they arrive."""
     return Stream(
-        encoded(frames, heartbeat_s), media_type="text/event-stream", headers=STREAM_HEADERS
+        encode_stream(frames, heartbeat_s), media_type="text/event-stream", headers=STREAM_HEADERS
     )
 
 
-async def encoded(
+async def encode_stream(
     frames: AsyncGenerator[Encodable, None], heartbeat_s: float, heartbeat: bytes = HEARTBEAT
 ) -> AsyncGenerator[bytes, None]:
-    """The bytes of a stream; a `heartbeat` each `heartbeat_s` keeps idle connections open."""
-    # The journal is read in a task of its own: a client that goes away, at whatever
-    # await, cancels that task, which then closes the journal's reader in peace.
-    queue: _Queue = asyncio.Queue(_AHEAD)
-    pump = asyncio.create_task(_pump(frames, queue))
+    """The encoded frames; `heartbeat` after each `heartbeat_s` without one."""
+    # The frames are read in a task of its own, so that a disconnect, which can cancel this
+    # generator at any await, lets the source of the frames close in order.
+    queue: _Queue = asyncio.Queue(_MAX_BUFFERED_FRAMES)
+    pump = asyncio.create_task(_pump_frames(frames, queue))
     try:
         while True:
             try:
-                item = await _next(queue, heartbeat_s)
+                item = await _next_item(queue, heartbeat_s)
             except TimeoutError:
                 yield heartbeat
                 continue
@@ -81,33 +81,35 @@ async def encoded(
         pump.cancel()
 
 
-def last_event_id(request: Request[Any, Any, Any], after: int | None = None) -> int:
-    """Where a client left off: its query, else its Last-Event-ID, else the start."""
+def parse_last_event_id(request: Request[Any, Any, Any], after: int | None = None) -> int:
+    """The last event that the client has seen: `after`, else Last-Event-ID, else 0."""
     if after is not None:
         return after
-    given = request.headers.get("last-event-id", "").strip()
-    if not given:
+    header = request.headers.get("last-event-id", "").strip()
+    if not header:
         return 0
-    if not (given.isascii() and given.isdigit() and len(given) <= _ID_DIGITS):
-        raise InvalidInput.at("Last-Event-ID", "must be the id of an event of this stream")
-    return int(given)
+    if not (header.isascii() and header.isdigit() and len(header) <= _ID_DIGITS):
+        raise InvalidInput.at(
+            "Last-Event-ID", f"must be an event id of at most {_ID_DIGITS} digits"
+        )
+    return int(header)
 
 
-async def _next(queue: _Queue, within_s: float) -> _Item:
-    """What is there already, which needs no timer, or comes in time. Raises TimeoutError."""
+async def _next_item(queue: _Queue, within_s: float) -> _Item:
+    """The next item. Raises TimeoutError. No timer is set if an item is queued already."""
     if not queue.empty():
         return queue.get_nowait()
     async with asyncio.timeout(within_s):
         return await queue.get()
 
 
-async def _pump(frames: AsyncGenerator[Encodable, None], queue: _Queue) -> None:
-    """Hand over frame after frame, then None or what went wrong."""
+async def _pump_frames(frames: AsyncGenerator[Encodable, None], queue: _Queue) -> None:
+    """Queue each frame, then None or the exception."""
     try:
         async with aclosing(frames):
             async for frame in frames:
                 await queue.put(frame)
     except Exception as error:
-        await queue.put(error)  # the reader raises it, in the request that it belongs to
+        await queue.put(error)  # raised by the reader, in the context of its request
     else:
         await queue.put(None)

@@ -1,4 +1,4 @@
-"""What belongs to the box rather than to a dialect: health, metrics, docs."""
+"""Health, metrics and docs: routes that belong to no dialect."""
 
 from appliance.api.system.docs import config as openapi
 from appliance.api.system.routes import DIALECT, router

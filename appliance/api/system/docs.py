@@ -1,4 +1,4 @@
-"""/api/docs: the API's pages, with everything they need served by the box itself."""
+"""/api/docs: Swagger UI with all of its assets served from here, and openapi.json."""
 
 import hashlib
 from importlib.resources import files
@@ -21,7 +21,7 @@ _ASSETS = {
     "docs.js": "text/javascript; charset=utf-8",
 }
 _PAGE = "docs.html"
-# The browser itself refuses anything from elsewhere. The library sets styles by script.
+# No external resources. Swagger UI sets styles by script, hence unsafe-inline.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -30,7 +30,7 @@ _POLICY = (
 
 
 class DocsPage(OpenAPIRenderPlugin):
-    """The page for people; it reads the JSON beside it."""
+    """The HTML page, which loads openapi.json."""
 
     def __init__(self) -> None:
         super().__init__(path="/")
@@ -44,7 +44,7 @@ class DocsPage(OpenAPIRenderPlugin):
 
 @get("/static/{name:str}", sync_to_thread=False)
 def asset(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes | None]:
-    """A file of the page; browsers keep it and ask only whether it changed."""
+    """A file of the page. Browsers cache it and revalidate it by its ETag."""
     if name not in _ASSETS:
         raise NotFoundException
     content = _read(name)
@@ -56,11 +56,11 @@ def asset(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[byte
 
 
 def config(version: str) -> OpenAPIConfig:
-    """The OpenAPI document of this box."""
+    """The configuration of the OpenAPI document."""
     return OpenAPIConfig(
         title="Monkey Coder",
         version=version,
-        description="A coding task in, verified code out. Everything runs on this box.",
+        description="A coding task in, verified code out. Everything runs on this server.",
         path=DOCS,
         openapi_router=Router(
             DOCS,

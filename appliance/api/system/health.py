@@ -1,14 +1,14 @@
-"""Health of the box, in the shapes that three products ask for at the same address."""
+"""/health and its relatives: the health and load of the server, in the shapes of three products."""
 
 from typing import Any
 
 from litestar import Request, Response, get, head
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from appliance.api.http.dependencies import ServicesDependency
+from appliance.api.http.dependencies import ServicesDependency, SettingsDependency
 from appliance.api.http.times import iso
-from appliance.api.openapi import ANYBODY
-from appliance.services.health import Condition, Health, Part
+from appliance.api.openapi import NO_CREDENTIALS
+from appliance.services.health import Component, Condition, Health
 
 _STRICT_CLIENT = "bearer mk-"
 _ENVIRONMENT = "self-hosted"
@@ -16,7 +16,7 @@ _CODEEP = "Codeep AI API"
 
 
 class HealthAnswer(Struct):
-    """The four fields that strict clients know."""
+    """The fields for clients that reject others: they send an mk- key."""
 
     status: str
     version: str
@@ -25,7 +25,7 @@ class HealthAnswer(Struct):
 
 
 class FullHealthAnswer(HealthAnswer):
-    """`redis` is "not_used": the queue lives in the box's own database."""
+    """`redis` is "not_used": the queue is in the database."""
 
     service: str
     environment: str
@@ -35,7 +35,7 @@ class FullHealthAnswer(HealthAnswer):
 
 
 class ReadinessAnswer(Struct):
-    """`waiting_for` names what is not there yet, with the reason."""
+    """`waiting_for` names the parts that are not ready, with the reason."""
 
     status: str
     ready: bool
@@ -46,11 +46,38 @@ class AliveAnswer(Struct):
     status: str
 
 
-@get("/health", security=ANYBODY)
+class TaskLoad(Struct):
+    """Load of tasks. `expected_wait_seconds` of a new task is null if unknown."""
+
+    running: int
+    workers: int
+    waiting: int
+    limit: int
+    limit_per_user: int
+    expected_wait_seconds: float | None
+
+
+class CompletionLoad(Struct):
+    """Load of completions. `limit` is the length of the queue of each provider."""
+
+    running: int
+    waiting: int
+    limit: int
+    limit_per_user: int
+
+
+class ComprehensiveAnswer(FullHealthAnswer):
+    """`tasks` is null if the store does not respond."""
+
+    tasks: TaskLoad | None
+    completions: CompletionLoad
+
+
+@get("/health", security=NO_CREDENTIALS)
 async def health(
     request: Request[Any, Any, Any], services: ServicesDependency
 ) -> Response[FullHealthAnswer | HealthAnswer]:
-    """How the box is. 503 only where it can't serve at all."""
+    """Health of the server. 503 only if it can't serve at all."""
     now = await services.health.health()
     strict = request.headers.get("authorization", "").lower().startswith(_STRICT_CLIENT)
     return Response(
@@ -60,25 +87,51 @@ async def health(
 
 @head(["/health", "/healthz"], include_in_schema=False)
 async def health_head(services: ServicesDependency) -> Response[None]:
-    """For load balancers that ask without wanting the body."""
+    """Health without a body, for load balancers."""
     return Response(None, status_code=status_code(await services.health.health()))
 
 
-@get("/healthz", security=ANYBODY)
+@get("/healthz", security=NO_CREDENTIALS)
 async def alive() -> AliveAnswer:
-    """That the process answers, and nothing more."""
+    """Liveness: 200 as long as the process responds."""
     return AliveAnswer("ok")
 
 
-@get("/health/readiness", security=ANYBODY)
+@get("/health/readiness", security=NO_CREDENTIALS)
 async def readiness(services: ServicesDependency) -> Response[ReadinessAnswer]:
-    """503 until the store, and the default model if one is configured, are ready."""
-    found = await services.health.readiness()
+    """503 until the store and the configured default model are ready."""
+    state = await services.health.readiness()
     answer = ReadinessAnswer(
-        "ready" if found.ready else "not_ready", found.ready, found.waiting_for
+        "ready" if state.ready else "not_ready", state.ready, state.waiting_for
     )
-    headers = {} if found.ready else {"Retry-After": "1"}
-    return Response(answer, status_code=200 if found.ready else 503, headers=headers)
+    headers = {} if state.ready else {"Retry-After": "1"}
+    return Response(answer, status_code=200 if state.ready else 503, headers=headers)
+
+
+@get("/health/comprehensive", security=NO_CREDENTIALS)
+async def comprehensive(
+    services: ServicesDependency, settings: SettingsDependency
+) -> Response[ComprehensiveAnswer]:
+    """Health of every part, and the load of tasks and completions."""
+    now, load = await services.health.health(), await services.health.load()
+    stats, queue, gateway = load.tasks, settings.scheduler, settings.gateway
+    tasks = stats and TaskLoad(
+        running=stats.running,
+        workers=stats.workers,
+        waiting=stats.queued,
+        limit=queue.queue_limit,
+        limit_per_user=queue.queue_limit_per_user,
+        expected_wait_seconds=stats.expected_wait_s,
+    )
+    completions = CompletionLoad(
+        running=load.completions_running,
+        waiting=load.completions_waiting,
+        limit=gateway.queue_limit,
+        limit_per_user=gateway.queue_limit_per_user,
+    )
+    fields = structs.asdict(full_answer(now))
+    answer = ComprehensiveAnswer(**fields, tasks=tasks, completions=completions)
+    return Response(answer, status_code=status_code(now))
 
 
 def strict_answer(now: Health) -> HealthAnswer:
@@ -104,7 +157,7 @@ def full_answer(now: Health) -> FullHealthAnswer:
 
 
 def _components(now: Health) -> dict[str, str]:
-    """The documented names, for what they stand for here."""
+    """Documented names, mapped to the parts of this server."""
     return {
         "orchestrator": _active(now.queue),
         "quantum_executor": _active(now.sandbox),
@@ -118,18 +171,18 @@ def _problems(now: Health) -> dict[str, str]:
     return {
         name: part.problem
         for name, part in parts.items()
-        if isinstance(part, Part) and not part.works
+        if isinstance(part, Component) and not part.is_working
     }
 
 
-def _active(part: Part) -> str:
-    return "active" if part.works else "unavailable"
+def _active(part: Component) -> str:
+    return "active" if part.is_working else "unavailable"
 
 
-def _word(part: Part) -> str:
-    return "healthy" if part.works else "unhealthy"
+def _word(part: Component) -> str:
+    return "healthy" if part.is_working else "unhealthy"
 
 
 def status_code(now: Health) -> int:
-    """503 only where the box can't serve at all."""
+    """503 only if the server can't serve at all."""
     return 503 if now.condition is Condition.UNHEALTHY else 200

@@ -1,23 +1,23 @@
-"""/metrics for Prometheus, and the figures of the cache."""
+"""/metrics for Prometheus, and statistics of the response cache."""
 
 from litestar import get
 from msgspec import Struct
 
 from appliance import telemetry
 from appliance.api.http.dependencies import ServicesDependency
-from appliance.api.openapi import ANYBODY
+from appliance.api.openapi import NO_CREDENTIALS
 
 
-@get("/metrics", media_type="text/plain; version=0.0.4; charset=utf-8", security=ANYBODY)
+@get("/metrics", media_type="text/plain; version=0.0.4; charset=utf-8", security=NO_CREDENTIALS)
 async def metrics(services: ServicesDependency) -> bytes:
     """Counters and gauges in Prometheus' text format."""
-    queue = await services.tasks.queue()
+    queue = await services.tasks.get_queue_stats()
     telemetry.observe_queue(queue.queued, queue.running)
     return telemetry.render_metrics()
 
 
 class CacheAnswer(Struct):
-    """`size` counts answers; `evictions` made room, `expired_removals` were too old."""
+    """`size` is in entries; `evictions` made space, `expired_removals` were too old."""
 
     size: int
     max_size: int
@@ -30,10 +30,10 @@ class CacheAnswer(Struct):
     max_bytes: int
 
 
-@get("/metrics/cache", security=ANYBODY, sync_to_thread=False)
+@get("/metrics/cache", security=NO_CREDENTIALS, sync_to_thread=False)
 def cache(services: ServicesDependency) -> CacheAnswer:
-    """How the cache of completions does since the start of the box."""
-    figures = services.catalog.cache()
+    """Statistics of the response cache since the start of the server."""
+    figures = services.catalog.cache_stats()
     return CacheAnswer(
         size=figures.entries,
         max_size=figures.max_entries,

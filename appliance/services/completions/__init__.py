@@ -1,0 +1,1 @@
+"""Chats, raw completions and embeddings for the dialects."""

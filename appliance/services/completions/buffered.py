@@ -1,37 +1,37 @@
-"""A completion that runs on whether or not it is being read."""
+"""Buffers the events of a completion, so that it runs at its own pace."""
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from appliance.domain.completions import Report
+from appliance.domain.completions import CompletionReport
 from appliance.domain.messages import CompletionEvent
-from appliance.inference import Running
+from appliance.inference import CompletionRun
 
 
-class Pumped:
-    """Reads a completion in a task of its own and keeps its events until they are read.
+class BufferedCompletion:
+    """Reads a completion in a task of its own and keeps the events until they are consumed.
 
-    Several choices of one request need this: those that wait for room get it only when
-    the first ones have come to their end, and those must not wait for their reader. What
-    is kept is bounded by the length of the answer.
+    Needed where one request has several choices: the ones in the queue start only when
+    earlier ones have ended, and those must not wait for a reader that takes the choices
+    one after another. The buffer is bounded by the length of the answer.
     """
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: CompletionRun) -> None:
         self._running = running
         self._events: deque[CompletionEvent] = deque()
-        self._news = asyncio.Event()
-        self._begun = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._first_event = asyncio.Event()
         self._task = asyncio.create_task(self._pump(), name="completion")
         self._task.add_done_callback(self._wake)
 
     @property
-    def report(self) -> Report:
+    def report(self) -> CompletionReport:
         return self._running.report
 
-    async def begin(self) -> None:
-        """Wait for the first event. Raises what the completion failed with before it."""
-        await self._begun.wait()
+    async def wait_for_first_event(self) -> None:
+        """Return at the first event. Raises the error of a completion that failed before it."""
+        await self._first_event.wait()
         if not self._events and self._task.done():
             self._task.result()
 
@@ -39,7 +39,7 @@ class Pumped:
         return self._read()
 
     async def aclose(self) -> None:
-        """End it. Its failure is for the reader: who closes early does not want to know."""
+        """Cancel the completion. Its error is raised to the reader only, not here."""
         self._task.cancel()
         await asyncio.wait({self._task})
 
@@ -50,21 +50,21 @@ class Pumped:
             if self._task.done():
                 self._task.result()
                 return
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _pump(self) -> None:
         try:
-            await self._running.begin()
+            await self._running.start()
             async for event in self._running:
                 self._events.append(event)
-                self._begun.set()
-                self._news.set()
+                self._first_event.set()
+                self._changed.set()
         finally:
             await self._running.aclose()
 
-    def _wake(self, ended: asyncio.Task[None]) -> None:
-        if not ended.cancelled():
-            ended.exception()  # looked at here: a reader that has gone never will
-        self._begun.set()
-        self._news.set()
+    def _wake(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # mark as retrieved: the reader may never ask for it
+        self._first_event.set()
+        self._changed.set()

@@ -1,123 +1,159 @@
-"""Chats and raw completions for the wire formats."""
+"""Chats, raw completions and embeddings: direct calls to a model, without a durable task."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
 from msgspec.structs import replace
 
-from appliance.domain.completions import Ask
-from appliance.domain.messages import CompletionRequest, EmbeddingRequest, Embeddings
+from appliance.domain.completions import CompletionReport, CompletionSpec
+from appliance.domain.messages import (
+    CompletionEvent,
+    CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
+)
 from appliance.domain.usage import UsageKind
 from appliance.domain.users import Principal
 from appliance.errors import InvalidInput
-from appliance.inference import Caller, CompletionCall, Gateway, Route, Running
+from appliance.inference import Caller, CompletionCall, CompletionRun, Gateway, Route
 from appliance.inference.request import token_estimate
 from appliance.services.accounts import permissions
-from appliance.services.completions.buffered import Pumped
-from appliance.services.completions.protocol import Completion
+from appliance.services.completions.buffered import BufferedCompletion
 
 MAX_CHOICES = 32
-_SEEDS = 2**32
+_SEED_COUNT = 2**32
+
+
+class Completion(Protocol):
+    """One running completion. Iterate it once; close it in every case.
+
+    `report` is updated while it runs. `aclose` ends the generation at once and records the
+    usage up to then.
+    """
+
+    @property
+    def report(self) -> CompletionReport: ...
+
+    def __aiter__(self) -> AsyncIterator[CompletionEvent]: ...
+
+    async def aclose(self) -> None: ...
 
 
 class CompletionService:
-    """Implements services.completions.Completions."""
+    """What the OpenAI and Anthropic dialects call."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def start(self, principal: Principal, ask: Ask, choices: int = 1) -> Sequence[Completion]:
-        """Begin `choices` completions; see Completions.start."""
+    async def start(
+        self, principal: Principal, spec: CompletionSpec, choices: int = 1
+    ) -> Sequence[Completion]:
+        """Start `choices` completions of `spec`, each with a seed of its own.
+
+        Returns when each has its first event, so that a failure before the first token is
+        an error of the request. Raises Forbidden, InvalidInput, UnknownModel,
+        ContextLengthExceeded, QueueFull, RateLimited, ModelUnavailable, ProviderFailed,
+        DeadlineExceeded; a later failure is raised by the iteration. Cancelling the call
+        ends all of them.
+        """
         permissions.require_chat(principal)
-        _check(ask, choices)
-        caller = caller_of(principal)
-        route = await self._gateway.route_for(ask.model, ask.provider, caller, ask.labels)
-        calls = [_call(ask, route, caller, seed) for seed in _seeds(ask, choices)]
+        _validate(spec, choices)
+        caller = to_caller(principal)
+        route = await self._gateway.route_for(spec.model, spec.provider, caller, spec.labels)
+        calls = [_build_call(spec, route, caller, seed) for seed in _choice_seeds(spec, choices)]
         if choices == 1:
             running = self._gateway.run(calls[0])
-            await running.begin()
+            await running.start()
             return [running]
-        return await _begin_all([self._gateway.run(call) for call in calls])
+        return await _start_buffered([self._gateway.run(call) for call in calls])
 
-    async def count_tokens(self, principal: Principal, ask: Ask) -> int:
-        """The exact prompt tokens; see Completions.count_tokens."""
+    async def count_tokens(self, principal: Principal, spec: CompletionSpec) -> int:
+        """The exact number of prompt tokens, with template and tools. Raises as `start` does."""
         permissions.require_chat(principal)
-        _check(ask, 1)
-        caller = caller_of(principal)
-        route = await self._gateway.route_for(ask.model, ask.provider, caller, ask.labels)
-        return await self._gateway.count(route, _request(ask, caller, ask.sampling.seed))
+        _validate(spec, 1)
+        caller = to_caller(principal)
+        route = await self._gateway.route_for(spec.model, spec.provider, caller, spec.labels)
+        return await self._gateway.count_request_tokens(
+            route, _build_request(spec, caller, spec.sampling.seed)
+        )
 
     async def embed(self, principal: Principal, request: EmbeddingRequest) -> Embeddings:
-        """Vectors; see Completions.embed."""
+        """Vectors of `request.texts`; `request.model` is an alias or "provider/name".
+
+        Raises as `start` does.
+        """
         permissions.require_chat(principal)
         if not request.texts:
-            raise InvalidInput.at("input", "there is nothing to make vectors of")
-        caller = caller_of(principal)
+            raise InvalidInput.at("input", "must hold at least one text")
+        caller = to_caller(principal)
         route = await self._gateway.route_for(request.model, None, caller)
         return await self._gateway.embed(route, request, caller)
 
 
-def caller_of(principal: Principal) -> Caller:
-    """Who asks, as the gateway knows them."""
+def to_caller(principal: Principal) -> Caller:
+    """The caller as the gateway identifies it."""
     user = principal.user
     return Caller(f"user:{user.id}", user.id, principal.key_id, user.username)
 
 
-def _check(ask: Ask, choices: int) -> None:
+def _validate(spec: CompletionSpec, choices: int) -> None:
     if not 1 <= choices <= MAX_CHOICES:
-        raise InvalidInput.at("n", f"must be from 1 to {MAX_CHOICES}")
-    if ask.raw is None and not ask.messages:
-        raise InvalidInput.at("messages", "there must be at least one message")
-    if ask.raw is not None and ask.messages:
-        raise InvalidInput.at("prompt", "a raw prompt and messages exclude each other")
-    if ask.max_tokens is not None and ask.max_tokens < 1:
+        raise InvalidInput.at("n", f"{choices} is out of range (1 to {MAX_CHOICES})")
+    if spec.raw is None and not spec.messages:
+        raise InvalidInput.at("messages", "must hold at least one message")
+    if spec.raw is not None and spec.messages:
+        raise InvalidInput.at("prompt", "can't be combined with `messages`")
+    if spec.max_tokens is not None and spec.max_tokens < 1:
         raise InvalidInput.at("max_tokens", "must be at least 1")
 
 
-def _seeds(ask: Ask, choices: int) -> list[int | None]:
-    """One seed per choice: with a seed given, the first choice is what it gives alone."""
-    seed = ask.sampling.seed
+def _choice_seeds(spec: CompletionSpec, choices: int) -> list[int | None]:
+    """One seed per choice; the first is the requested one, so that it equals a single choice."""
+    seed = spec.sampling.seed
     if seed is None:
         return [None] * choices
-    return [(seed + index) % _SEEDS for index in range(choices)]
+    return [(seed + index) % _SEED_COUNT for index in range(choices)]
 
 
-def _call(ask: Ask, route: Route, caller: Caller, seed: int | None) -> CompletionCall:
-    request = _request(ask, caller, seed)
+def _build_call(
+    spec: CompletionSpec, route: Route, caller: Caller, seed: int | None
+) -> CompletionCall:
+    request = _build_request(spec, caller, seed)
     return CompletionCall(
         route=route,
         request=request,
-        size=token_estimate.of_completion(request),
+        estimate=token_estimate.estimate_completion(request),
         caller=caller,
         kind=UsageKind.CHAT,
-        urgency=ask.urgency,
-        may_cache=ask.may_cache,
+        urgency=spec.urgency,
+        may_cache=spec.may_cache,
     )
 
 
-def _request(ask: Ask, caller: Caller, seed: int | None) -> CompletionRequest:
-    """The ask without its model, which is the route's business."""
+def _build_request(spec: CompletionSpec, caller: Caller, seed: int | None) -> CompletionRequest:
+    """The request of a provider; the route fills in the model."""
     return CompletionRequest(
         model="",
-        messages=ask.messages,
-        sampling=ask.sampling if seed == ask.sampling.seed else replace(ask.sampling, seed=seed),
-        max_tokens=ask.max_tokens,
+        messages=spec.messages,
+        sampling=spec.sampling if seed == spec.sampling.seed else replace(spec.sampling, seed=seed),
+        max_tokens=spec.max_tokens,
         owner=caller.owner,
-        tools=ask.tools,
-        tool_choice=ask.tool_choice,
-        output=ask.output,
-        raw=ask.raw,
-        context_shift=ask.context_shift,
+        tools=spec.tools,
+        tool_choice=spec.tool_choice,
+        output=spec.output,
+        raw=spec.raw,
+        context_shift=spec.context_shift,
     )
 
 
-async def _begin_all(runs: Sequence[Running]) -> Sequence[Completion]:
-    """Let all of them run at their own pace, so that none waits for another to be read."""
-    pumped = [Pumped(run) for run in runs]
+async def _start_buffered(runs: Sequence[CompletionRun]) -> Sequence[Completion]:
+    """Start all runs, each buffered, so that none waits for another one's reader."""
+    buffered = [BufferedCompletion(run) for run in runs]
     try:
-        await asyncio.gather(*(each.begin() for each in pumped))
+        await asyncio.gather(*(completion.wait_for_first_event() for completion in buffered))
     except BaseException:
-        for each in pumped:
-            await each.aclose()
+        for completion in buffered:
+            await completion.aclose()
         raise
-    return pumped
+    return buffered

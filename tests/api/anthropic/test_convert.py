@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance.api.anthropic.convert import message_ask
+from appliance.api.anthropic.convert import message_spec
 from appliance.api.anthropic.schemas import MessagesBody
-from appliance.domain.completions import Ask
+from appliance.domain.completions import CompletionSpec
 from appliance.domain.messages import (
     Message,
     MessageRole,
@@ -28,9 +28,9 @@ USE = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city":
 RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "rain"}
 
 
-def ask(**fields: Any) -> Ask:
+def ask(**fields: Any) -> CompletionSpec:
     given = {"model": "starter", "max_tokens": 5, "messages": [HI]} | fields
-    return message_ask(msgspec.convert(given, MessagesBody))
+    return message_spec(msgspec.convert(given, MessagesBody))
 
 
 def text(words: str, **more: Any) -> dict[str, Any]:

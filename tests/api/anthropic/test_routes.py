@@ -27,7 +27,7 @@ from appliance.errors import (
     RateLimited,
     UnknownModel,
 )
-from tests.api.box import settings_with
+from tests.api.application import settings_with
 from tests.api.scripted_completions import (
     HELLO,
     USAGE,
@@ -285,7 +285,7 @@ WRONG: dict[str, tuple[str, str, Any, int, str]] = {
         "output_config.format.type",
     ),
     "an array": ("POST", PATH, [], 400, "body"),
-    "nothing there": ("GET", f"{PATH}/batches", None, 404, "nothing at this address"),
+    "nothing there": ("GET", f"{PATH}/batches", None, 404, "No resource at this path"),
     "a wrong method": ("GET", PATH, None, 405, "POST"),
 }
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from appliance.config.settings import LimitSettings, ServerSettings, Settings
-from tests.api.box import Api, settings_with
+from tests.api.application import Api, settings_with
 
 PREFIXES = ("/api/v1", "/api/v2", "/v1")
 PUBLIC = {"/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/keys/dev"}

@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from appliance.api.http.errors import STATUS
+from appliance.api.http.errors import STATUS_BY_CODE
 from appliance.config.settings import ServerSettings, Settings
 from appliance.errors import ApplianceError
-from tests.api.box import Api, settings_with
+from tests.api.application import Api, settings_with
 
 V0 = "application/vnd.monkey-coder.v0+json"
 PATHS = [
@@ -103,7 +103,7 @@ async def test_error_when_version_0_is_asked_for_then_error_is_a_string(
     body = answer.json()
     assert answer.status_code == 400
     assert body["error"] == "validation_error"
-    assert body["message"].startswith("persona: Must be one of")
+    assert body["message"].startswith("persona: must be one of")
     assert body["details"]["field"] == "persona"
 
 
@@ -126,7 +126,7 @@ def test_statuses_when_an_error_is_added_to_the_tree_then_it_has_one() -> None:
     def codes(kind: type[ApplianceError]) -> set[str]:
         return {kind.code}.union(*(codes(each) for each in kind.__subclasses__()))
 
-    assert codes(ApplianceError) <= set(STATUS)
+    assert codes(ApplianceError) <= set(STATUS_BY_CODE)
 
 
 @pytest.mark.parametrize("path", ["//api/v1//tasks", "/api/v1/tasks/", "//api//v1//tasks///"])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from litestar import Request
 
-from appliance.api.http.labels import labels_of
+from appliance.api.http.labels import read_labels
 from appliance.errors import InvalidInput
 
 
@@ -28,7 +28,7 @@ def request(*values: bytes) -> Request[Any, Any, Any]:
 def test_labels_when_sent_then_each_once(
     headers: tuple[bytes, ...], in_metadata: str, found: tuple[str, ...]
 ) -> None:
-    assert labels_of(request(*headers), in_metadata) == found
+    assert read_labels(request(*headers), in_metadata) == found
 
 
 @pytest.mark.parametrize(
@@ -36,4 +36,4 @@ def test_labels_when_sent_then_each_once(
 )
 def test_labels_when_out_of_bounds_then_refused(value: bytes) -> None:
     with pytest.raises(InvalidInput, match="X-Labels"):
-        labels_of(request(value))
+        read_labels(request(value))

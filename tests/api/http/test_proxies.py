@@ -8,7 +8,7 @@ import pytest
 from appliance.api.http.proxies import TrustedProxies
 from appliance.config.settings import AuthSettings, LimitSettings, ServerSettings
 from appliance.errors import ConfigError
-from tests.api.box import open_api, settings_with
+from tests.api.application import open_api, settings_with
 
 _TRUSTED = ("127.0.0.1", "10.1.0.0/16", "2001:db8::/32")
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from appliance.api.http.body_drain import RequestBody
+from appliance.api.http.body_drain import DrainableBody
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -29,11 +29,11 @@ class Sent:
         yield {"type": "http.disconnect"}
 
 
-def body_of(sent: Sent, *headers: tuple[bytes, bytes]) -> RequestBody:
-    return RequestBody(cast("Any", {"headers": headers}), sent.receive)
+def body_of(sent: Sent, *headers: tuple[bytes, bytes]) -> DrainableBody:
+    return DrainableBody(cast("Any", {"headers": headers}), sent.receive)
 
 
-async def read(body: RequestBody) -> bytes:
+async def read(body: DrainableBody) -> bytes:
     whole, more = b"", True
     while more:
         message = await body.receive()
@@ -49,7 +49,7 @@ async def test_body_when_its_announced_length_has_come_then_nobody_is_asked_for_
     sent = Sent(*pieces, last=True)
     body = body_of(sent, (b"content-length", b"5"))
     assert await read(body) == b"hello"
-    await body.discard()
+    await body.drain()
     assert sent.asked == len(pieces)
 
 
@@ -67,7 +67,7 @@ async def test_body_when_the_client_leaves_within_then_it_ends_there() -> None:
     sent = Sent(b"he", last=False)
     body = body_of(sent, (b"content-length", b"5"))
     assert await read(body) == b"he"
-    await body.discard()
+    await body.drain()
     assert sent.asked == 2
 
 
@@ -75,7 +75,7 @@ async def test_discard_when_part_was_read_then_the_rest_is_taken() -> None:
     sent = Sent(b"he", b"llo", last=True)
     body = body_of(sent, (b"content-length", b"5"))
     assert (await body.receive())["more_body"]
-    await body.discard()
+    await body.drain()
     assert sent.asked == 2
 
 
@@ -84,7 +84,7 @@ async def test_discard_when_part_was_read_then_the_rest_is_taken() -> None:
 )
 async def test_discard_when_nothing_is_sent_then_nobody_is_asked(headers: Headers) -> None:
     sent = Sent(last=True)
-    await body_of(sent, *headers).discard()
+    await body_of(sent, *headers).drain()
     assert sent.asked == 0
 
 

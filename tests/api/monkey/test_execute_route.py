@@ -14,8 +14,8 @@ from appliance.errors import (
     ProviderFailed,
     UnknownModel,
 )
-from tests.api.box import Api, settings_with
-from tests.support.task_box import until
+from tests.api.application import Api, settings_with
+from tests.support.task_system import until
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ async def test_execute_when_sent_then_interactive_and_of_the_caller(
 ) -> None:
     await client.post("/api/v1/execute", json={"prompt": "/review look at this"})
     task = api.script.seen[0].task
-    assert task.user_id == api.box.alice.user.id
+    assert task.user_id == api.system.alice.user.id
     assert (task.request.priority, task.request.persona) == ("interactive", "reviewer")
     assert task.request.prompt == "look at this"
 
@@ -143,7 +143,7 @@ async def test_execute_when_the_persona_is_unknown_then_the_allowed_ones(
     answer = await client.post("/api/v1/execute", json={"prompt": "x", "persona": "king"})
     details = answer.json()["error"]["details"]
     assert details["field"] == "persona"
-    assert details["reason"].startswith("Must be one of: developer, architect, reviewer")
+    assert details["reason"].startswith("must be one of: developer, architect, reviewer")
     assert "security_analyst" in details["allowed"]
 
 
@@ -161,9 +161,9 @@ async def test_execute_when_the_queue_is_full_then_503_with_its_length(
     api: Api, client: httpx.AsyncClient
 ) -> None:
     api.script.hold()
-    await api.box.submit(api.box.alice, "running")
+    await api.system.submit(api.system.alice, "running")
     await until(lambda: bool(api.script.seen))
-    await api.box.submit(api.box.alice, "waiting")
+    await api.system.submit(api.system.alice, "waiting")
     answer = await client.post("/api/v1/execute", json={"prompt": "one too many"})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (503, "QUEUE_FULL")

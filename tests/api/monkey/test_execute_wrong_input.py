@@ -7,7 +7,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.api.box import open_api, settings_with
+from tests.api.application import open_api, settings_with
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -152,6 +152,6 @@ async def test_execute_when_the_input_is_wrong_then_the_field_and_the_reason(
     assert error["details"].get("field") == field, error
     assert field.split("[", maxsplit=1)[0] in error["message"]
     if sent == b"":
-        assert error["message"] == "body: a JSON object is needed"
+        assert error["message"] == "body: must be a JSON object"
     assert answer.json()["detail"] == answer.json()["message"] == error["message"]
     assert answer.json()["request_id"] == answer.headers["x-request-id"]

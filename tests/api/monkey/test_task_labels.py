@@ -13,7 +13,7 @@ from appliance.config.settings import AgentSettings, PolicySettings
 from appliance.domain.messages import CompletionRequest
 from tests.api.application import open_api, settings_with
 from tests.support.agent_fakes import UnconfinedRunner
-from tests.support.gateway_parts import BROKEN, Scripted, gateway_over, route
+from tests.support.gateway_parts import PERMANENT, Scripted, gateway_over, route
 
 NEAR = "```python\nnear = 1\n```"
 FAR = "```python\nfar = 1\n```"
@@ -52,7 +52,7 @@ def near() -> Watched:
 
 
 @pytest.fixture
-async def box(tmp_path: Path, near: Watched) -> AsyncIterator[Labelled]:
+async def server(tmp_path: Path, near: Watched) -> AsyncIterator[Labelled]:
     """A box whose default is a far model, and whose route "smart" has a near one behind it."""
     far = Watched(FAR, name="far", local=False, models=("m",))
     policy = PolicySettings(local_only_labels=("secret",))
@@ -69,65 +69,65 @@ async def box(tmp_path: Path, near: Watched) -> AsyncIterator[Labelled]:
 
 @pytest.mark.parametrize("model", ["far/m", "smart", None])
 async def test_task_when_its_labels_bar_nobody_then_the_far_model_serves_it(
-    model: str | None, box: Labelled
+    model: str | None, server: Labelled
 ) -> None:
-    answer = await box.execute("public", header="open", model=model)
+    answer = await server.execute("public", header="open", model=model)
     assert answer.status_code == 200, answer.text
     assert answer.json()["metadata"]["provider_used"] == "far"
-    assert box.near.requests == []
+    assert server.near.requests == []
 
 
 @pytest.mark.parametrize("model", ["near/model", "smart", None])
 @pytest.mark.parametrize(("labels", "header"), [(("public", " secret "), ""), ((), "a, secret")])
 async def test_task_when_its_label_must_stay_then_a_local_model_serves_it(
-    model: str | None, labels: tuple[str, ...], header: str, box: Labelled
+    model: str | None, labels: tuple[str, ...], header: str, server: Labelled
 ) -> None:
-    answer = await box.execute(*labels, header=header, model=model)
+    answer = await server.execute(*labels, header=header, model=model)
     assert answer.status_code == 200, answer.text
     assert answer.json()["metadata"]["provider_used"] == "near"
     assert "near = 1" in answer.json()["result"]["result"]
-    assert not box.left_the_box
+    assert not server.left_the_box
 
 
 async def test_task_when_only_a_barred_model_was_named_then_403_and_it_failed(
-    box: Labelled,
+    server: Labelled,
 ) -> None:
-    answer = await box.execute("secret", model="far/m")
+    answer = await server.execute("secret", model="far/m")
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (403, "FORBIDDEN")
     assert WHY in error["message"]
-    task = (await box.client.get(f"/api/v1/tasks/{error['details']['task_id']}")).json()
+    task = (await server.client.get(f"/api/v1/tasks/{error['details']['task_id']}")).json()
     assert (task["status"], task["error"]["code"]) == ("failed", "FORBIDDEN")
     assert WHY in task["error"]["message"]
-    assert not box.left_the_box
+    assert not server.left_the_box
 
 
 async def test_task_when_it_streams_and_is_barred_then_the_stream_ends_with_why(
-    box: Labelled,
+    server: Labelled,
 ) -> None:
     body = ASKED | {"model": "far/m"}
     headers = {"X-Labels": "secret"}
-    answer = await box.client.post("/api/v1/execute/stream", json=body, headers=headers)
+    answer = await server.client.post("/api/v1/execute/stream", json=body, headers=headers)
     assert answer.status_code == 200
     assert '"code":"FORBIDDEN"' in answer.text
     assert WHY in answer.text
-    assert not box.left_the_box
+    assert not server.left_the_box
 
 
-@pytest.mark.parametrize("near", [Watched(BROKEN)])
+@pytest.mark.parametrize("near", [Watched(PERMANENT)])
 async def test_task_when_the_local_model_fails_then_no_far_one_takes_its_place(
-    near: Watched, box: Labelled
+    near: Watched, server: Labelled
 ) -> None:
-    answer = await box.execute("secret", model="smart")
+    answer = await server.execute("secret", model="smart")
     assert answer.json()["status"] == "failed"
     assert near.requests
-    assert not box.left_the_box
+    assert not server.left_the_box
 
 
-async def test_task_when_sent_again_with_another_label_then_conflict(box: Labelled) -> None:
-    assert (await box.execute("a", task_id="mine")).status_code == 200
-    assert (await box.execute(header="a", task_id="mine")).status_code == 200
-    assert (await box.execute("a", "b", task_id="mine")).status_code == 409
+async def test_task_when_sent_again_with_another_label_then_conflict(server: Labelled) -> None:
+    assert (await server.execute("a", task_id="mine")).status_code == 200
+    assert (await server.execute(header="a", task_id="mine")).status_code == 200
+    assert (await server.execute("a", "b", task_id="mine")).status_code == 409
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ async def test_task_when_sent_again_with_another_label_then_conflict(box: Labell
     [(",".join(str(n) for n in range(65)), "X-Labels"), ("x" * 201, "X-Labels")],
 )
 async def test_task_when_the_header_holds_too_much_then_refused(
-    header: str, field: str, box: Labelled
+    header: str, field: str, server: Labelled
 ) -> None:
-    answer = await box.execute(header=header)
+    answer = await server.execute(header=header)
     assert answer.status_code == 400
     assert answer.json()["error"]["details"]["field"] == field

@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from tests.api.box import Api
-from tests.support.task_box import until
+from tests.api.application import Api
+from tests.support.task_system import until
 
 
 async def test_task_when_ended_then_what_execute_answered(client: httpx.AsyncClient) -> None:
@@ -18,7 +18,7 @@ async def test_task_when_waiting_or_running_then_this_dialects_names(
     api: Api, client: httpx.AsyncClient
 ) -> None:
     api.script.hold()
-    tasks = [await api.box.submit(api.box.alice, f"number {number}") for number in range(3)]
+    tasks = [await api.system.submit(api.system.alice, f"number {number}") for number in range(3)]
     await until(lambda: len(api.script.seen) == 2)
     answers = [(await client.get(f"/api/v1/tasks/{task.public_id}")).json() for task in tasks]
     assert [each["status"] for each in answers] == ["in_progress", "in_progress", "pending"]
@@ -53,8 +53,8 @@ async def test_task_when_an_administrator_asks_then_found(
 async def test_list_when_paged_then_every_task_once_newest_first(
     api: Api, client: httpx.AsyncClient
 ) -> None:
-    made = [await api.box.submit(api.box.alice, f"number {number}") for number in range(5)]
-    await api.box.submit(api.box.bob, "of another")
+    made = [await api.system.submit(api.system.alice, f"number {number}") for number in range(5)]
+    await api.system.submit(api.system.bob, "of another")
     found: list[str] = []
     cursor: str | None = ""
     while cursor is not None:
@@ -73,7 +73,7 @@ async def test_list_when_filtered_by_status_then_only_those(
 ) -> None:
     await client.post("/api/v1/execute", json={"prompt": "Do it", "task_id": "done"})
     api.script.hold()
-    await api.box.submit(api.box.alice, "running")
+    await api.system.submit(api.system.alice, "running")
     await until(lambda: len(api.script.seen) == 2)
     for status, count in {"completed": 1, "in_progress": 1, "running": 1, "failed": 0}.items():
         page = (await client.get("/api/v1/tasks", params={"status": status})).json()
@@ -109,7 +109,7 @@ async def test_cancel_when_running_then_cancelled_with_the_reason(
     api: Api, client: httpx.AsyncClient
 ) -> None:
     api.script.hold()
-    task = await api.box.submit(api.box.alice)
+    task = await api.system.submit(api.system.alice)
     await until(lambda: bool(api.script.seen))
     body = (await client.post(f"/api/v1/tasks/{task.public_id}/cancel")).json()
     assert (body["status"], body["error"]["code"]) == ("cancelled", "TASK_CANCELLED")

@@ -7,25 +7,25 @@ import msgspec
 import pytest
 
 from appliance.api.openai.answers import (
-    Heading,
+    AnswerHeader,
+    begin_answer,
     chat_answer,
-    likeliest,
-    opening,
+    most_likely,
     plain_answer,
     system_fingerprint,
-    usage_of,
+    total_usage,
 )
 from appliance.api.openai.convert import (
-    chat_ask,
-    completion_asks,
+    chat_spec,
+    completion_specs,
     embedding_request,
-    tier_of,
+    response_tier,
     wants_usage,
 )
 from appliance.api.openai.schemas import ChatBody, CompletionBody, EmbeddingBody
 from appliance.api.openai.stream_chunks import ChatChunks, PlainChunks
-from appliance.api.openai.stream_merge import Collected
-from appliance.domain.completions import Ask, Report, Urgency
+from appliance.api.openai.stream_merge import CollectedCompletion
+from appliance.domain.completions import CompletionReport, CompletionSpec, Urgency
 from appliance.domain.messages import (
     Finished,
     FinishReason,
@@ -54,16 +54,16 @@ WEATHER = {
     },
 }
 TIME = {"type": "function", "function": {"name": "time"}}
-HEAD = Heading("chatcmpl-1", 7, "starter", "fp_1")
+HEAD = AnswerHeader("chatcmpl-1", 7, "starter", "fp_1")
 
 
-def ask_of(**fields: Any) -> Ask:
+def ask_of(**fields: Any) -> CompletionSpec:
     body = msgspec.convert({"messages": [USER]} | fields, ChatBody, strict=False)
-    return chat_ask(body)
+    return chat_spec(body)
 
 
-def plain_asks(**fields: Any) -> list[Ask]:
-    return completion_asks(msgspec.convert({"prompt": "a"} | fields, CompletionBody))
+def plain_asks(**fields: Any) -> list[CompletionSpec]:
+    return completion_specs(msgspec.convert({"prompt": "a"} | fields, CompletionBody))
 
 
 def refusal(**fields: Any) -> dict[str, Any]:
@@ -74,19 +74,19 @@ def refusal(**fields: Any) -> dict[str, Any]:
 
 
 def test_chat_when_little_is_said_then_the_defaults_of_openai() -> None:
-    ask = ask_of(model="starter")
-    assert ask.model == "starter"
-    assert ask.messages == (Message(MessageRole.USER, "hi"),)
-    sampling = ask.sampling
+    spec = ask_of(model="starter")
+    assert spec.model == "starter"
+    assert spec.messages == (Message(MessageRole.USER, "hi"),)
+    sampling = spec.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (1.0, 1.0, 0)
     assert (sampling.min_p, sampling.logprobs, sampling.seed) == (0.05, None, None)
-    assert ask.max_tokens is None
-    assert ask.urgency is Urgency.INTERACTIVE
-    assert ask.may_cache
+    assert spec.max_tokens is None
+    assert spec.urgency is Urgency.INTERACTIVE
+    assert spec.may_cache
 
 
 def test_chat_when_everything_is_said_then_all_of_it_is_asked() -> None:
-    ask = ask_of(
+    spec = ask_of(
         model="a/b",
         temperature=0,
         top_p=0.5,
@@ -107,22 +107,22 @@ def test_chat_when_everything_is_said_then_all_of_it_is_asked() -> None:
         context_shift=True,
         provider="openai",
     )
-    sampling = ask.sampling
+    sampling = spec.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0, 0.5, 7, 0)
     assert (sampling.repeat_penalty, sampling.frequency_penalty) == (1.1, -2)
     assert (sampling.presence_penalty, sampling.seed, sampling.stop) == (2, -4, ("END",))
     assert sampling.logit_bias == ((5, -100), (6, 3))
     assert sampling.logprobs == 3
-    assert ask.max_tokens == 9
-    assert ask.urgency is Urgency.BATCH
-    assert not ask.may_cache
-    assert ask.context_shift
-    assert ask.provider == "openai"
+    assert spec.max_tokens == 9
+    assert spec.urgency is Urgency.BATCH
+    assert not spec.may_cache
+    assert spec.context_shift
+    assert spec.provider == "openai"
 
 
 def test_messages_when_of_every_role_then_those_of_the_box() -> None:
     calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
-    ask = ask_of(
+    spec = ask_of(
         messages=[
             {"role": "developer", "content": "be kind"},
             {"role": "system", "content": [{"type": "text", "text": each} for each in "ab"]},
@@ -135,7 +135,7 @@ def test_messages_when_of_every_role_then_those_of_the_box() -> None:
             {"role": "function", "name": "g", "content": "43"},
         ]
     )
-    assert ask.messages == (
+    assert spec.messages == (
         Message(MessageRole.SYSTEM, "be kind"),
         Message(MessageRole.SYSTEM, "a\nb"),
         Message(MessageRole.USER, "x"),
@@ -183,10 +183,10 @@ def test_messages_when_one_can_not_be_read_then_its_place(
     ],
 )
 def test_tools_when_a_choice_is_made_then_it_is_asked(choice: Any, expected: ToolChoice) -> None:
-    ask = ask_of(tools=[WEATHER, TIME], tool_choice=choice)
-    assert [tool.name for tool in ask.tools] == ["weather", "time"]
-    assert ask.tools[0].parameters == WEATHER["function"]["parameters"]  # pyright: ignore[reportArgumentType, reportIndexIssue]
-    assert ask.tool_choice == expected
+    spec = ask_of(tools=[WEATHER, TIME], tool_choice=choice)
+    assert [tool.name for tool in spec.tools] == ["weather", "time"]
+    assert spec.tools[0].parameters == WEATHER["function"]["parameters"]  # pyright: ignore[reportArgumentType, reportIndexIssue]
+    assert spec.tool_choice == expected
     alone = ask_of(tools=[WEATHER, TIME], tool_choice=choice, parallel_tool_calls=False)
     assert not alone.tool_choice.parallel
 
@@ -194,18 +194,18 @@ def test_tools_when_a_choice_is_made_then_it_is_asked(choice: Any, expected: Too
 def test_tools_when_some_are_allowed_then_only_those() -> None:
     allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "time"}}]}
     choice = {"type": "allowed_tools", "allowed_tools": allowed}
-    ask = ask_of(tools=[WEATHER, TIME], tool_choice=choice)
-    assert [tool.name for tool in ask.tools] == ["time"]
-    assert ask.tool_choice == ToolChoice(ToolUse.REQUIRED)
+    spec = ask_of(tools=[WEATHER, TIME], tool_choice=choice)
+    assert [tool.name for tool in spec.tools] == ["time"]
+    assert spec.tool_choice == ToolChoice(ToolUse.REQUIRED)
 
 
 @pytest.mark.parametrize("choice", [None, "auto", "none", {"name": "time"}])
 def test_functions_when_sent_then_tools_one_at_a_time(choice: Any) -> None:
     functions = [WEATHER["function"], TIME["function"]]
-    ask = ask_of(functions=functions, function_call=choice)
-    assert [tool.name for tool in ask.tools] == ["weather", "time"]
-    assert not ask.tool_choice.parallel
-    assert ask.tool_choice.name == ("time" if isinstance(choice, dict) else "")
+    spec = ask_of(functions=functions, function_call=choice)
+    assert [tool.name for tool in spec.tools] == ["weather", "time"]
+    assert not spec.tool_choice.parallel
+    assert spec.tool_choice.name == ("time" if isinstance(choice, dict) else "")
 
 
 @pytest.mark.parametrize(
@@ -310,10 +310,10 @@ def test_chat_when_a_field_is_unknown_or_without_effect_then_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tier", "shown"), [(None, None), ("auto", "default"), ("flex", "flex"), ("batch", "flex")]
+    ("tier", "served"), [(None, None), ("auto", "default"), ("flex", "flex"), ("batch", "flex")]
 )
-def test_tier_when_named_then_answered_as_it_was_served(tier: str | None, shown: str) -> None:
-    assert tier_of(ChatBody(messages=[], service_tier=tier)) == shown
+def test_tier_when_named_then_answered_as_it_was_served(tier: str | None, served: str) -> None:
+    assert response_tier(ChatBody(messages=[], service_tier=tier)) == served
 
 
 def test_stream_options_when_nothing_is_streamed_then_refused() -> None:
@@ -324,15 +324,15 @@ def test_stream_options_when_nothing_is_streamed_then_refused() -> None:
 
 
 def test_completion_when_little_is_said_then_sixteen_tokens() -> None:
-    (ask,) = plain_asks(prompt="def f(", suffix="return", logprobs=2, stop=["a", "b"])
-    assert ask.raw == RawPrompt("def f(", "return")
-    assert ask.messages == ()
-    assert (ask.max_tokens, ask.sampling.logprobs, ask.sampling.stop) == (16, 2, ("a", "b"))
+    (spec,) = plain_asks(prompt="def f(", suffix="return", logprobs=2, stop=["a", "b"])
+    assert spec.raw == RawPrompt("def f(", "return")
+    assert spec.messages == ()
+    assert (spec.max_tokens, spec.sampling.logprobs, spec.sampling.stop) == (16, 2, ("a", "b"))
 
 
 def test_completion_when_several_prompts_then_one_ask_each() -> None:
-    asks = plain_asks(prompt=["a", "b"], n=2)
-    assert [ask.raw for ask in asks] == [RawPrompt("a"), RawPrompt("b")]
+    specs = plain_asks(prompt=["a", "b"], n=2)
+    assert [spec.raw for spec in specs] == [RawPrompt("a"), RawPrompt("b")]
 
 
 def test_completion_when_the_best_is_wanted_then_likelihoods_are_asked() -> None:
@@ -387,8 +387,8 @@ def test_embedding_when_it_can_not_be_done_then_the_field_is_named(
 
 
 def likelihood(text: str, logprob: float) -> TokenLikelihood:
-    drawn = Likelihood(text, logprob, text.encode())
-    return TokenLikelihood(drawn, (drawn, Likelihood("?", float("-inf"), b"?")))
+    token = Likelihood(text, logprob, text.encode())
+    return TokenLikelihood(token, (token, Likelihood("?", float("-inf"), b"?")))
 
 
 def collected(
@@ -396,9 +396,11 @@ def collected(
     reason: FinishReason = FinishReason.STOP,
     logprob: float = -0.5,
     calls: tuple[ToolCall, ...] = (),
-) -> Collected:
+) -> CollectedCompletion:
     usage = TokenUsage(10, 2, 8)
-    return Collected(text, [likelihood("Hi", logprob)], list(calls), Finished(reason, usage))
+    return CollectedCompletion(
+        text, [likelihood("Hi", logprob)], list(calls), Finished(reason, usage)
+    )
 
 
 def encoded(answer: Any) -> dict[str, Any]:
@@ -471,35 +473,35 @@ def test_plain_answer_when_the_best_is_wanted_then_the_likeliest_of_each_prompt(
     ]
     answer = plain_answer(HEAD, groups, 1, logprobs=True, echoes=["1", "2"])
     assert [(choice.index, choice.text) for choice in answer.choices] == [(0, "1b"), (1, "2c")]
-    shown = encoded(answer)
-    assert shown["object"] == "text_completion"
-    assert shown["choices"][0]["logprobs"] == {
+    encoded_answer = encoded(answer)
+    assert encoded_answer["object"] == "text_completion"
+    assert encoded_answer["choices"][0]["logprobs"] == {
         "tokens": ["Hi"],
         "token_logprobs": [-1.0],
         "top_logprobs": [{"Hi": -1.0, "?": -9999.0}],
         "text_offset": [0],
     }
-    assert shown["usage"]["prompt_tokens"] == 20
-    assert shown["usage"]["completion_tokens"] == 8
+    assert encoded_answer["usage"]["prompt_tokens"] == 20
+    assert encoded_answer["usage"]["completion_tokens"] == 8
 
 
 def test_likeliest_when_nothing_was_told_then_still_some() -> None:
-    silent = Collected("x", [], [], Finished(FinishReason.STOP, TokenUsage()))
-    assert likeliest([silent, collected()], 1)[0].text == "Hi"
+    silent = CollectedCompletion("x", [], [], Finished(FinishReason.STOP, TokenUsage()))
+    assert most_likely([silent, collected()], 1)[0].text == "Hi"
 
 
 def test_usage_when_choices_share_a_prompt_then_it_counts_once() -> None:
     used = [TokenUsage(10, 1, 4), TokenUsage(10, 2, 10), TokenUsage(5, 3, 0), TokenUsage(5, 4, 5)]
-    assert usage_of(used, 2) == TokenUsage(15, 10, 4)
-    assert usage_of(used[:2], 2) == TokenUsage(10, 3, 4)
+    assert total_usage(used, 2) == TokenUsage(15, 10, 4)
+    assert total_usage(used[:2], 2) == TokenUsage(10, 3, 4)
 
 
 def test_fingerprint_when_the_model_differs_then_it_does() -> None:
     first = system_fingerprint("llama_cpp", "starter")
     assert first == system_fingerprint("llama_cpp", "starter")
     assert first != system_fingerprint("llama_cpp", "other")
-    report = Report("llama_cpp", "starter")
-    assert opening("chatcmpl", None).heading(report).fingerprint == first
+    report = CompletionReport("llama_cpp", "starter")
+    assert begin_answer("chatcmpl", None).header(report).fingerprint == first
 
 
 def chunk(data: bytes) -> dict[str, Any]:
@@ -562,7 +564,7 @@ def test_chat_chunks_when_the_client_is_old_then_function_call() -> None:
 
 def test_plain_chunks_when_written_then_offsets_go_on() -> None:
     chunks = PlainChunks(
-        Heading("cmpl-1", 7, "m", "fp", "flex"), ["", "say: "], with_usage=False, logprobs=True
+        AnswerHeader("cmpl-1", 7, "m", "fp", "flex"), ["", "say: "], with_usage=False, logprobs=True
     )
     assert chunks.begin(0) == b""
     assert chunk(chunks.begin(1))["choices"][0]["text"] == "say: "

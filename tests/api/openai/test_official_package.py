@@ -21,9 +21,9 @@ from appliance.errors import (
     UnknownModel,
 )
 from appliance.server import HttpServer
-from tests.api.box import settings_with
-from tests.api.openai_box import OpenAiApi, open_openai
-from tests.support.task_box import until
+from tests.api.application import settings_with
+from tests.api.openai_application import OpenAiApi, open_openai
+from tests.support.task_system import until
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 TOOLS: list[Any] = [{"type": "function", "function": {"name": "f", "parameters": {}}}]

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from appliance.config.settings import LimitSettings
-from appliance.domain.completions import CacheStatus, Report
+from appliance.domain.completions import CacheStatus, CompletionReport
 from appliance.domain.messages import Finished, FinishReason, TextDelta, TokenUsage, ToolCall
 from appliance.errors import (
     ApplianceError,
@@ -25,10 +25,10 @@ from appliance.errors import (
     RateLimited,
     UnknownModel,
 )
-from tests.api.box import settings_with
-from tests.api.openai_box import OpenAiApi, open_openai
+from tests.api.application import settings_with
+from tests.api.openai_application import OpenAiApi, open_openai
 from tests.api.scripted_completions import ScriptedApi, leaving_client
-from tests.support.task_box import until
+from tests.support.task_system import until
 
 CHAT: dict[str, Any] = {"model": "starter", "messages": [{"role": "user", "content": "hi"}]}
 CHATS, PLAIN = "/v1/chat/completions", "/v1/completions"
@@ -110,7 +110,7 @@ async def test_chat_when_it_ends_without_saying_why_then_an_error(
 ) -> None:
     api.service.steps = (TextDelta("half"),)
     answer = await client.post(CHATS, json=CHAT | {"stream": streamed})
-    assert "ended without saying why" in answer.text
+    assert "ended without a finish reason" in answer.text
     assert "[DONE]" not in answer.text
 
 
@@ -131,11 +131,11 @@ async def test_completion_when_one_prompt_is_refused_then_the_others_are_closed(
 ) -> None:
     start = api.service.start
 
-    async def second_refused(principal: Any, ask: Any, choices: int = 1) -> Any:
-        if ask.raw.text == "b":
+    async def second_refused(principal: Any, spec: Any, choices: int = 1) -> Any:
+        if spec.raw.text == "b":
             await asyncio.sleep(0.01)
             raise ContextLengthExceeded("too long")
-        return await start(principal, ask, choices)
+        return await start(principal, spec, choices)
 
     monkeypatch.setattr(api.service, "start", second_refused)
     answer = await client.post(PLAIN, json={"prompt": ["a", "b"]})
@@ -335,7 +335,7 @@ async def test_chat_when_the_client_goes_away_then_every_completion_is_closed(
 async def test_chat_when_served_from_the_cache_then_the_header_says_so(
     api: OpenAiApi, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hit = Report("llama_cpp", "starter", cache=CacheStatus.HIT)
+    hit = CompletionReport("llama_cpp", "starter", cache=CacheStatus.HIT)
     monkeypatch.setattr("tests.api.scripted_completions.REPORT", hit)
     answer = await client.post(CHATS, json=CHAT | {"seed": 1})
     assert answer.headers["x-cache-status"] == "HIT"

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from appliance.api.openai import chat_routes
-from appliance.api.streaming.completion_stream import CompletionStream, streamed
+from appliance.api.streaming.completion_stream import CompletionStream, open_stream
 from appliance.domain.messages import (
     Finished,
     FinishReason,
@@ -21,8 +21,8 @@ from appliance.domain.messages import (
     ToolCall,
 )
 from appliance.errors import ProviderFailed, UnknownModel
-from tests.api.box import settings_with
-from tests.api.openai_box import OpenAiApi, open_openai
+from tests.api.application import settings_with
+from tests.api.openai_application import OpenAiApi, open_openai
 
 CHAT: dict[str, Any] = {
     "model": "starter",
@@ -169,9 +169,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A heartbeat comes after a hundredth of a second."""
 
     async def soon(*given: Any) -> CompletionStream:
-        return await streamed(*given, heartbeat_s=0.01)
+        return await open_stream(*given, heartbeat_s=0.01)
 
-    monkeypatch.setattr(chat_routes, "streamed", soon)
+    monkeypatch.setattr(chat_routes, "open_stream", soon)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -1,4 +1,4 @@
-"""Piston's requests and answers against the box's own: names, limits, stages, order."""
+"""Conversion of Piston's requests and answers: names, limits, stages, order of output."""
 
 import base64
 from collections.abc import AsyncGenerator
@@ -22,8 +22,8 @@ from appliance.domain.execution import (
 )
 from appliance.errors import InvalidInput, NotFound
 from appliance.services.sandbox.programs import BuildReport, ProgramResult
-from appliance.services.sandbox.run_events import Event, Finished, Output, Started, Waits
-from appliance.services.sandbox.service import Language, Offer
+from appliance.services.sandbox.run_events import Finished, Output, Queued, RunEvent, Started
+from appliance.services.sandbox.service import Language, SandboxCapabilities
 
 LANGUAGES = (
     Language("bash", "5.2.15", main_file="main.bash"),
@@ -33,7 +33,7 @@ LANGUAGES = (
     Language("python", "3.11.7", ("py", "python3"), main_file="main.py"),
     Language("sh", "dash", ("shell",), main_file="main.sh"),
 )
-OFFER = Offer(LANGUAGES, True, BackendStatus("test", True), Limits(), True)
+OFFER = SandboxCapabilities(LANGUAGES, True, BackendStatus("test", True), Limits(), True)
 RUN = RunResult(
     EndReason.EXITED, 0, None, b"", b"", False, RunUsage(0.5, 0.25, 1000),
     Isolation("test", IsolationLevel.NAMESPACES, ()),
@@ -59,35 +59,37 @@ def body(**fields: Any) -> ExecuteBody:
 def test_language_when_named_as_piston_does_then_found(
     language: str, version: str, found: str
 ) -> None:
-    assert convert.program(body(language=language, version=version), OFFER).language == found
+    assert (
+        convert.convert_program(body(language=language, version=version), OFFER).language == found
+    )
 
 
-def test_language_when_there_is_none_then_what_there_is() -> None:
-    with pytest.raises(InvalidInput, match=r"cobol-1 is no runtime of this box; it has bash 5.2"):
-        convert.program(body(language="cobol", version="1"), OFFER)
+def test_language_when_unknown_then_error_lists_available_ones() -> None:
+    with pytest.raises(InvalidInput, match=r"cobol-1 is an unknown runtime; available: bash 5.2"):
+        convert.convert_program(body(language="cobol", version="1"), OFFER)
 
 
 def test_runtimes_when_listed_then_each_alias_leads_back() -> None:
-    for runtime in convert.runtimes(OFFER):
+    for runtime in convert.runtime_answers(OFFER):
         for name in (runtime.language, *runtime.aliases):
             asked = body(language=name, version=runtime.version)
-            program = convert.program(asked, OFFER)
-            assert convert.shown_name(program.language or "") == runtime.language
+            program = convert.convert_program(asked, OFFER)
+            assert convert.piston_name(program.language or "") == runtime.language
 
 
-def test_packages_when_listed_then_each_is_there_already() -> None:
-    for entry in convert.packages(OFFER):
+def test_packages_when_listed_then_each_is_installed() -> None:
+    for entry in convert.package_entries(OFFER):
         asked = PackageBody(entry.language, entry.language_version)
-        assert convert.package(asked, OFFER).language == entry.language
-    with pytest.raises(NotFound, match="its administrator sets up"):
-        convert.package(PackageBody("cobol", "*"), OFFER)
+        assert convert.installed_package(asked, OFFER).language == entry.language
+    with pytest.raises(NotFound, match="can't be installed over HTTP; available: bash"):
+        convert.installed_package(PackageBody("cobol", "*"), OFFER)
 
 
 def test_request_when_fields_are_null_then_as_if_they_were_not_there() -> None:
     nulls = body(
         stdin=None, args=None, run_timeout=None, files=[{"content": "x", "encoding": None}]
     )
-    program = convert.program(nulls, OFFER)
+    program = convert.convert_program(nulls, OFFER)
 
     assert (program.stdin, program.args, program.files[0].content) == (b"", (), b"x")
     assert program.limits["wall_s"] == Limits().wall_s
@@ -95,7 +97,7 @@ def test_request_when_fields_are_null_then_as_if_they_were_not_there() -> None:
 
 @pytest.mark.parametrize("given", ["cHJpbnQo\nMSk=\n", "cHJpbnQoMSk="])
 def test_file_when_its_base64_has_line_breaks_then_read_all_the_same(given: str) -> None:
-    program = convert.program(body(files=[{"content": given, "encoding": "base64"}]), OFFER)
+    program = convert.convert_program(body(files=[{"content": given, "encoding": "base64"}]), OFFER)
 
     assert program.files[0].content == base64.b64decode(given)
 
@@ -113,30 +115,30 @@ def test_file_when_its_base64_has_line_breaks_then_read_all_the_same(given: str)
         ("compile_timeout", 99_999, "wall_s", 10.0),
     ],
 )
-def test_limit_when_the_box_can_keep_it_then_kept(
+def test_limit_when_in_range_then_kept(
     field: str, value: Any, limit: str, meant: float
 ) -> None:
-    assert convert.program(body(**{field: value}), OFFER).limits[limit] == meant
+    assert convert.convert_program(body(**{field: value}), OFFER).limits[limit] == meant
 
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("run_timeout", 50, "run_timeout: 50 is not from 100 to the 10000"),
-        ("run_timeout", 10_001, "run_timeout: 10001 is not"),
-        ("run_memory_limit", 1, "run_memory_limit: 1 is not from 16777216"),
-        ("run_cpu_time", 1, "run_cpu_time: 1 is not"),
-        ("compile_timeout", 99_999, "compile_timeout: 99999 is not"),
+        ("run_timeout", 50, r"run_timeout: 50 is out of range \(100 to 10000\)"),
+        ("run_timeout", 10_001, "run_timeout: 10001 is out of range"),
+        ("run_memory_limit", 1, "run_memory_limit: 1 is out of range"),
+        ("run_cpu_time", 1, "run_cpu_time: 1 is out of range"),
+        ("compile_timeout", 99_999, "compile_timeout: 99999 is out of range"),
     ],
 )
-def test_limit_when_the_box_can_not_keep_it_then_its_own_name(
+def test_limit_when_out_of_range_then_error_names_the_client_field(
     field: str, value: float, words: str
 ) -> None:
     with pytest.raises(InvalidInput, match=words):
-        convert.program(body(language="c", **{field: value}), OFFER)
+        convert.convert_program(body(language="c", **{field: value}), OFFER)
 
 
-async def events_of(*events: Event) -> AsyncGenerator[Event, None]:
+async def events_of(*events: RunEvent) -> AsyncGenerator[RunEvent, None]:
     for event in events:
         yield event
 
@@ -149,22 +151,22 @@ async def test_output_when_both_streams_speak_then_in_their_order() -> None:
     said = (Output(OUT, b"a"), Output(ERR, b"b"), Output(OUT, b"c"))
     finished = Finished(ProgramResult(run, "python", "3.11.7"))
 
-    answer = await run_follower.whole(events_of(Waits(1), *said, finished))
+    answer = await run_follower.collect_answer(events_of(Queued(1), *said, finished))
     assert (answer.run.output, answer.run.stdout, answer.run.stderr) == ("abc", "ac", "b")
 
-    cut = await run_follower.whole(events_of(Waits(1), *said[:2], finished))
+    cut = await run_follower.collect_answer(events_of(Queued(1), *said[:2], finished))
     assert cut.run.output == "acb"
 
 
 async def test_stages_when_the_compiler_fails_then_its_figures_and_in_both_places() -> None:
     result = ProgramResult(RUN, "cpp", "12.2.0", BuildReport(1, b"", b"no"))
-    answer = await run_follower.whole(events_of(Finished(result)))
+    answer = await run_follower.collect_answer(events_of(Finished(result)))
 
     assert answer.language == "c++"
     assert answer.run == answer.compile
     assert (answer.run.stderr, answer.run.code, answer.run.wall_time) == ("no", 1, 500)
     built = ProgramResult(RUN, "cpp", "12.2.0", BuildReport(0, b"", b""))
-    shown = msgspec.to_builtins(await run_follower.whole(events_of(Finished(built))))
+    shown = msgspec.to_builtins(await run_follower.collect_answer(events_of(Finished(built))))
     assert "wall_time" not in shown["compile"]
     assert shown["run"]["wall_time"] == 500
 
@@ -183,8 +185,8 @@ async def test_messages_when_there_are_stages_then_told_in_turn(
 ) -> None:
     finished = Finished(ProgramResult(RUN, "c", "12.2.0", build))
     output = (Output(OUT, "ä".encode()[:1]), Output(OUT, "ä".encode()[1:])) if said else ()
-    events = events_of(Waits(1), Started(True, "c", "12.2.0"), *output, finished)
-    told = [each async for each in run_follower.messages(events, compiled=build is not None)]
+    events = events_of(Queued(1), Started(True, "c", "12.2.0"), *output, finished)
+    told = [each async for each in run_follower.stream_messages(events, compiled=build is not None)]
 
     assert told[0] == {"type": "runtime", "language": "c", "version": "12.2.0"}
     assert [each["stage"] for each in told if each["type"] == "stage"] == stages

@@ -1,4 +1,4 @@
-"""Following a program over a WebSocket where its end and the client's word meet."""
+"""Following a program over a WebSocket when its end and a signal of the client coincide."""
 
 import asyncio
 import json
@@ -7,18 +7,17 @@ from typing import Any
 
 import pytest
 
-from appliance.api.piston.connect import follow
-from appliance.api.piston.inbox import Inbox
-from appliance.api.piston.run_follower import Message
+from appliance.api.piston.connect_route import follow_run
+from appliance.api.streaming.websocket import JsonSocket, Message
 
 SIGNAL = {"type": "websocket.receive", "text": json.dumps({"type": "signal", "signal": "SIGINT"})}
 
 
 class Socket:
-    """Stands for the connection: the client's signal comes while `during` is being sent."""
+    """A connection on which a signal arrives while the message `during` is sent."""
 
     def __init__(self, during: str) -> None:
-        self.told: list[Any] = []
+        self.sent: list[Any] = []
         self._during = during
         self._signals: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
@@ -27,7 +26,7 @@ class Socket:
 
     async def send_text(self, text: str) -> None:
         message = json.loads(text)
-        self.told.append(message)
+        self.sent.append(message)
         if message["type"] == self._during:
             self._signals.put_nowait(SIGNAL)
             for _ in range(10):
@@ -40,11 +39,11 @@ async def messages() -> AsyncGenerator[Message, None]:
 
 
 @pytest.mark.parametrize(("during", "signal"), [("exit", None), ("stage", "SIGKILL")])
-async def test_exit_when_a_signal_comes_at_the_end_then_told_once(
+async def test_exit_when_a_signal_comes_at_the_end_then_sent_once(
     during: str, signal: str | None
 ) -> None:
     socket: Any = Socket(during)
-    await follow(socket, Inbox(socket, 1000), messages())
+    await follow_run(JsonSocket(socket, 1000), messages())
 
-    assert [each["type"] for each in socket.told] == ["stage", "exit"]
-    assert socket.told[1]["signal"] == signal
+    assert [each["type"] for each in socket.sent] == ["stage", "exit"]
+    assert socket.sent[1]["signal"] == signal

@@ -6,18 +6,18 @@ from typing import Any, cast
 
 import pytest
 
-from appliance.api.streaming.completion_stream import EventFrames, Starting, streamed
+from appliance.api.streaming.completion_stream import EventFrames, PendingCompletions, open_stream
 from appliance.api.streaming.sse import NamedFrame
 from appliance.domain.messages import TextDelta
 from appliance.errors import QueueFull
-from appliance.services.completions.protocol import Completion
+from appliance.services.completions.service import Completion
 from tests.api.scripted_completions import HELLO, Scripted
 
 FRAME = NamedFrame({"type": "piece"})
 BEAT = b"event: ping\n\n"
 
 
-async def frames(starting: Starting) -> EventFrames:
+async def frames(starting: PendingCompletions) -> EventFrames:
     (completion,) = await starting
     async for event in completion:
         if isinstance(event, TextDelta):
@@ -35,7 +35,7 @@ async def test_stream_when_all_goes_well_then_its_frames_and_the_end() -> None:
     async def start() -> Sequence[Completion]:
         return [completion]
 
-    answer = await streamed(start(), frames, {"X-Own": "1"})
+    answer = await open_stream(start(), frames, {"X-Own": "1"})
     assert answer.headers["X-Own"] == "1"
     assert answer.headers["X-Cache-Status"] == "MISS"
     assert [chunk async for chunk in body_of(answer)] == [FRAME.encode()] * 2
@@ -50,7 +50,7 @@ async def test_stream_when_the_start_takes_long_then_it_breathes_until_then() ->
         await go.wait()
         return [completion]
 
-    answer = await streamed(start(), frames, {}, heartbeat=BEAT, heartbeat_s=0.01)
+    answer = await open_stream(start(), frames, {}, heartbeat=BEAT, heartbeat_s=0.01)
     assert "X-Cache-Status" not in answer.headers
     chunks: list[bytes] = []
     async for chunk in body_of(answer):
@@ -66,7 +66,7 @@ async def test_stream_when_nothing_comes_then_it_breathes_and_ends_with_its_read
     async def start() -> Sequence[Completion]:
         return [completion]
 
-    answer = await streamed(start(), frames, {}, heartbeat=BEAT, heartbeat_s=0.01)
+    answer = await open_stream(start(), frames, {}, heartbeat=BEAT, heartbeat_s=0.01)
     body = body_of(answer)
     assert await anext(body) == FRAME.encode()
     assert await anext(body) == BEAT
@@ -80,7 +80,7 @@ async def test_stream_when_the_start_is_refused_then_it_is_raised() -> None:
         raise QueueFull("too many wait")
 
     with pytest.raises(QueueFull):
-        await streamed(start(), frames, {})
+        await open_stream(start(), frames, {})
 
 
 async def test_stream_when_its_reader_is_slow_then_little_is_made_ahead() -> None:
@@ -89,13 +89,13 @@ async def test_stream_when_its_reader_is_slow_then_little_is_made_ahead() -> Non
     async def start() -> Sequence[Completion]:
         return [completion]
 
-    async def endless(_: Starting) -> EventFrames:
+    async def endless(_: PendingCompletions) -> EventFrames:
         nonlocal made
         while True:
             made += 1
             yield FRAME
 
-    answer = await streamed(start(), endless, {})
+    answer = await open_stream(start(), endless, {})
     body = body_of(answer)
     assert await anext(body) == FRAME.encode()
     await asyncio.sleep(0.01)

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from appliance.server import HttpServer
-from tests.api.box import Api
-from tests.support.task_box import until
+from tests.api.application import Api
+from tests.support.task_system import until
 
 TASK = {"prompt": "Write add(a, b)", "task_id": "live"}
 
@@ -29,7 +29,7 @@ async def live(api: Api) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def followers(api: Api) -> int:
-    return sum(len(each) for each in api.box.bus._followers.values())  # pyright: ignore[reportPrivateUsage]
+    return sum(len(each) for each in api.system.bus._followers.values())  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_stream_when_the_task_runs_then_events_arrive_at_once(
@@ -59,7 +59,7 @@ async def test_stream_when_the_client_goes_away_then_the_task_goes_on_alone(
                 break
     await until(lambda: followers(api) == 0)
     api.script.release()
-    ended = await api.services.tasks.wait(api.box.alice, "live", 20)
+    ended = await api.services.tasks.wait(api.system.alice, "live", 20)
     assert ended.status == "completed"
 
 
@@ -86,7 +86,7 @@ async def test_stream_when_the_box_shuts_down_then_it_ends(
 
     reading = asyncio.create_task(read())
     await until(lambda: followers(api) == 1)
-    api.box.bus.close()
+    api.system.bus.close()
     async with asyncio.timeout(20):
         assert '"type":"start"' in await reading
 

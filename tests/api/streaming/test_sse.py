@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from appliance.api.streaming.sse import Frame, encoded
+from appliance.api.streaming.sse import Frame, encode_stream
 from appliance.errors import ContextLengthExceeded
-from tests.api.box import Api
-from tests.support.task_box import until
+from tests.api.application import Api
+from tests.support.task_system import until
 
 TASK = {"prompt": "Write add(a, b)"}
 
@@ -188,7 +188,7 @@ class Source:
 
 async def test_stream_when_nothing_happens_then_heartbeats_and_no_frame_is_lost() -> None:
     source = Source()
-    stream = encoded(source(), heartbeat_s=0.01)
+    stream = encode_stream(source(), heartbeat_s=0.01)
     assert await anext(stream) == b": heartbeat\n\n"
     assert await anext(stream) == b": heartbeat\n\n"
     for number in (1, 2):
@@ -203,7 +203,7 @@ async def test_stream_when_nothing_happens_then_heartbeats_and_no_frame_is_lost(
 
 async def test_stream_when_the_client_goes_away_then_the_journal_is_let_go() -> None:
     source = Source()
-    stream = encoded(source(), heartbeat_s=60)
+    stream = encode_stream(source(), heartbeat_s=60)
     source.frames.put_nowait(Frame(1, {}))
     await anext(stream)
     waiting = asyncio.ensure_future(anext(stream))
@@ -217,7 +217,7 @@ async def test_stream_when_the_client_goes_away_then_the_journal_is_let_go() -> 
 
 async def test_stream_when_closed_between_frames_then_the_journal_is_let_go() -> None:
     source = Source()
-    stream = encoded(source(), heartbeat_s=60)
+    stream = encode_stream(source(), heartbeat_s=60)
     for number in range(3):
         source.frames.put_nowait(Frame(number, {}))
     await anext(stream)
@@ -230,4 +230,4 @@ async def test_stream_when_the_journal_breaks_then_the_error_is_raised() -> None
     source = Source()
     source.frames.put_nowait(RuntimeError("disk"))
     with pytest.raises(RuntimeError, match="disk"):
-        await anext(encoded(source(), heartbeat_s=60))
+        await anext(encode_stream(source(), heartbeat_s=60))

@@ -2,7 +2,7 @@
 
 import httpx
 
-from tests.api.box import Api
+from tests.api.application import Api
 
 
 async def test_cache_figures_when_nothing_was_asked_then_all_names_of_the_documents(

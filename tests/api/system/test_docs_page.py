@@ -10,7 +10,7 @@ import pytest
 from litestar.routes import HTTPRoute
 
 from appliance.config.settings import ServerSettings, Settings
-from tests.api.box import Api, settings_with
+from tests.api.application import Api, settings_with
 
 VENDORED: dict[str, str] = {
     "swagger-ui-bundle.js": "e6a898692f2d768e807c3ba4626068a69a2c5dd960dd6c76f3e4d3a3de180af2",

@@ -10,7 +10,7 @@ from appliance.domain.execution import BackendStatus
 from appliance.domain.models import ModelState
 from appliance.inference.gateway import Gateway
 from appliance.services.health import HealthService
-from tests.api.box import Api, starter
+from tests.api.application import Api, starter
 
 
 async def test_health_when_all_works_then_what_three_products_ask_for(api: Api) -> None:
@@ -62,7 +62,7 @@ async def test_health_when_the_store_is_gone_then_503_without_its_path(
     def broken() -> Any:
         raise OSError("/var/lib/box.db is gone")
 
-    monkeypatch.setattr(api.box.db, "read", broken)
+    monkeypatch.setattr(api.system.db, "read", broken)
     async with api.client(None) as client:
         answer = await client.get("/health")
         readiness = await client.get("/health/readiness")
@@ -101,7 +101,7 @@ async def test_comprehensive_when_the_store_is_gone_then_503_and_no_tasks(
     def broken() -> Any:
         raise OSError("/var/lib/box.db is gone")
 
-    monkeypatch.setattr(api.box.db, "read", broken)
+    monkeypatch.setattr(api.system.db, "read", broken)
     async with api.client(None) as client:
         answer = await client.get("/health/comprehensive")
     assert (answer.status_code, answer.json()["tasks"]) == (503, None)
@@ -130,7 +130,7 @@ async def test_readiness_when_models_are_loaded_on_demand_then_not_waited_for(ap
     api.provider.info = msgspec.structs.replace(api.provider.info, state=ModelState.UNLOADED)
     gateway = Gateway({"llama_cpp": api.provider}, starter)
     service = HealthService(
-        api.box.db, gateway, cast("Any", api.sandbox), api.box.scheduler, preload=False
+        api.system.db, gateway, cast("Any", api.sandbox), api.system.scheduler, preload=False
     )
     assert (await service.readiness()).ready is True
 
@@ -178,7 +178,7 @@ async def test_providers_when_listed_then_their_real_state(
                 "type": "local",
                 "status": "unavailable",
                 "available": False,
-                "problem": "the plugin could not be loaded; `monkey-coder doctor` says why",
+                "problem": "the plugin could not be loaded; run `monkey-coder doctor` for the reason",
                 "models": [],
             },
         ],

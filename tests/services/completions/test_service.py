@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from appliance.config.settings import GatewaySettings
-from appliance.domain.completions import Ask
+from appliance.domain.completions import CompletionSpec
 from appliance.domain.messages import (
     CompletionRequest,
     EmbeddingRequest,
@@ -16,21 +16,21 @@ from appliance.domain.messages import (
 )
 from appliance.domain.users import Role, Scope
 from appliance.errors import Forbidden, InvalidInput, ProviderFailed, QueueFull, UnknownModel
-from appliance.services.accounts.permissions import key_scopes
+from appliance.services.accounts.permissions import scopes_of_key
 from appliance.services.completions.service import MAX_CHOICES, CompletionService
 from tests.support.gateway_parts import (
-    BROKEN,
+    PERMANENT,
     Breaking,
     Scripted,
     answer,
-    ask,
-    failing,
+    chat_spec,
+    fail_then_answer,
     gateway_over,
-    read,
+    read_all,
     service_over,
     user,
 )
-from tests.support.task_box import until
+from tests.support.task_system import until
 
 
 @pytest.mark.parametrize("scope", [Scope.ALL, Scope.CHAT, Scope.TASKS_WRITE])
@@ -41,12 +41,12 @@ async def test_start_when_a_key_may_chat_then_it_does(scope: Scope) -> None:
 
 async def test_start_when_a_key_may_not_chat_then_forbidden() -> None:
     service = service_over(Scripted("hi"))
-    viewer = user(1, *key_scopes(Role.VIEWER, ["*"]))
+    viewer = user(1, *scopes_of_key(Role.VIEWER, ["*"]))
     for who in (viewer, user(1, Scope.TASKS_READ.value, Scope.KEYS.value)):
         with pytest.raises(Forbidden, match="'chat'"):
-            await service.start(who, ask())
+            await service.start(who, chat_spec())
         with pytest.raises(Forbidden):
-            await service.count_tokens(who, ask())
+            await service.count_tokens(who, chat_spec())
         with pytest.raises(Forbidden):
             await service.embed(who, EmbeddingRequest("model", ("text",)))
 
@@ -54,15 +54,15 @@ async def test_start_when_a_key_may_not_chat_then_forbidden() -> None:
 @pytest.mark.parametrize(
     ("wrong", "choices", "field"),
     [
-        (Ask(None), 1, "messages"),
-        (ask(raw=RawPrompt("x")), 1, "prompt"),
-        (ask(max_tokens=0), 1, "max_tokens"),
-        (ask(), 0, "n"),
-        (ask(), MAX_CHOICES + 1, "n"),
+        (CompletionSpec(None), 1, "messages"),
+        (chat_spec(raw=RawPrompt("x")), 1, "prompt"),
+        (chat_spec(max_tokens=0), 1, "max_tokens"),
+        (chat_spec(), 0, "n"),
+        (chat_spec(), MAX_CHOICES + 1, "n"),
     ],
 )
 async def test_start_when_the_ask_is_wrong_then_the_field_is_named(
-    wrong: Ask, choices: int, field: str
+    wrong: CompletionSpec, choices: int, field: str
 ) -> None:
     provider = Scripted("hi")
     with pytest.raises(InvalidInput) as caught:
@@ -73,57 +73,57 @@ async def test_start_when_the_ask_is_wrong_then_the_field_is_named(
 
 async def test_start_when_the_model_is_unknown_then_it_says_which_exist() -> None:
     with pytest.raises(UnknownModel, match="near/model"):
-        await service_over(Scripted("hi")).start(user(), ask(model="nope"))
+        await service_over(Scripted("hi")).start(user(), chat_spec(model="nope"))
 
 
 async def test_start_when_it_fails_before_the_first_event_then_the_call_fails() -> None:
     with pytest.raises(ProviderFailed):
-        await service_over(Scripted(BROKEN)).start(user(), ask())
+        await service_over(Scripted(PERMANENT)).start(user(), chat_spec())
 
 
 async def test_start_when_several_choices_then_each_has_a_seed_of_its_own() -> None:
     provider = Scripted(lambda request: f"seed {request.sampling.seed}")
-    asked = ask(sampling=Sampling(seed=2**32 - 2), may_cache=False)
+    asked = chat_spec(sampling=Sampling(seed=2**32 - 2), may_cache=False)
     choices = await service_over(provider).start(user(), asked, 3)
-    texts = [(await read(choice))[0] for choice in choices]
+    texts = [(await read_all(choice))[0] for choice in choices]
     assert texts == [f"seed {2**32 - 2}", f"seed {2**32 - 1}", "seed 0"]
-    choices = await service_over(provider).start(user(), ask(), 2)
-    assert [(await read(choice))[0] for choice in choices] == ["seed None"] * 2
+    choices = await service_over(provider).start(user(), chat_spec(), 2)
+    assert [(await read_all(choice))[0] for choice in choices] == ["seed None"] * 2
 
 
 async def test_start_when_choices_outnumber_the_places_then_they_come_one_after_the_other() -> None:
     provider = Scripted("a longer answer than one piece", max_parallel=2)
     gateway = gateway_over(provider)
-    choices = await CompletionService(gateway).start(user(), ask(), 7)
+    choices = await CompletionService(gateway).start(user(), chat_spec(), 7)
     for choice in reversed(choices):
-        text, events, report = await read(choice)
+        text, events, report = await read_all(choice)
         assert text == "a longer answer than one piece"
         assert isinstance(events[-1], Finished)
         assert report.usage.completion_tokens == 6
-    assert gateway.load_of_gate() == (0, 0)
+    assert gateway.queue_load() == (0, 0)
 
 
 async def test_start_when_one_choice_fails_at_once_then_all_end_and_the_call_fails() -> None:
-    answers = iter(["fine", BROKEN, "fine"])
+    answers = iter(["fine", PERMANENT, "fine"])
     provider = Scripted(lambda _: next(answers))
     gateway = gateway_over(provider)
     with pytest.raises(ProviderFailed):
-        await CompletionService(gateway).start(user(), ask(), 3)
+        await CompletionService(gateway).start(user(), chat_spec(), 3)
     assert provider.ended == len(provider.requests)
-    assert gateway.load_of_gate() == (0, 0)
+    assert gateway.queue_load() == (0, 0)
 
 
 @pytest.mark.parametrize("choices", [1, 4])
 async def test_start_when_it_is_cancelled_then_nothing_runs_on(choices: int) -> None:
     provider = Scripted(asyncio.Event())
     gateway = gateway_over(provider)
-    starting = asyncio.create_task(CompletionService(gateway).start(user(), ask(), choices))
+    starting = asyncio.create_task(CompletionService(gateway).start(user(), chat_spec(), choices))
     await until(lambda: len(provider.requests) == choices)
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert provider.ended == choices
-    assert gateway.load_of_gate() == (0, 0)
+    assert gateway.queue_load() == (0, 0)
 
 
 @pytest.mark.parametrize("choices", [1, 2])
@@ -132,7 +132,7 @@ async def test_close_when_early_then_the_provider_stops_and_what_was_used_is_cou
 ) -> None:
     provider = Scripted("one two three four five six seven eight")
     gateway = gateway_over(provider)
-    started = await CompletionService(gateway).start(user(), ask(), choices)
+    started = await CompletionService(gateway).start(user(), chat_spec(), choices)
     for completion in started:
         async for event in completion:
             assert isinstance(event, TextDelta)
@@ -140,54 +140,54 @@ async def test_close_when_early_then_the_provider_stops_and_what_was_used_is_cou
         await completion.aclose()
         await completion.aclose()
     assert provider.ended == choices
-    assert gateway.load_of_gate() == (0, 0)
+    assert gateway.queue_load() == (0, 0)
     assert all(completion.report.usage.prompt_tokens > 0 for completion in started)
 
 
 async def test_close_when_never_read_then_the_gate_is_free_again() -> None:
     provider = Scripted("one two three")
     gateway = gateway_over(provider)
-    (completion,) = await CompletionService(gateway).start(user(), ask())
-    assert gateway.load_of_gate() == (1, 0)
+    (completion,) = await CompletionService(gateway).start(user(), chat_spec())
+    assert gateway.queue_load() == (1, 0)
     await completion.aclose()
-    assert gateway.load_of_gate() == (0, 0)
+    assert gateway.queue_load() == (0, 0)
     assert provider.ended == 1
 
 
 @pytest.mark.parametrize("choices", [1, 2])
 async def test_stream_when_it_fails_midway_then_the_reader_is_told(choices: int) -> None:
     gateway = gateway_over(Breaking(2, "one two three four five six"))
-    for completion in await CompletionService(gateway).start(user(), ask(), choices):
+    for completion in await CompletionService(gateway).start(user(), chat_spec(), choices):
         events = aiter(completion)
         assert await anext(events) == TextDelta("one two")
         assert await anext(events) == TextDelta(" three ")
         with pytest.raises(ProviderFailed):
             await anext(events)
         await completion.aclose()
-    assert gateway.load_of_gate() == (0, 0)
+    assert gateway.queue_load() == (0, 0)
 
 
 async def test_start_when_the_queue_is_full_then_refused_with_a_place() -> None:
     go = asyncio.Event()
     gateway = gateway_over(Scripted(go, max_parallel=1), gateway=GatewaySettings(queue_limit=1))
     service = CompletionService(gateway)
-    first = asyncio.create_task(service.start(user(), ask()))
-    await until(lambda: gateway.load_of_gate() == (1, 0))
-    second = asyncio.create_task(service.start(user(), ask()))
-    await until(lambda: gateway.load_of_gate() == (1, 1))
+    first = asyncio.create_task(service.start(user(), chat_spec()))
+    await until(lambda: gateway.queue_load() == (1, 0))
+    second = asyncio.create_task(service.start(user(), chat_spec()))
+    await until(lambda: gateway.queue_load() == (1, 1))
     with pytest.raises(QueueFull) as caught:
-        await service.start(user(2), ask())
+        await service.start(user(2), chat_spec())
     assert caught.value.details["place"] == 2
     go.set()
     for task in (first, second):
         for completion in await task:
-            await read(completion)
-    assert gateway.load_of_gate() == (0, 0)
+            await read_all(completion)
+    assert gateway.queue_load() == (0, 0)
 
 
 async def test_request_when_it_reaches_the_provider_then_all_of_the_ask_is_in_it() -> None:
     provider = Scripted("hi")
-    asked = ask(
+    asked = chat_spec(
         "hello", sampling=Sampling(top_k=3, seed=9), max_tokens=5, context_shift=True, model="model"
     )
     await answer(service_over(provider), asked)
@@ -204,7 +204,7 @@ async def test_request_when_it_reaches_the_provider_then_all_of_the_ask_is_in_it
 
 
 async def test_count_tokens_when_asked_then_the_provider_counts() -> None:
-    assert await service_over(Scripted("x")).count_tokens(user(), ask("two words")) == 6
+    assert await service_over(Scripted("x")).count_tokens(user(), chat_spec("two words")) == 6
 
 
 async def test_embed_when_the_model_makes_none_then_it_is_the_callers_error() -> None:
@@ -216,9 +216,9 @@ async def test_embed_when_the_model_makes_none_then_it_is_the_callers_error() ->
 
 
 async def test_retry_when_many_run_at_once_then_each_is_served() -> None:
-    provider = Scripted(failing(20, BROKEN, "hi"), local=True)
+    provider = Scripted(fail_then_answer(20, PERMANENT, "hi"), local=True)
     gateway = gateway_over(provider, gateway=GatewaySettings(breaker_failures=1000))
     service = CompletionService(gateway)
     done = await asyncio.gather(*(answer(service) for _ in range(60)), return_exceptions=True)
     assert sum(isinstance(each, ProviderFailed) for each in done) == 20
-    assert gateway.load_of_gate() == (0, 0)
+    assert gateway.queue_load() == (0, 0)

@@ -1,5 +1,1 @@
-"""OpenAI's Responses API, its text and tools: /v1/responses."""
-
-from appliance.api.openai.responses.routes import DIALECT, router
-
-__all__ = ["DIALECT", "router"]
+"""OpenAI's Responses API, for text and function tools: /v1/responses."""

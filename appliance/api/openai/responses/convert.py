@@ -1,17 +1,19 @@
-"""From a request to the domain's: pure, and precise about what is wrong."""
+"""Converts requests to completion specs: pure functions."""
 
 from typing import Any
 
 import msgspec
 
-from appliance.api.openai.responses.items import conversation, converted
+from appliance.api.http.validation import convert_field
+from appliance.api.openai.convert import urgency_of
+from appliance.api.openai.responses.items import convert_input
 from appliance.api.openai.responses.schemas import (
     FormatBody,
     FunctionBody,
     PromptBody,
     ResponseBody,
 )
-from appliance.domain.completions import Ask, Urgency
+from appliance.domain.completions import CompletionSpec
 from appliance.domain.messages import (
     OutputFormat,
     OutputKind,
@@ -25,13 +27,13 @@ from appliance.errors import InvalidInput
 LOGPROBS = "message.output_text.logprobs"
 
 _UNSUPPORTED = {
-    "previous_response_id": "this box keeps no responses; send the whole conversation in `input`",
-    "conversation": "this box keeps no conversations; send the whole one in `input`",
-    "store": "this box keeps no responses; send false or leave it out",
-    "background": "this box answers in the foreground only; send false or leave it out",
-    "prompt": "this box keeps no prompt templates; send the text in `instructions` and `input`",
-    "context_management": "this box compacts no context; leave it out, or send truncation 'auto'",
-    "moderation": "this box has no moderation; leave it out",
+    "previous_response_id": "is not supported: send the whole conversation in `input`",
+    "conversation": "is not supported: conversations are not stored; send all of it in `input`",
+    "store": "is not supported: responses are not stored; send false or leave it out",
+    "background": "is not supported; send false or leave it out",
+    "prompt": "is not supported: send the text in `instructions` and `input`",
+    "context_management": "is not supported; leave it out, or send truncation 'auto'",
+    "moderation": "is not supported; leave it out",
 }
 _KINDS = {
     "text": OutputKind.TEXT,
@@ -39,31 +41,30 @@ _KINDS = {
     "json_schema": OutputKind.SCHEMA,
 }
 _FUNCTION, _ALLOWED = "function", "allowed_tools"
-_BATCH = frozenset({"flex", "batch"})
-# What clients of this format expect of a field that they leave out.
-_USUAL = Sampling(temperature=1.0, top_p=1.0, top_k=0)
+# OpenAI's defaults.
+_DEFAULT_SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0)
 
 
-def response_ask(body: ResponseBody, labels: tuple[str, ...] = ()) -> Ask:
-    """The completion that a body asks for. Raises InvalidInput naming the field."""
+def response_spec(body: ResponseBody, labels: tuple[str, ...] = ()) -> CompletionSpec:
+    """The spec of a response. Raises InvalidInput naming the field."""
     return msgspec.structs.replace(
-        prompt_ask(body, labels),
+        prompt_spec(body, labels),
         sampling=_sampling(body),
         max_tokens=body.max_output_tokens,
-        urgency=Urgency.BATCH if body.service_tier in _BATCH else Urgency.INTERACTIVE,
+        urgency=urgency_of(body.service_tier),
     )
 
 
-def prompt_ask(body: PromptBody, labels: tuple[str, ...] = ()) -> Ask:
-    """The prompt alone."""
+def prompt_spec(body: PromptBody, labels: tuple[str, ...] = ()) -> CompletionSpec:
+    """The spec of the prompt alone, to count its tokens."""
     for field, reason in _UNSUPPORTED.items():
         if getattr(body, field, None):
             raise InvalidInput.at(field, reason)
     tools = _tools(body.tools or [])
     choice, usable = _tool_choice(body, tools)
-    return Ask(
+    return CompletionSpec(
         model=body.model or None,
-        messages=conversation(body.instructions, body.input),
+        messages=convert_input(body.instructions, body.input),
         tools=usable,
         tool_choice=choice,
         output=_output(body.text.format if body.text else None),
@@ -73,79 +74,79 @@ def prompt_ask(body: PromptBody, labels: tuple[str, ...] = ()) -> Ask:
 
 
 def _sampling(body: ResponseBody) -> Sampling:
-    given = {"temperature": body.temperature, "top_p": body.top_p, "logprobs": _logprobs(body)}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return msgspec.structs.replace(_USUAL, **chosen)
+    options = {"temperature": body.temperature, "top_p": body.top_p, "logprobs": _logprobs(body)}
+    requested = {name: value for name, value in options.items() if value is not None}
+    return msgspec.structs.replace(_DEFAULT_SAMPLING, **requested)
 
 
 def _logprobs(body: ResponseBody) -> int | None:
-    wanted = LOGPROBS in (body.include or [])
-    return (body.top_logprobs or 0) if wanted or body.top_logprobs else None
+    requested = LOGPROBS in (body.include or []) or body.top_logprobs
+    return (body.top_logprobs or 0) if requested else None
 
 
-def _tools(given: list[dict[str, Any]]) -> tuple[Tool, ...]:
-    tools = tuple(_tool(f"tools[{index}]", each) for index, each in enumerate(given))
+def _tools(bodies: list[dict[str, Any]]) -> tuple[Tool, ...]:
+    tools = tuple(_tool(f"tools[{index}]", each) for index, each in enumerate(bodies))
     if len({tool.name for tool in tools}) < len(tools):
-        raise InvalidInput.at("tools", "two tools have the same name")
+        raise InvalidInput.at("tools", "has two tools of the same name")
     return tools
 
 
-def _tool(place: str, given: dict[str, Any]) -> Tool:
-    kind = given.get("type")
+def _tool(place: str, body: dict[str, Any]) -> Tool:
+    kind = body.get("type")
     if kind != _FUNCTION:
         raise InvalidInput.at(
             f"{place}.type",
-            f"{str(kind)[:60]!r} is a tool that this box does not have; use {_FUNCTION!r}",
+            f"{str(kind)[:60]!r} is not supported; use {_FUNCTION!r}",
         )
-    found = converted(place, given, FunctionBody)
-    return Tool(found.name, found.description or "", found.parameters or {})
+    function = convert_field(body, FunctionBody, place)
+    return Tool(function.name, function.description or "", function.parameters or {})
 
 
 def _tool_choice(body: PromptBody, tools: tuple[Tool, ...]) -> tuple[ToolChoice, tuple[Tool, ...]]:
-    """How tools may be used, and which of them."""
+    """The tool choice, and the tools that may be called."""
     parallel = body.parallel_tool_calls is not False
-    given = body.tool_choice or ToolUse.AUTO.value
-    if isinstance(given, str):
-        return ToolChoice(_use("tool_choice", given, tools), parallel=parallel), tools
-    match given.get("type"):
+    choice = body.tool_choice or ToolUse.AUTO.value
+    if isinstance(choice, str):
+        return ToolChoice(_tool_use("tool_choice", choice, tools), parallel=parallel), tools
+    match choice.get("type"):
         case "function":
-            name = _name("tool_choice.name", given.get("name"), tools)
+            name = _tool_name("tool_choice.name", choice.get("name"), tools)
             return ToolChoice(ToolUse.REQUIRED, name, parallel), tools
         case "allowed_tools":
-            allowed = _allowed(given, tools)
-            use = _use("tool_choice.mode", str(given.get("mode")), allowed)
+            allowed = _allowed_tools(choice, tools)
+            use = _tool_use("tool_choice.mode", str(choice.get("mode")), allowed)
             return ToolChoice(use, parallel=parallel), allowed
         case kind:
             raise InvalidInput.at(
                 "tool_choice.type",
-                f"{str(kind)[:60]!r} is not possible on this box; use {_FUNCTION} or {_ALLOWED}",
+                f"{str(kind)[:60]!r} is not supported; use {_FUNCTION} or {_ALLOWED}",
             )
 
 
-def _use(place: str, given: str, tools: tuple[Tool, ...]) -> ToolUse:
-    if given not in set(ToolUse):
+def _tool_use(place: str, mode: str, tools: tuple[Tool, ...]) -> ToolUse:
+    if mode not in set(ToolUse):
         raise InvalidInput.at(place, f"must be one of {', '.join(ToolUse)}")
-    if given == ToolUse.REQUIRED and not tools:
-        raise InvalidInput.at(place, "asks for a tool, and `tools` is empty")
-    return ToolUse(given)
+    if mode == ToolUse.REQUIRED and not tools:
+        raise InvalidInput.at(place, "requires a tool, but `tools` is empty")
+    return ToolUse(mode)
 
 
-def _name(place: str, given: Any, tools: tuple[Tool, ...]) -> str:
+def _tool_name(place: str, name: Any, tools: tuple[Tool, ...]) -> str:
     for tool in tools:
-        if tool.name == given:
+        if tool.name == name:
             return tool.name
     raise InvalidInput.at(place, "must be the name of one of `tools`")
 
 
-def _allowed(given: dict[str, Any], tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+def _allowed_tools(choice: dict[str, Any], tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
     names = {
-        _name(f"tool_choice.tools[{index}].name", each.get("name"), tools)
-        for index, each in enumerate(converted("tool_choice", given, _AllowedBody).tools)
+        _tool_name(f"tool_choice.tools[{index}].name", each.get("name"), tools)
+        for index, each in enumerate(convert_field(choice, _AllowedToolsBody, "tool_choice").tools)
     }
     return tuple(tool for tool in tools if tool.name in names)
 
 
-class _AllowedBody(msgspec.Struct):
+class _AllowedToolsBody(msgspec.Struct):
     tools: list[dict[str, Any]]
 
 

@@ -1,27 +1,25 @@
-"""From input items to the domain's messages."""
+"""Converts input items to messages."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct
 
-from appliance.api.http.validation import located
+from appliance.api.http.validation import convert_field
 from appliance.api.openai.responses.schemas import Item
 from appliance.domain.messages import Message, MessageRole, ToolCall
 from appliance.errors import InvalidInput
 
-_BETWEEN = "\n"
+_SEPARATOR = "\n"
 _ROLES = {
     "system": MessageRole.SYSTEM,
     "developer": MessageRole.SYSTEM,
     "user": MessageRole.USER,
     "assistant": MessageRole.ASSISTANT,
 }
-_TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
+_TEXT_FIELDS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 
-Named = Annotated[str, Meta(min_length=1)]
-T = TypeVar("T")
+NonEmpty = Annotated[str, Meta(min_length=1)]
 
 
 class MessageItem(Struct):
@@ -30,70 +28,59 @@ class MessageItem(Struct):
 
 
 class CallItem(Struct):
-    call_id: Named
-    name: Named
+    call_id: NonEmpty
+    name: NonEmpty
     arguments: str
 
 
 class OutputItem(Struct):
-    call_id: Named
+    call_id: NonEmpty
     output: str | list[Item]
 
 
-def conversation(instructions: str | None, given: str | Sequence[Item]) -> tuple[Message, ...]:
-    """The whole prompt. Raises InvalidInput naming the item at fault."""
+def convert_input(instructions: str | None, items: str | Sequence[Item]) -> tuple[Message, ...]:
+    """The messages of the prompt. Raises InvalidInput naming the item."""
     messages = [Message(MessageRole.SYSTEM, instructions)] if instructions else []
-    if isinstance(given, str):
-        given = [{"role": "user", "content": given}]
-    for index, item in enumerate(given):
-        for message in _read(f"input[{index}]", item):
-            _append(messages, message)
-    _check(messages)
+    if isinstance(items, str):
+        items = [{"role": "user", "content": items}]
+    for index, item in enumerate(items):
+        for message in _convert_item(f"input[{index}]", item):
+            _append_message(messages, message)
+    _validate(messages)
     return tuple(messages)
 
 
-def converted(place: str, given: Item, kind: type[T]) -> T:
-    """`given` as a struct. Raises InvalidInput with the place below `place`."""
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        within = str(error).partition(" - at `$")[2].rstrip("`")
-        raise InvalidInput.at(*located(f"{place}{within}", str(error))) from None
-
-
-def _read(place: str, item: Item) -> Iterator[Message]:
+def _convert_item(place: str, item: Item) -> Iterator[Message]:
     kind = str(item.get("type") or "message")
     reader = _READERS.get(kind)
     if reader is None:
         known = ", ".join(sorted(_READERS))
-        raise InvalidInput.at(
-            f"{place}.type", f"{kind[:60]!r} is not possible on this box; use {known}"
-        )
+        raise InvalidInput.at(f"{place}.type", f"{kind[:60]!r} is not supported; use {known}")
     return reader(place, item)
 
 
 def _message(place: str, item: Item) -> Iterator[Message]:
-    found = converted(place, item, MessageItem)
-    role = _ROLES.get(found.role)
+    body = convert_field(item, MessageItem, place)
+    role = _ROLES.get(body.role)
     if role is None:
         raise InvalidInput.at(f"{place}.role", f"must be one of {', '.join(_ROLES)}")
-    yield Message(role, _text(f"{place}.content", found.content))
+    yield Message(role, _text(f"{place}.content", body.content))
 
 
 def _call(place: str, item: Item) -> Iterator[Message]:
-    found = converted(place, item, CallItem)
-    call = ToolCall(found.call_id, found.name, found.arguments)
+    body = convert_field(item, CallItem, place)
+    call = ToolCall(body.call_id, body.name, body.arguments)
     yield Message(MessageRole.ASSISTANT, "", (call,))
 
 
 def _output(place: str, item: Item) -> Iterator[Message]:
-    found = converted(place, item, OutputItem)
-    text = _text(f"{place}.output", found.output)
-    yield Message(MessageRole.TOOL, text, tool_call_id=found.call_id)
+    body = convert_field(item, OutputItem, place)
+    text = _text(f"{place}.output", body.output)
+    yield Message(MessageRole.TOOL, text, tool_call_id=body.call_id)
 
 
-def _nothing(place: str, item: Item) -> Iterator[Message]:  # noqa: ARG001
-    """What a model thought before is not told to it again."""
+def _ignore_item(place: str, item: Item) -> Iterator[Message]:  # noqa: ARG001
+    """Reasoning of earlier turns is not part of the prompt."""
     return iter(())
 
 
@@ -101,23 +88,23 @@ _READERS: dict[str, Callable[[str, Item], Iterator[Message]]] = {
     "message": _message,
     "function_call": _call,
     "function_call_output": _output,
-    "reasoning": _nothing,
+    "reasoning": _ignore_item,
 }
 
 
 def _text(place: str, content: str | Sequence[Item]) -> str:
     if isinstance(content, str):
         return content
-    return _BETWEEN.join(_part(f"{place}[{index}]", part) for index, part in enumerate(content))
+    return _SEPARATOR.join(_part(f"{place}[{index}]", part) for index, part in enumerate(content))
 
 
 def _part(place: str, part: Item) -> str:
     kind = str(part.get("type"))
-    field = _TEXTS.get(kind)
+    field = _TEXT_FIELDS.get(kind)
     if field is None:
         raise InvalidInput.at(
             f"{place}.type",
-            f"{kind[:60]!r} is not possible on this box, which reads text only",
+            f"{kind[:60]!r} is not supported; send text",
         )
     text = part.get(field)
     if not isinstance(text, str):
@@ -125,25 +112,25 @@ def _part(place: str, part: Item) -> str:
     return text
 
 
-def _append(messages: list[Message], message: Message) -> None:
-    """What the model said and called in one turn is one message."""
+def _append_message(messages: list[Message], message: Message) -> None:
+    """Append a message; text and calls of one assistant turn become one message."""
     last = messages[-1] if messages else None
     if last is None or not last.role is message.role is MessageRole.ASSISTANT:
         messages.append(message)
         return
-    text = _BETWEEN.join(part for part in (last.content, message.content) if part)
+    text = _SEPARATOR.join(part for part in (last.content, message.content) if part)
     messages[-1] = Message(last.role, text, last.tool_calls + message.tool_calls)
 
 
-def _check(messages: Sequence[Message]) -> None:
+def _validate(messages: Sequence[Message]) -> None:
     if not any(each.role in (MessageRole.USER, MessageRole.TOOL) for each in messages):
-        raise InvalidInput.at("input", "holds no message of a user to answer")
-    called: set[str] = set()
+        raise InvalidInput.at("input", "must hold a message of the user or a tool output")
+    call_ids: set[str] = set()
     for message in messages:
-        called.update(call.id for call in message.tool_calls)
-        if message.role is MessageRole.TOOL and message.tool_call_id not in called:
+        call_ids.update(call.id for call in message.tool_calls)
+        if message.role is MessageRole.TOOL and message.tool_call_id not in call_ids:
             raise InvalidInput.at(
                 "input",
-                f"the function_call_output for {message.tool_call_id[:80]!r} answers no "
+                f"the function_call_output for {message.tool_call_id[:80]!r} has no "
                 "function_call before it",
             )

@@ -1,4 +1,4 @@
-"""A completion as a response: its state, and the event of every change of it."""
+"""The state of a response while it is generated, and the events of each change."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -8,9 +8,10 @@ import msgspec
 
 from appliance.api.http.dialect import Problem
 from appliance.api.http.ids import new_id
+from appliance.api.openai.convert import tier_name
 from appliance.api.openai.responses.schemas import FormatBody, ResponseBody
 from appliance.api.streaming.sse import NamedFrame
-from appliance.domain.completions import Ask, Urgency
+from appliance.domain.completions import CompletionSpec
 from appliance.domain.messages import (
     CompletionEvent,
     Finished,
@@ -31,69 +32,69 @@ _RATE_LIMITED = 429
 _INVALID = 400
 
 
-class Made:
-    """`body` is the response as it stands; each method gives the events of its change."""
+class ResponseState:
+    """`body` is the response so far; each method changes it and yields the events of the change."""
 
-    def __init__(self, asked: ResponseBody, ask: Ask, model: str) -> None:
-        self.body = _body(asked, ask, model)
+    def __init__(self, body: ResponseBody, spec: CompletionSpec, model: str) -> None:
+        self.body = _initial_body(body, spec, model)
         self.finished = False
-        self._begun = False
+        self._started = False
         self._number = 0
-        self._message: _Message | None = None
+        self._message: _OpenMessage | None = None
 
     def start(self) -> Iterator[NamedFrame]:
-        self._begun = True
+        self._started = True
         for name in ("response.created", "response.in_progress"):
-            yield self._whole(name)
+            yield self._response_event(name)
 
-    def advance(self, event: CompletionEvent) -> Iterator[NamedFrame]:
+    def apply_event(self, event: CompletionEvent) -> Iterator[NamedFrame]:
         match event:
             case TextDelta():
-                yield from self._text(event)
+                yield from self._add_text(event)
             case ToolCall():
                 yield from self._close_message("completed")
-                yield from self._call(event)
+                yield from self._add_tool_call(event)
             case Finished():
                 yield from self._finish(event)
 
     def fail(self, problem: Problem) -> Iterator[NamedFrame]:
-        """The end of a response that could not be completed, or not even begin."""
-        if not self._begun:
+        """End a response that failed, even before its start."""
+        if not self._started:
             yield from self.start()
         yield from self._close_message("incomplete")
         error = {"code": _error_code(problem), "message": problem.message}
         self.body |= {"status": "failed", "error": error}
-        yield self._whole("response.failed")
+        yield self._response_event("response.failed")
 
-    def _text(self, delta: TextDelta) -> Iterator[NamedFrame]:
+    def _add_text(self, delta: TextDelta) -> Iterator[NamedFrame]:
         if not delta.text and not delta.likelihoods:
             return
         if self._message is None:
-            self._message = _Message()
+            self._message = _OpenMessage()
             yield from self._begin_message(self._message)
         logprobs = [_logprob(each) for each in delta.likelihoods]
         self._message.add(delta.text, logprobs)
-        yield self._in_message("response.output_text.delta", delta=delta.text, logprobs=logprobs)
+        yield self._content_event("response.output_text.delta", delta=delta.text, logprobs=logprobs)
 
-    def _begin_message(self, message: "_Message") -> Iterator[NamedFrame]:
+    def _begin_message(self, message: "_OpenMessage") -> Iterator[NamedFrame]:
         item = message.item("in_progress", content=[])
         self.body["output"].append(item)
-        yield self._in_output("response.output_item.added", item=item)
-        yield self._in_message("response.content_part.added", part=_part("", []))
+        yield self._item_event("response.output_item.added", item=item)
+        yield self._content_event("response.content_part.added", part=_part("", []))
 
     def _close_message(self, status: str) -> Iterator[NamedFrame]:
         message = self._message
         if message is None:
             return
         part = _part(message.text, message.logprobs)
-        yield self._in_message(
+        yield self._content_event(
             "response.output_text.done", text=message.text, logprobs=message.logprobs
         )
-        yield self._in_message("response.content_part.done", part=part)
+        yield self._content_event("response.content_part.done", part=part)
         self._message = None
-        yield self._done(message.item(status, content=[part]))
+        yield self._close_item(message.item(status, content=[part]))
 
-    def _call(self, call: ToolCall) -> Iterator[NamedFrame]:
+    def _add_tool_call(self, call: ToolCall) -> Iterator[NamedFrame]:
         arguments = call.arguments or "{}"
         item: Json = {
             "id": _new_id("fc"),
@@ -104,15 +105,17 @@ class Made:
             "arguments": "",
         }
         self.body["output"].append(item)
-        yield self._in_output("response.output_item.added", item=item)
+        yield self._item_event("response.output_item.added", item=item)
         about = {"item_id": item["id"]}
-        yield self._in_output("response.function_call_arguments.delta", **about, delta=arguments)
-        yield self._in_output("response.function_call_arguments.done", **about, arguments=arguments)
-        yield self._done(item | {"status": "completed", "arguments": arguments})
+        yield self._item_event("response.function_call_arguments.delta", **about, delta=arguments)
+        yield self._item_event(
+            "response.function_call_arguments.done", **about, arguments=arguments
+        )
+        yield self._close_item(item | {"status": "completed", "arguments": arguments})
 
-    def _done(self, item: Json) -> NamedFrame:
+    def _close_item(self, item: Json) -> NamedFrame:
         self.body["output"][-1] = item
-        return self._in_output("response.output_item.done", item=item)
+        return self._item_event("response.output_item.done", item=item)
 
     def _finish(self, finished: Finished) -> Iterator[NamedFrame]:
         reason = _INCOMPLETE.get(finished.reason)
@@ -125,26 +128,26 @@ class Made:
             "incomplete_details": {"reason": reason} if reason else None,
             "usage": _usage(finished.usage),
         }
-        yield self._whole(f"response.{status}")
+        yield self._response_event(f"response.{status}")
 
-    def _whole(self, name: str) -> NamedFrame:
-        # A copy: an event may be written after the next one has changed the response.
-        return self._frame(name, response={**self.body, "output": list(self.body["output"])})
+    def _response_event(self, name: str) -> NamedFrame:
+        # A copy: an event can be encoded after a later change.
+        return self._build_frame(name, response={**self.body, "output": list(self.body["output"])})
 
-    def _in_output(self, name: str, **fields: Any) -> NamedFrame:
-        return self._frame(name, output_index=len(self.body["output"]) - 1, **fields)
+    def _item_event(self, name: str, **fields: Any) -> NamedFrame:
+        return self._build_frame(name, output_index=len(self.body["output"]) - 1, **fields)
 
-    def _in_message(self, name: str, **fields: Any) -> NamedFrame:
+    def _content_event(self, name: str, **fields: Any) -> NamedFrame:
         item_id = self.body["output"][-1]["id"]
-        return self._in_output(name, item_id=item_id, content_index=0, **fields)
+        return self._item_event(name, item_id=item_id, content_index=0, **fields)
 
-    def _frame(self, name: str, **fields: Any) -> NamedFrame:
+    def _build_frame(self, name: str, **fields: Any) -> NamedFrame:
         number, self._number = self._number, self._number + 1
         return NamedFrame({"type": name, "sequence_number": number, **fields})
 
 
-class _Message:
-    """The text of the output item that is being written."""
+class _OpenMessage:
+    """The message that is being generated, the last of the output items."""
 
     def __init__(self) -> None:
         self.id = _new_id("msg")
@@ -165,9 +168,9 @@ class _Message:
         }
 
 
-def _body(asked: ResponseBody, ask: Ask, model: str) -> Json:
-    """The response before its first token, with what was asked for as it was understood."""
-    wanted = asked.text
+def _initial_body(body: ResponseBody, spec: CompletionSpec, model: str) -> Json:
+    """The response before its first token, with the options in effect."""
+    text = body.text
     return {
         "id": _new_id("resp"),
         "object": "response",
@@ -177,51 +180,51 @@ def _body(asked: ResponseBody, ask: Ask, model: str) -> Json:
         "background": False,
         "error": None,
         "incomplete_details": None,
-        "instructions": asked.instructions,
-        "max_output_tokens": asked.max_output_tokens,
-        "max_tool_calls": asked.max_tool_calls,
-        "metadata": asked.metadata or {},
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "max_tool_calls": body.max_tool_calls,
+        "metadata": body.metadata or {},
         "model": model,
         "output": [],
-        "parallel_tool_calls": ask.tool_choice.parallel,
+        "parallel_tool_calls": spec.tool_choice.parallel,
         "previous_response_id": None,
-        "prompt_cache_key": asked.prompt_cache_key,
-        "reasoning": msgspec.to_builtins(asked.reasoning) if asked.reasoning else None,
-        "safety_identifier": asked.safety_identifier,
-        "service_tier": "flex" if ask.urgency is Urgency.BATCH else "default",
+        "prompt_cache_key": body.prompt_cache_key,
+        "reasoning": msgspec.to_builtins(body.reasoning) if body.reasoning else None,
+        "safety_identifier": body.safety_identifier,
+        "service_tier": tier_name(spec.urgency),
         "store": False,
-        "temperature": ask.sampling.temperature,
+        "temperature": spec.sampling.temperature,
         "text": {
-            "format": _format(wanted.format if wanted else None),
-            "verbosity": (wanted.verbosity if wanted else None) or "medium",
+            "format": _format(text.format if text else None),
+            "verbosity": (text.verbosity if text else None) or "medium",
         },
-        "tool_choice": asked.tool_choice or "auto",
-        "tools": asked.tools or [],
-        "top_logprobs": asked.top_logprobs or 0,
-        "top_p": ask.sampling.top_p,
-        "truncation": asked.truncation or "disabled",
+        "tool_choice": body.tool_choice or "auto",
+        "tools": body.tools or [],
+        "top_logprobs": body.top_logprobs or 0,
+        "top_p": spec.sampling.top_p,
+        "truncation": body.truncation or "disabled",
         "usage": None,
-        "user": asked.user,
+        "user": body.user,
     }
 
 
-def _format(asked: FormatBody | None) -> Json:
-    if asked is None:
+def _format(body: FormatBody | None) -> Json:
+    if body is None:
         return {"type": "text"}
-    given: Mapping[str, Any] = msgspec.to_builtins(asked)
-    return {name: value for name, value in given.items() if value is not None}
+    fields: Mapping[str, Any] = msgspec.to_builtins(body)
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _part(text: str, logprobs: list[Json]) -> Json:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
-def _logprob(drawn: TokenLikelihood) -> Json:
-    told = [
+def _logprob(likelihood: TokenLikelihood) -> Json:
+    tokens = [
         {"token": each.token, "logprob": each.logprob, "bytes": list(each.bytes)}
-        for each in (drawn.drawn, *drawn.top)
+        for each in (likelihood.drawn, *likelihood.top)
     ]
-    return {**told[0], "top_logprobs": told[1:]}
+    return {**tokens[0], "top_logprobs": tokens[1:]}
 
 
 def _usage(tokens: TokenUsage) -> Json:
@@ -235,7 +238,7 @@ def _usage(tokens: TokenUsage) -> Json:
 
 
 def _error_code(problem: Problem) -> str:
-    """The few codes that this format knows."""
+    """One of the codes of this format."""
     if problem.status == _RATE_LIMITED:
         return "rate_limit_exceeded"
     return "invalid_prompt" if problem.status == _INVALID else "server_error"

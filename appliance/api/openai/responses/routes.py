@@ -1,4 +1,4 @@
-"""Every route below /v1/responses."""
+"""POST /v1/responses and /v1/responses/input_tokens."""
 
 from typing import Any
 
@@ -6,96 +6,92 @@ from litestar import Request, Router
 from litestar.params import JSONBody
 from litestar.types import ASGIApp
 
-from appliance.api.http.auth import authenticated
-from appliance.api.http.dependencies import services_of
-from appliance.api.http.dialect import Dialect
-from appliance.api.http.fast_route import JsonAnswer, ModelRoute
-from appliance.api.http.labels import labels_of
-from appliance.api.http.requests import principal_of
+from appliance.api.http.dependencies import get_services
+from appliance.api.http.fast_route import FastRoute, JsonResponse
+from appliance.api.http.labels import read_labels
+from appliance.api.http.requests import get_principal
 from appliance.api.openai.responses import convert
-from appliance.api.openai.responses.response_state import Made
+from appliance.api.openai.responses.response_state import ResponseState
 from appliance.api.openai.responses.schemas import PromptBody, ResponseBody
-from appliance.api.openai.vendor_errors import headers, render
 from appliance.api.streaming.completion_stream import (
     EventFrames,
-    Starting,
-    attended,
-    problem_within,
+    PendingCompletions,
+    cancel_if_client_leaves,
+    open_stream,
     report_headers,
-    streamed,
+    stream_problem,
 )
-from appliance.domain.completions import Ask
+from appliance.domain.completions import CompletionSpec
 from appliance.errors import ProviderFailed
-
-PREFIX = "/v1/responses"
-DIALECT = Dialect(PREFIX, render, headers)
 
 AnyRequest = Request[Any, Any, Any]
 
 
-@ModelRoute("/", http_method="POST", status_code=200)
+@FastRoute("/", http_method="POST", status_code=200)
 async def create_response(request: AnyRequest, data: JSONBody[ResponseBody]) -> ASGIApp:
-    """The model's response. With `stream: true`, as server-sent events while it is made."""
-    ask = convert.response_ask(data, labels_of(request, (data.metadata or {}).get("labels", "")))
-    return await attended(request, _answer(request, ask, data))
+    """Create a response. With `stream: true`, as server-sent events while it is generated."""
+    spec = convert.response_spec(
+        data, read_labels(request, (data.metadata or {}).get("labels", ""))
+    )
+    return await cancel_if_client_leaves(request, _answer(request, spec, data))
 
 
-@ModelRoute("/input_tokens", http_method="POST", status_code=200)
+@FastRoute("/input_tokens", http_method="POST", status_code=200)
 async def count_input_tokens(request: AnyRequest, data: JSONBody[PromptBody]) -> ASGIApp:
-    """The exact tokens of a prompt, template and tools included; nothing is generated."""
-    ask = convert.prompt_ask(data, labels_of(request))
-    return await attended(request, _count(request, ask))
+    """Count the exact tokens of a prompt, with template and tools; generates nothing."""
+    spec = convert.prompt_spec(data, read_labels(request))
+    return await cancel_if_client_leaves(request, _count(request, spec))
 
 
 def router() -> Router:
     """/v1/responses."""
     return Router(
-        PREFIX,
+        "/responses",
         route_handlers=[create_response, count_input_tokens],
-        guards=[authenticated],
-        tags=["OpenAI-compatible"],
     )
 
 
-async def _answer(request: AnyRequest, ask: Ask, body: ResponseBody) -> ASGIApp:
-    start = services_of(request).completions.start(principal_of(request), ask)
+async def _answer(request: AnyRequest, spec: CompletionSpec, body: ResponseBody) -> ASGIApp:
+    start = get_services(request).completions.start(get_principal(request), spec)
     if body.stream:
-        return await streamed(start, lambda starting: _frames(request, starting, ask, body), {})
+        return await open_stream(
+            start, lambda pending: _stream_frames(request, pending, spec, body), {}
+        )
     (completion,) = await start
-    made = Made(body, ask, completion.report.model)
+    state = ResponseState(body, spec, completion.report.model)
     try:
         async for event in completion:
-            _ = list(made.advance(event))
+            _ = list(state.apply_event(event))
     finally:
         await completion.aclose()
-    _check(made)
-    return JsonAnswer(made.body, report_headers(completion.report))
+    _require_finished(state)
+    return JsonResponse(state.body, report_headers(completion.report))
 
 
-async def _frames(
-    request: AnyRequest, starting: Starting, ask: Ask, body: ResponseBody
+async def _stream_frames(
+    request: AnyRequest, pending: PendingCompletions, spec: CompletionSpec, body: ResponseBody
 ) -> EventFrames:
-    """All events; a failure on the way is the last of them."""
-    made = Made(body, ask, body.model or "")
+    """The events of a response; a failure is the last of them."""
+    state = ResponseState(body, spec, body.model or "")
     try:
-        (completion,) = await starting
-        made = Made(body, ask, completion.report.model)
-        for frame in made.start():
+        (completion,) = await pending
+        state = ResponseState(body, spec, completion.report.model)
+        for frame in state.start():
             yield frame
         async for event in completion:
-            for frame in made.advance(event):
+            for frame in state.apply_event(event):
                 yield frame
-        _check(made)
+        _require_finished(state)
     except Exception as error:
-        for frame in made.fail(problem_within(request, error)):
+        for frame in state.fail(stream_problem(request, error)):
             yield frame
 
 
-def _check(made: Made) -> None:
-    if not made.finished:
-        raise ProviderFailed("the answer ended before it was complete")
+def _require_finished(state: ResponseState) -> None:
+    if not state.finished:
+        raise ProviderFailed("the answer ended before it was complete; try again")
 
 
-async def _count(request: AnyRequest, ask: Ask) -> ASGIApp:
-    tokens = await services_of(request).completions.count_tokens(principal_of(request), ask)
-    return JsonAnswer({"object": "response.input_tokens", "input_tokens": tokens})
+async def _count(request: AnyRequest, spec: CompletionSpec) -> ASGIApp:
+    tokens = await get_services(request).completions.count_tokens(get_principal(request), spec)
+    return JsonResponse({"object": "response.input_tokens", "input_tokens": tokens})

@@ -1,11 +1,11 @@
-"""Responses as they go over the wire. Unknown fields of a request are ignored."""
+"""Request bodies of /v1/responses. Unknown fields are ignored."""
 
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 Tokens = Annotated[int, Meta(ge=1, le=10_000_000)]
-# An item's fields depend on its type, of which there are more every year: `items` reads them.
+# The fields of an item depend on its type; items.py converts those that are supported.
 Item = dict[str, Any]
 
 
@@ -25,7 +25,7 @@ class TextBody(Struct):
 
 
 class FunctionBody(Struct):
-    """A function of the client's own."""
+    """A function tool of the client."""
 
     name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
     parameters: dict[str, Any] | None = None
@@ -34,14 +34,14 @@ class FunctionBody(Struct):
 
 
 class ReasoningBody(Struct):
-    """Hints, for models that reason apart from their answer."""
+    """Hints for reasoning models."""
 
     effort: str | None = None
     summary: str | None = None
 
 
 class PromptBody(Struct, kw_only=True):
-    """What makes up the prompt; the whole body of input_tokens."""
+    """The fields of the prompt; the whole body of input_tokens."""
 
     input: str | list[Item]
     model: str | None = None
@@ -57,7 +57,7 @@ class PromptBody(Struct, kw_only=True):
 
 
 class ResponseBody(PromptBody, kw_only=True):
-    """A response that is to be made."""
+    """A request for a response."""
 
     max_output_tokens: Tokens | None = None
     max_tool_calls: int | None = None

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance.api.openai.responses.convert import response_ask
+from appliance.api.openai.responses.convert import response_spec
 from appliance.api.openai.responses.schemas import ResponseBody
-from appliance.domain.completions import Ask, Urgency
+from appliance.domain.completions import CompletionSpec, Urgency
 from appliance.domain.messages import (
     Message,
     MessageRole,
@@ -28,27 +28,31 @@ CALL = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments"
 OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "rain"}
 
 
-def ask(**fields: Any) -> Ask:
-    return response_ask(msgspec.convert({"input": "hi"} | fields, ResponseBody))
+def spec(**fields: Any) -> CompletionSpec:
+    return response_spec(msgspec.convert({"input": "hi"} | fields, ResponseBody))
 
 
-def roles(made: Ask) -> list[str]:
-    return [each.role.value for each in made.messages]
+def roles(converted: CompletionSpec) -> list[str]:
+    return [each.role.value for each in converted.messages]
 
 
 def test_ask_when_only_input_is_given_then_the_usual_defaults() -> None:
-    made = ask()
-    assert made.model is None
-    assert made.max_tokens is None
-    assert made.messages == (Message(MessageRole.USER, "hi"),)
-    assert (made.sampling.temperature, made.sampling.top_p, made.sampling.top_k) == (1.0, 1.0, 0)
-    assert made.sampling.logprobs is None
-    assert made.urgency is Urgency.INTERACTIVE
-    assert not made.context_shift
+    converted = spec()
+    assert converted.model is None
+    assert converted.max_tokens is None
+    assert converted.messages == (Message(MessageRole.USER, "hi"),)
+    assert (converted.sampling.temperature, converted.sampling.top_p, converted.sampling.top_k) == (
+        1.0,
+        1.0,
+        0,
+    )
+    assert converted.sampling.logprobs is None
+    assert converted.urgency is Urgency.INTERACTIVE
+    assert not converted.context_shift
 
 
 def test_ask_when_options_are_given_then_they_are_used() -> None:
-    made = ask(
+    converted = spec(
         model="starter",
         max_output_tokens=9,
         temperature=0,
@@ -56,9 +60,9 @@ def test_ask_when_options_are_given_then_they_are_used() -> None:
         truncation="auto",
         service_tier="flex",
     )
-    assert (made.model, made.max_tokens, made.context_shift) == ("starter", 9, True)
-    assert (made.sampling.temperature, made.sampling.top_p) == (0.0, 0.5)
-    assert made.urgency is Urgency.BATCH
+    assert (converted.model, converted.max_tokens, converted.context_shift) == ("starter", 9, True)
+    assert (converted.sampling.temperature, converted.sampling.top_p) == (0.0, 0.5)
+    assert converted.urgency is Urgency.BATCH
 
 
 @pytest.mark.parametrize(
@@ -71,11 +75,11 @@ def test_ask_when_options_are_given_then_they_are_used() -> None:
     ],
 )
 def test_logprobs_when_asked_for_then_as_many(fields: dict[str, Any], expected: int | None) -> None:
-    assert ask(**fields).sampling.logprobs == expected
+    assert spec(**fields).sampling.logprobs == expected
 
 
 def test_input_when_items_then_messages_in_their_order() -> None:
-    made = ask(
+    converted = spec(
         instructions="be brief",
         input=[
             {"role": "developer", "content": "in English"},
@@ -91,23 +95,23 @@ def test_input_when_items_then_messages_in_their_order() -> None:
             HI,
         ],
     )
-    assert roles(made) == ["system", "system", "user", "assistant", "tool", "user"]
-    assert made.messages[3] == Message(
+    assert roles(converted) == ["system", "system", "user", "assistant", "tool", "user"]
+    assert converted.messages[3] == Message(
         MessageRole.ASSISTANT, "let me see", (ToolCall("c1", "weather", '{"city":"Oslo"}'),)
     )
-    assert made.messages[4] == Message(MessageRole.TOOL, "rain", tool_call_id="c1")
+    assert converted.messages[4] == Message(MessageRole.TOOL, "rain", tool_call_id="c1")
 
 
 def test_input_when_calls_are_parallel_then_one_turn() -> None:
     second = CALL | {"call_id": "c2"}
     answers = [OUTPUT, OUTPUT | {"call_id": "c2", "output": [{"type": "input_text", "text": "x"}]}]
-    made = ask(input=[HI, CALL, second, *answers])
-    assert roles(made) == ["user", "assistant", "tool", "tool"]
-    assert [call.id for call in made.messages[1].tool_calls] == ["c1", "c2"]
+    converted = spec(input=[HI, CALL, second, *answers])
+    assert roles(converted) == ["user", "assistant", "tool", "tool"]
+    assert [call.id for call in converted.messages[1].tool_calls] == ["c1", "c2"]
 
 
 def test_tools_when_functions_then_offered() -> None:
-    assert ask(tools=[WEATHER, TIME]).tools == (
+    assert spec(tools=[WEATHER, TIME]).tools == (
         Tool("weather", "of a city", SCHEMA),
         Tool("time"),
     )
@@ -123,7 +127,7 @@ def test_tools_when_functions_then_offered() -> None:
     ],
 )
 def test_tool_choice_when_given_then_its_meaning(given: Any, expected: ToolChoice) -> None:
-    assert ask(tools=[WEATHER, TIME], tool_choice=given).tool_choice == expected
+    assert spec(tools=[WEATHER, TIME], tool_choice=given).tool_choice == expected
 
 
 def test_tool_choice_when_some_are_allowed_then_the_others_are_left_out() -> None:
@@ -132,9 +136,9 @@ def test_tool_choice_when_some_are_allowed_then_the_others_are_left_out() -> Non
         "mode": "required",
         "tools": [{"type": "function", "name": "time"}],
     }
-    made = ask(tools=[WEATHER, TIME], tool_choice=choice, parallel_tool_calls=False)
-    assert [tool.name for tool in made.tools] == ["time"]
-    assert made.tool_choice == ToolChoice(ToolUse.REQUIRED, parallel=False)
+    converted = spec(tools=[WEATHER, TIME], tool_choice=choice, parallel_tool_calls=False)
+    assert [tool.name for tool in converted.tools] == ["time"]
+    assert converted.tool_choice == ToolChoice(ToolUse.REQUIRED, parallel=False)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,7 @@ def test_tool_choice_when_some_are_allowed_then_the_others_are_left_out() -> Non
 def test_text_format_when_given_then_the_answer_follows_it(
     form: dict[str, Any], expected: OutputFormat
 ) -> None:
-    assert ask(text={"format": form, "verbosity": "low"}).output == expected
+    assert spec(text={"format": form, "verbosity": "low"}).output == expected
 
 
 def test_unknown_and_harmless_fields_when_sent_then_ignored() -> None:
@@ -164,7 +168,7 @@ def test_unknown_and_harmless_fields_when_sent_then_ignored() -> None:
         "max_tool_calls": 3,
         "of_next_year": 1,
     }
-    assert ask(**harmless) == ask()
+    assert spec(**harmless) == spec()
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -227,6 +231,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_ask_when_something_is_not_possible_then_the_field_is_named(name: str) -> None:
     fields, field = REFUSED[name]
     with pytest.raises(InvalidInput) as refused:
-        ask(**fields)
+        spec(**fields)
     assert refused.value.details["field"] == field
     assert refused.value.message.startswith(field)

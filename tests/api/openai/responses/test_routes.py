@@ -27,7 +27,7 @@ from appliance.errors import (
     RateLimited,
     UnknownModel,
 )
-from tests.api.box import settings_with
+from tests.api.application import settings_with
 from tests.api.scripted_completions import (
     HELLO,
     USAGE,

@@ -1,4 +1,4 @@
-"""From the domain to this dialect's answers: pure functions."""
+"""Converts tasks to answers: pure functions."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ from appliance.domain.tasks import (
     TaskStatus,
 )
 
-STATUS: dict[TaskStatus, str] = {
+STATUS_NAMES: dict[TaskStatus, str] = {
     TaskStatus.QUEUED: "pending",
     TaskStatus.RUNNING: "in_progress",
     TaskStatus.COMPLETED: "completed",
@@ -34,7 +34,7 @@ STATUS: dict[TaskStatus, str] = {
 }
 CANCELLED_CODE = "TASK_CANCELLED"
 
-_PROMPT_SHOWN = 200
+_PROMPT_CHARACTERS = 200
 
 
 def execute_answer(task: Task) -> ExecuteAnswer:
@@ -44,7 +44,7 @@ def execute_answer(task: Task) -> ExecuteAnswer:
     return ExecuteAnswer(
         task_id=task.public_id,
         execution_id=f"exec_{task.public_id.removeprefix('task_')}",
-        status=STATUS[task.status],
+        status=STATUS_NAMES[task.status],
         result=result_answer(result) if result else None,
         error=_error(task),
         metadata=_metadata(task, seconds),
@@ -58,7 +58,7 @@ def execute_answer(task: Task) -> ExecuteAnswer:
 
 
 def result_answer(result: TaskResult) -> ResultAnswer:
-    """The answer itself, as both kinds of clients read it."""
+    """The result: `code` for some clients, `result` for others."""
     return ResultAnswer(
         code=result.code,
         explanation=result.explanation,
@@ -76,9 +76,9 @@ def task_list(tasks: Sequence[Task], next_cursor: str | None) -> TaskListAnswer:
     return TaskListAnswer([_summary(task) for task in tasks], next_cursor)
 
 
-def status_named(name: str) -> TaskStatus | None:
-    """The status behind this dialect's name for it, or the box's own name."""
-    by_name = {word: status for status, word in STATUS.items()}
+def parse_status(name: str) -> TaskStatus | None:
+    """The status for this dialect's name or the native one; None if unknown."""
+    by_name = {word: status for status, word in STATUS_NAMES.items()}
     by_name |= {str(status): status for status in TaskStatus}
     return by_name.get(name)
 
@@ -98,10 +98,10 @@ def _error(task: Task) -> ErrorAnswer | None:
 def _summary(task: Task) -> TaskSummary:
     return TaskSummary(
         task_id=task.public_id,
-        status=STATUS[task.status],
+        status=STATUS_NAMES[task.status],
         task_type=task.request.task_type,
         persona=task.request.persona,
-        prompt=task.request.prompt[:_PROMPT_SHOWN],
+        prompt=task.request.prompt[:_PROMPT_CHARACTERS],
         created_at=iso(task.created_at),
         started_at=iso_or_none(task.started_at),
         completed_at=iso_or_none(task.finished_at),

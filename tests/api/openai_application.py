@@ -9,16 +9,16 @@ from typing import Any, cast
 import httpx
 from litestar import Litestar
 
-from appliance.api.application import build
+from appliance.api.application import build_api
 from appliance.config.settings import Settings
-from appliance.domain.completions import Ask
+from appliance.domain.completions import CompletionSpec
 from appliance.domain.messages import EmbeddingRequest, Embeddings, TokenUsage
 from appliance.domain.models import ModelInfo, ModelState
 from appliance.domain.users import Principal
-from appliance.services.completions.protocol import Completion
+from appliance.services.completions.service import Completion
 from appliance.services.container import Services
 from tests.api.scripted_completions import Scripted, ScriptedCompletions, Step
-from tests.support.accounts import accounts_in
+from tests.support.accounts import open_accounts_harness
 
 MODELS = (
     ModelInfo("starter", "llama_cpp", ModelState.READY, context_tokens=2048, is_default=True),
@@ -35,12 +35,14 @@ class ManyScripted(ScriptedCompletions):
         self.scripts: list[Sequence[Step]] = []
         self.embedded: list[EmbeddingRequest] = []
 
-    async def start(self, principal: Principal, ask: Ask, choices: int = 1) -> Sequence[Completion]:
+    async def start(
+        self, principal: Principal, ask: CompletionSpec, choices: int = 1
+    ) -> Sequence[Completion]:
         await super().start(principal, ask)
         self.started.pop()
-        made = [Scripted(self._next_steps()) for _ in range(choices)]
-        self.started += made
-        return made
+        state = [Scripted(self._next_steps()) for _ in range(choices)]
+        self.started += state
+        return state
 
     async def embed(self, principal: Principal, request: EmbeddingRequest) -> Embeddings:
         if self.refusal is not None:
@@ -74,14 +76,14 @@ class OpenAiApi:
 @asynccontextmanager
 async def open_openai(folder: Path, settings: Settings) -> AsyncGenerator[OpenAiApi, None]:
     """The application with real accounts; of the other services these tests use none."""
-    async with accounts_in(folder) as accounts:
-        await accounts.add("alice")
-        key = await accounts.key_of("alice")
+    async with open_accounts_harness(folder) as harness:
+        await harness.add("alice")
+        key = await harness.create_key("alice")
         service = ManyScripted()
         unused = dict.fromkeys(each.name for each in fields(Services))
         given: Any = unused | {
-            "accounts": accounts.service,
+            "accounts": harness.accounts,
             "catalog": Catalog(),
             "completions": service,
         }
-        yield OpenAiApi(build(Services(**given), settings), key, service)
+        yield OpenAiApi(build_api(Services(**given), settings), key, service)

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from appliance.config.settings import AuthSettings
-from tests.api.box import PASSWORD, Api, add_user, settings_with
+from tests.api.application import PASSWORD, Api, add_user, settings_with
 
 LOGIN = {"email": "carol@example.com", "password": PASSWORD}
 

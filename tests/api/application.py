@@ -10,7 +10,7 @@ import httpx
 from argon2 import PasswordHasher
 from litestar import Litestar
 
-from appliance.api.application import build
+from appliance.api.application import build_api
 from appliance.config.settings import AuthSettings, LimitSettings, SchedulerSettings, Settings
 from appliance.domain.execution import (
     BackendStatus,
@@ -30,14 +30,14 @@ from appliance.errors import InvalidInput
 from appliance.inference.gateway import Gateway
 from appliance.scheduler import TaskHandler
 from appliance.services.accounts.passwords import Passwords
-from appliance.services.accounts.service import AccountService
+from appliance.services.accounts.service import Accounts, build_accounts
 from appliance.services.catalog import CatalogService
 from appliance.services.completions.service import CompletionService
 from appliance.services.container import Services
 from appliance.services.health import HealthService
 from appliance.services.sandbox.service import SandboxService
-from tests.api.scripts import Script
-from tests.support.task_box import Box, open_box
+from tests.api.scripted_tasks import Script
+from tests.support.task_system import TaskSystem, open_task_system
 
 PASSWORD = "correct horse battery"
 
@@ -104,7 +104,7 @@ class Api:
     """The application, the box behind it, and what its users hold."""
 
     app: Litestar
-    box: Box
+    system: TaskSystem
     services: Services
     script: Script
     provider: OneModel
@@ -139,30 +139,30 @@ async def open_api(
 ) -> AsyncGenerator[Api, None]:
     """The application on a new store at `path`; `work` does the tasks instead of the script."""
     script = Script()
-    async with open_box(path, work or script, settings) as box:
+    async with open_task_system(path, work or script, settings) as system:
         hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
         passwords = Passwords(hasher)
-        accounts = AccountService(box.db, settings.auth, b"s" * 32, passwords=passwords)
+        accounts = build_accounts(system.db, settings.auth, b"s" * 32, passwords=passwords)
         provider, sandbox = OneModel(), StillSandbox()
         gateway = Gateway({"llama_cpp": provider}, starter)
         runner = cast("Any", sandbox)
         services = Services(
             accounts=accounts,
-            tasks=box.service,
+            tasks=system.service,
             catalog=CatalogService(gateway, runner, settings, ["cracked"]),
-            health=HealthService(box.db, gateway, runner, box.scheduler),
+            health=HealthService(system.db, gateway, runner, system.scheduler),
             sandbox=SandboxService(runner, settings),
             completions=CompletionService(gateway),
         )
-        keys = {user: await _key(accounts, who) for user, who in _people(box).items()}
-        yield Api(build(services, settings), box, services, script, provider, sandbox, keys)
+        keys = {user: await _key(accounts, who) for user, who in _people(system).items()}
+        yield Api(build_api(services, settings), system, services, script, provider, sandbox, keys)
         script.release()
         await accounts.close()
 
 
 async def add_user(api: Api, username: str = "carol", role: Role = Role.DEVELOPER) -> None:
     """A user who can log in with PASSWORD."""
-    await api.services.accounts.add_user(
+    await api.services.accounts.users.add(
         username=username,
         email=f"{username}@example.com",
         name=username.title(),
@@ -175,10 +175,15 @@ async def starter() -> str | None:
     return "starter"
 
 
-def _people(box: Box) -> dict[str, Principal]:
-    return {"alice": box.alice, "bob": box.bob, "admin": box.admin, "viewer": box.viewer}
+def _people(system: TaskSystem) -> dict[str, Principal]:
+    return {
+        "alice": system.alice,
+        "bob": system.bob,
+        "admin": system.admin,
+        "viewer": system.viewer,
+    }
 
 
-async def _key(accounts: AccountService, principal: Principal) -> str:
-    _, secret = await accounts.create_key(principal, "test", [], None)
+async def _key(accounts: Accounts, principal: Principal) -> str:
+    _, secret = await accounts.keys.create(principal, "test", [], None)
     return secret

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance.api.monkey import answers
-from appliance.api.monkey.convert import task_request
+from appliance.api.monkey import task_answers
 from appliance.api.monkey.schemas import ExecuteBody
-from appliance.api.monkey.wire_names import SLASH_COMMANDS, split_command
+from appliance.api.monkey.task_convert import task_request
+from appliance.api.monkey.task_names import SLASH_COMMANDS, split_command
 from appliance.domain.tasks import (
     CollapseStrategy,
     Persona,
@@ -23,7 +23,7 @@ from appliance.domain.tasks import (
     TaskType,
 )
 from appliance.errors import InvalidInput
-from tests.api.scripts import RESULT
+from tests.api.scripted_tasks import RESULT
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
@@ -283,10 +283,10 @@ TASKS: dict[str, Task] = {
 
 @pytest.mark.parametrize("name", TASKS)
 def test_answer_when_converted_then_as_in_the_snapshot(name: str) -> None:
-    answer = msgspec.to_builtins(answers.execute_answer(TASKS[name]))
+    answer = msgspec.to_builtins(task_answers.execute_answer(TASKS[name]))
     assert answer == json.loads((SNAPSHOTS / f"{name}.json").read_text())
 
 
 def test_list_when_converted_then_as_in_the_snapshot() -> None:
-    answer = msgspec.to_builtins(answers.task_list(list(TASKS.values()), "next"))
+    answer = msgspec.to_builtins(task_answers.task_list(list(TASKS.values()), "next"))
     assert answer == json.loads((SNAPSHOTS / "list.json").read_text())

@@ -1,38 +1,38 @@
-"""A task's journal as this dialect's stream: start, progress, code, complete, error."""
+"""Converts journal events to stream frames: start, progress, code, complete, error."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from appliance.api.monkey.answers import CANCELLED_CODE, execute_answer
+from appliance.api.monkey.task_answers import CANCELLED_CODE, execute_answer
 from appliance.api.streaming.sse import Frame, Frames
 from appliance.domain.tasks import EventKind, Task, TaskEvent
 
-# What a candidate's frame leaves out: its whole text stays in the journal.
-_BULKY = frozenset({"text", "content", "files", "prompt", "messages", "behaviour"})
+# Large fields of journal events, which frames leave out.
+_OMITTED_FIELDS = frozenset({"text", "content", "files", "prompt", "messages", "behaviour"})
 
 
-async def frames_of(
-    task_id: str, events: AsyncIterator[TaskEvent], ended: Callable[[], Awaitable[Task]]
+async def stream_frames(
+    task_id: str, events: AsyncIterator[TaskEvent], fetch_task: Callable[[], Awaitable[Task]]
 ) -> Frames:
-    """One frame per event. `ended` fetches the task, for the frame that brings its result."""
+    """One frame per event. `fetch_task` gets the task for the frame with its result."""
     async for event in events:
         if event.kind is EventKind.COMPLETED:
-            yield Frame(event.seq, complete(await ended()))
+            yield Frame(event.seq, complete_frame(await fetch_task()))
         else:
-            yield Frame(event.seq, frame_of(task_id, event))
+            yield Frame(event.seq, event_frame(task_id, event))
 
 
-def frame_of(task_id: str, event: TaskEvent) -> Mapping[str, Any]:
-    """The frame of any event but COMPLETED."""
+def event_frame(task_id: str, event: TaskEvent) -> Mapping[str, Any]:
+    """The frame of an event other than COMPLETED."""
     if event.kind is EventKind.ACCEPTED:
         return {"type": "start", "task_id": task_id, "data": {"task_id": task_id}}
     return _FRAMES.get(event.kind, _step)(event.data)
 
 
-def complete(task: Task) -> Mapping[str, Any]:
-    """The last frame of a task that ended well; `data` is what execute answers."""
+def complete_frame(task: Task) -> Mapping[str, Any]:
+    """The last frame of a completed task; `data` is what /execute answers."""
     answer = msgspec.to_builtins(execute_answer(task))
     return {"type": "complete", "result": answer["result"], "data": answer}
 
@@ -44,7 +44,7 @@ def _started(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _planned(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _progress("Planned the work", "planned") | {"plan": _small(data)}
+    return _progress("Planned the work", "planned") | {"plan": _without_texts(data)}
 
 
 def _step(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -57,11 +57,11 @@ def _text(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _candidate(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _progress("Generated a candidate", "candidate") | {"branch": _small(data)}
+    return _progress("Generated a candidate", "candidate") | {"branch": _without_texts(data)}
 
 
 def _verdict(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _progress("Verified a candidate", "verdict") | {"branch": _small(data)}
+    return _progress("Verified a candidate", "verdict") | {"branch": _without_texts(data)}
 
 
 def _code(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -77,7 +77,7 @@ def _cancelled(_: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _progress(message: str, step: str, percentage: float | None = None) -> dict[str, Any]:
-    """`percentage` is null where nobody knows it."""
+    """`percentage` is null if unknown."""
     progress = {"step": step, "percentage": percentage}
     return {"type": "progress", "message": message, "progress": progress}
 
@@ -86,8 +86,8 @@ def _error(code: str, message: str) -> Mapping[str, Any]:
     return {"type": "error", "error": {"code": code, "message": message}}
 
 
-def _small(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if name not in _BULKY}
+def _without_texts(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in _OMITTED_FIELDS}
 
 
 _FRAMES: dict[EventKind, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {

@@ -1,11 +1,11 @@
-"""Providers, models and capabilities as this dialect shows them: pure functions."""
+"""Converts providers, models and capabilities to answers: pure functions."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 
 import msgspec
 
-from appliance.api.monkey import wire_names
+from appliance.api.monkey import task_names
 from appliance.api.monkey.catalog_schemas import (
     CapabilitiesAnswer,
     ModelAnswer,
@@ -81,8 +81,8 @@ def _model(model: ModelInfo) -> ModelAnswer:
 def _persona(persona: Persona) -> PersonaAnswer:
     return PersonaAnswer(
         name=persona,
-        slash_commands=list(wire_names.SLASH_COMMANDS.get(persona, ())),
-        default_task_type=wire_names.natural_type(persona),
+        slash_commands=list(task_names.SLASH_COMMANDS.get(persona, ())),
+        default_task_type=task_names.default_task_type(persona),
     )
 
 

@@ -1,4 +1,4 @@
-"""Users, tokens and keys as this dialect shows them: pure functions."""
+"""Converts users, tokens and keys to answers."""
 
 import time
 from datetime import UTC, datetime
@@ -55,7 +55,7 @@ def status_answer(principal: Principal) -> StatusAnswer:
 
 
 def key_answer(key: ApiKey, secret: str | None = None) -> KeyAnswer:
-    """A key; with its secret only in the answer that makes it."""
+    """A key; `secret` only in the response that creates it."""
     return KeyAnswer(
         key_id=key.public_id,
         name=key.name,
@@ -83,11 +83,13 @@ def stats_answer(stats: KeyStats) -> KeyStatsAnswer:
 
 
 def key_expiry(body: KeyBody) -> float | None:
-    """When the new key shall expire, in epoch seconds. Raises InvalidInput."""
+    """When a new key expires, in epoch seconds; None for never. Raises InvalidInput."""
     if body.expires_at is None:
         return None if body.expires_days is None else time.time() + body.expires_days * _DAY_S
     try:
         at = datetime.fromisoformat(body.expires_at)
     except ValueError:
-        raise InvalidInput.at("expires_at", "must be a time like 2030-01-31T12:00:00Z") from None
+        raise InvalidInput.at(
+            "expires_at", "must be an ISO 8601 time such as 2030-01-31T12:00:00Z"
+        ) from None
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

@@ -1,4 +1,4 @@
-"""The words by which clients of this dialect name personas, task types and strategies."""
+"""Client names of personas, task types and strategies."""
 
 from enum import StrEnum
 from typing import TypeVar
@@ -62,7 +62,7 @@ _STRATEGIES: dict[str, CollapseStrategy] = {
     "majority": CollapseStrategy.CONSENSUS,
     "combine": CollapseStrategy.COMBINED,
 }
-_NATURAL_TYPE: dict[Persona, TaskType] = {
+_DEFAULT_TASK_TYPES: dict[Persona, TaskType] = {
     Persona.REVIEWER: TaskType.CODE_REVIEW,
     Persona.SECURITY_ANALYST: TaskType.CODE_REVIEW,
     Persona.PERFORMANCE_EXPERT: TaskType.CODE_ANALYSIS,
@@ -73,34 +73,34 @@ _NATURAL_TYPE: dict[Persona, TaskType] = {
 
 
 def split_command(prompt: str) -> tuple[Persona | None, str]:
-    """The persona that a slash command at the start chooses, and the prompt without it."""
+    """The persona of a leading slash command, and the prompt without the command."""
     text = prompt.strip()
     word = text.split(maxsplit=1)[0] if text else ""
     persona = _BY_COMMAND.get(word.lower())
     return (persona, text[len(word) :].strip()) if persona else (None, text)
 
 
-def persona_named(field: str, name: str) -> Persona:
-    """Raises InvalidInput with the names that exist."""
-    return _named(Persona, _PERSONAS, field, name)
+def parse_persona(field: str, name: str) -> Persona:
+    """Raises InvalidInput with the allowed names."""
+    return _parse(Persona, _PERSONAS, field, name)
 
 
-def task_type_named(field: str, name: str) -> TaskType:
-    """Raises InvalidInput with the names that exist."""
-    return _named(TaskType, _TASK_TYPES, field, name)
+def parse_task_type(field: str, name: str) -> TaskType:
+    """Raises InvalidInput with the allowed names."""
+    return _parse(TaskType, _TASK_TYPES, field, name)
 
 
-def strategy_named(field: str, name: str) -> CollapseStrategy:
-    """Raises InvalidInput with the names that exist."""
-    return _named(CollapseStrategy, _STRATEGIES, field, name)
+def parse_strategy(field: str, name: str) -> CollapseStrategy:
+    """Raises InvalidInput with the allowed names."""
+    return _parse(CollapseStrategy, _STRATEGIES, field, name)
 
 
-def natural_type(persona: Persona | None) -> TaskType:
-    """What a persona does when the client names no task type."""
-    return _NATURAL_TYPE.get(persona or Persona.DEVELOPER, TaskType.CODE_GENERATION)
+def default_task_type(persona: Persona | None) -> TaskType:
+    """The task type of a persona, if the client names none."""
+    return _DEFAULT_TASK_TYPES.get(persona or Persona.DEVELOPER, TaskType.CODE_GENERATION)
 
 
-def _named(kind: type[E], aliases: dict[str, E], field: str, name: str) -> E:
+def _parse(kind: type[E], aliases: dict[str, E], field: str, name: str) -> E:
     word = name.strip().lower().lstrip("/").replace("-", "_").replace(" ", "_")
     if word in aliases:
         return aliases[word]
@@ -108,7 +108,7 @@ def _named(kind: type[E], aliases: dict[str, E], field: str, name: str) -> E:
         return kind(word)
     except ValueError:
         allowed = [str(each) for each in kind]
-        reason = f"Must be one of: {', '.join(allowed)}"
+        reason = f"must be one of: {', '.join(allowed)}"
         raise InvalidInput(
             f"{field}: {reason}", details={"field": field, "reason": reason, "allowed": allowed}
         ) from None
