@@ -1,23 +1,22 @@
-"""Sandbox backend on gVisor: a kernel of its own, written in Go, between a run and the host's.
+"""Sandbox backend on gVisor: a kernel written in Go stands between a run and the host's kernel.
 
-What it promises beyond namespaces: the program's system calls are answered by gVisor's
-kernel, an ordinary process that itself may make few calls and has no right on the host.
-A hole in Linux that a program reaches by a system call is so not a hole in this wall; one
-in gVisor leads into a process that is confined again. It takes the program runsc, which
-the administrator installs, and costs a fifth of a second and more per run.
+The program's system calls are answered by gVisor's kernel, an ordinary process that itself may
+make few system calls and has no privileges on the host. So a vulnerability in Linux that a system
+call reaches is out of the program's reach, and one in gVisor leads into a process that is confined
+again. It needs the program runsc, which the administrator installs, and costs at least 0.2 seconds
+per run.
 
-    runsc.py         finds the program, and what it can do
-    bundle.py        what the program sees: the root file system and config.json
-    rooms.py         what it may write to
-    launch.py        on the host: owns one runsc and everything that it starts
-    spawner.py       starts that
-    tree.py          its process tree: killing it, seeing that it is dead
-    differences.py   where its kernel is not what the stage knows
-    probe.py         what a sandbox must be like, seen from inside
-    words.py         what an administrator is told
-    backend.py       the SandboxBackend
+    backend.py             the SandboxBackend
+    runsc.py               finds runsc, its version and platforms
+    bundle.py              what a run sees: the root folder, and an OCI bundle for each run
+    tmpfs_mounts.py        the folders that a run may write to
+    spawner.py             starts the launchers
+    launcher.py            on the host: owns one runsc and everything that it starts
+    process_tree.py        the processes of a run: how they are killed and reaped
+    kernel_differences.py  where gVisor's kernel differs from what the init process expects
+    probe.py               what a sandbox isolates, seen from inside
 
-What runs inside, and the talk with it, is in plugins/_shared/guest.
+The agent that runs inside and the server's side of it are in plugins/_shared/guest.
 """
 
 from appliance.spi.registry import PluginContext, Registry
@@ -25,7 +24,7 @@ from appliance.spi.sandbox import SandboxBackend
 
 
 def register(registry: Registry) -> None:
-    """Offer the backend under the name "gvisor"."""
+    """Add the backend under the name "gvisor"."""
     registry.add_sandbox("gvisor", _create)
 
 

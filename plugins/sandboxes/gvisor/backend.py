@@ -1,6 +1,7 @@
-"""The sandbox backend: finds out what works here, then runs."""
+"""The gVisor sandbox backend: probes which platform works, then runs programs on it."""
 
 import asyncio
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -16,30 +17,29 @@ from appliance.domain.execution import (
     RunResult,
 )
 from appliance.errors import ApplianceError, SandboxUnavailable
+from appliance.spi.cancellation import run_deferring_cancellation
 from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
-from plugins._shared.guest.results import result
+from plugins._shared.guest.results import build_result
 from plugins._shared.guest.run import GuestRun
 from plugins._shared.rootfs import selection
-from plugins._shared.rootfs.python import interpreter
-from plugins._shared.stage import toolchain_cache
-from plugins._shared.stage.backend import ProbedBackend
-from plugins._shared.stage.shield import patiently
-from plugins._shared.stage.unavailable import unavailable
-from plugins.sandboxes.gvisor import kernel_differences, probe, remedies, runsc
-from plugins.sandboxes.gvisor.bundle import Root
-from plugins.sandboxes.gvisor.process_tree import Tree
-from plugins.sandboxes.gvisor.spawner import Spawner, Started, launcher
+from plugins._shared.rootfs.python import choose_interpreter
+from plugins._shared.stage.backend import ProbedBackend, toolchain_cache_folder
+from plugins.sandboxes.gvisor import kernel_differences, probe, runsc
+from plugins.sandboxes.gvisor.bundle import BundleRoot
+from plugins.sandboxes.gvisor.process_tree import ProcessTree
+from plugins.sandboxes.gvisor.spawner import LauncherHandle, Spawner, launcher_command
 
 _NAME = "gvisor"
-_UNKNOWN = Isolation(_NAME, IsolationLevel.GVISOR, ())
+_UNPROVEN = Isolation(_NAME, IsolationLevel.GVISOR, ())
 _PROBE_LIMITS = Limits(wall_s=60.0, cpu_s=30.0, memory_bytes=1 << 30)
 _TRIAL_S = 60.0
-# Its device can be opened and still boot nothing, for ever; where it works it is quick.
+# A /dev/kvm that can be opened may still start nothing, forever; one that works is quick.
 _KVM_TRIAL_S = 4.0
 _CLOSE_S = 30.0
+_MAX_LOG_LINE = 300
 
-# What tells the version of a language that the host may have.
+# Programs that print the version of a language that the host may have.
 _HOST_LANGUAGES = {
     "sh": ("sh", "-c", "p=$(readlink -f /bin/sh); p=${p:-sh}; echo ${p##*/}"),
     "node": ("node", "-p", "process.versions.node"),
@@ -47,9 +47,10 @@ _HOST_LANGUAGES = {
 
 
 class GVisor(ProbedBackend):
-    """A kernel of its own in user space, by runsc; where there is none the probe costs nothing.
+    """Runs each program on a kernel in user space, by runsc.
 
-    `trial_s` is how long a platform may take to run something when it is tried.
+    `trial_s` is how long a platform may take when it is tried. Without runsc the probe costs
+    nothing.
     """
 
     def __init__(self, context: PluginContext, trial_s: float = _TRIAL_S) -> None:
@@ -65,59 +66,62 @@ class GVisor(ProbedBackend):
         for run in self._runs:
             run.kill(EndReason.CANCELLED)
         async with asyncio.timeout(_CLOSE_S):
-            await asyncio.gather(*(run.over.wait() for run in self._runs))
+            await asyncio.gather(*(run.finished.wait() for run in self._runs))
         spawner, self._spawner = self._spawner, None
         if spawner is not None:
             await asyncio.to_thread(spawner.stop)
 
     async def _probe(self) -> BackendStatus:
-        spawner = await self._started()
-        platform, outcome = await self._first_platform(spawner)
-        facts = probe.parsed(outcome.stdout)
-        isolation = probe.isolation(facts, _NAME, spawner.fence, platform, spawner.root.names)
+        spawner = await self._prepare_spawner()
+        platform, outcome = await self._first_working_platform(spawner)
+        facts = probe.parse_facts(outcome.stdout)
+        isolation = probe.proven_isolation(
+            facts, _NAME, spawner.cgroups, platform, spawner.root.names
+        )
         self._platforms = (platform,)
         languages = {"python": facts.python}
         languages |= await self._host_languages(spawner)
-        return BackendStatus(_NAME, True, isolation, languages, remedy=spawner.fence.remedy)
+        return BackendStatus(_NAME, True, isolation, languages, remedy=spawner.cgroups.remedy)
 
-    async def _started(self) -> Spawner:
-        """Whatever the runs need, laid out once. Raises SandboxUnavailable."""
+    async def _prepare_spawner(self) -> Spawner:
+        """The spawner, made at the first call. Raises SandboxUnavailable."""
         self._require_open()
         if self._spawner is None:
             setting = str(self._context.settings.get("runsc", ""))
             env = self._context.host_env()
-            found = await asyncio.to_thread(runsc.locate, setting, env)
-            self._spawner = await asyncio.to_thread(self._lay_out, found)
-            self._platforms = found.platforms
+            program = await asyncio.to_thread(runsc.locate_runsc, setting, env)
+            self._spawner = await asyncio.to_thread(self._create_spawner, program)
+            self._platforms = program.platforms
         return self._spawner
 
-    def _lay_out(self, found: runsc.Runsc) -> Spawner:
-        chosen = selection.chosen(self._context)
-        python = interpreter(chosen, self._context.sandbox_python)
+    def _create_spawner(self, program: runsc.Runsc) -> Spawner:
+        base = selection.selected_root(self._context)
+        python = choose_interpreter(base, self._context.sandbox_python)
         toolchains = tuple(map(Path, self._context.settings.get("toolchains", ())))
         home = self._context.runtime_dir / _NAME
         try:
-            if home.exists():  # a layout that did not come to its end
+            if home.exists():  # an attempt that failed half-way
                 shutil.rmtree(home)
             home.mkdir(mode=0o700, parents=True)
-            ready = toolchain_cache.folder(self._context)
-            root = Root(home / "root", python, chosen and chosen.path, toolchains, ready)
-            return Spawner(home, found, root, launcher(home, python.own, self._context))
+            cache = toolchain_cache_folder(self._context)
+            root = BundleRoot(home / "root", python, base and base.path, toolchains, cache)
+            command = launcher_command(home, python.bundled, self._context)
+            return Spawner(home, program, root, command)
         except OSError as error:
-            raise unavailable(
-                f"the service's runtime folder can't be used ({error.strerror})",
-                "see that it exists, belongs to the service's user and has room",
+            raise SandboxUnavailable.with_remedy(
+                f"the server's runtime folder can't be used ({error.strerror})",
+                "check that it exists, belongs to the server's user and has free space",
             ) from error
 
-    async def _first_platform(self, spawner: Spawner) -> tuple[str, RunResult]:
-        """The best platform that runs something, and what it ran."""
+    async def _first_working_platform(self, spawner: Spawner) -> tuple[str, RunResult]:
+        """The best platform that runs the probe, and its result."""
         request = RunRequest(("python", "-c", probe.FACTS), limits=_PROBE_LIMITS)
         problems: list[str] = []
         for platform in self._platforms:
             try:
-                most = min(_KVM_TRIAL_S, self._trial_s) if platform == "kvm" else self._trial_s
-                async with asyncio.timeout(most):
-                    outcome = await self._run_on(spawner, request, platform, _UNKNOWN)
+                trial_s = min(_KVM_TRIAL_S, self._trial_s) if platform == "kvm" else self._trial_s
+                async with asyncio.timeout(trial_s):
+                    outcome = await self._run_on(spawner, request, platform, _UNPROVEN)
             except TimeoutError:
                 problems.append(f"{platform}: it started nothing in time")
             except ApplianceError as error:
@@ -125,25 +129,25 @@ class GVisor(ProbedBackend):
             else:
                 if outcome.ok:
                     return platform, outcome
-                problems.append(f"{platform}: {remedies.end_of(outcome)}")
-        raise unavailable(
-            f"runsc is there, but runs nothing here ({'; '.join(problems)})",
-            "allow the service what its message asks for, or take a newer runsc",
+                problems.append(f"{platform}: {_describe_failure(outcome)}")
+        raise SandboxUnavailable.with_remedy(
+            f"runsc exists but runs nothing here ({'; '.join(problems)})",
+            "grant the server what the message asks for, or install a newer runsc",
         )
 
     async def _host_languages(self, spawner: Spawner) -> dict[str, str]:
-        found: dict[str, str] = {}
+        versions: dict[str, str] = {}
         for name, argv in _HOST_LANGUAGES.items():
             request = RunRequest(argv, limits=_PROBE_LIMITS)
-            outcome = await self._run_on(spawner, request, self._platforms[0], _UNKNOWN)
+            outcome = await self._run_on(spawner, request, self._platforms[0], _UNPROVEN)
             if outcome.ok:
-                found[name] = outcome.stdout.decode(errors="replace").strip()[:40]
-        return found
+                versions[name] = outcome.stdout.decode(errors="replace").strip()[:40]
+        return versions
 
     async def _run(
         self, request: RunRequest, isolation: Isolation, watcher: RunWatcher | None = None
     ) -> RunResult:
-        spawner = await self._started()
+        spawner = await self._prepare_spawner()
         return await self._run_on(spawner, request, self._platforms[0], isolation, watcher)
 
     async def _run_on(
@@ -155,35 +159,62 @@ class GVisor(ProbedBackend):
         watcher: RunWatcher | None = None,
     ) -> RunResult:
         self._require_open()
-        started, cancelled = await patiently(spawner.spawn(request.limits, platform))
+        starting = spawner.spawn(request.limits, platform)
+        launcher, cancelled = await run_deferring_cancellation(starting)
         try:
-            run, tree = _adopt(started, request, watcher)
+            run, tree = _create_run(launcher, request, watcher)
             self._runs.add(run)
             try:
                 if cancelled or self._closed:
-                    await patiently(run.close())
+                    await run_deferring_cancellation(run.close())
                     self._require_open()
                     raise asyncio.CancelledError
-                await run.play(kernel_differences.job_for(request, counted=started.counted))
+                job = kernel_differences.encode_gvisor_job(
+                    request, cpu_accounted=launcher.cpu_accounted
+                )
+                await run.execute(job)
             finally:
                 self._runs.discard(run)
-            last_words = remedies.last(tree.log.value(), started.folder)
+            log_line = _last_log_line(tree.log.value(), launcher.folder)
         finally:
-            spawner.clear(started)
-        outcome = result(
+            spawner.release(launcher)
+        outcome = build_result(
             run,
             isolation,
-            lambda: SandboxUnavailable(f"gVisor's sandbox could not be set up ({last_words})"),
-            starved=tree.starved,
-            most_bytes=tree.most_bytes,
+            lambda: SandboxUnavailable(f"gVisor's sandbox could not be set up ({log_line})"),
+            out_of_memory=tree.out_of_memory,
+            max_memory_bytes=tree.max_memory_bytes,
         )
-        counted_s = run.cpu_s if started.counted else None
-        return structs.replace(outcome, usage=kernel_differences.possible(outcome.usage, counted_s))
+        accounted_s = run.cpu_s if launcher.cpu_accounted else None
+        usage = kernel_differences.correct_usage(outcome.usage, accounted_s)
+        return structs.replace(outcome, usage=usage)
 
 
-def _adopt(
-    started: Started, request: RunRequest, watcher: RunWatcher | None
-) -> tuple[GuestRun, Tree]:
-    tree = Tree(started, lambda: run.kill(EndReason.MEMORY))
-    run = GuestRun(tree, started.source, started.sink, request, watcher, hold_cpu=started.counted)
+def _create_run(
+    launcher: LauncherHandle, request: RunRequest, watcher: RunWatcher | None
+) -> tuple[GuestRun, ProcessTree]:
+    tree = ProcessTree(launcher, lambda: run.kill(EndReason.MEMORY))
+    run = GuestRun(
+        tree,
+        launcher.source,
+        launcher.sink,
+        request,
+        watcher,
+        enforce_cpu_limit=launcher.cpu_accounted,
+    )
     return run, tree
+
+
+def _last_log_line(log: bytes, folder: Path) -> str:
+    """The last line that the launcher or runsc wrote; `folder` is the run's."""
+    text = log.decode(errors="replace")
+    with contextlib.suppress(FileNotFoundError):
+        text = (folder / "log").read_text(errors="replace") + text
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:_MAX_LOG_LINE] if lines else "runsc ended without a message"
+
+
+def _describe_failure(outcome: RunResult) -> str:
+    lines = outcome.stderr.decode(errors="replace").strip().splitlines()
+    number = outcome.signal if outcome.exit_code is None else outcome.exit_code
+    return lines[-1][:_MAX_LOG_LINE] if lines else f"it ended with {outcome.reason} {number}"

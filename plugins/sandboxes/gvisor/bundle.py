@@ -1,6 +1,6 @@
-"""What a run sees: a root file system made once, and an OCI bundle for each run.
+"""What a run sees: one root folder for all runs, and an OCI bundle for each.
 
-See config.md of the OCI runtime specification for the keys of config.json.
+The keys of config.json are those of the OCI runtime specification (config.md).
 """
 
 import json
@@ -12,8 +12,14 @@ from appliance.domain import toolchain_cache
 from plugins._shared.guest.agent_bundle import agent_files
 from plugins._shared.rootfs import system_mounts
 from plugins._shared.rootfs.python import Interpreter
-from plugins._shared.stage.environment import ENVIRONMENT, TOOLCHAINS
-from plugins.sandboxes.gvisor.tmpfs_mounts import USER, Mount, Room, hints, most_files
+from plugins._shared.stage.job import ENVIRONMENT, TOOLCHAINS
+from plugins.sandboxes.gvisor.tmpfs_mounts import (
+    USER,
+    OciMount,
+    TmpfsMount,
+    agent_file_limits,
+    annotations,
+)
 
 _AGENT = "/etc/sandbox"
 _FOLDERS = ("proc", "dev", "sys", "tmp", "run", "var", "workspace", "etc/sandbox")
@@ -24,33 +30,33 @@ _ETC = {
     "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
-# For the agent alone: to give the stage a process namespace, a /proc and a user of its own, and
-# to find all of the run's files.
+# For the agent alone: it gives the init process a PID namespace, a /proc and a user of its own,
+# and lists all of the run's files.
 _CAPABILITIES = ["CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_DAC_READ_SEARCH"]
 _NAMESPACES = ("pid", "mount", "ipc", "uts", "network")
 
 
-class Root:
-    """The root file system of all runs, in `folder`: mount points, links and a few files.
+class BundleRoot:
+    """The root folder of all runs: mount points, links and a few files.
 
-    `names` are those that a run sees at the root.
+    `names` are the entries that a run sees in /.
     """
 
     def __init__(
         self,
         folder: Path,
         python: Interpreter,
-        chosen: Path | None,
+        base: Path | None,
         toolchains: Sequence[Path] = (),
-        ready: Path | None = None,
+        toolchain_cache_folder: Path | None = None,
     ) -> None:
-        """Lay it out. `chosen` is the folder of a root file system, None: the host's is shown.
+        """Build it in `folder`. `base` is a root file system; None: the host's system is shown.
 
-        `ready` is that of what languages have ready-made. Raises OSError.
+        Raises OSError.
         """
         self._folder = folder
         self._program = python.program
-        self._mounts: list[Mount] = []
+        self._mounts: list[OciMount] = []
         for name in _FOLDERS:
             self._make_folder(name)
         for name, text in _ETC.items():
@@ -59,32 +65,33 @@ class Root:
             self._write(f"{_AGENT[1:]}/{name}", content)
         (folder / "var" / "tmp").symlink_to("../tmp")
         etc = folder / "etc"
-        shown = system_mounts.system(chosen, etc, system_mounts.config_of(chosen))
-        self._lay_out([*shown, *system_mounts.python(python.own, python.program)], etc)
+        system = system_mounts.system_mount_options(base, etc, system_mounts.etc_config_names(base))
+        own_python = system_mounts.python_mount_options(python.bundled, python.program)
+        self._apply_bwrap_options([*system, *own_python], etc)
         for number, path in enumerate(toolchains):
-            self._show(path, f"{TOOLCHAINS}/{number}")
-        if ready is not None:
-            self._show(ready, toolchain_cache.INSIDE)
+            self._bind(path, f"{TOOLCHAINS}/{number}")
+        if toolchain_cache_folder is not None:
+            self._bind(toolchain_cache_folder, toolchain_cache.MOUNT_POINT)
         self.names = frozenset(path.name for path in folder.iterdir())
 
-    def write_bundle(self, place: Path, rooms: Sequence[Room]) -> None:
-        """The config.json of one run with these rooms, in the folder `place`. Raises OSError."""
+    def write_bundle(self, bundle: Path, mounts: Sequence[TmpfsMount]) -> None:
+        """Write the config.json of one run with these mounts to a folder. Raises OSError."""
         proc = {"destination": "/proc", "type": "proc", "source": "proc"}
         config = {
             "ociVersion": "1.0.2",
             "hostname": "sandbox",
             "root": {"path": str(self._folder), "readonly": True},
-            "mounts": [*self._mounts, proc, *(room.mount() for room in rooms)],
-            "annotations": hints(rooms),
-            "process": self._process(most_files(rooms)),
+            "mounts": [*self._mounts, proc, *(mount.to_oci() for mount in mounts)],
+            "annotations": annotations(mounts),
+            "process": self._process(agent_file_limits(mounts)),
             "linux": {"namespaces": [{"type": name} for name in _NAMESPACES]},
         }
-        (place / "config.json").write_text(json.dumps(config))
+        (bundle / "config.json").write_text(json.dumps(config))
 
-    def _process(self, files: Sequence[int]) -> dict[str, Any]:
-        words = [self._program, "-I", "-S", f"{_AGENT}/agent.pyc", "0", "1", str(USER)]
+    def _process(self, file_limits: Sequence[int]) -> dict[str, Any]:
+        argv = [self._program, "-I", "-S", f"{_AGENT}/agent.pyc", "0", "1", str(USER)]
         return {
-            "args": [*words, *map(str, files)],
+            "args": [*argv, *map(str, file_limits)],
             "cwd": "/",
             "env": [f"PATH={ENVIRONMENT['PATH']}"],
             "user": {"uid": 0, "gid": 0},
@@ -93,25 +100,25 @@ class Root:
             "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES),
         }
 
-    def _lay_out(self, options: Sequence[str], etc: Path) -> None:
-        """What those options of bwrap would show; each has two words behind it."""
-        for option, source, at in zip(*[iter(options)] * 3, strict=True):
+    def _apply_bwrap_options(self, options: Sequence[str], etc: Path) -> None:
+        """Show what these options of bwrap would show; each option has two arguments."""
+        for option, source, target in zip(*[iter(options)] * 3, strict=True):
             path = Path(source)
             if option == "--symlink":
-                self._make_folder(str(Path(at[1:]).parent))
-                (self._folder / at[1:]).symlink_to(source)
+                self._make_folder(str(Path(target[1:]).parent))
+                (self._folder / target[1:]).symlink_to(source)
             elif path != etc and (option == "--ro-bind" or path.exists()):
-                self._show(path, at)
+                self._bind(path, target)
 
-    def _show(self, source: Path, at: str) -> None:
-        """The host's file or folder, to be read there."""
+    def _bind(self, source: Path, target: str) -> None:
+        """Show a file or folder of the host, read-only."""
         if source.is_dir():
-            self._make_folder(at[1:])
+            self._make_folder(target[1:])
         else:
-            self._write(at[1:], b"")
+            self._write(target[1:], b"")
         options = ["bind", "ro", "nosuid", "nodev"]
         self._mounts.append(
-            {"destination": at, "type": "bind", "source": str(source), "options": options}
+            {"destination": target, "type": "bind", "source": str(source), "options": options}
         )
 
     def _make_folder(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What a sandbox is like, seen from inside, and what that says of its walls."""
+"""Checks from inside what a gVisor sandbox isolates, and derives its Isolation."""
 
 import platform
 from collections.abc import Set
@@ -8,17 +8,17 @@ import msgspec
 
 from appliance.domain.execution import Isolation, IsolationLevel
 from appliance.errors import SandboxUnavailable
-from plugins._shared.cgroups.control import Fence
+from plugins._shared.cgroups.controller import CgroupController
 from plugins.sandboxes.gvisor.bundle import USER
 
-# The stage, the program, and a child of it.
-_MOST_PROCESSES = 3
+# The init process, the program, and a child of it.
+_MAX_PROCESSES = 3
 _SECCOMP_FILTER = 2
-# gVisor's kernel tells itself by its release, or by the date that it always says.
-_ITS_OWN_NAMES = ("gvisor", "Sun Jan 10 15:06:54 PST 2016")
-_FILES_UNCOUNTED = (
-    "the number of files is watched, not held by a kernel: this runsc knows no limit on it, "
-    "and only root can have the host's"
+# gVisor's kernel shows in its release, or in the build date that it always reports.
+_KERNEL_MARKS = ("gvisor", "Sun Jan 10 15:06:54 PST 2016")
+_FILES_WATCHED = (
+    "the number of files is watched, not enforced by a kernel: this runsc has no limit on it, "
+    "and only root can use the host's"
 )
 FACTS = """
 import json, os, platform, socket
@@ -64,24 +64,24 @@ class Facts(msgspec.Struct, frozen=True):
     files: int
 
 
-def isolation(
-    facts: Facts, backend: str, fence: Fence, platform_name: str, names: Set[str]
+def proven_isolation(
+    facts: Facts, backend: str, cgroups: CgroupController, platform_name: str, names: Set[str]
 ) -> Isolation:
-    """The isolation that these facts prove, where `names` are all that may be at the root.
+    """The isolation that the facts prove; `names` are the only entries allowed in /.
 
-    Raises SandboxUnavailable if a wall is missing.
+    Raises SandboxUnavailable if a layer is missing.
     """
-    if missing := holes(facts, names):
-        raise SandboxUnavailable(f"the sandbox has holes: {', '.join(missing)}")
+    if holes := find_holes(facts, names):
+        raise SandboxUnavailable(f"the sandbox has holes: {', '.join(holes)}")
     return Isolation(
         backend,
         IsolationLevel.GVISOR,
-        (*_layers(fence, platform_name), "inode_limit" if facts.files else "inode_watch"),
-        (*fence.degraded, *([] if facts.files else [_FILES_UNCOUNTED])),
+        (*_layers(cgroups, platform_name), "inode_limit" if facts.files else "inode_watch"),
+        (*cgroups.degraded, *([] if facts.files else [_FILES_WATCHED])),
     )
 
 
-def parsed(printed: bytes) -> Facts:
+def parse_facts(printed: bytes) -> Facts:
     """Raises SandboxUnavailable for anything but what FACTS prints."""
     try:
         return msgspec.json.decode(printed, type=Facts)
@@ -89,32 +89,32 @@ def parsed(printed: bytes) -> Facts:
         raise SandboxUnavailable(f"the sandbox's Python does not work: {error}") from error
 
 
-def holes(facts: Facts, names: Set[str]) -> list[str]:
-    """What is not as it must be."""
-    strange = sorted(set(facts.root) - names)
+def find_holes(facts: Facts, names: Set[str]) -> list[str]:
+    """The isolation that is missing."""
+    unexpected = sorted(set(facts.root) - names)
     checks: dict[str, Any] = {
         f"the kernel is not gVisor's: {facts.kernel}": not _is_gvisor(facts.kernel),
         "no system-call filter": facts.seccomp != _SECCOMP_FILTER,
         f"the program runs as {facts.user}": facts.user != [USER] * 6,
-        "capabilities are left": facts.capabilities != 0,
-        "other processes are visible": len(facts.processes) > _MOST_PROCESSES,
+        "it has capabilities": facts.capabilities != 0,
+        "other processes are visible": len(facts.processes) > _MAX_PROCESSES,
         "the network is reachable": facts.interfaces not in ([], ["lo"]),
-        f"files of the host are visible: {strange}": bool(strange),
+        f"files of the host are visible: {unexpected}": bool(unexpected),
         f"can write to {facts.writable}": bool(facts.writable),
-        # 3 is the folder that lists them.
-        "the supervisor can be reached": not facts.supervisor_hidden,
-        "descriptors are left open": facts.descriptors not in ([0, 1, 2], [0, 1, 2, 3]),
+        "the init process can be inspected": not facts.supervisor_hidden,
+        # 3 is the listed folder itself.
+        "other descriptors are open": facts.descriptors not in ([0, 1, 2], [0, 1, 2, 3]),
     }
-    return [what for what, wrong in checks.items() if wrong]
+    return [hole for hole, present in checks.items() if present]
 
 
 def _is_gvisor(kernel: str) -> bool:
     return kernel != f"{platform.release()} {platform.version()}" and any(
-        name in kernel for name in _ITS_OWN_NAMES
+        name in kernel for name in _KERNEL_MARKS
     )
 
 
-def _layers(fence: Fence, platform_name: str) -> tuple[str, ...]:
+def _layers(cgroups: CgroupController, platform_name: str) -> tuple[str, ...]:
     return (
         "gvisor_kernel",
         f"gvisor_{platform_name}",
@@ -127,5 +127,5 @@ def _layers(fence: Fence, platform_name: str) -> tuple[str, ...]:
             "rlimits",
             "hidden_supervisor",
         ),
-        *fence.layers,
+        *cgroups.layers,
     )

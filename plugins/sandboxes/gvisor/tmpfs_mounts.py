@@ -1,10 +1,9 @@
-"""The folders that a run may write to; all of them are in memory.
+"""The folders that a run may write to: /workspace, /tmp and /dev/shm, each a tmpfs.
 
-As root they are the host's own tmpfs, shown to the run: gVisor's of before 2026 knows no
-limit on the number of files. Nobody else on the host sees them, since the launcher mounts
-them where only it and what it starts look. An ordinary user has to do with gVisor's: files
-in the host's can only be given to a user of the host, of whom there is but one then, and
-for gVisor's file server that is the root inside. There the agent counts the files.
+As root they are tmpfs of the host, since gVisor's own had no limit on the number of files before
+2026. Nobody else on the host sees them: the launcher mounts them in its mount namespace. For an
+ordinary user they are gVisor's own: files on the host can only belong to that one user, whom
+gVisor's file server maps to root inside. There the agent counts the files.
 """
 
 from collections.abc import Iterable
@@ -19,70 +18,80 @@ from plugins._shared.stage import init
 USER = 1000
 _TMP = "/tmp"  # noqa: S108 - the sandbox's own
 _SHM = "/dev/shm"  # noqa: S108 - the sandbox's own
-_HINT = "dev.gvisor.spec.mount.workspace"
+_WORKSPACE_ANNOTATION = "dev.gvisor.spec.mount.workspace"
 
-Mount = dict[str, Any]
+OciMount = dict[str, Any]
 
 
-class Room(Struct, frozen=True):
-    """`at` is where the run sees it, `options` are those of tmpfs, see tmpfs(5).
+class TmpfsMount(Struct, frozen=True):
+    """`destination` is its path inside, `options` are those of tmpfs(5).
 
-    `files` is how many may lie in it, `place` the host's folder where it is to be mounted;
-    None: gVisor is to make it, and does not count them.
+    `max_files` is the limit on its files. `host_folder` is where the launcher mounts it; None if
+    gVisor makes it, which does not enforce that limit.
     """
 
-    at: str
+    destination: str
     options: str
-    files: int
-    place: Path | None
+    max_files: int
+    host_folder: Path | None
 
-    def mount(self) -> Mount:
-        """As config.json has it."""
-        words = ["nosuid", "nodev"]
-        if self.place is not None:
-            kind, source, words = "bind", str(self.place), ["bind", "rw", *words]
+    def to_oci(self) -> OciMount:
+        """An entry of `mounts` in config.json."""
+        options = ["nosuid", "nodev"]
+        if self.host_folder is not None:
+            kind, source, options = "bind", str(self.host_folder), ["bind", "rw", *options]
         else:
-            kind, source, words = "tmpfs", "tmpfs", [*words, *self.options.split(",")]
-        return {"destination": self.at, "type": kind, "source": source, "options": words}
+            kind, source, options = "tmpfs", "tmpfs", [*options, *self.options.split(",")]
+        return {
+            "destination": self.destination,
+            "type": kind,
+            "source": source,
+            "options": options,
+        }
 
 
-def rooms(limits: Limits, folder: Path | None) -> tuple[Room, ...]:
-    """Those of a run; `folder` is its own, where the host is to make them."""
-    files = f"nr_inodes={limits.workspace_files + 1}"  # the folder itself is one
-    tmp = f"size={limits.tmp_bytes},{files},mode=1777"
-    workspace = f"size={limits.workspace_bytes},{files},mode=0755,uid={USER},gid={USER}"
-    wanted = ((init.WORKSPACE, workspace), (_TMP, tmp), (_SHM, tmp))
+def run_tmpfs_mounts(limits: Limits, host_folder: Path | None) -> tuple[TmpfsMount, ...]:
+    """The mounts of one run; below `host_folder`, if the launcher is to make them."""
+    inodes = f"nr_inodes={limits.workspace_files + 1}"  # the folder itself is one
+    tmp = f"size={limits.tmp_bytes},{inodes},mode=1777"
+    workspace = f"size={limits.workspace_bytes},{inodes},mode=0755,uid={USER},gid={USER}"
+    options = {init.WORKSPACE: workspace, _TMP: tmp, _SHM: tmp}
     return tuple(
-        Room(at, options, limits.workspace_files, folder and folder / at.rpartition("/")[2])
-        for at, options in wanted
+        TmpfsMount(
+            destination,
+            words,
+            limits.workspace_files,
+            host_folder and host_folder / destination.rpartition("/")[2],
+        )
+        for destination, words in options.items()
     )
 
 
-def most_files(held: Iterable[Room]) -> list[int]:
-    """What the agent is to hold the run to, if nothing else does."""
-    return sorted({room.files for room in held if room.place is None})
+def agent_file_limits(mounts: Iterable[TmpfsMount]) -> list[int]:
+    """The agent's argument with the file limit, if nothing else enforces it."""
+    return sorted({mount.max_files for mount in mounts if mount.host_folder is None})
 
 
-def made_by_launcher(held: Iterable[Room]) -> list[str]:
-    """The launcher's words for those that the host is to hold: options, a colon, the folder.
+def launcher_arguments(mounts: Iterable[TmpfsMount]) -> list[str]:
+    """The launcher's arguments for the mounts on the host: options, colon, folder.
 
-    Makes the folders. Raises OSError.
+    Creates the folders. Raises OSError.
     """
-    places = [(room.options, room.place) for room in held if room.place is not None]
-    for _, place in places:
-        place.mkdir(mode=0o700, parents=True)
-    return [f"{options}:{place}" for options, place in places]
+    on_host = [(mount.options, mount.host_folder) for mount in mounts if mount.host_folder]
+    for _, folder in on_host:
+        folder.mkdir(mode=0o700, parents=True)
+    return [f"{options}:{folder}" for options, folder in on_host]
 
 
-def hints(held: Iterable[Room]) -> dict[str, str]:
-    """What gVisor is told of them, beside how it may treat all that the host shows.
+def annotations(mounts: Iterable[TmpfsMount]) -> dict[str, str]:
+    """Mark the workspace as shared with the host.
 
-    It is started with the word that nobody else changes what it is shown, and so asks once.
-    Of a file in the workspace it then has the number of names wrong once one is taken away,
-    and by that number artifacts are chosen.
+    runsc is started with exclusive file access, so it caches the attributes of host files. After a
+    link of a workspace file is removed, the cached link count is wrong, and artifacts are chosen by
+    that count.
     """
-    for room in held:
-        if room.at == init.WORKSPACE and room.place is not None:
-            told = {"source": str(room.place), "type": "bind", "share": "shared"}
-            return {f"{_HINT}.{name}": word for name, word in told.items()}
+    for mount in mounts:
+        if mount.destination == init.WORKSPACE and mount.host_folder is not None:
+            hints = {"source": str(mount.host_folder), "type": "bind", "share": "shared"}
+            return {f"{_WORKSPACE_ANNOTATION}.{key}": value for key, value in hints.items()}
     return {}

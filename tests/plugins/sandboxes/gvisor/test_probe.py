@@ -17,7 +17,7 @@ from tests.support.sandbox import seen_on_the_host
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 
-_KNOWS_ITS_NAME = """#!/bin/sh
+_FAKE_RUNSC = """#!/bin/sh
 case "$1" in
 --version) echo "runsc version made-up" ;;
 flags) echo "specifies which platform to use: systrap (default), ptrace" ;;
@@ -54,7 +54,7 @@ async def test_probe_without_runsc_tells_how_to_get_it(sandbox_python: Path, tmp
 async def test_probe_without_runsc_in_the_usual_places_costs_nothing(
     sandbox_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(program, "_PLACES", (str(tmp_path / "runsc"),))
+    monkeypatch.setattr(program, "_PATHS", (str(tmp_path / "runsc"),))
 
     status = await _status(sandbox_python, tmp_path, "")
 
@@ -73,16 +73,16 @@ async def test_run_without_runsc_is_refused_with_the_reason(sandbox_python: Path
 @pytest.mark.parametrize(
     ("text", "mode", "problem"),
     [
-        ("#!/bin/sh\n", 0o644, "can't be executed"),
+        ("#!/bin/sh\n", 0o644, "is not executable"),
         ("#!/bin/sh\n", 0o4755, "setuid"),
-        ("#!/bin/sh\n", 0o777, "can be changed by others"),
-        ("#!/bin/sh\necho bwrap 0.8\n", 0o755, "does not say that it is runsc"),
-        ("#!/bin/sh\nexec cat /dev/zero\n", 0o755, "does not say that it is runsc"),
+        ("#!/bin/sh\n", 0o777, "can be modified by users other"),
+        ("#!/bin/sh\necho bwrap 0.8\n", 0o755, "is not runsc"),
+        ("#!/bin/sh\nexec cat /dev/zero\n", 0o755, "is not runsc"),
         ("neither script nor program", 0o755, "can't be started"),
-        (_KNOWS_ITS_NAME.format(run="echo no such thing >&2; exit 1"), 0o755, "no such thing"),
-        (_KNOWS_ITS_NAME.format(run="exec cat /dev/zero"), 0o755, "runs nothing here"),
-        (_KNOWS_ITS_NAME.format(run="exec cat /dev/zero >&2"), 0o755, "runs nothing here"),
-        (_KNOWS_ITS_NAME.format(run="printf 'O\\0\\0\\0\\1x'"), 0o755, "runs nothing here"),
+        (_FAKE_RUNSC.format(run="echo no such thing >&2; exit 1"), 0o755, "no such thing"),
+        (_FAKE_RUNSC.format(run="exec cat /dev/zero"), 0o755, "runs nothing here"),
+        (_FAKE_RUNSC.format(run="exec cat /dev/zero >&2"), 0o755, "runs nothing here"),
+        (_FAKE_RUNSC.format(run="printf 'O\\0\\0\\0\\1x'"), 0o755, "runs nothing here"),
     ],
 )
 async def test_probe_of_a_program_that_is_no_runsc_tells_what_is_wrong(
@@ -98,15 +98,15 @@ async def test_probe_of_a_program_that_is_no_runsc_tells_what_is_wrong(
 async def test_setting_that_is_no_whole_path_is_refused(sandbox_python: Path, tmp_path: Path):
     status = await _status(sandbox_python, tmp_path, "runsc")
 
-    assert status.remedy == "name the program by its whole path"
+    assert status.remedy == "set the absolute path of runsc"
 
 
 async def test_runsc_that_gives_no_answer_is_given_up_and_killed(tmp_path: Path):
     silent = _write(tmp_path / "runsc", "#!/bin/sh\nexec sleep 600\n")
     began = time.monotonic()
 
-    with pytest.raises(SandboxUnavailable, match="no answer"):
-        await asyncio.to_thread(program.locate, str(silent), {}, 0.2)
+    with pytest.raises(SandboxUnavailable, match="does not answer"):
+        await asyncio.to_thread(program.locate_runsc, str(silent), {}, 0.2)
 
     assert time.monotonic() - began < 60
 
@@ -121,7 +121,7 @@ async def mark(tmp_path: Path) -> AsyncIterator[str]:
 async def test_runsc_that_starts_nothing_is_given_up_and_leaves_nothing(
     sandbox_python: Path, tmp_path: Path, mark: str
 ):
-    script = _KNOWS_ITS_NAME.format(run=f": {mark}; (sleep 600 & sleep 600)")
+    script = _FAKE_RUNSC.format(run=f": {mark}; (sleep 600 & sleep 600)")
     runsc = _write(tmp_path / f"{mark}-runsc", script)
 
     status = await _status(sandbox_python, tmp_path, runsc, trial_s=1.0)
@@ -158,16 +158,16 @@ _FACTS = probe.Facts(
         ("interfaces", ["lo", "eth0"], "network"),
         ("root", ["bin", "home", "root"], "home"),
         ("writable", ["/usr/x"], "/usr/x"),
-        ("supervisor_hidden", False, "supervisor"),
+        ("supervisor_hidden", False, "init process"),
         ("descriptors", [0, 1, 2, 3, 9], "descriptors"),
     ],
 )
 def test_sandbox_with_a_hole_is_not_offered(fact: str, value: object, hole: str):
-    holes = probe.holes(structs.replace(_FACTS, **{fact: value}), _NAMES)
+    holes = probe.find_holes(structs.replace(_FACTS, **{fact: value}), _NAMES)
 
     assert len(holes) == 1
     assert hole in holes[0]
 
 
 def test_sandbox_as_it_must_be_has_no_hole():
-    assert probe.holes(_FACTS, _NAMES) == []
+    assert probe.find_holes(_FACTS, _NAMES) == []
