@@ -1,3 +1,5 @@
+"""The scheduler: outcomes of attempts, workers, cancellation and load."""
+
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -20,7 +22,6 @@ from tests.support.task_system import (
     ANSWER,
     TaskSystem,
     Work,
-    answer_at_once,
     open_task_system,
     settings,
     until,
@@ -290,126 +291,6 @@ async def test_cancel_when_the_handler_breaks_while_stopping_then_still_cancelle
         task = await system.submit(system.alice)
         await started.wait()
         assert (await system.scheduler.cancel(task.id)).status is TaskStatus.CANCELLED
-
-
-async def test_drain_when_tasks_end_in_time_then_all_complete(path: Path, work: Work):
-    async with open_task_system(path, work, settings(workers=2)) as system:
-        made = [await system.submit(system.alice) for _ in range(3)]
-        await work.until_started(2)
-        draining = asyncio.create_task(system.scheduler.drain(20))
-        await asyncio.sleep(0.02)
-        work.go.set()
-        await draining
-        statuses = [(await _stored(system, task)).status for task in made]
-        assert statuses == [TaskStatus.COMPLETED, TaskStatus.COMPLETED, TaskStatus.QUEUED]
-
-
-async def test_drain_when_tasks_last_then_they_run_again_after_the_next_start(path: Path):
-    work = Work()
-    async with open_task_system(path, work, settings(max_attempts=1)) as system:
-        task = await system.submit(system.alice)
-        await work.until_started(1)
-        await system.scheduler.drain(0.01)
-        stored = await _stored(system, task)
-        assert (stored.status, stored.attempt, stored.started_at) == (TaskStatus.QUEUED, 1, None)
-        assert work.cancelled == [task.public_id]
-    async with open_task_system(path, answer_at_once, settings(max_attempts=1)) as system:
-        ended = await system.final(task)
-        assert (ended.status, ended.attempt) == (TaskStatus.COMPLETED, 2)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A box that soon gives up writing what the store refuses."""
-    monkeypatch.setattr("appliance.scheduler.scheduler.STOP_WAIT_S", 0.05)
-    monkeypatch.setattr("appliance.scheduler.scheduler.SETTLE_WAIT_S", 0.05)
-
-
-async def _start_and_abandon(
-    path: Path, step: EventKind = EventKind.PROGRESS, **scheduler: int
-) -> None:
-    """A box that dies while its task runs and has done a step, as far as the store can tell."""
-    work = Work()
-
-    async def handler(context: TaskContext) -> TaskResult:
-        await context.emit(step, {})
-        return await work(context)
-
-    async with open_task_system(path, handler, settings(**scheduler)) as system:
-        await until(lambda: bool(work.started))
-        async with system.db.write() as tx:
-            await tx.execute(
-                "CREATE TEMP TRIGGER dead BEFORE UPDATE ON tasks WHEN OLD.status = 'running' "
-                "BEGIN SELECT RAISE(ABORT, 'dead'); END"
-            )
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_start_when_a_task_was_interrupted_then_it_goes_on_with_its_history(path: Path):
-    async with open_task_system(path, start=False) as system:
-        task = await system.submit(system.alice)
-    await _start_and_abandon(path)
-    seen: list[EventKind] = []
-
-    async def handler(context: TaskContext) -> TaskResult:
-        seen.extend(event.kind for event in context.history)
-        return ANSWER
-
-    async with open_task_system(path, handler) as system:
-        ended = await system.final(task)
-    assert (ended.status, ended.attempt) == (TaskStatus.COMPLETED, 2)
-    assert seen == [
-        EventKind.ACCEPTED,
-        EventKind.STARTED,
-        EventKind.PROGRESS,
-        EventKind.STARTED,
-    ]
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_start_when_a_task_was_interrupted_too_often_then_it_fails_with_the_reason(
-    path: Path,
-):
-    async with open_task_system(path, start=False) as system:
-        task = await system.submit(system.alice)
-    await _start_and_abandon(path, max_attempts=2)
-    await _start_and_abandon(path, max_attempts=2)
-    async with open_task_system(path, with_settings=settings(max_attempts=2)) as system:
-        ended = await system.final(task)
-        assert ended.failure
-        assert (ended.failure.code, ended.attempt) == ("INTERNAL_ERROR", 2)
-        assert "ended unexpectedly 2 times" in ended.failure.message
-        assert (await system.kinds(task))[-1] is EventKind.FAILED
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_start_when_each_interrupted_attempt_got_a_step_further_then_it_goes_on(path: Path):
-    async with open_task_system(path, start=False) as system:
-        task = await system.submit(system.alice)
-    for _ in range(3):
-        await _start_and_abandon(path, step=EventKind.CANDIDATE, max_attempts=2)
-    async with open_task_system(path, with_settings=settings(max_attempts=2)) as system:
-        ended = await system.final(task)
-    assert (ended.status, ended.attempt) == (TaskStatus.COMPLETED, 4)
-
-
-async def test_end_when_the_disk_is_full_for_a_while_then_the_answer_is_not_lost(path: Path):
-    work = Work()
-    async with open_task_system(path, work) as system:
-        task = await system.submit(system.alice)
-        await work.until_started(1)
-        async with system.db.write() as tx:
-            await tx.execute(
-                "CREATE TEMP TRIGGER full BEFORE UPDATE ON tasks "
-                "BEGIN SELECT RAISE(ABORT, 'as if full'); END"
-            )
-        work.go.set()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await system.final(task)
-        async with system.db.write() as tx:
-            await tx.execute("DROP TRIGGER full")
-        assert (await system.final(task)).result == ANSWER
 
 
 async def test_stats_when_nothing_has_ended_then_the_wait_is_unknown(
