@@ -1,7 +1,7 @@
-"""Parts of a system-call filter: classic BPF, as seccomp(2) takes it (see linux/filter.h).
+"""Assembler for system-call filters: classic BPF, as seccomp(2) takes it (see linux/filter.h).
 
-Shared by plugins that confine processes. A block is a list of instructions; the parts
-of a block are only ever left at its end or by a verdict, so that blocks can be joined.
+A block is a list of instructions. Jumps lead to places within a block or to its end, or
+the filter returns, so blocks can be concatenated.
 """
 
 import struct
@@ -15,7 +15,7 @@ AT_LEAST = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 ANY_BIT = 0x45  # BPF_JMP | BPF_JSET | BPF_K
 _LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
-_RETURN = 0x06  # BPF_RET | BPF_K
+_RETURN_CODE = 0x06  # BPF_RET | BPF_K
 
 _KILL_PROCESS = 0x80000000
 _ALLOW = 0x7FFF0000
@@ -32,73 +32,73 @@ Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, op
 Block = list[Instruction]
 
 
-def supported(machine: str) -> bool:
-    """Whether calls of this machine (`platform.machine()`) can be told from foreign ones."""
+def is_supported(machine: str) -> bool:
+    """Whether filters can be built for this architecture (`platform.machine()`)."""
     return machine in AUDIT_ARCH
 
 
-def packed(block: Block) -> bytes:
+def assemble(block: Block) -> bytes:
     """The program as an array of struct sock_filter."""
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in block)
 
 
-def own_calls_only(machine: str) -> Block:
-    """The beginning of every filter: ends the process at a call of a foreign ABI.
+def reject_foreign_abi(machine: str) -> Block:
+    """The start of every filter: kill the process at a call of a foreign ABI.
 
-    Afterwards the call's number is loaded.
+    Loads the number of the call.
     """
-    foreign = when(AT_LEAST, _X32_BIT, [_give(_KILL_PROCESS)]) if machine == "x86_64" else []
+    foreign = run_if(AT_LEAST, _X32_BIT, [_return(_KILL_PROCESS)]) if machine == "x86_64" else []
     return [
         _load(_ARCH),
         (EQUAL, 1, 0, AUDIT_ARCH[machine]),
-        _give(_KILL_PROCESS),
+        _return(_KILL_PROCESS),
         _load(_NUMBER),
         *foreign,
     ]
 
 
-def when(jump: int, operand: int, then: Block) -> Block:
-    """Run `then` where what is loaded compares so with the operand."""
+def run_if(jump: int, operand: int, then: Block) -> Block:
+    """Run `then` if the loaded value compares so with the operand."""
     return [(jump, 0, len(then), operand), *then]
 
 
-def unless(jump: int, operand: int, then: Block) -> Block:
-    """Run `then` where it does not compare so."""
+def run_unless(jump: int, operand: int, then: Block) -> Block:
+    """Run `then` if it does not compare so."""
     return [(jump, len(then), 0, operand), *then]
 
 
-def each(values: Iterable[int], then: Instruction) -> Block:
-    """A verdict for each of several values."""
-    return [line for value in values for line in when(EQUAL, value, [then])]
+def return_for_each(values: Iterable[int], verdict: Instruction) -> Block:
+    """Return the verdict if the loaded value is one of these."""
+    return [line for value in values for line in run_if(EQUAL, value, [verdict])]
 
 
-def argument(index: int) -> Instruction:
-    """Load the lower half of a call's argument."""
+def load_argument(index: int) -> Instruction:
+    """Load the lower 32 bits of an argument."""
     return _load(_ARGUMENT + _ARGUMENT_SIZE * index)
 
 
-def upper_half(index: int) -> Instruction:
-    """Load the upper half of a call's argument, as of an address."""
+def load_argument_high(index: int) -> Instruction:
+    """Load the upper 32 bits of an argument, such as an address."""
     return _load(_ARGUMENT + _ARGUMENT_SIZE * index + _ARGUMENT_SIZE // 2)
 
 
-def only_bits(mask: int) -> Instruction:
-    """Forget all other bits of what is loaded."""
+def mask_bits(mask: int) -> Instruction:
+    """Clear all other bits of the loaded value."""
     return (_AND, 0, 0, mask)
 
 
 def allow() -> Instruction:
-    return _give(_ALLOW)
+    return _return(_ALLOW)
 
 
-def fail(number: int) -> Instruction:
-    """The call fails with this errno."""
-    return _give(_ERRNO | number)
+def fail_with(error: int) -> Instruction:
+    """The call fails with this errno; with 0 it succeeds without effect."""
+    return _return(_ERRNO | error)
 
 
 def _load(offset: int) -> Instruction:
     return (_LOAD, 0, 0, offset)
 
 
-def _give(action: int) -> Instruction:
-    return (_RETURN, 0, 0, action)
+def _return(action: int) -> Instruction:
+    return (_RETURN_CODE, 0, 0, action)

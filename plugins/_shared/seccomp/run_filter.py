@@ -1,67 +1,100 @@
-"""The system-call filter, built as a classic BPF program (see seccomp(2), bpf in linux/filter.h).
+"""The system-call filter of sandboxed runs (see seccomp(2)).
 
-Refused calls fail with EPERM. Calls that are newer than our tables, and clone3
-(whose flags lie in memory, where a filter can't look), fail with ENOSYS, as on an
-older kernel, so that the C library falls back. Requests to files that only few files
-know fail with ENOTTY, as at all others. Calls of a foreign ABI end the process.
+Denied calls fail with EPERM. Calls newer than our table, and clone3 (whose flags lie in memory,
+where a filter can't look), fail with ENOSYS as on an older kernel, so that the C library falls
+back. Uncommon ioctl requests fail with ENOTTY, as on files that don't know them. Calls of
+a foreign ABI kill the process.
 
-Passed over, which is to succeed and change nothing: a change of the limit on core dumps, which
-stays what the launcher made it (programs that lower theirs, as careful ones do, are none the
-worse for it); and whatever asks for data to be brought to disk.
+Ignored calls succeed and change nothing: setting the limit on core dumps, which stays what the
+launcher made it (careful programs lower theirs and must not fail), and syncing data to disk.
 """
 
 import errno
 
-from plugins._shared.seccomp import argument_rules
-from plugins._shared.seccomp import numbers as syscalls
+from plugins._shared.seccomp.argument_rules import build_argument_rules
 from plugins._shared.seccomp.bpf import (
     AT_LEAST,
     EQUAL,
     GREATER,
     Block,
     allow,
-    each,
-    fail,
-    own_calls_only,
-    packed,
-    supported,
-    unless,
-    when,
+    assemble,
+    fail_with,
+    is_supported,
+    reject_foreign_abi,
+    return_for_each,
+    run_if,
+    run_unless,
+)
+from plugins._shared.seccomp.numbers import (
+    FIRST_COMMON,
+    HIGHEST,
+    HIGHEST_OF_ARCHITECTURE,
+    syscall_numbers,
 )
 
-__all__ = ["program", "supported"]
+__all__ = ["DENIED", "IGNORED", "build_run_filter", "is_supported"]
+
+# A run writes to no disk. These would only make the machine's disks wait for others' data.
+IGNORED = ("fdatasync", "fsync", "sync", "sync_file_range", "syncfs")
+
+DENIED = (
+    # namespaces, mounts, roots
+    "unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "fsopen", "fsconfig",
+    "fsmount", "fspick", "move_mount", "open_tree", "open_tree_attr", "mount_setattr", "statmount",
+    "listmount", "quotactl", "quotactl_fd", "open_by_handle_at", "name_to_handle_at",
+    "fanotify_init",
+    # other processes
+    "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease",
+    "pidfd_getfd", "kcmp", "migrate_pages", "move_pages", "mbind", "set_mempolicy",
+    "set_mempolicy_home_node",
+    # parts of the kernel with a long record of holes
+    "io_uring_setup", "io_uring_enter", "io_uring_register", "bpf", "perf_event_open",
+    "userfaultfd", "keyctl", "add_key", "request_key", "lsm_set_self_attr", "lookup_dcookie",
+    "modify_ldt", "remap_file_pages",
+    # memory that belongs to no process
+    "memfd_secret", "shmget", "msgget", "semget",
+    # the machine
+    "io_setup",  # what all programs together may have of these is little
+    "cachestat",  # which files others have read
+    "acct", "adjtimex", "clock_adjtime", "clock_settime", "settimeofday", "delete_module",
+    "finit_module", "init_module", "ioperm", "iopl", "kexec_file_load", "kexec_load", "nfsservctl",
+    "reboot", "setdomainname", "sethostname", "swapoff", "swapon", "syslog", "sysfs", "uselib",
+    "ustat", "vhangup",
+)  # fmt: skip
 
 
-def program(machine: str, *, memory_counted: bool = False) -> bytes:
-    """The filter as an array of struct sock_filter, ready for `bwrap --seccomp`.
+def build_run_filter(machine: str, *, memory_counted: bool = False) -> bytes:
+    """The filter as an array of struct sock_filter, as `bwrap --seccomp` reads it.
 
-    `memory_counted`: the kernel counts the memory of the run as a whole, also what is in
-    files that belong to no process.
+    `memory_counted`: the kernel counts the memory of the run as a whole, including files that
+    belong to no process.
     """
-    return packed(_filter(machine, memory_counted))
+    return assemble(
+        [
+            *reject_foreign_abi(machine),
+            *_reject_unknown(machine),
+            *_check_arguments(machine, memory_counted),
+            *return_for_each(syscall_numbers(DENIED, machine).values(), fail_with(errno.EPERM)),
+            *return_for_each(syscall_numbers(IGNORED, machine).values(), fail_with(0)),
+            allow(),
+        ]
+    )
 
 
-def _filter(machine: str, memory_counted: bool) -> Block:
+def _reject_unknown(machine: str) -> Block:
+    """Numbers beyond the table and in its gap."""
     return [
-        *own_calls_only(machine),
-        *_unknown(machine),
-        *_judged(machine, memory_counted),
-        *each(syscalls.numbers(syscalls.DENIED, machine).values(), fail(errno.EPERM)),
-        *each(syscalls.numbers(syscalls.PASSED_OVER, machine).values(), fail(0)),
-        allow(),
+        *run_if(GREATER, HIGHEST, [fail_with(errno.ENOSYS)]),
+        *run_if(
+            GREATER,
+            HIGHEST_OF_ARCHITECTURE[machine],
+            run_unless(AT_LEAST, FIRST_COMMON, [fail_with(errno.ENOSYS)]),
+        ),
     ]
 
 
-def _unknown(machine: str) -> Block:
-    """Beyond the tables, and in the gap that they have."""
-    later = unless(AT_LEAST, syscalls.SHARED, [fail(errno.ENOSYS)])
-    return [
-        *when(GREATER, syscalls.HIGHEST, [fail(errno.ENOSYS)]),
-        *when(GREATER, syscalls.LAST_OF_ITS_OWN[machine], later),
-    ]
-
-
-def _judged(machine: str, memory_counted: bool) -> Block:
-    numbers = syscalls.numbers(syscalls.JUDGED, machine)
-    rules = argument_rules.rules(memory_counted=memory_counted)
-    return [line for name, block in rules.items() for line in when(EQUAL, numbers[name], block)]
+def _check_arguments(machine: str, memory_counted: bool) -> Block:
+    rules = build_argument_rules(memory_counted=memory_counted)
+    numbers = syscall_numbers(rules, machine)
+    return [line for name, block in rules.items() for line in run_if(EQUAL, numbers[name], block)]

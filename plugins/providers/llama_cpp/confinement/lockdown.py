@@ -1,9 +1,9 @@
-"""Locks the engine's process up from inside, before it reads anything of a model.
+"""Confines the engine's process from inside, before it reads anything of a model.
 
-A model file is a stranger's input to a large parser written in C++. What takes the
-parser over finds no network, no file to write, no program to start and no file of the
-box to read but the model itself and the program's own code; its only way out is the
-socket to the server, which takes nothing but typed messages from it.
+A model file is untrusted input to a large parser written in C++. Code that takes over the parser
+has no network, can write no file, start no program, and read no file but the model, system
+libraries and the product's own code. The socket to the server remains, on which the server
+accepts typed messages only.
 """
 
 import os
@@ -15,80 +15,83 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from plugins.providers.llama_cpp.confinement import landlock, privileges, seccomp
+from plugins._shared import landlock, linux
+from plugins.providers.llama_cpp.confinement import privileges, seccomp
 
-_SYSTEM = (
+_SYSTEM_PATHS = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache",
     "/etc/localtime", "/usr/share/zoneinfo", "/proc/self", "/proc/cpuinfo", "/proc/meminfo",
     "/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/fs/cgroup",
     "/sys/kernel/mm/transparent_hugepage", "/proc/sys/vm",
 )  # fmt: skip
-_FOR_GPU = ("/proc", "/sys", "/etc", "/usr", "/opt")
-_PYTHON_PLACES = ("stdlib", "platstdlib", "purelib", "platlib")
+_GPU_PATHS = ("/proc", "/sys", "/etc", "/usr", "/opt")
+_PYTHON_PATHS = ("stdlib", "platstdlib", "purelib", "platlib")
 _PACKAGES = ("appliance", "plugins", "llama_cpp", "msgspec", "jinja2", "markupsafe")
 
 
-class Walls(Struct, frozen=True):
-    """The layers that confine this process, and what of them this machine could not give."""
+class Confinement(Struct, frozen=True):
+    """The layers that confine this process, and those that the machine lacks, with the reason."""
 
     layers: tuple[str, ...] = ()
-    breaches: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
-def confine(model: Path, *, gpu: bool) -> Walls:
-    """Lock up; afterwards only the model, our libraries and a few system files can be read.
+def confine(model: Path, *, gpu: bool) -> Confinement:
+    """Confine this process for good to the model, system libraries and the product's code.
 
-    What the machine can't give is named in the answer and does not stop the others.
-    Raises OSError if the model file can't be opened at all.
+    A layer that the machine lacks is reported and does not stop the others.
+    Raises OSError if the model file can't be opened.
     """
-    opened = os.open(model, os.O_RDONLY | os.O_CLOEXEC)
+    model_fd = os.open(model, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return _locked(model, opened, gpu=gpu)
+        return _apply_layers(model, model_fd, gpu=gpu)
     finally:
-        os.close(opened)
+        os.close(model_fd)
 
 
-def _locked(model: Path, opened: int, *, gpu: bool) -> Walls:
+def _apply_layers(model: Path, model_fd: int, *, gpu: bool) -> Confinement:
     steps: dict[str, Callable[[], None]] = {
-        "no_new_privileges": privileges.no_new_privileges,
+        "no_new_privileges": linux.set_no_new_privileges,
         "no_capabilities": lambda: privileges.drop_capabilities(model),
-        "landlock": lambda: _landlock(opened, gpu=gpu),
-        "rlimits": lambda: privileges.limit(gpu=gpu),
-        "seccomp": lambda: seccomp.install(gpu=gpu),
+        "landlock": lambda: _restrict_files(model_fd, gpu=gpu),
+        "rlimits": lambda: privileges.set_limits(gpu=gpu),
+        "seccomp": lambda: seccomp.install_filter(gpu=gpu),
     }
     layers: list[str] = []
-    breaches: list[str] = []
+    missing: list[str] = []
     for name, step in steps.items():
         try:
             step()
         except (OSError, ValueError) as error:
-            breaches.append(f"{name}: {getattr(error, 'strerror', None) or error}")
+            missing.append(f"{name}: {getattr(error, 'strerror', None) or error}")
         else:
             layers.append(name)
     if gpu:
-        breaches.append("the GPU's driver and devices stay within reach")
-    return Walls(tuple(layers), tuple(breaches))
+        missing.append("the GPU's driver and devices stay accessible")
+    return Confinement(tuple(layers), tuple(missing))
 
 
-def _landlock(model: int, *, gpu: bool) -> None:
+def _restrict_files(model_fd: int, *, gpu: bool) -> None:
+    """Landlock binds the calling thread only, so it must be the only one. Raises OSError."""
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:
-        raise OSError(f"{threads - 1} other threads run already, which it would not bind")
-    allowed: dict[Path | int, int] = {model: landlock.READ}
-    allowed |= dict.fromkeys([*map(Path, _SYSTEM), *_own_code()], landlock.READ)
+        raise OSError(f"{threads - 1} other threads run already and would not be restricted")
+    allowed: dict[Path | int, int] = {model_fd: landlock.READ}
+    allowed |= dict.fromkeys([*map(Path, _SYSTEM_PATHS), *_code_paths()], landlock.READ)
     if gpu:
-        allowed |= dict.fromkeys(map(Path, _FOR_GPU), landlock.READ)
-        allowed[Path("/dev")] = landlock.DEVICE
-    landlock.restrict(allowed)
+        allowed |= dict.fromkeys(map(Path, _GPU_PATHS), landlock.READ)
+        allowed[Path("/dev")] = landlock.USE_DEVICES
+    if not landlock.restrict(allowed):
+        raise OSError("this kernel has no Landlock, or it is turned off")
 
 
-def _own_code() -> list[Path]:
-    """Where Python, our packages and the libraries lie: code that anyone may read."""
+def _code_paths() -> list[Path]:
+    """Where Python, the product's packages and libraries lie."""
     if getattr(sys, "frozen", False):
-        # Python's modules are read out of the executable itself when they are needed.
+        # Python's modules are read from the executable itself on demand.
         return [Path(getattr(sys, "_MEIPASS", "")), Path(sys.executable)]
-    places = {Path(sysconfig.get_path(name)) for name in _PYTHON_PLACES}
+    paths = {Path(sysconfig.get_path(name)) for name in _PYTHON_PATHS}
     for name in _PACKAGES:
         spec = find_spec(name)
-        places.update(map(Path, (spec and spec.submodule_search_locations) or ()))
-    return sorted(places)
+        paths.update(map(Path, (spec and spec.submodule_search_locations) or ()))
+    return sorted(paths)

@@ -1,6 +1,6 @@
-"""The engine's walls: what takes over the parser of model files gets nowhere, and the engine works.
+"""Confinement of the engine: attacks from inside are refused, and the engine works.
 
-Each attack also runs without walls, where it must succeed: so it is known to bite.
+Each attack also runs unconfined, where it must succeed, to show that the test can fail.
 """
 
 import platform
@@ -11,23 +11,25 @@ from pathlib import Path
 import pytest
 
 from appliance.domain.models import ModelState
-from plugins._shared.seccomp.bpf import supported
-from plugins.providers.llama_cpp.confinement import landlock, seccomp, syscalls
-from tests.support.llama_box import complete, provider_for, request
+from plugins._shared import landlock
+from plugins._shared.seccomp.bpf import is_supported
+from plugins._shared.seccomp.numbers import syscall_numbers
+from plugins.providers.llama_cpp.confinement import seccomp
+from tests.support.llama_provider import complete, provider_for, request
 from tests.support.tiny_gguf import write_tiny_gguf
 
 _ROOT = Path(__file__).resolve().parents[5]
 _BEGIN = """
 import sys, pathlib
-from plugins.providers.llama_cpp.confinement import confine
+from plugins.providers.llama_cpp.confinement.lockdown import confine
 model, folder = map(pathlib.Path, sys.argv[1:3])
 secret = folder / "secret"
-walls = confine(model, gpu=False) if sys.argv[3] == "confined" else None
+confinement = confine(model, gpu=False) if sys.argv[3] == "confined" else None
 """
 _EACH = """
 import resource, socket
 for name, code in {attacks!r}.items():
-    if walls is None:
+    if confinement is None:
         secret.write_text("secret")
     try:
         exec(code)
@@ -63,13 +65,13 @@ _ATTACKS = {
 }
 
 
-def _run(tmp_path: Path, code: str, walls: str) -> str:
-    """What the code prints, after walls were built around it or not."""
+def _run(tmp_path: Path, code: str, mode: str) -> str:
+    """What the code prints, "confined" or "free"."""
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
-    folder = tmp_path / walls
+    folder = tmp_path / mode
     folder.mkdir()
     (folder / "secret").write_text("secret")
-    argv = [sys.executable, "-c", _BEGIN + code, str(model), str(folder), walls]
+    argv = [sys.executable, "-c", _BEGIN + code, str(model), str(folder), mode]
     done = subprocess.run(argv, cwd=_ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -77,33 +79,33 @@ def _run(tmp_path: Path, code: str, walls: str) -> str:
 
 def test_attacks_when_confined_then_each_is_refused_and_unconfined_each_works(tmp_path: Path):
     code = _EACH.format(attacks=_ATTACKS)
-    free, held = (_run(tmp_path, code, walls).splitlines() for walls in ("free", "confined"))
+    free, confined = (_run(tmp_path, code, mode).splitlines() for mode in ("free", "confined"))
     assert [line for line in free if "refused" in line] == []
-    assert [line.split(": ")[:2] for line in held] == [[name, "refused"] for name in _ATTACKS]
+    assert [line.split(": ")[:2] for line in confined] == [[name, "refused"] for name in _ATTACKS]
 
 
-def test_confined_when_the_work_is_honest_then_it_goes_on(tmp_path: Path):
-    honest = (
+def test_confined_when_work_is_ordinary_then_it_succeeds(tmp_path: Path):
+    ordinary = (
         "import threading, mmap, json\n"
         "thread = threading.Thread(target=model.read_bytes); thread.start(); thread.join()\n"
         "with model.open('rb') as file: mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n"
-        "print(json.dumps(walls.layers), walls.breaches)\n"
+        "print(json.dumps(confinement.layers), confinement.missing)\n"
     )
-    said = _run(tmp_path, honest, "confined")
+    output = _run(tmp_path, ordinary, "confined")
     expected = ["no_new_privileges", "no_capabilities", "rlimits", "seccomp"]
-    assert all(f'"{layer}"' in said for layer in expected)
-    assert ('"landlock"' in said) == (landlock.version() > 0)
+    assert all(f'"{layer}"' in output for layer in expected)
+    assert ('"landlock"' in output) == (landlock.version() > 0)
 
 
 def test_confined_when_other_threads_run_already_then_landlock_is_named_as_missing(
     tmp_path: Path,
 ):
-    code = "print(walls.breaches, walls.layers)"
+    code = "print(confinement.missing, confinement.layers)"
     program = (
         "import threading, sys, pathlib, time\n"
         "threading.Thread(target=time.sleep, args=(3,), daemon=True).start()\n"
         "from plugins.providers.llama_cpp.confinement.lockdown import confine\n"
-        "walls = confine(pathlib.Path(sys.argv[1]), gpu=False)\n"
+        "confinement = confine(pathlib.Path(sys.argv[1]), gpu=False)\n"
     )
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
     argv = [sys.executable, "-c", program + code, str(model)]
@@ -115,12 +117,13 @@ def test_confined_when_other_threads_run_already_then_landlock_is_named_as_missi
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("gpu", [False, True])
 def test_filter_when_built_then_fits_the_kernel_for_every_machine(machine: str, gpu: bool):
-    lines = len(seccomp.program(machine, 4711, gpu=gpu)) // 8
+    lines = len(seccomp.build_filter(machine, 4711, gpu=gpu)) // 8
     assert 0 < lines <= 4096
-    assert not set(syscalls.free(machine)) & set(syscalls.never(machine))
+    assert not set(seccomp.ALLOWED) & set(seccomp.DENIED_WITH_GPU)
+    assert syscall_numbers(seccomp.ALLOWED, machine)
 
 
-async def test_engine_when_confined_then_serves_and_says_its_walls(tmp_path: Path):
+async def test_engine_when_confined_then_serves_and_reports_its_layers(tmp_path: Path):
     tiny = write_tiny_gguf(tmp_path / "tiny.gguf")
     provider, _ = provider_for(tmp_path, {"tiny": tiny}, threads=2)
     try:
@@ -132,7 +135,7 @@ async def test_engine_when_confined_then_serves_and_says_its_walls(tmp_path: Pat
         await provider.close()
     assert finished.usage.completion_tokens == 8
     assert info.state is ModelState.READY
-    assert ("seccomp" in info.layers) == supported(platform.machine())
+    assert ("seccomp" in info.layers) == is_supported(platform.machine())
     assert ("landlock" in info.layers) == (landlock.version() > 0)
     lines = dict(line.split(":", 1) for line in status.splitlines())
     assert lines["Seccomp"].strip() == "2"
