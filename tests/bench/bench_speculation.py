@@ -32,23 +32,23 @@ from appliance.domain.messages import (
     Sampling,
     TokenUsage,
 )
+from appliance.spi.host import usable_cpus
 from plugins.providers.llama_cpp.engine import prefix_cache
 from plugins.providers.llama_cpp.engine.batcher import Batcher
 from plugins.providers.llama_cpp.engine.calibration import Prober
-from plugins.providers.llama_cpp.engine.kv_cache import Room
+from plugins.providers.llama_cpp.engine.kv_cache import KvCache
 from plugins.providers.llama_cpp.engine.sequences import Job
-from plugins.providers.llama_cpp.host.host_resources import usable_cpus
 from plugins.providers.llama_cpp.native.bindings import Context, Model
-from plugins.providers.llama_cpp.native.loader import load
+from plugins.providers.llama_cpp.native.loader import load_library
 from plugins.providers.llama_cpp.native.log import ErrorLog
 from plugins.providers.llama_cpp.protocol.messages import Done, FromEngine
-from plugins.providers.llama_cpp.speculation.speculation import MOST_DRAFTED
+from plugins.providers.llama_cpp.speculation.speculation import MAX_DRAFT_TOKENS
 from plugins.providers.llama_cpp.speculation.step_costs import StepCosts
 
 _CELLS = 4096
 _CHUNK = 256
 _LINES = 60
-_RENAMED = (("nearest", "closest"), ("evict", "expel"))
+_RENAMES = (("longest", "greatest"), ("free_slots", "open_slots"))
 
 
 class Task(Struct, frozen=True):
@@ -81,7 +81,7 @@ def _tasks() -> list[Task]:
     lines = inspect.getsource(prefix_cache).splitlines()
     file = "\n".join(lines[:_LINES]) + "\n"
     edited = file
-    for old, new in _RENAMED:
+    for old, new in _RENAMES:
         edited = edited.replace(old, new)
     asked = f"Here is a file:\n\n{file}\nHere it is with other names:\n\n"
     greedy = Sampling(temperature=0)
@@ -102,7 +102,7 @@ class Taken(Struct, frozen=True):
 
 class _Bench:
     def __init__(self, path: Path, threads: int) -> None:
-        lib, self._log = load(), ErrorLog()
+        lib, self._log = load_library(), ErrorLog()
         self._log.install(lib)
         lib.llama_backend_init()
         self._model = Model(lib, str(path))
@@ -112,20 +112,20 @@ class _Bench:
             slots=3,
             batch_tokens=_CHUNK + 32,
             threads=threads,
-            drafted=MOST_DRAFTED,
+            draft_rows=MAX_DRAFT_TOKENS,
         )
-        # One room for all rounds: the prompt is computed once, and shared after that.
-        self._room = Room(
+        # One cache for all rounds: the prompt is computed once, and shared after that.
+        self._kv_cache = KvCache(
             self._context,
             cells=self._context.cells,
-            sequences=1,
+            max_sequences=1,
             slots=self._context.slots,
             context_tokens=self._context.cells,
             divisible=True,
         )
         # Disturbed or not: an engine would leave it to the next load.
         prober = Prober(self._model, self._context, _CHUNK)
-        self.costs = prober.costs()
+        self.costs = prober.measure_costs()
         prober.close()
 
     def compare(self, task: Task, rounds: int, tokens: int) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class _Bench:
         for number in range(rounds + 1):
             sides = [StepCosts(), self.costs]
             order = sides if number % 2 else reversed(sides)
-            taken = {costs.useful: self._run(task, costs, tokens) for costs in order}
+            taken = {costs.usable: self._run(task, costs, tokens) for costs in order}
             plain, drafting = taken[False], taken[True]
             usage = drafting.usage
             if number:
@@ -155,14 +155,14 @@ class _Bench:
         batcher = Batcher(
             self._model,
             self._context,
-            self._room,
+            self._kv_cache,
             chunk=_CHUNK,
             stops=(),
             send=sent.append,
             costs=costs,
         )
-        batcher.waiting.append(self._job(task, tokens))
-        while not any(sequence.decoding for sequence in self._room.sequences):
+        batcher.queue.append(self._job(task, tokens))
+        while not any(sequence.decoding for sequence in self._kv_cache.sequences):
             batcher.step()
         started, used = time.monotonic(), time.process_time()
         while not batcher.idle:
@@ -178,7 +178,7 @@ class _Bench:
             OutputKind.GRAMMAR if task.grammar else OutputKind.TEXT, grammar=task.grammar
         )
         job = Job(1, CompletionRequest("m", (), task.sampling, tokens, "bench", output=output))
-        first = self._model.first_token
+        first = self._model.bos_token
         text = self._model.tokenize(task.prompt, parse_special=False)
         job.tokens = text if first is None else [first, *text]
         return job

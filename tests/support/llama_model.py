@@ -1,14 +1,14 @@
-"""The tiny model inside the test's own process, and what its grammar sampler accepts."""
+"""The tiny model in the test's own process, and what its grammar sampler accepts."""
 
 from functools import lru_cache
 from pathlib import Path
 
 from plugins.providers.llama_cpp.native.batch import Batch
 from plugins.providers.llama_cpp.native.bindings import Context, Model
-from plugins.providers.llama_cpp.native.loader import load
+from plugins.providers.llama_cpp.native.loader import load_library
 from plugins.providers.llama_cpp.native.log import ErrorLog
-from plugins.providers.llama_cpp.sampling.logits import Candidates
-from plugins.providers.llama_cpp.sampling.sampler import made_grammar
+from plugins.providers.llama_cpp.sampling.logits import LogitsArray
+from plugins.providers.llama_cpp.sampling.sampler import create_grammar_sampler
 
 BYTES = 5  # the token of byte 0
 END = 4
@@ -17,26 +17,26 @@ _log = ErrorLog()
 
 @lru_cache(maxsize=1)
 def _library() -> object:
-    lib = load()
+    lib = load_library()
     _log.install(lib)
     lib.llama_backend_init()
     return lib
 
 
 def open_model(path: Path) -> Model:
-    """Loads a model once the library is ready."""
+    """Loads the library, then the model."""
     return Model(_library(), str(path))
 
 
 def follows(model: Model, grammar: str, text: str) -> bool:
-    """Whether llama.cpp's grammar sampler lets the model write exactly this text, byte by byte."""
-    sampler, candidates = made_grammar(model, grammar), Candidates(model)
+    """Whether llama.cpp's grammar sampler accepts exactly this text, byte by byte."""
+    sampler, logits = create_grammar_sampler(model, grammar), LogitsArray(model)
     try:
         for byte in text.encode("utf-8", "surrogatepass"):
-            if not candidates.allows(sampler, BYTES + byte):
+            if not logits.allows(sampler, BYTES + byte):
                 return False
             model.lib.llama_sampler_accept(sampler, BYTES + byte)
-        return candidates.allows(sampler, END)
+        return logits.allows(sampler, END)
     finally:
         model.lib.llama_sampler_free(sampler)
 

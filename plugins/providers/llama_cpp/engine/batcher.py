@@ -1,18 +1,18 @@
-"""Continuous batching: each step computes one token of every answer and a chunk of prompts.
+"""Continuous batching: each decode step computes a token of every answer and a chunk of prompts.
 
-Between two steps cancelled jobs leave and waiting ones enter, so neither waits for
-another's answer to end. Owners take turns: see `turns`.
+Between steps cancelled jobs leave and waiting ones are admitted, so no job waits for another's
+answer to end. Owners get equal shares (see fairness.py).
 """
 
+import time
 from collections.abc import Callable, Iterator
 
 from appliance.domain.messages import TokenUsage
-from plugins.providers.llama_cpp.engine.decode_speed import SoloSpeed
-from plugins.providers.llama_cpp.engine.fairness import Waiting, portions
-from plugins.providers.llama_cpp.engine.kv_cache import Plan, Room
-from plugins.providers.llama_cpp.engine.prefix_attach import Attaching
-from plugins.providers.llama_cpp.engine.sequences import Job, Lane, Prefix, Sequence
-from plugins.providers.llama_cpp.engine.token_emitter import Drawing
+from plugins.providers.llama_cpp.engine.fairness import JobQueue, divide_tokens
+from plugins.providers.llama_cpp.engine.kv_cache import KvCache, Placement
+from plugins.providers.llama_cpp.engine.prefix_attach import PrefixAttacher
+from plugins.providers.llama_cpp.engine.sequences import CacheEntry, Job, Prefix, Sequence
+from plugins.providers.llama_cpp.engine.token_emitter import TokenEmitter
 from plugins.providers.llama_cpp.native.batch import Batch
 from plugins.providers.llama_cpp.native.bindings import Context, Model, NativeError
 from plugins.providers.llama_cpp.protocol.messages import (
@@ -23,12 +23,13 @@ from plugins.providers.llama_cpp.protocol.messages import (
 )
 from plugins.providers.llama_cpp.sampling.sampler import Sampler
 from plugins.providers.llama_cpp.speculation.drafter import Drafter
-from plugins.providers.llama_cpp.speculation.speculation import Speculation
+from plugins.providers.llama_cpp.speculation.speculation import DraftInput, Speculation
 from plugins.providers.llama_cpp.speculation.step_costs import StepCosts
 
-_NO_CELL = 1
-_FAILURES_IN_A_ROW = 3
-_UNKNOWN = StepCosts()
+_NO_FREE_CELL = 1  # llama_decode's code
+_MAX_FAILURES_IN_A_ROW = 3
+_TOKENS_PER_SPEED = 16
+_UNKNOWN_COSTS = StepCosts()
 
 
 class EngineError(Exception):
@@ -36,171 +37,184 @@ class EngineError(Exception):
 
 
 class Batcher:
-    """Runs jobs on one context; `send` gets what the server has to hear."""
+    """Runs jobs on one context and passes messages for the server to `send`."""
 
     def __init__(
         self,
         model: Model,
         context: Context,
-        room: Room,
+        kv_cache: KvCache,
         *,
         chunk: int,
         stops: tuple[str, ...],
         send: Callable[[FromEngine], None],
-        costs: StepCosts = _UNKNOWN,
+        costs: StepCosts = _UNKNOWN_COSTS,
     ) -> None:
-        """`chunk` is how many prompt tokens a step computes; where `costs` are unknown nothing is
+        """`chunk` is the number of prefill tokens per step. Without known `costs` no tokens are
         drafted. Raises NativeError.
         """
-        self._model, self._context, self._room = model, context, room
+        self._model, self._context, self._kv_cache = model, context, kv_cache
         self._chunk, self._stops, self._send = chunk, stops, send
         self._batch = Batch(model.lib, context.batch_tokens)
-        self._speed, self._speculation = SoloSpeed(), Speculation(costs)
-        self._drawing, self._attaching = (
-            Drawing(model, context, room, send),
-            Attaching(context, room),
-        )
+        self._speculation = Speculation(costs)
+        self._speed = _DecodeSpeed()
+        self._emitter = TokenEmitter(model, context, kv_cache, send)
+        self._attacher = PrefixAttacher(context, kv_cache)
         self._failures = 0
-        self.waiting = Waiting()
+        self.queue = JobQueue()
 
     @property
     def idle(self) -> bool:
-        return not (self.waiting or self._room.sequences)
+        return not (self.queue or self._kv_cache.sequences)
 
     @property
     def running(self) -> int:
-        return len(self._room.sequences)
+        return len(self._kv_cache.sequences)
 
     @property
     def free_cells(self) -> int:
-        return self._room.free_cells
+        return self._kv_cache.free_cells
 
     def step(self) -> None:
-        """Admit, compute, draw. Raises EngineError when it has failed several times in a row."""
-        self._drop_cancelled()
+        """Admit, compute, sample. Raises EngineError after several failures in a row."""
+        self._remove_cancelled()
         self._admit()
-        self._attaching.attach()
-        rows = self._fill()
+        self._attacher.attach_ready()
+        rows = self._fill_batch()
         if not self._batch.size:
             return
-        self._speed.begin()
+        started = time.monotonic()
         code = self._context.decode(self._batch)
         if code:
             self._recover(code)
             return
         self._failures = 0
         alone = len(rows) == 1 and len(self._batch.counts) == 1 and rows[0][0].decoding
-        drawn = [self._drawing.draw(sequence, row) for sequence, row in rows]
+        sampled = [self._emitter.emit(sequence, row) for sequence, row in rows]
         if alone:
-            self._speed.end(drawn[0])
-        self._drawing.finish(self._speed.tokens_per_second)
+            self._speed.add(sampled[0], time.monotonic() - started)
+        self._emitter.finish_sequences(self._speed.tokens_per_second)
 
-    def _drop_cancelled(self) -> None:
-        """Each gets a last word with what it used, which is owed all the same."""
-        for job in self.waiting.drop(lambda job: job.cancelled):
+    def _remove_cancelled(self) -> None:
+        """Each gets a last message with its usage, which is charged nevertheless."""
+        for job in self.queue.remove_matching(lambda job: job.cancelled):
             self._send(Cancelled(job.number, TokenUsage()))
-        for sequence in [each for each in self._room.sequences if each.job.cancelled]:
-            self._send(Cancelled(sequence.job.number, sequence.used()))
-            self._room.leave(sequence)
+        for sequence in [each for each in self._kv_cache.sequences if each.job.cancelled]:
+            self._send(Cancelled(sequence.job.number, sequence.usage_so_far()))
+            self._kv_cache.remove_sequence(sequence)
 
     def _admit(self) -> None:
-        while (job := self.waiting.first(self._room.running())) is not None:
-            plan = self._room.place(job)
-            if plan is None:
+        while (job := self.queue.next_job(self._kv_cache.count_running())) is not None:
+            placement = self._kv_cache.find_placement(job)
+            if placement is None:
                 return
-            self.waiting.take(job)
-            self._enter(job, plan)
+            self.queue.remove(job)
+            self._start_sequence(job, placement)
 
-    def _enter(self, job: Job, plan: Plan) -> None:
+    def _start_sequence(self, job: Job, placement: Placement) -> None:
         request = job.request
         try:
             sampler = Sampler(self._model, request.sampling, job.tokens, request.output.grammar)
         except NativeError as error:
-            self._room.give_back(plan.slot)
+            self._kv_cache.release_slot(placement.slot)
             self._send(Refused(job.number, RefusalKind.FAILED, str(error)))
             return
-        sequence = self._room.enter(job, plan, sampler=sampler, stops=self._stops)
-        if self._speculation.possible:
+        sequence = self._kv_cache.start_sequence(job, placement, sampler=sampler, stops=self._stops)
+        if self._speculation.enabled:
             sequence.drafter = Drafter()
 
-    def _lanes(self) -> Iterator[Lane]:
-        yield from self._room.prefixes.nodes
-        yield from self._room.sequences
-
-    def _fill(self) -> list[tuple[Sequence, int]]:
-        """Put this step's tokens into the batch; returns whose logits lie in which row."""
+    def _fill_batch(self) -> list[tuple[Sequence, int]]:
+        """Put this step's tokens into the batch; returns the row of each sequence's logits."""
         self._batch.clear()
         rows: list[tuple[Sequence, int]] = []
-        decoding = [each for each in self._room.sequences if each.decoding]
-        pieces = list(self._prompt_pieces())
-        self._draft(decoding, reading=sum(count for _, count in pieces))
+        decoding = [each for each in self._kv_cache.sequences if each.decoding]
+        prefill = list(self._divide_chunk())
+        self._draft(decoding, prefill_rows=sum(count for _, count in prefill))
         for sequence in decoding:
-            rows.append((sequence, self._add_drawn(sequence)))
-        for lane, count in pieces:
-            row = self._add(lane, count)
-            if isinstance(lane, Sequence) and not lane.pending:
-                rows.append((lane, row))
-            if isinstance(lane, Prefix):
+            rows.append((sequence, self._add_sampled(sequence)))
+        for entry, count in prefill:
+            row = self._add_next(entry, count)
+            if isinstance(entry, Sequence) and not entry.pending:
+                rows.append((entry, row))
+            if isinstance(entry, Prefix):
                 spare = self._context.batch_tokens - self._batch.size
-                for sequence in self._attaching.join(lane, self._batch, count, spare):
-                    rows.append((sequence, self._add(sequence, 1)))
+                for sequence in self._attacher.join_step(entry, self._batch, count, spare):
+                    rows.append((sequence, self._add_next(sequence, 1)))
         return rows
 
-    def _draft(self, decoding: list[Sequence], *, reading: int) -> None:
-        """Drafts take only rows that nobody needs in this step."""
+    def _draft(self, decoding: list[Sequence], *, prefill_rows: int) -> None:
+        """Draft tokens take only rows that nothing else needs in this step."""
         context = self._context
-        unused = context.batch_tokens - len(decoding) - reading
-        spare = min(unused, context.outputs - len(self._room.sequences))
-        self._speculation.draft(decoding, reading=reading, spare=spare)
+        unused = context.batch_tokens - len(decoding) - prefill_rows
+        spare = min(unused, context.outputs - len(self._kv_cache.sequences))
+        inputs = [
+            DraftInput(each.drafter, each.tokens, each.remaining_tokens - 1) for each in decoding
+        ]
+        drafts = self._speculation.draft(inputs, prefill_rows=prefill_rows, spare_rows=spare)
+        for sequence, draft in zip(decoding, drafts, strict=True):
+            sequence.draft = draft
 
-    def _prompt_pieces(self) -> Iterator[tuple[Lane, int]]:
-        """Which prompts go on in this step by how many tokens: one chunk in all."""
-        lanes: dict[str, list[Lane]] = {}
-        for lane in self._lanes():
-            reading = not (isinstance(lane, Sequence) and lane.decoding)
-            if reading and lane.attached and lane.pending:
-                lanes.setdefault(lane.owner, []).append(lane)
-        wanted = {owner: sum(lane.pending for lane in lanes[owner]) for owner in lanes}
-        for owner, granted in portions(wanted, self._chunk).items():
-            yield from _shared_out(lanes[owner], granted)
+    def _divide_chunk(self) -> Iterator[tuple[CacheEntry, int]]:
+        """Which entries are prefilled in this step by how many tokens; one chunk in total."""
+        entries: dict[str, list[CacheEntry]] = {}
+        for entry in self._kv_cache.entries:
+            decoding = isinstance(entry, Sequence) and entry.decoding
+            if not decoding and entry.attached and entry.pending:
+                entries.setdefault(entry.owner, []).append(entry)
+        demands = {owner: sum(each.pending for each in entries[owner]) for owner in entries}
+        for owner, share in divide_tokens(demands, self._chunk).items():
+            unassigned = share
+            for entry in entries[owner]:
+                count = min(unassigned, entry.pending)
+                unassigned -= count
+                if count:
+                    yield entry, count
 
-    def _add_drawn(self, sequence: Sequence) -> int:
-        """Add the token drawn last, and the draft behind it; returns the first one's row."""
+    def _add_sampled(self, sequence: Sequence) -> int:
+        """Add the last sampled token and the draft behind it; returns the first one's row."""
         tokens, start = [sequence.tokens[-1], *sequence.draft], sequence.position
         sequence.position += len(tokens)
-        return self._batch.draft(tokens, start, sequence.slot)
+        return self._batch.extend_with_logits(tokens, start, sequence.slot)
 
-    def _add(self, lane: Lane, count: int) -> int:
-        """Add the next tokens of a lane; returns the last one's row."""
-        start, end = lane.position, lane.position + count
-        wanted = isinstance(lane, Sequence) and end == len(lane.tokens)
-        lane.position = end
-        return self._batch.extend(lane.tokens[start:end], start, lane.slot, wants_logits=wanted)
+    def _add_next(self, entry: CacheEntry, count: int) -> int:
+        """Add the next tokens of an entry; returns the last one's row."""
+        start, end = entry.position, entry.position + count
+        wants_logits = isinstance(entry, Sequence) and end == len(entry.tokens)
+        entry.position = end
+        tokens = entry.tokens[start:end]
+        return self._batch.extend(tokens, start, entry.slot, wants_logits=wants_logits)
 
     def _recover(self, code: int) -> None:
-        """After a failed decode: end what can't go on, and leave a consistent memory."""
-        if code == _NO_CELL:
-            self._drawing.fail(self._room.sequences[-1:], "the model's memory is full")
-            self._rewind()
+        """After a failed decode: refuse what can't continue and leave a consistent cache."""
+        if code == _NO_FREE_CELL:
+            self._emitter.refuse(self._kv_cache.sequences[-1:], "the model's KV cache is full")
+            self._undo_positions()
             return
         self._failures += 1
-        self._drawing.fail(list(self._room.sequences), f"llama.cpp failed to compute (code {code})")
-        self._room.forget_prefixes()
+        message = f"llama.cpp failed to compute (code {code})"
+        self._emitter.refuse(list(self._kv_cache.sequences), message)
+        self._kv_cache.evict_idle_prefixes()
         self._context.clear()
-        if self._failures >= _FAILURES_IN_A_ROW:
+        if self._failures >= _MAX_FAILURES_IN_A_ROW:
             raise EngineError(f"llama.cpp failed to compute {self._failures} times in a row")
 
-    def _rewind(self) -> None:
-        """The memory is as it was before the step: so must the positions be."""
-        for lane in self._lanes():
-            lane.position -= self._batch.counts.get(lane.slot, 0)
-        self._attaching.undo()
+    def _undo_positions(self) -> None:
+        """llama.cpp left its cache as it was before the step, so restore the positions."""
+        for entry in self._kv_cache.entries:
+            entry.position -= self._batch.counts.get(entry.slot, 0)
+        self._attacher.undo_join()
 
 
-def _shared_out(lanes: list[Lane], tokens: int) -> Iterator[tuple[Lane, int]]:
-    """The first lanes' next tokens, so many in all."""
-    for lane in lanes:
-        count = min(tokens, lane.pending)
-        tokens -= count
-        if count:
-            yield lane, count
+class _DecodeSpeed:
+    """Decode speed of one sequence alone, from steps that computed nothing else."""
+
+    def __init__(self) -> None:
+        self.tokens_per_second: float | None = None
+        self._tokens, self._seconds = 0, 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self._tokens += tokens
+        self._seconds += seconds
+        if self._tokens >= _TOKENS_PER_SPEED:
+            self.tokens_per_second = self._tokens / self._seconds
+            self._tokens, self._seconds = 0, 0.0

@@ -1,10 +1,9 @@
-"""How many threads, prompt tokens in one step, and what rows cost: estimated, then measured.
+"""Calibration of threads, prefill chunk and step costs: an estimate, then a measurement.
 
-The measurement is short: a few steps of each kind for each number of threads that
-makes sense, then some with several rows whose logits are wanted, as drafts have. What it
-finds is kept with the model's record, so that the next load computes in the same pieces,
-and need not measure. Where others kept the processor busy meanwhile, it says nothing of
-the machine: the estimate holds until the next load.
+The measurement takes a few steps of each kind for each sensible number of threads, then some
+with several rows whose logits are needed, as drafts have. The result is stored in the model's
+load profile, so that the next load uses the same chunk and need not measure. If other processes
+kept the CPU busy meanwhile, the result is discarded and the estimate used until the next load.
 """
 
 import time
@@ -12,28 +11,29 @@ from collections.abc import Iterator
 
 from msgspec import Struct, structs
 
-from plugins.providers.llama_cpp.host import host_resources, kv_sizing
+from appliance.spi import host
+from plugins.providers.llama_cpp.host import kv_sizing
 from plugins.providers.llama_cpp.native.batch import Batch
 from plugins.providers.llama_cpp.native.bindings import Context, Model
 from plugins.providers.llama_cpp.protocol.messages import Configure
 from plugins.providers.llama_cpp.speculation.step_costs import MEASURED_ROWS, StepCosts
 
-_DECODED = 12
-_REPEATED = 3
-_STEP_S = 0.2
-_WHOLE_S = 2.0
-_ROWS_S = 1.0
-# A request as it is typical: mostly read, then written.
-_TYPICAL_PROMPT = 512
-_TYPICAL_ANSWER = 128
-# Fewer threads leave more to others, but have to be clearly better: a measurement is noisy.
-_CLEARLY = 1.15
-# The share of its threads' time that a measurement on an idle machine gets at least.
-_UNDISTURBED = 0.75
+_DECODE_STEPS = 12
+_REPEATS = 3
+_STEP_LIMIT_S = 0.2
+_SPEED_LIMIT_S = 2.0
+_COSTS_LIMIT_S = 1.0
+# A typical request: a long prompt and a short answer.
+_TYPICAL_PROMPT_TOKENS = 512
+_TYPICAL_ANSWER_TOKENS = 128
+# By what factor fewer threads must be faster to be chosen: a measurement is noisy.
+_MIN_GAIN = 1.15
+# Minimum share of the CPU time of its threads that a measurement gets on an idle machine.
+_MIN_CPU_SHARE = 0.75
 
 
-class Pace(Struct, frozen=True):
-    """What one step does, and the speeds of one sequence alone where they were measured."""
+class Calibration(Struct, frozen=True):
+    """How a step is computed, and the measured speeds of one sequence alone, if any."""
 
     threads: int
     chunk: int
@@ -42,139 +42,149 @@ class Pace(Struct, frozen=True):
     costs: StepCosts = StepCosts()
 
     @property
-    def typical_s(self) -> float:
-        """Seconds for a typical request; without end where nothing was measured."""
+    def typical_request_s(self) -> float:
+        """Seconds for a typical request; infinite if nothing was measured."""
         prefill, decode = self.prefill_tokens_per_second, self.decode_tokens_per_second
         if not prefill or not decode:
             return float("inf")
-        return _TYPICAL_PROMPT / prefill + _TYPICAL_ANSWER / decode
+        return _TYPICAL_PROMPT_TOKENS / prefill + _TYPICAL_ANSWER_TOKENS / decode
 
 
-def planned(configure: Configure, parameters: int) -> Pace:
-    """What to set the context up for: the largest chunk where it is still to be measured."""
-    threads = configure.threads or host_resources.usable_cpus()
+def estimate_calibration(configure: Configure, parameters: int) -> Calibration:
+    """What to create the context for: the largest chunk if it is still to be measured."""
+    threads = configure.threads or host.usable_cpus()
     if configure.probe:
-        return Pace(threads, kv_sizing.LARGEST_CHUNK)
-    chunk = configure.chunk or kv_sizing.prefill_chunk(parameters, threads)
-    return Pace(threads, chunk, costs=StepCosts(configure.row_costs))
+        return Calibration(threads, kv_sizing.LARGEST_CHUNK)
+    chunk = configure.chunk or kv_sizing.estimate_chunk(parameters, threads)
+    return Calibration(threads, chunk, costs=StepCosts(configure.row_costs))
 
 
-def measured(configure: Configure, plan: Pace, model: Model, context: Context) -> Pace:
-    """The plan, or with `probe` the best that measuring finds within about three seconds."""
+def calibrate(
+    configure: Configure, estimate: Calibration, model: Model, context: Context
+) -> Calibration:
+    """The estimate, or with `probe` the best that measuring finds within about three seconds."""
     if not configure.probe:
-        return plan
-    prober = Prober(model, context, plan.chunk)
+        return estimate
+    prober = Prober(model, context, estimate.chunk)
     try:
-        first, *others = [
+        all_cpus, *others = [
             prober.measure(threads)
-            for threads in _candidates(configure.threads, plan.threads)
-            if threads == plan.threads or prober.has_time
+            for threads in _thread_counts(configure.threads, estimate.threads)
+            if threads == estimate.threads or prober.has_time
         ]
-        estimate = Pace(plan.threads, kv_sizing.prefill_chunk(model.parameters, plan.threads))
-        found = _chosen(model, first, others) if prober.undisturbed else estimate
-        context.lib.llama_set_n_threads(context.handle, found.threads, found.threads)
-        return structs.replace(found, costs=prober.costs()) if prober.undisturbed else found
+        if prober.undisturbed:
+            best = _choose(model, all_cpus, others)
+            _set_threads(context, best.threads)
+            return structs.replace(best, costs=prober.measure_costs())
+        _set_threads(context, estimate.threads)
+        chunk = kv_sizing.estimate_chunk(model.parameters, estimate.threads)
+        return Calibration(estimate.threads, chunk)
     finally:
         prober.close()
 
 
-def _chosen(model: Model, first: Pace, others: list[Pace]) -> Pace:
-    best = min((first, *others), key=lambda pace: pace.typical_s)
-    best = best if first.typical_s > best.typical_s * _CLEARLY else first
-    estimate = kv_sizing.prefill_chunk(model.parameters, best.threads)
-    chunk = kv_sizing.measured_chunk(estimate, best.prefill_tokens_per_second or 0.0)
+def _set_threads(context: Context, threads: int) -> None:
+    context.lib.llama_set_n_threads(context.handle, threads, threads)
+
+
+def _choose(model: Model, first: Calibration, others: list[Calibration]) -> Calibration:
+    best = min((first, *others), key=lambda each: each.typical_request_s)
+    best = best if first.typical_request_s > best.typical_request_s * _MIN_GAIN else first
+    estimate = kv_sizing.estimate_chunk(model.parameters, best.threads)
+    chunk = kv_sizing.correct_chunk(estimate, best.prefill_tokens_per_second or 0.0)
     return structs.replace(best, chunk=chunk)
 
 
-def _candidates(asked: int, usable: int) -> Iterator[int]:
-    """All usable CPUs first, then half of them: two CPUs may be one core's two threads."""
+def _thread_counts(configured: int, usable: int) -> Iterator[int]:
+    """All usable CPUs first, then half of them: two CPUs may be two threads of one core."""
     yield usable
-    if not asked and usable > 1:
+    if not configured and usable > 1:
         yield usable // 2
 
 
 class Prober:
     """Times steps of one sequence, and leaves the context empty.
 
-    Of several steps of a kind the fastest counts: whatever else runs only slows.
-    `undisturbed` tells whether the fastest ones had the processor for themselves.
+    Of several steps of a kind the fastest counts, since other processes only slow them down.
+    `undisturbed` tells whether the fastest ones had the CPU for themselves.
     """
 
     def __init__(self, model: Model, context: Context, chunk: int) -> None:
-        self._context, self._token = context, model.first_token or 0
-        self._prompt = min(chunk, context.cells // 2)
-        self._decoded = min(_DECODED, context.cells - self._prompt)
-        self._most_rows = min(context.outputs, self._prompt, context.cells // _REPEATED)
-        self._batch = Batch(context.lib, self._prompt)
-        self._until = time.monotonic() + _WHOLE_S
+        self._context, self._token = context, model.bos_token or 0
+        self._prompt_limit = min(chunk, context.cells // 2)
+        self._decode_steps = min(_DECODE_STEPS, context.cells - self._prompt_limit)
+        self._max_rows = min(context.outputs, self._prompt_limit, context.cells // _REPEATS)
+        self._batch = Batch(context.lib, self._prompt_limit)
+        self._deadline = time.monotonic() + _SPEED_LIMIT_S
         self.undisturbed = True
 
     @property
     def has_time(self) -> bool:
-        return time.monotonic() < self._until
+        return time.monotonic() < self._deadline
 
-    def measure(self, threads: int) -> Pace:
-        """Speeds with so many threads, None where llama.cpp could not compute."""
-        self._context.lib.llama_set_n_threads(self._context.handle, threads, threads)
-        size = self._prompt_size()
-        prefill, decode = self._prefill_rate(size, threads), self._decode_rate(size)
+    def measure(self, threads: int) -> Calibration:
+        """Speeds with this number of threads, None if llama.cpp could not compute."""
+        _set_threads(self._context, threads)
+        size = self._choose_prompt_size()
+        prefill, decode = self._measure_prefill(size, threads), self._measure_decode(size)
         self._context.clear()
-        return Pace(threads, self._prompt, prefill, decode)
+        return Calibration(threads, self._prompt_limit, prefill, decode)
 
-    def costs(self) -> StepCosts:
-        """Of steps with more and more rows, as far as there is time for them."""
-        until, times = time.monotonic() + _ROWS_S, list[float]()
+    def measure_costs(self) -> StepCosts:
+        """Costs of steps with more and more rows, as far as time allows."""
+        deadline, times = time.monotonic() + _COSTS_LIMIT_S, list[float]()
         for rows in MEASURED_ROWS:
-            if (times and time.monotonic() > until) or rows > self._most_rows:
+            if (times and time.monotonic() > deadline) or rows > self._max_rows:
                 break
             self._context.clear()
-            steps = (self._step_s(rows, at * rows, every=True) for at in range(_REPEATED))
+            steps = (self._step_s(rows, at * rows, all_logits=True) for at in range(_REPEATS))
             times.append(min(steps))
         self._context.clear()
-        return StepCosts.relative(times)
+        return StepCosts.from_seconds(times)
 
     def close(self) -> None:
         self._batch.free()
 
-    def _prompt_size(self) -> int:
-        """As long a prompt as a slow machine computes within one step's time."""
-        size = min(kv_sizing.SMALLEST_CHUNK, self._prompt)
+    def _choose_prompt_size(self) -> int:
+        """The longest prompt that this machine computes within the limit for a step."""
+        size = min(kv_sizing.SMALLEST_CHUNK, self._prompt_limit)
         rate = size / self._step_s(size, 0)
-        return max(size, min(self._prompt, int(rate * _STEP_S)))
+        return max(size, min(self._prompt_limit, int(rate * _STEP_LIMIT_S)))
 
-    def _prefill_rate(self, size: int, threads: int) -> float | None:
+    def _measure_prefill(self, size: int, threads: int) -> float | None:
         best, share = float("inf"), 0.0
-        for at in range(_REPEATED):
+        for at in range(_REPEATS):
             if at and not self.has_time:
                 break
             self._context.clear()
-            used = time.process_time()
-            taken = self._step_s(size, 0)
-            if taken < best:
-                best, share = taken, (time.process_time() - used) / (taken * threads)
-        self.undisturbed = self.undisturbed and share >= _UNDISTURBED
+            cpu_before = time.process_time()
+            seconds = self._step_s(size, 0)
+            if seconds < best:
+                best, share = seconds, (time.process_time() - cpu_before) / (seconds * threads)
+        self.undisturbed = self.undisturbed and share >= _MIN_CPU_SHARE
         return _per_second(size, best)
 
-    def _decode_rate(self, position: int) -> float | None:
-        best, until = float("inf"), time.monotonic() + _STEP_S
-        for at in range(self._decoded):
-            if at and time.monotonic() > until:
+    def _measure_decode(self, position: int) -> float | None:
+        best, deadline = float("inf"), time.monotonic() + _STEP_LIMIT_S
+        for at in range(self._decode_steps):
+            if at and time.monotonic() > deadline:
                 break
             best = min(best, self._step_s(1, position + at))
         return _per_second(1, best)
 
-    def _step_s(self, tokens: int, position: int, *, every: bool = False) -> float:
-        """Seconds of one step; without end if llama.cpp could not compute it.
+    def _step_s(self, tokens: int, position: int, *, all_logits: bool = False) -> float:
+        """Seconds of one step; infinite if llama.cpp could not compute it.
 
-        The logits of its last row are wanted, or those of `every` row.
+        It computes the logits of its last row, or of all.
         """
         self._batch.clear()
         for at in range(tokens):
-            self._batch.add(self._token, position + at, 0, wants_logits=every or at == tokens - 1)
+            wants_logits = all_logits or at == tokens - 1
+            self._batch.add(self._token, position + at, 0, wants_logits=wants_logits)
         started = time.monotonic()
         if self._context.decode(self._batch):
             return float("inf")
-        # The computation may go on in the background until its result is asked for.
+        # The computation may continue in the background until its result is read.
         self._context.lib.llama_synchronize(self._context.handle)
         return max(time.monotonic() - started, 1e-9)
 

@@ -1,12 +1,12 @@
-"""Turns between owners: who is admitted next, and how a step's prompt tokens are shared out."""
+"""Fairness between owners: which job is admitted next, and who gets a step's prefill tokens."""
 
 from collections.abc import Callable, Mapping
 
 from plugins.providers.llama_cpp.engine.sequences import Job
 
 
-class Waiting:
-    """Jobs that wait to be admitted, in the order in which each owner's came."""
+class JobQueue:
+    """Jobs that wait to be admitted. The server limits how many there are."""
 
     def __init__(self) -> None:
         self._jobs: list[Job] = []
@@ -15,32 +15,30 @@ class Waiting:
         return len(self._jobs)
 
     def append(self, job: Job) -> None:
-        """The server bounds how many requests are open, and thereby this list."""
         self._jobs.append(job)
 
-    def first(self, running: Mapping[str, int]) -> Job | None:
-        """The oldest job of the owner who has the fewest running, None if nobody waits."""
-        heads: dict[str, Job] = {}
+    def next_job(self, running: Mapping[str, int]) -> Job | None:
+        """The oldest job of the owner with the fewest running answers; None if none waits."""
+        oldest: dict[str, Job] = {}
         for job in self._jobs:
-            heads.setdefault(job.owner, job)
-        return min(heads.values(), key=lambda job: running.get(job.owner, 0), default=None)
+            oldest.setdefault(job.owner, job)
+        return min(oldest.values(), key=lambda job: running.get(job.owner, 0), default=None)
 
-    def take(self, job: Job) -> None:
-        """It is admitted, or gone."""
+    def remove(self, job: Job) -> None:
         self._jobs.remove(job)
 
-    def drop(self, unwanted: Callable[[Job], bool]) -> list[Job]:
-        """Forget those that nobody waits for any more; returns them."""
-        gone = [job for job in self._jobs if unwanted(job)]
-        self._jobs = [job for job in self._jobs if job not in gone]
-        return gone
+    def remove_matching(self, matches: Callable[[Job], bool]) -> list[Job]:
+        """Returns the jobs that were removed."""
+        removed = [job for job in self._jobs if matches(job)]
+        self._jobs = [job for job in self._jobs if job not in removed]
+        return removed
 
 
-def portions(wanted: Mapping[str, int], total: int) -> dict[str, int]:
-    """Share out `total` tokens: everybody gets as much, and what some don't need goes to others."""
-    granted: dict[str, int] = {}
-    for place, owner in enumerate(sorted(wanted, key=lambda each: wanted[each])):
-        share = -(-total // (len(wanted) - place))
-        granted[owner] = min(wanted[owner], share)
-        total -= granted[owner]
-    return granted
+def divide_tokens(demands: Mapping[str, int], total: int) -> dict[str, int]:
+    """Max-min fair division: equal shares, and what an owner does not need goes to the others."""
+    shares: dict[str, int] = {}
+    for at, owner in enumerate(sorted(demands, key=lambda each: demands[each])):
+        equal = -(-total // (len(demands) - at))
+        shares[owner] = min(demands[owner], equal)
+        total -= shares[owner]
+    return shares

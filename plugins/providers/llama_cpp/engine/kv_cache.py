@@ -1,53 +1,54 @@
-"""Who may use the engine's cells and sequence ids: admission, sharing and eviction.
+"""Allocation of the KV cache: who may use its cells and slots; admission, sharing, eviction.
 
-An answer is admitted only when every cell that it may ever need can be reserved, so
-a running one never runs out. What nobody needs any more stays as a prefix, as long as
-nobody needs its room.
+A job is admitted only if every cell that it may ever need can be reserved, so a running answer
+never runs out of cells. What no answer uses any more stays as a prefix until its cells are
+needed.
 """
 
 from collections import Counter
 
 from msgspec import Struct
 
-from plugins.providers.llama_cpp.engine.prefix_cache import SHORTEST_SHARED, Memory, Prefixes
+from plugins.providers.llama_cpp.engine.prefix_cache import MIN_SHARED_TOKENS, PrefixCache
 from plugins.providers.llama_cpp.engine.sequences import Job, Prefix, Sequence
+from plugins.providers.llama_cpp.native.bindings import Context
 from plugins.providers.llama_cpp.sampling.sampler import Sampler
 
-# Requests without a limit are granted this many tokens at a time.
-OPEN_BLOCK = 512
-# Sequence ids for each answer that may run: its own, its prompt's, and one to keep. Each
+# Requests without a token limit get this many tokens at a time.
+ALLOWANCE_STEP = 512
+# Slots per concurrent answer: its own, its prompt's prefix, and one kept for later. Each slot
 # costs llama.cpp the memory for one row of logits.
 SLOTS_PER_SEQUENCE = 3
 
 
-class Plan(Struct, frozen=True):
-    """How a job would be placed: what it starts from, and the prefixes that it makes.
+class Placement(Struct, frozen=True):
+    """Where a job goes: the prefix that it starts from, and the prefixes that it adds.
 
-    `ends` are their lengths: of the system message that everybody may share, and of the
-    prompt. `slot` is the answer's id, once it has one.
+    `prefix_lengths` are those of the shared system message and of the prompt. `slot` is the
+    answer's, -1 until it has one.
     """
 
     base: Prefix | None
     base_length: int
-    ends: tuple[int, ...]
+    prefix_lengths: tuple[int, ...]
     allowance: int
     cells: int
     slot: int = -1
 
 
-class Room:
-    """The cells and the sequence ids (`slots`) of one context.
+class KvCache:
+    """The cells and slots (sequence ids) of one context.
 
-    `sequences` answers may run at a time. `shiftable`: the memory can forget a
-    sequence's oldest tokens.
+    At most `max_sequences` answers run at a time. `divisible`: a part of a sequence can be
+    shared. `shiftable`: a sequence's oldest tokens can be dropped.
     """
 
     def __init__(
         self,
-        memory: Memory,
+        context: Context,
         *,
         cells: int,
-        sequences: int,
+        max_sequences: int,
         slots: int,
         context_tokens: int,
         divisible: bool,
@@ -56,114 +57,124 @@ class Room:
         self.cells = cells
         self.context_tokens = context_tokens
         self.sequences: list[Sequence] = []
-        self._most, self._shiftable = sequences, shiftable
-        self._memory = memory
-        self._slots = list(range(slots - 1, -1, -1))
-        self.prefixes = Prefixes(memory, self._slots, divisible=divisible)
+        self._max_sequences, self._shiftable = max_sequences, shiftable
+        self._context = context
+        self._free_slots = list(range(slots - 1, -1, -1))
+        self.prefixes = PrefixCache(context, self._free_slots, divisible=divisible)
+
+    @property
+    def entries(self) -> list[Prefix | Sequence]:
+        """Prefixes, then answers."""
+        return [*self.prefixes.nodes, *self.sequences]
 
     @property
     def free_cells(self) -> int:
-        """Cells that nothing is reserved for; idle prefixes count as taken."""
-        taken = sum(sequence.reserved for sequence in self.sequences)
-        return self.cells - taken - self.prefixes.reserved
+        """Cells that are not reserved; idle prefixes count as reserved."""
+        used = sum(sequence.reserved for sequence in self.sequences)
+        return self.cells - used - self.prefixes.reserved
 
-    def running(self) -> Counter[str]:
-        """How many answers each owner has running."""
+    def count_running(self) -> Counter[str]:
+        """Number of running answers by owner."""
         return Counter(sequence.owner for sequence in self.sequences)
 
-    def place(self, job: Job) -> Plan | None:
-        """Find room for a job, evicting idle prefixes if need be, or None for now.
+    def find_placement(self, job: Job) -> Placement | None:
+        """Reserve a slot for a job, evicting idle prefixes if necessary; None if it must wait.
 
-        The plan holds a slot: it is used by `enter`, or given back.
+        The slot goes to `start_sequence` or back through `release_slot`.
         """
-        if len(self.sequences) >= self._most:
+        if len(self.sequences) >= self._max_sequences:
             return None
         while True:
-            plan = self._plan(job)
-            if plan.cells > self.free_cells:
-                if not self.prefixes.evict(sparing=plan.base):
+            placement = self._plan(job)
+            if placement.cells > self.free_cells:
+                if not self.prefixes.evict(last=placement.base):
                     return None
-            elif len(self._slots) > len(plan.ends):
-                return self._settled(plan, plan.ends)
-            elif not self.prefixes.evict(keeping=plan.base):
-                # Where only ids for new prefixes are missing, the job goes without them.
-                return self._settled(plan, ()) if self._slots else None
+            elif len(self._free_slots) > len(placement.prefix_lengths):
+                return self._take_slot(placement, placement.prefix_lengths)
+            elif not self.prefixes.evict(never=placement.base):
+                # If only slots for new prefixes are missing, the job does without these.
+                return self._take_slot(placement, ()) if self._free_slots else None
 
-    def enter(self, job: Job, plan: Plan, *, sampler: Sampler, stops: tuple[str, ...]) -> Sequence:
-        """Make the plan's prefixes and the answer that rests on them."""
-        base, length = plan.base, plan.base_length
-        for end in plan.ends:
-            base, length = self.prefixes.add(job.tokens[:end], job, (base, length)), end
-        allowance = plan.allowance
+    def start_sequence(
+        self, job: Job, placement: Placement, *, sampler: Sampler, stops: tuple[str, ...]
+    ) -> Sequence:
+        """Add the placement's prefixes and the answer that continues them."""
+        base, length = placement.base, placement.base_length
+        for end in placement.prefix_lengths:
+            base, length = self.prefixes.add(job.tokens[:end], job, base, length), end
         sequence = Sequence(
-            plan.slot, job, base, length, allowance=allowance, sampler=sampler, stops=stops
+            placement.slot,
+            job,
+            base,
+            length,
+            allowance=placement.allowance,
+            sampler=sampler,
+            stops=stops,
         )
         self.sequences.append(sequence)
         return sequence
 
-    def give_back(self, slot: int) -> None:
-        """A slot that `place` took is free again."""
-        self._slots.append(slot)
+    def release_slot(self, slot: int) -> None:
+        self._free_slots.append(slot)
 
-    def retire(self, sequence: Sequence) -> None:
-        """A finished answer's memory becomes a prefix, if somebody may use it again."""
+    def finish_sequence(self, sequence: Sequence) -> None:
+        """End an answer; its cells become a prefix if a later request may use them."""
         if not self.prefixes.keep(sequence):
-            self.leave(sequence)
+            self.remove_sequence(sequence)
             return
         self.sequences.remove(sequence)
         sequence.sampler.close()
 
-    def leave(self, sequence: Sequence) -> None:
-        """Free an answer at once, and a prefix that nobody finished or waits for."""
+    def remove_sequence(self, sequence: Sequence) -> None:
+        """Free an answer's cells, and those of a prefix that is not computed and not used."""
         base = sequence.base
-        sequence.release()
+        sequence.release_base()
         sequence.sampler.close()
         self.sequences.remove(sequence)
-        self.give_back(sequence.slot)
-        self._memory.remove(sequence.slot)
-        self.prefixes.drop_unfinished(base)
+        self.release_slot(sequence.slot)
+        self._context.remove(sequence.slot)
+        self.prefixes.remove_unfinished(base)
 
-    def forget_prefixes(self) -> None:
-        """Drop every prefix that no answer is based on."""
+    def evict_idle_prefixes(self) -> None:
         while self.prefixes.evict():
             pass
 
-    def grow(self, sequence: Sequence) -> bool:
-        """Grant an answer more tokens than it was admitted with, if there is room."""
-        wanted = min(OPEN_BLOCK, self.context_tokens - len(sequence.tokens))
-        while (more := min(wanted, self.free_cells)) < wanted:
-            if not self.prefixes.evict(sparing=sequence.base):
+    def extend_allowance(self, sequence: Sequence) -> bool:
+        """Reserve more cells for an answer than it was admitted with; False if there are none."""
+        wanted = min(ALLOWANCE_STEP, self.context_tokens - len(sequence.tokens))
+        while (tokens := min(wanted, self.free_cells)) < wanted:
+            if not self.prefixes.evict(last=sequence.base):
                 break
-        if more <= 0:
+        if tokens <= 0:
             return False
-        sequence.grow(more)
+        sequence.extend_allowance(tokens)
         return True
 
-    def _plan(self, job: Job) -> Plan:
-        prompt = len(job.tokens)
-        left = self.context_tokens - prompt
-        allowance = min(OPEN_BLOCK if job.max_tokens is None else job.max_tokens, left)
-        base, common = (None, 0) if self._runs_alone(job) else self.prefixes.nearest(job)
-        ends = tuple(end for end in self._ends(job) if end > common)
-        return Plan(base, common, ends, allowance, prompt - common + allowance)
+    def _plan(self, job: Job) -> Placement:
+        prompt_tokens = len(job.tokens)
+        available = self.context_tokens - prompt_tokens
+        limit = ALLOWANCE_STEP if job.max_tokens is None else job.max_tokens
+        allowance = min(limit, available)
+        base, common = (None, 0) if self._must_not_share(job) else self.prefixes.find_longest(job)
+        lengths = tuple(length for length in self._prefix_lengths(job) if length > common)
+        return Placement(base, common, lengths, allowance, prompt_tokens - common + allowance)
 
-    def _runs_alone(self, job: Job) -> bool:
-        """Shared cells can't be shifted: their position is that of all who share them."""
+    def _must_not_share(self, job: Job) -> bool:
+        """Shared cells can't be shifted, since a cell has one position for all who share it."""
         return self._shiftable and job.request.context_shift
 
-    def _ends(self, job: Job) -> list[int]:
-        """The lengths of the prefixes that later jobs may share with this one."""
-        most = len(job.tokens) - 1
-        if self._runs_alone(job):
+    def _prefix_lengths(self, job: Job) -> list[int]:
+        """Lengths of the prefixes that later jobs may share with this one."""
+        longest = len(job.tokens) - 1
+        if self._must_not_share(job):
             return []
-        shared = min(job.shared_tokens, most)
-        ends = [shared, most] if job.owner and most > shared else [shared]
-        return [end for end in ends if end >= SHORTEST_SHARED]
+        shared = min(job.shared_tokens, longest)
+        lengths = [shared, longest] if job.owner and longest > shared else [shared]
+        return [length for length in lengths if length >= MIN_SHARED_TOKENS]
 
-    def _settled(self, plan: Plan, ends: tuple[int, ...]) -> Plan:
-        slot = self._slots.pop()
-        base = plan.base and self._cut(plan.base, plan.base_length, spare=len(ends))
-        return Plan(base, plan.base_length, ends, plan.allowance, plan.cells, slot)
-
-    def _cut(self, base: Prefix, length: int, *, spare: int) -> Prefix:
-        return self.prefixes.cut(base, length) if len(self._slots) > spare else base
+    def _take_slot(self, placement: Placement, prefix_lengths: tuple[int, ...]) -> Placement:
+        slot = self._free_slots.pop()
+        base, length = placement.base, placement.base_length
+        if base is not None and len(self._free_slots) > len(prefix_lengths):
+            base = self.prefixes.split(base, length)
+        return Placement(base, length, prefix_lengths, placement.allowance, placement.cells, slot)

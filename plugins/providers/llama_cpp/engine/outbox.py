@@ -1,4 +1,4 @@
-"""The engine's mouth: frames leave without the decode loop waiting for the reader."""
+"""Frames to the server, sent without the decode loop waiting for the reader."""
 
 import select
 import socket
@@ -6,28 +6,28 @@ import socket
 from plugins.providers.llama_cpp.protocol import messages
 from plugins.providers.llama_cpp.protocol.messages import FromEngine
 
-# Only a server that reads nothing for long lets this fill up; then the loop waits.
-_LIMIT_BYTES = 16 * 1024 * 1024
+# Reached only if the server reads nothing for long; then the loop waits.
+_MAX_BUFFER_BYTES = 16 * 1024 * 1024
 
 
 class Outbox:
-    """Frames on their way to the server, sent by one thread."""
+    """Buffer of frames to the server. Only one thread may use it."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._buffer = bytearray()
 
     def put(self, message: FromEngine) -> None:
-        self._buffer += messages.pack(message)
+        self._buffer += messages.encode_frame(message)
 
     def flush(self) -> None:
-        """Send what the socket takes now; wait only if far too much is left. Raises OSError."""
+        """Send what the socket takes now; wait only if the buffer is too large. Raises OSError."""
         self._send()
-        while len(self._buffer) > _LIMIT_BYTES:
+        while len(self._buffer) > _MAX_BUFFER_BYTES:
             self._wait_and_send()
 
     def drain(self) -> None:
-        """Send everything, waiting for the reader. Raises OSError."""
+        """Send everything and wait for the reader. Raises OSError."""
         self._send()
         while self._buffer:
             self._wait_and_send()

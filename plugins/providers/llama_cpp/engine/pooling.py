@@ -1,4 +1,4 @@
-"""llama.cpp's context for vectors: whole texts in, one pooled vector per sequence out."""
+"""llama.cpp's context for embeddings: computes whole texts, one pooled vector per sequence."""
 
 import ctypes
 from typing import Any
@@ -10,42 +10,42 @@ _POOLING_NONE, _POOLING_MEAN, _POOLING_RANK = 0, 1, 4
 _FLOAT_BYTES = 4
 
 
-class Pooling:
+class PoolingContext:
     """Computes up to `tokens` tokens of up to `sequences` texts in one step."""
 
     def __init__(self, model: Model, *, tokens: int, sequences: int, threads: int) -> None:
-        """Raises NativeError if the memory is not there, or if the model makes no vectors."""
+        """Raises NativeError if memory is too short, or if the model makes no embeddings."""
         self._lib = model.lib
         self.tokens = tokens
-        self._handle = self._context(model, tokens, sequences, threads, None)
-        if self._kind == _POOLING_NONE:
+        self._handle = self._create_context(model, tokens, sequences, threads, None)
+        if self._pooling_type == _POOLING_NONE:
             self._lib.llama_free(self._handle)
-            self._handle = self._context(model, tokens, sequences, threads, _POOLING_MEAN)
-        if self._kind == _POOLING_RANK:
+            self._handle = self._create_context(model, tokens, sequences, threads, _POOLING_MEAN)
+        if self._pooling_type == _POOLING_RANK:
             raise NativeError("this model ranks texts; it makes no embeddings")
         self._memory: Any = self._lib.llama_get_memory(self._handle)
         self.dimensions = int(self._lib.llama_model_n_embd_out(model.handle))
 
     @property
-    def _kind(self) -> int:
+    def _pooling_type(self) -> int:
         return int(self._lib.llama_pooling_type(self._handle))
 
     def compute(self, batch: Batch, sequences: int) -> list[bytes]:
         """The vectors of sequences 0 to `sequences` - 1. Raises NativeError."""
         if self._memory:
             self._lib.llama_memory_clear(self._memory, False)
-        run = self._lib.llama_decode if self._memory else self._lib.llama_encode
-        if code := run(self._handle, batch.raw):
+        compute = self._lib.llama_decode if self._memory else self._lib.llama_encode
+        if code := compute(self._handle, batch.raw):
             raise NativeError(f"llama.cpp failed to compute (code {code})")
         return [self._vector(sequence) for sequence in range(sequences)]
 
     def _vector(self, sequence: int) -> bytes:
-        found = self._lib.llama_get_embeddings_seq(self._handle, sequence)
-        if not found:
-            raise NativeError("llama.cpp gave no vector for a text")
-        return ctypes.string_at(found, self.dimensions * _FLOAT_BYTES)
+        vector = self._lib.llama_get_embeddings_seq(self._handle, sequence)
+        if not vector:
+            raise NativeError("llama.cpp returned no vector for a text")
+        return ctypes.string_at(vector, self.dimensions * _FLOAT_BYTES)
 
-    def _context(
+    def _create_context(
         self, model: Model, tokens: int, sequences: int, threads: int, pooling: int | None
     ) -> Any:
         params = self._lib.llama_context_default_params()
@@ -58,7 +58,7 @@ class Pooling:
         handle = self._lib.llama_init_from_model(model.handle, params)
         if not handle:
             raise NativeError(
-                f"llama.cpp can't set up a context of {tokens} tokens for this model, most "
+                f"llama.cpp can't create a context of {tokens} tokens for this model, most "
                 "likely for lack of memory: lower models.context_tokens"
             )
         return handle

@@ -1,74 +1,79 @@
-"""A request made ready for the decode loop: its tokens, its grammar, its stop strings."""
+"""Prepares a request for the decode loop: prompt tokens, grammar, stop strings."""
 
 import msgspec
 from msgspec import Struct
 
 from appliance.domain.messages import CompletionRequest, OutputFormat, OutputKind, ToolUse
 from appliance.errors import InvalidInput
-from plugins.providers.llama_cpp.constraints.output_constraints import Outputs, offered_tools
+from plugins.providers.llama_cpp.constraints.output_constraints import (
+    OutputConstraints,
+    offered_tools,
+)
 from plugins.providers.llama_cpp.native.bindings import Model
-from plugins.providers.llama_cpp.prompt.prompt import Prompt, PromptMaker
-from plugins.providers.llama_cpp.protocol.messages import CallForm
-from plugins.providers.llama_cpp.sampling.vocabulary import vocabulary
-from plugins.providers.llama_cpp.tool_calls.formats import LAST_WORDS
+from plugins.providers.llama_cpp.prompt.prompt import Prompt, PromptBuilder
+from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
+from plugins.providers.llama_cpp.sampling.vocabulary import load_vocabulary
+from plugins.providers.llama_cpp.tool_calls.formats import FINAL_MARKERS
 
 
-class Prepared(Struct, frozen=True):
-    """`request` has every output format as a grammar, and the stop strings that it needs.
+class PreparedRequest(Struct, frozen=True):
+    """`request` has its output format as a grammar, and all stop strings.
 
-    `form` says where tool calls will be found in the answer, None if it has none.
+    `tool_call_format` is that of the answer's tool calls, None if it can have none.
     """
 
     request: CompletionRequest
     prompt: Prompt
-    form: CallForm | None
+    tool_call_format: ToolCallFormat | None
 
 
-class Preparer:
-    """Prepares for one model. May be used by one thread at a time."""
+class RequestPreparer:
+    """Prepares requests for one model. Only one thread may use it at a time."""
 
-    def __init__(self, prompts: PromptMaker) -> None:
+    def __init__(self, prompts: PromptBuilder) -> None:
         self._prompts = prompts
         self._model: Model = prompts.model
-        self._outputs = Outputs(
-            prompts.model, prompts.form, marks_arguments=prompts.marks_arguments
+        self._outputs = OutputConstraints(
+            prompts.model, prompts.tool_call_format, uses_args_marker=prompts.uses_args_marker
         )
 
-    def prompt(self, request: CompletionRequest) -> Prompt:
-        """The prompt alone. Raises what PromptMaker.prompt does."""
-        return self._prompts.prompt(request)
+    def build_prompt(self, request: CompletionRequest) -> Prompt:
+        """The prompt alone. Raises what PromptBuilder.build does."""
+        return self._prompts.build(request)
 
-    def prepared(self, request: CompletionRequest) -> Prepared:
-        """All of it. Raises TemplateError, NativeError or InvalidInput."""
+    def prepare(self, request: CompletionRequest) -> PreparedRequest:
+        """Raises TemplateError, NativeError or InvalidInput."""
         self._check_biases(request)
-        prompt = self._prompts.prompt(request)
-        grammar = self._outputs.grammar(request)
-        form = self._prompts.form if offered_tools(request) else None
+        prompt = self._prompts.build(request)
+        grammar = self._outputs.build_grammar(request)
+        tool_call_format = self._prompts.tool_call_format if offered_tools(request) else None
         changes = {
-            "output": _as_grammar(grammar),
+            "output": OutputFormat(
+                OutputKind.GRAMMAR if grammar else OutputKind.TEXT, grammar=grammar
+            ),
             "sampling": msgspec.structs.replace(
-                request.sampling, stop=(*request.sampling.stop, *self._stops(request, form))
+                request.sampling,
+                stop=(*request.sampling.stop, *_stops_of_call(request, tool_call_format)),
             ),
         }
-        return Prepared(msgspec.structs.replace(request, **changes), prompt, form)
+        return PreparedRequest(
+            msgspec.structs.replace(request, **changes), prompt, tool_call_format
+        )
 
     def _check_biases(self, request: CompletionRequest) -> None:
-        size = vocabulary(self._model).size
+        size = load_vocabulary(self._model).size
         for token, _ in request.sampling.logit_bias:
             if token >= size:
                 raise InvalidInput.at(
-                    "logit_bias", f"this model has the tokens 0 to {size - 1}, and no {token}"
+                    "logit_bias", f"token {token} is out of range (0 to {size - 1} for this model)"
                 )
 
-    @staticmethod
-    def _stops(request: CompletionRequest, form: CallForm | None) -> tuple[str, ...]:
-        """Where one call is all that is wanted, its end is the answer's."""
-        free = request.tool_choice.use is ToolUse.AUTO
-        alone = free and not request.tool_choice.parallel
-        last = LAST_WORDS.get(form) if form and alone else None
-        return (last,) if last else ()
 
-
-def _as_grammar(grammar: str) -> OutputFormat:
-    kind = OutputKind.GRAMMAR if grammar else OutputKind.TEXT
-    return OutputFormat(kind, grammar=grammar)
+def _stops_of_call(
+    request: CompletionRequest, tool_call_format: ToolCallFormat | None
+) -> tuple[str, ...]:
+    """If one tool call is all that is allowed, its end is the end of the answer."""
+    optional = request.tool_choice.use is ToolUse.AUTO
+    single = optional and not request.tool_choice.parallel
+    marker = FINAL_MARKERS.get(tool_call_format) if tool_call_format and single else None
+    return (marker,) if marker else ()

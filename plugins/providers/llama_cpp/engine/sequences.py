@@ -1,19 +1,16 @@
-"""What occupies the engine's memory: prefixes to share, and answers being written."""
+"""Jobs, and what they occupy in the KV cache: prefixes to share and answers being generated."""
 
 from appliance.domain.messages import CompletionRequest, FinishReason, TokenUsage
 from plugins.providers.llama_cpp.sampling.detokenizer import TextStream
 from plugins.providers.llama_cpp.sampling.sampler import Sampler
 from plugins.providers.llama_cpp.speculation.drafter import Drafter
 
-_STRIDE = 256
-
 
 class Job:
-    """One request on its way through the engine. `cancelled` may be set by any thread.
+    """One request on its way through the engine. Any thread may set `cancelled`.
 
-    The first `shared_tokens` of its tokens are the box's own system message, whose
-    computed memory may serve every owner. The first `kept_tokens` stay where the oldest
-    text is forgotten.
+    The first `shared_tokens` tokens are the appliance's own system message, whose cells may
+    serve every owner. The first `kept_tokens` stay when a context shift drops the oldest text.
     """
 
     def __init__(self, number: int, request: CompletionRequest) -> None:
@@ -33,12 +30,12 @@ class Job:
         return self.request.owner
 
 
-class Lane:
-    """Tokens of one sequence id of llama.cpp, the first `position` of them computed.
+class CacheEntry:
+    """The tokens of one slot (sequence id of llama.cpp); the first `position` are computed.
 
-    The first `base_length` tokens are not computed here but shared from `base`, as
-    soon as that has them. `reserved` are the cells that the lane may fill itself.
-    `owner` is whose turn its computation takes.
+    The first `base_length` tokens are not computed here: the entry gets their cells from `base`
+    (`attached`) once those are computed. `reserved` counts the cells that the entry may fill
+    itself. Its computation counts for `owner`.
     """
 
     def __init__(
@@ -57,26 +54,34 @@ class Lane:
 
     @property
     def pending(self) -> int:
-        """Tokens still to compute."""
+        """Number of tokens still to compute."""
         return len(self.tokens) - self.position
 
     @property
-    def on_whole_base(self) -> bool:
-        """Whether it goes on exactly where its base ends."""
+    def uses_whole_base(self) -> bool:
+        """Whether it continues exactly where its base ends."""
         return self.base is not None and self.base_length == len(self.base.tokens)
 
-    def release(self) -> None:
-        """No longer hold on to the shared part."""
+    @property
+    def base_ready(self) -> bool:
+        """Whether the shared tokens are computed, so that this entry can be computed."""
+        if self.base is None:
+            return True
+        if self.uses_whole_base:
+            return not self.base.pending
+        return self.base.position >= self.base_length
+
+    def release_base(self) -> None:
         if self.base is not None:
             self.base.users -= 1
             self.base = None
 
 
-class Prefix(Lane):
-    """Tokens kept for later requests: of the same owner, or of all if `shared`.
+class Prefix(CacheEntry):
+    """A node of the prefix trie, kept for later requests of its owner, or of all if `shared`.
 
-    A prompt's last token is left out of its prefix, because each sequence needs the
-    logits that follow it.
+    The prefix of a prompt lacks the prompt's last token, because each sequence needs the logits
+    that follow that token.
     """
 
     def __init__(
@@ -95,37 +100,37 @@ class Prefix(Lane):
         self.charged = False
         self.last_used = 0
 
-    def rest_on(self, base: "Prefix | None", length: int) -> None:
-        """Share the first `length` tokens from another base, which has them computed too."""
-        self.release()
+    def change_base(self, base: "Prefix | None", length: int) -> None:
+        """Share the first `length` tokens with another base, which has computed them too."""
+        self.release_base()
         self.base, self.base_length = base, length
         self.reserved = len(self.tokens) - length
         if base is not None:
             base.users += 1
 
-    def computed(self) -> "Prefix":
-        """This prefix, all of whose tokens are in the memory and paid for."""
+    def mark_computed(self) -> "Prefix":
+        """All tokens are in the cache and counted; returns this prefix."""
         self.position, self.attached, self.charged = len(self.tokens), True, True
         return self
 
     def charge(self) -> int:
-        """The tokens that the next user of the whole prefix gets without computing them.
+        """Number of cached tokens to report for the next user of the whole prefix.
 
-        The first user pays for what had to be computed, so that the counts of all
-        users together say what the machine did.
+        The first user is charged for the tokens that had to be computed, so that the usage of
+        all users together equals the work done.
         """
         if self.charged:
             return len(self.tokens)
         self.charged = True
-        return self.base.charge() if self.base and self.on_whole_base else self.base_length
+        return self.base.charge() if self.base and self.uses_whole_base else self.base_length
 
 
-class Sequence(Lane):
-    """One answer: the prompt, then the tokens drawn so far.
+class Sequence(CacheEntry):
+    """One answer: the prompt, then the tokens sampled so far.
 
-    `allowance` is how many tokens it may draw with the cells that it has. `whole` says
-    that the memory still begins with the prompt's first token. `draft` are the tokens that
-    the running step tries behind the last one drawn, where its `drafter` foretells any.
+    `allowance` is how many tokens its cells suffice for. `shifted`: the cache no longer starts
+    with the prompt's first tokens. `draft` holds the draft tokens that the current step computes
+    behind the last sampled one; they come from `drafter`, if there is one.
     """
 
     def __init__(
@@ -145,70 +150,58 @@ class Sequence(Lane):
         self.reserved += allowance
         self.sampler = sampler
         self.text = TextStream((*job.request.sampling.stop, *stops))
-        self.cached = 0
-        self.generated = 0
-        self.whole = True
+        self.cached_tokens = 0
+        self.generated_tokens = 0
+        self.shifted = False
         self.drafter: Drafter | None = None
         self.draft: list[int] = []
-        self.drafted = self.accepted = 0
-        self.finished: FinishReason | None = None
+        self.drafted_tokens = self.accepted_tokens = 0
+        self.finish_reason: FinishReason | None = None
 
     @property
     def decoding(self) -> bool:
-        """Whether the prompt is done and one drawn token waits to be computed."""
-        return self.generated > 0
+        """Whether the prompt is computed and a sampled token waits to be computed."""
+        return self.generated_tokens > 0
 
     @property
-    def left(self) -> int:
-        """How many more tokens it may draw with the cells that it has."""
+    def remaining_tokens(self) -> int:
+        """How many more tokens its cells and its request allow."""
         limit = self.job.max_tokens
-        most = self.allowance if limit is None else min(limit, self.allowance)
-        return most - self.generated
+        allowed = self.allowance if limit is None else min(limit, self.allowance)
+        return allowed - self.generated_tokens
 
     @property
-    def ended_by_limit(self) -> bool:
-        """Whether it has drawn all the tokens that its request asked for."""
+    def reached_limit(self) -> bool:
+        """Whether it has all the tokens that its request asked for."""
         limit = self.job.max_tokens
-        return limit is not None and self.generated >= limit
+        return limit is not None and self.generated_tokens >= limit
 
-    def grow(self, cells: int) -> None:
-        """Allow so many more tokens."""
-        self.allowance += cells
-        self.reserved += cells
+    def extend_allowance(self, tokens: int) -> None:
+        self.allowance += tokens
+        self.reserved += tokens
 
-    def forget(self, start: int, count: int) -> None:
-        """So many computed tokens are gone from the memory; their cells take new ones."""
+    def drop_tokens(self, start: int, count: int) -> None:
+        """A context shift removed these computed tokens; their cells take new ones."""
         del self.tokens[start : start + count]
         self.position -= count
         self.allowance += count
-        self.whole = False
+        self.shifted = True
         if self.drafter is not None:
-            self.drafter.forget()
-
-    def used(self) -> TokenUsage:
-        """As `usage`, of an answer that has not ended: only what was read of the prompt counts."""
-        whole = self.usage()
-        if self.generated:
-            return whole
-        return TokenUsage(min(self.position, whole.prompt_tokens), 0, self.cached)
+            self.drafter.reset_positions()
 
     def usage(self) -> TokenUsage:
         """Exact counts; the token that ended the answer is one of the completion's."""
         return TokenUsage(
             prompt_tokens=len(self.job.tokens),
-            completion_tokens=self.generated,
-            cached_tokens=self.cached,
-            drafted_tokens=self.drafted,
-            accepted_tokens=self.accepted,
+            completion_tokens=self.generated_tokens,
+            cached_tokens=self.cached_tokens,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
         )
 
-
-def common_length(left: list[int], right: list[int], limit: int | None = None) -> int:
-    """How many tokens both begin with, at most `limit`."""
-    end = min(len(left), len(right), len(right) if limit is None else limit)
-    at = 0
-    while at < end and left[at : min(at + _STRIDE, end)] == right[at : min(at + _STRIDE, end)]:
-        at = min(at + _STRIDE, end)
-    while at < end and left[at] == right[at]:
-        at += 1
-    return at
+    def usage_so_far(self) -> TokenUsage:
+        """Usage of an answer that is cancelled: of the prompt only what was computed."""
+        usage = self.usage()
+        if self.generated_tokens:
+            return usage
+        return TokenUsage(min(self.position, usage.prompt_tokens), 0, self.cached_tokens)

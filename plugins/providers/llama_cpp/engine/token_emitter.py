@@ -1,10 +1,9 @@
-"""From a step's logits to the text of answers: draw, show, and see where an answer ends."""
+"""From a step's logits to the text of answers: samples tokens, sends text, detects the end."""
 
 from collections.abc import Callable
 
 from appliance.domain.messages import FinishReason
-from plugins.providers.llama_cpp.engine.context_shift import shifted
-from plugins.providers.llama_cpp.engine.kv_cache import Room
+from plugins.providers.llama_cpp.engine.kv_cache import KvCache
 from plugins.providers.llama_cpp.engine.sequences import Sequence
 from plugins.providers.llama_cpp.native.bindings import Context, Model, NativeError
 from plugins.providers.llama_cpp.protocol.messages import (
@@ -16,77 +15,95 @@ from plugins.providers.llama_cpp.protocol.messages import (
 )
 
 
-class Drawing:
-    """Draws the next tokens of answers; `send` gets what the server has to hear of them."""
+class TokenEmitter:
+    """Samples the next tokens of answers and passes messages for the server to `send`."""
 
     def __init__(
-        self, model: Model, context: Context, room: Room, send: Callable[[FromEngine], None]
+        self, model: Model, context: Context, kv_cache: KvCache, send: Callable[[FromEngine], None]
     ) -> None:
-        self._model, self._context, self._room, self._send = model, context, room, send
+        self._model, self._context, self._kv_cache, self._send = model, context, kv_cache, send
 
-    def draw(self, sequence: Sequence, row: int) -> int:
-        """Draw from this row of the step, and from those of a draft for as long as it holds.
+    def emit(self, sequence: Sequence, row: int) -> int:
+        """Sample from this row and, as long as the draft is right, from the draft's rows.
 
-        Returns how many tokens were drawn. An answer that can't go on is refused.
+        Returns the number of tokens sampled. An answer that can't continue is refused.
         """
-        draft, before = sequence.draft, sequence.generated
+        draft, generated_before = sequence.draft, sequence.generated_tokens
         sequence.draft, rejected = [], len(draft)
         sequence.position -= rejected
         try:
-            self._draw_one(sequence, row)
+            self._emit_token(sequence, row)
             for at, token in enumerate(draft, 1):
-                if sequence.finished or sequence.tokens[-1] != token:
+                if sequence.finish_reason or sequence.tokens[-1] != token:
                     break
                 sequence.position += 1
                 rejected -= 1
-                self._draw_one(sequence, row + at)
+                self._emit_token(sequence, row + at)
             if rejected:
-                self._context.cut(sequence.slot, sequence.position)
+                self._context.truncate(sequence.slot, sequence.position)
         except NativeError as error:
-            self.fail([sequence], str(error))
-        sequence.drafted += len(draft)
-        sequence.accepted += len(draft) - rejected
-        return sequence.generated - before
+            self.refuse([sequence], str(error))
+        sequence.drafted_tokens += len(draft)
+        sequence.accepted_tokens += len(draft) - rejected
+        return sequence.generated_tokens - generated_before
 
-    def finish(self, speed: float | None) -> None:
-        """Tell the ends of finished answers, with the speed of one alone, and free their room."""
-        for sequence in [each for each in self._room.sequences if each.finished]:
-            self._show(sequence, sequence.text.finish())
-            reason = sequence.finished or FinishReason.STOP
+    def finish_sequences(self, tokens_per_second: float | None) -> None:
+        """Send the end of each finished answer, with the decode speed of one alone."""
+        for sequence in [each for each in self._kv_cache.sequences if each.finish_reason]:
+            self._send_text(sequence, sequence.text.finish())
+            reason = sequence.finish_reason or FinishReason.STOP
             number, usage = sequence.job.number, sequence.usage()
-            self._send(Done(number, reason, usage, speed, sequence.text.stop))
-            self._room.retire(sequence)
+            self._send(Done(number, reason, usage, tokens_per_second, sequence.text.stop))
+            self._kv_cache.finish_sequence(sequence)
 
-    def fail(self, sequences: list[Sequence], message: str) -> None:
-        """Refuse answers that were begun."""
+    def refuse(self, sequences: list[Sequence], message: str) -> None:
+        """End running answers with an error."""
         for sequence in sequences:
             self._send(Refused(sequence.job.number, RefusalKind.FAILED, message))
-            self._room.leave(sequence)
+            self._kv_cache.remove_sequence(sequence)
 
-    def _draw_one(self, sequence: Sequence, row: int) -> None:
-        """Raises NativeError where no token can be drawn."""
-        drawn = sequence.sampler.draw(self._context, row)
-        sequence.generated += 1
-        if self._model.ends_generation(drawn.token):
-            sequence.finished = FinishReason.STOP
+    def _emit_token(self, sequence: Sequence, row: int) -> None:
+        """Raises NativeError if no token can be sampled."""
+        sampled = sequence.sampler.sample(self._context, row)
+        sequence.generated_tokens += 1
+        if self._model.ends_generation(sampled.token):
+            sequence.finish_reason = FinishReason.STOP
             return
-        sequence.tokens.append(drawn.token)
-        piece = self._model.piece(drawn.token)
-        self._show(sequence, sequence.text.push(piece, drawn.likelihood))
+        sequence.tokens.append(sampled.token)
+        piece = self._model.piece(sampled.token)
+        self._send_text(sequence, sequence.text.push(piece, sampled.likelihood))
         if sequence.text.stopped:
-            sequence.finished = FinishReason.STOP
-        elif sequence.ended_by_limit or not self._may_go_on(sequence):
-            sequence.finished = FinishReason.LENGTH
+            sequence.finish_reason = FinishReason.STOP
+        elif sequence.reached_limit or not self._can_continue(sequence):
+            sequence.finish_reason = FinishReason.LENGTH
         elif sequence.drafter is not None:
             sequence.drafter.observe(sequence.tokens)
 
-    def _may_go_on(self, sequence: Sequence) -> bool:
-        """Whether there is a cell for the token just drawn and for the next."""
-        if sequence.generated < sequence.allowance or self._room.grow(sequence):
+    def _can_continue(self, sequence: Sequence) -> bool:
+        """Whether there is a cell for the token just sampled and for the next."""
+        if sequence.generated_tokens < sequence.allowance:
             return True
-        return shifted(sequence, self._context)
+        return self._kv_cache.extend_allowance(sequence) or _shift_context(sequence, self._context)
 
-    def _show(self, sequence: Sequence, text: str) -> None:
-        told = sequence.text.told()
-        if text or told:
-            self._send(Text(sequence.job.number, text, told))
+    def _send_text(self, sequence: Sequence, text: str) -> None:
+        likelihoods = sequence.text.take_likelihoods()
+        if text or likelihoods:
+            self._send(Text(sequence.job.number, text, likelihoods))
+
+
+def _shift_context(sequence: Sequence, context: Context) -> bool:
+    """Drop half of the text behind the kept tokens; False if that is not possible or allowed.
+
+    The rest moves up to where the dropped text started. Only a sequence that shares no cells can
+    be shifted.
+    """
+    if not sequence.job.request.context_shift or sequence.base or not context.can_shift:
+        return False
+    job = sequence.job
+    kept = min(max(job.kept_tokens, job.shared_tokens), sequence.position)
+    count = (sequence.position - kept) // 2
+    if count < 1:
+        return False
+    context.shift(sequence.slot, kept, count, end=sequence.position)
+    sequence.drop_tokens(kept, count)
+    return True

@@ -1,14 +1,14 @@
-"""One step's tokens, as llama.cpp takes them."""
+"""The tokens of one decode step, as llama.cpp takes them."""
 
 import ctypes
 from typing import Any
 
 
 class Batch:
-    """The tokens of one step; `counts` says how many of them each sequence has.
+    """llama_batch; `counts` holds the number of tokens per sequence.
 
-    The arrays are Python's own and written in slices: a loop over ctypes pointers costs
-    some microseconds a token, which a prompt has many of.
+    The arrays are ctypes arrays written in slices: a loop over ctypes pointers would cost some
+    microseconds per token.
     """
 
     def __init__(self, lib: Any, capacity: int) -> None:
@@ -43,17 +43,17 @@ class Batch:
         """Append one token; returns its row."""
         return self.extend([token], position, sequence, wants_logits=wants_logits)
 
-    def draft(self, tokens: list[int], position: int, sequence: int) -> int:
-        """Append tokens of a sequence, the logits of each wanted; returns the first one's row."""
+    def extend_with_logits(self, tokens: list[int], position: int, sequence: int) -> int:
+        """Append tokens of a sequence, computing the logits of each; returns the first's row."""
         first = self.size
         self.extend(tokens, position, sequence, wants_logits=True)
         self._logits[first : self.size] = [1] * len(tokens)
         return first
 
     def extend(self, tokens: list[int], position: int, sequence: int, *, wants_logits: bool) -> int:
-        """Append tokens of a sequence, from this position on; returns the last one's row.
+        """Append tokens of a sequence from this position on; returns the last one's row.
 
-        Logits are wanted of the last one only, or of none.
+        Computes the logits of the last token only, or of none.
         """
         start, end = self.size, self.size + len(tokens)
         self._token[start:end] = tokens
@@ -65,13 +65,13 @@ class Batch:
         self.size = self.raw.n_tokens = end
         return end - 1
 
-    def share(self, count: int, sequence: int, others: list[int]) -> None:
-        """The last `count` tokens, of this sequence, are those of others too."""
+    def share_rows(self, count: int, sequence: int, others: list[int]) -> None:
+        """The last `count` tokens, which belong to this sequence, belong to the others too."""
         ids = (ctypes.c_int32 * (1 + len(others)))(sequence, *others)
         self._shared.append(ids)
         for row in range(self.size - count, self.size):
             self._addresses[row], self._count[row] = ctypes.addressof(ids), len(ids)
 
     def free(self) -> None:
-        """Give the memory back; the batch can't be used any more."""
+        """Free the memory; the batch can't be used any more."""
         self.raw = None

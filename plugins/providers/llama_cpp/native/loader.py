@@ -1,4 +1,4 @@
-"""Loads llama.cpp's low-level bindings, and ggml's CPU variants where a build has several."""
+"""Loads llama.cpp's low-level bindings, and the best of ggml's CPU variants."""
 
 import ctypes
 import functools
@@ -15,23 +15,23 @@ _GGML = "libggml.so"
 
 
 class LibraryError(Exception):
-    """llama.cpp can't be used here; the text says what is missing."""
+    """llama.cpp can't be loaded; the text says why."""
 
 
 @functools.cache
-def load() -> Any:
+def load_library() -> Any:
     """The module `llama_cpp.llama_cpp`, with at least one ggml backend ready."""
     try:
-        bindings = _bindings()
+        bindings = _import_bindings()
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise LibraryError(f"llama.cpp's library can't be loaded: {error}") from error
     folder = Path(bindings.__file__).parent
-    _load_variants(_ggml_in_use(folder), folder)
+    _load_cpu_variant(_open_linked_ggml(folder), folder)
     return bindings
 
 
-def _bindings() -> Any:
-    """The bindings without the package's own start, which imports numpy and an HTTP-size API.
+def _import_bindings() -> Any:
+    """The bindings without the package's `__init__`, which imports numpy and a high-level API.
 
     Measured: 0.17 s instead of 0.97 s, and 30 MB less.
     """
@@ -39,18 +39,18 @@ def _bindings() -> Any:
         spec = importlib.util.find_spec(_PACKAGE)
         if spec is None or spec.submodule_search_locations is None:
             raise ImportError("the package llama-cpp-python is not installed")
-        bare = ModuleType(_PACKAGE)
-        bare.__path__ = list(spec.submodule_search_locations)
-        bare.__spec__ = spec
-        sys.modules[_PACKAGE] = bare
+        package = ModuleType(_PACKAGE)
+        package.__path__ = list(spec.submodule_search_locations)
+        package.__spec__ = spec
+        sys.modules[_PACKAGE] = package
     return importlib.import_module(f"{_PACKAGE}.llama_cpp")
 
 
-def _ggml_in_use(folder: Path) -> ctypes.CDLL:
+def _open_linked_ggml(folder: Path) -> ctypes.CDLL:
     """The copy of ggml that libllama is linked with.
 
-    A wheel can hold several copies of it; backends loaded into another one than
-    libllama's own are not seen by libllama.
+    A wheel can hold several copies; libllama does not see backends that are loaded into another
+    copy than its own.
     """
     mapped = [*_mapped_files(_GGML), folder / "lib" / f"{_GGML}.0"]
     try:
@@ -66,19 +66,19 @@ def _mapped_files(name: str) -> Iterator[Path]:
             yield Path("/" + path)
 
 
-def _load_variants(ggml: ctypes.CDLL, folder: Path) -> None:
-    """Load the best CPU variant; a native build has its CPU code linked in already."""
+def _load_cpu_variant(ggml: ctypes.CDLL, folder: Path) -> None:
+    """Load the best CPU variant; a native build has its CPU code linked in."""
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
     ggml.ggml_backend_load_all_from_path.restype = None
-    for place in _variant_folders(folder):
+    for variants in _variant_folders(folder):
         if ggml.ggml_backend_dev_count():
             return
-        ggml.ggml_backend_load_all_from_path(str(place).encode())
+        ggml.ggml_backend_load_all_from_path(str(variants).encode())
     if not ggml.ggml_backend_dev_count():
-        raise LibraryError("no ggml backend found: this build has no code for this machine's CPU")
+        raise LibraryError("no ggml backend found: this build does not support this machine's CPU")
 
 
 def _variant_folders(package: Path) -> list[Path]:
-    places = [package / "bin", package.parent / "bin", package / "lib", package.parent]
-    return [place for place in places if any(place.glob("libggml-cpu*.so"))]
+    folders = [package / "bin", package.parent / "bin", package / "lib", package.parent]
+    return [folder for folder in folders if any(folder.glob("libggml-cpu*.so"))]

@@ -1,20 +1,20 @@
-"""llama.cpp's log: quiet, but its errors are kept and told on standard error."""
+"""llama.cpp's log: only errors, on standard error and the last ones in memory."""
 
 import ctypes
 import sys
 from collections import deque
 from typing import Any
 
-_ERROR = 4
-_CONTINUED = 5
-_KEPT = 20
+_LEVEL_ERROR = 4
+_LEVEL_CONTINUED = 5
+_MAX_LINES = 20
 
 
 class ErrorLog:
     """The last errors that llama.cpp logged. Must live as long as the library is used."""
 
     def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=_KEPT)
+        self._lines: deque[str] = deque(maxlen=_MAX_LINES)
         self._level = 0
         self._callback: Any = None
 
@@ -23,13 +23,13 @@ class ErrorLog:
         return "".join(self._lines)
 
     def install(self, lib: Any) -> None:
-        """Take over the library's log."""
+        """Receive the library's log from now on."""
         self._callback = lib.llama_log_callback(self._log)
         lib.llama_log_set(self._callback, ctypes.c_void_p(0))
 
     def _log(self, level: int, text: bytes, _user_data: Any) -> None:
-        self._level = self._level if level == _CONTINUED else level
-        if self._level == _ERROR:
+        self._level = self._level if level == _LEVEL_CONTINUED else level
+        if self._level == _LEVEL_ERROR:
             line = text.decode("utf-8", "replace")
             self._lines.append(line)
             print(line, end="", file=sys.stderr, flush=True)

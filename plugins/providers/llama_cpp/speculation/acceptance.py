@@ -1,46 +1,45 @@
-"""How likely it is that what was foretold comes, learned from one answer while it is written."""
+"""Acceptance rate of draft tokens, learned from one answer while it is generated."""
 
 from itertools import accumulate
 from operator import mul
 
 _CLASSES = 7
-# Before anything was seen one half; what is seen soon outweighs it.
-_FIRST_GUESS = 0.5
-_WEIGHT = 2.0
+# The prior is one half; a few observations outweigh it.
+_PRIOR = 0.5
+_PRIOR_WEIGHT = 2.0
 
 
-class Chances:
-    """Hits and misses, by how many tokens in a row had been foretold rightly before.
+class AcceptanceRates:
+    """Hits and misses by the number of tokens in a row that were predicted correctly before.
 
-    A passage that was repeated for a while goes on to be repeated, and a chance likeness
-    ends soon: so the length of the run says most of what there is to know. Lengths are
-    classed by their powers of two; a class leans on the one below it until it has seen
-    enough of its own.
+    A passage that has been repeated for a while usually continues to be, and a chance match ends
+    soon, so the length of the run says most. Lengths are classed by powers of two; a class takes
+    the rate of the class below as its prior.
     """
 
     def __init__(self) -> None:
-        self._hits, self._seen = [0] * _CLASSES, [0] * _CLASSES
-        self._known = self._estimates()
+        self._hits, self._trials = [0] * _CLASSES, [0] * _CLASSES
+        self._rates = self._estimate_rates()
 
-    def note(self, run: int, *, hit: bool) -> None:
-        """After `run` right tokens the next foretold one came, or did not."""
-        at = _class(run)
-        self._seen[at] += 1
+    def record(self, run: int, *, hit: bool) -> None:
+        """Whether the next token was predicted correctly after `run` correct ones."""
+        at = _class_of(run)
+        self._trials[at] += 1
         self._hits[at] += hit
-        self._known = self._estimates()
+        self._rates = self._estimate_rates()
 
-    def expected(self, run: int, most: int) -> list[float]:
-        """How many of 1, 2, ... `most` foretold tokens will come on average, after such a run."""
-        each = (self._known[_class(run + at)] for at in range(most))
-        return list(accumulate(accumulate(each, mul)))
+    def expect_accepted(self, run: int, limit: int) -> list[float]:
+        """Expected number of accepted tokens of drafts of 1, 2, ... `limit`, after such a run."""
+        rates = (self._rates[_class_of(run + at)] for at in range(limit))
+        return list(accumulate(accumulate(rates, mul)))
 
-    def _estimates(self) -> list[float]:
-        known: list[float] = []
-        for hits, seen in zip(self._hits, self._seen, strict=True):
-            below = known[-1] if known else _FIRST_GUESS
-            known.append((hits + _WEIGHT * below) / (seen + _WEIGHT))
-        return known
+    def _estimate_rates(self) -> list[float]:
+        rates: list[float] = []
+        for hits, trials in zip(self._hits, self._trials, strict=True):
+            prior = rates[-1] if rates else _PRIOR
+            rates.append((hits + _PRIOR_WEIGHT * prior) / (trials + _PRIOR_WEIGHT))
+        return rates
 
 
-def _class(run: int) -> int:
+def _class_of(run: int) -> int:
     return min(run.bit_length(), _CLASSES - 1)

@@ -1,47 +1,48 @@
-"""What one answer is expected to say next, and whether that has come true so far.
+"""Draft tokens of one answer, and how often they have been right so far.
 
-The foretelling goes on also where nothing is drafted: it costs next to nothing, and so an
-answer's chances are known before a row of a batch is spent on them.
+Predictions are made even when nothing is drafted: they cost almost nothing, and so the
+acceptance rate is known before a row of a batch is spent on a draft.
 """
 
-from plugins.providers.llama_cpp.speculation.acceptance import Chances
-from plugins.providers.llama_cpp.speculation.prompt_lookup import Lookup
+from plugins.providers.llama_cpp.speculation.acceptance import AcceptanceRates
+from plugins.providers.llama_cpp.speculation.prompt_lookup import PromptLookup
 
 
 class Drafter:
-    """Follows an earlier passage for as long as the answer repeats it."""
+    """Follows an earlier passage as long as the answer repeats it."""
 
     def __init__(self) -> None:
-        self._lookup, self._chances = Lookup(), Chances()
-        self._place: int | None = None
-        self._lost: int | None = None
+        self._lookup, self._rates = PromptLookup(), AcceptanceRates()
+        # Positions in the text: of the predicted next token, and where a passage stopped matching.
+        self._source: int | None = None
+        self._mismatch: int | None = None
         self._run = 0
 
     def observe(self, tokens: list[int]) -> None:
         """The text has one more token, the last of these."""
-        if self._place is not None:
-            self._judge(tokens, self._place)
-        if self._place is None:
-            self._place = self._lookup.find(tokens, self._lost)
+        if self._source is not None:
+            self._check_prediction(tokens, self._source)
+        if self._source is None:
+            self._source = self._lookup.find(tokens, self._mismatch)
 
-    def expected(self, most: int) -> list[float]:
-        """How many of the next 1, 2, ... `most` tokens would come, none if nothing is foretold."""
-        return [] if self._place is None else self._chances.expected(self._run, most)
+    def expect_accepted(self, limit: int) -> list[float]:
+        """Expected accepted tokens of drafts of 1, 2, ... `limit`; [] if nothing is predicted."""
+        return [] if self._source is None else self._rates.expect_accepted(self._run, limit)
 
     def draft(self, tokens: list[int], count: int) -> list[int]:
-        """The next tokens; a passage that reaches the text's end is taken to go round."""
-        place = len(tokens) if self._place is None else self._place
-        drafted = tokens[place : place + count]
+        """The predicted tokens; a passage that reaches the end of the text is repeated."""
+        source = len(tokens) if self._source is None else self._source
+        drafted = tokens[source : source + count]
         while drafted and len(drafted) < count:
             drafted += drafted[: count - len(drafted)]
         return drafted
 
-    def forget(self) -> None:
-        """The text's tokens have other places now; what was learned of its chances stays."""
-        self._lookup, self._place, self._lost, self._run = Lookup(), None, None, 0
+    def reset_positions(self) -> None:
+        """The text's tokens have moved; the acceptance rates stay."""
+        self._lookup, self._source, self._mismatch, self._run = PromptLookup(), None, None, 0
 
-    def _judge(self, tokens: list[int], place: int) -> None:
-        hit = tokens[place] == tokens[-1]
-        self._chances.note(self._run, hit=hit)
+    def _check_prediction(self, tokens: list[int], source: int) -> None:
+        hit = tokens[source] == tokens[-1]
+        self._rates.record(self._run, hit=hit)
         self._run = self._run + 1 if hit else 0
-        self._place, self._lost = (place + 1, None) if hit else (None, place)
+        self._source, self._mismatch = (source + 1, None) if hit else (None, source)

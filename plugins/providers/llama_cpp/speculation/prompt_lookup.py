@@ -1,40 +1,40 @@
-"""Prompt lookup: where the end of a text stood before, the text may go on as it did there.
+"""Prompt lookup: the text may continue as it did where its last tokens stood before.
 
-Edits repeat most of what they edit, so the prompt and the answer so far foretell much of
-the rest; it takes no second model, and hardly any time.
+Edits repeat most of what they edit, so prompt and answer predict much of the rest, without
+a second model and in hardly any time.
 """
 
-_GRAM = 3
-# A long prompt is learned over several steps, so that no step waits for it.
-_LEARNED_AT_ONCE = 4096
-# An edit seldom replaces more tokens than these before the old text goes on.
-_REPLACED = 48
+_NGRAM = 3
+# A long prompt is indexed over several steps, so that no step waits for it.
+_INDEXED_PER_CALL = 4096
+# An edit seldom replaces more tokens than these before the old text continues.
+_MAX_REPLACED = 48
 
 
-class Lookup:
-    """Where each run of three tokens stood last, in a text that grows at its end."""
+class PromptLookup:
+    """Index of the last position of each run of three tokens in a growing text."""
 
     def __init__(self) -> None:
-        self._places: dict[tuple[int, ...], int] = {}
-        self._learned = 0
+        self._positions: dict[tuple[int, ...], int] = {}
+        self._indexed = 0
 
     def find(self, tokens: list[int], near: int | None = None) -> int | None:
-        """The place of the token that followed the text's last three before, if they stood there.
+        """Position behind the last earlier occurrence of the text's last three tokens, or None.
 
-        Where a passage was followed up to `near`, its rest is tried first.
+        If a passage was followed up to `near`, the positions just behind it are tried first.
         """
-        self._learn(tokens)
-        end = tokens[-_GRAM:]
+        self._index(tokens)
+        end = tokens[-_NGRAM:]
         if near is not None:
-            for place in range(max(near, _GRAM), min(near + _REPLACED, len(tokens))):
-                if tokens[place - _GRAM : place] == end:
-                    return place
-        return self._places.get(tuple(end))
+            for position in range(max(near, _NGRAM), min(near + _MAX_REPLACED, len(tokens))):
+                if tokens[position - _NGRAM : position] == end:
+                    return position
+        return self._positions.get(tuple(end))
 
-    def _learn(self, tokens: list[int]) -> None:
-        """All runs that something follows: not the last one."""
-        start = self._learned
-        end = min(max(start, len(tokens) - _GRAM), start + _LEARNED_AT_ONCE)
-        runs = zip(*(tokens[start + at : end + at] for at in range(_GRAM)), strict=True)
-        self._places.update(zip(runs, range(start + _GRAM, end + _GRAM), strict=True))
-        self._learned = end
+    def _index(self, tokens: list[int]) -> None:
+        """Index the runs that a token follows, so not the last one."""
+        start = self._indexed
+        end = min(max(start, len(tokens) - _NGRAM), start + _INDEXED_PER_CALL)
+        runs = zip(*(tokens[start + at : end + at] for at in range(_NGRAM)), strict=True)
+        self._positions.update(zip(runs, range(start + _NGRAM, end + _NGRAM), strict=True))
+        self._indexed = end

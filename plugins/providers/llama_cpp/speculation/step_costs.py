@@ -1,40 +1,41 @@
-"""What a step costs that has more rows than one, by measurement."""
+"""Measured cost of a decode step by its number of rows."""
 
 from collections.abc import Sequence
 from math import inf
 
 from msgspec import Struct
 
-# Rows of one sequence in a step for which the probe measures the time.
+# Numbers of rows of one sequence for which the probe measures the time of a step.
 MEASURED_ROWS = (1, 4, 8, 16)
 
 
 class StepCosts(Struct, frozen=True):
-    """`times` are those of steps with MEASURED_ROWS rows, the time of one row being 1.
+    """`times` are those of steps with MEASURED_ROWS rows, as multiples of the time of one row.
 
-    A machine that is slow may have measured the first of them only, or none.
+    A slow machine may have measured only the first of them, or none.
     """
 
     times: tuple[float, ...] = ()
 
     @classmethod
-    def relative(cls, seconds: Sequence[float]) -> "StepCosts":
-        """Out of seconds; what could not be computed ends them. More rows never cost less."""
+    def from_seconds(cls, seconds: Sequence[float]) -> "StepCosts":
+        """Stops at a step that could not be computed (infinity). More rows never cost less."""
         times: list[float] = []
-        for taken in seconds:
-            if taken == inf:
+        for step_seconds in seconds:
+            if step_seconds == inf:
                 break
-            times.append(max([taken / seconds[0], *times[-1:]]))
+            times.append(max([step_seconds / seconds[0], *times[-1:]]))
         return cls(tuple(times))
 
     @property
-    def useful(self) -> bool:
-        """Whether there is a pair of times, without which nothing can be said of others."""
+    def usable(self) -> bool:
+        """Whether there are two times, the least to interpolate others from."""
         return len(self.times) > 1
 
-    def of(self, rows: int) -> float:
-        """The time of a step: measured, or on the straight line through two measured ones."""
-        known = list(zip(MEASURED_ROWS, self.times, strict=False))
-        at = next((at for at, (count, _) in enumerate(known) if count >= rows), len(known) - 1)
-        (low, start), (high, end) = known[max(0, at - 1)], known[max(1, at)]
+    def step_time(self, rows: int) -> float:
+        """The time of a step, by linear interpolation or extrapolation."""
+        points = list(zip(MEASURED_ROWS, self.times, strict=False))
+        last = len(points) - 1
+        at = next((at for at, (count, _) in enumerate(points) if count >= rows), last)
+        (low, start), (high, end) = points[max(0, at - 1)], points[max(1, at)]
         return start + (end - start) * (rows - low) / (high - low)

@@ -1,14 +1,13 @@
-"""Greedy tokens of our engine beside those of llama-cpp-python's own high-level class.
+"""Greedy tokens of our engine compared with those of llama-cpp-python's high-level class.
 
-Alone, without reuse and with the same kind of attention the arithmetic is the same, so
-the tokens must be. In a full batch it is not, for two reasons that lie in llama.cpp's
-attention on a CPU. A step of 64 rows or more goes through a kernel that adds up values in
-32 bits, a smaller one through one that adds them up in 16; alone these prompts are smaller.
-And what is added up in 16 bits depends on the order of the cells, which is another where
-answers took turns in taking them. Either moves the tiny model's logits by some hundredths.
-Quantized activations make steps of such last bits: the starter model's logits were seen to
-move by 1.5 in large steps, and not at all in small ones. So a token may differ only where
-the likeliest one led by less than such a move, and the text can be compared only up to there.
+Alone, without reuse and with the same kind of attention the arithmetic is the same, so the
+tokens must be equal. In a full batch it is not, for two reasons in llama.cpp's attention on CPUs.
+A step of 64 rows or more uses a kernel that accumulates in 32 bits, a smaller step one that
+accumulates in 16; alone these prompts are smaller. And a 16-bit sum depends on the order of the
+cells, which differs if answers took them alternately. Either moves the tiny model's logits by
+some hundredths. Quantized activations amplify such last bits: the starter model's logits moved by
+up to 1.5 in large steps, and not at all in small ones. So a token may differ only where the most
+likely one led by less than that, and the texts can be compared only up to there.
 """
 
 import heapq
@@ -22,17 +21,17 @@ from typing import Any, ClassVar
 import pytest
 
 from appliance.domain.messages import CompletionRequest, Sampling
-from plugins.providers.llama_cpp.engine import batcher as batching
-from plugins.providers.llama_cpp.engine.kv_cache import SLOTS_PER_SEQUENCE, Room
+from plugins.providers.llama_cpp.engine import batcher as batcher_module
+from plugins.providers.llama_cpp.engine.kv_cache import SLOTS_PER_SEQUENCE, KvCache
 from plugins.providers.llama_cpp.engine.sequences import Job
 from plugins.providers.llama_cpp.native.bindings import Context, Model
-from plugins.providers.llama_cpp.sampling.sampler import Drawn, Sampler
+from plugins.providers.llama_cpp.sampling.sampler import SampledToken, Sampler
 from tests.support.llama_model import open_model
 from tests.support.tiny_gguf import write_tiny_gguf
 
 _TOKENS = 16
 _CHUNK = 256
-# Prompt tokens of a step that stays below 64 rows with the answers of all sequences.
+# Prefill tokens of a step that stays below 64 rows with the answers of all sequences.
 _SMALL_CHUNK = 32
 # Leads within which a token may differ, in small steps and in large ones.
 _TINY_TIES = (0.05, 0.05)
@@ -62,8 +61,8 @@ print(json.dumps(answers))
 """
 
 
-class _Noting(Sampler):
-    """Notes what it draws, and by how much the likeliest token led; by the job's seed."""
+class _RecordingSampler(Sampler):
+    """Records its samples, and by how much the most likely token led, by the job's seed."""
 
     tokens: ClassVar[dict[int, list[int]]] = {}
     leads: ClassVar[dict[int, list[float]]] = {}
@@ -75,13 +74,13 @@ class _Noting(Sampler):
         self._size, self._seed = model.vocabulary_size, sampling.seed or 0
         self.tokens[self._seed], self.leads[self._seed] = [], []
 
-    def draw(self, context: Context, row: int) -> Drawn:
+    def sample(self, context: Context, row: int) -> SampledToken:
         logits: Any = context.lib.llama_get_logits_ith(context.handle, row)
         first, second = heapq.nlargest(2, logits[: self._size])
-        drawn = super().draw(context, row)
+        sampled = super().sample(context, row)
         self.leads[self._seed].append(first - second)
-        self.tokens[self._seed].append(drawn.token)
-        return drawn
+        self.tokens[self._seed].append(sampled.token)
+        return sampled
 
 
 @pytest.fixture(scope="module")
@@ -103,30 +102,30 @@ def test_greedy_when_model_is_the_starter_then_tokens_are_those_of_llama_cpp_pyt
 
 
 def _compare(path: Path, monkeypatch: pytest.MonkeyPatch, ties: tuple[float, float]) -> None:
-    monkeypatch.setattr(batching, "Sampler", _Noting)
+    monkeypatch.setattr(batcher_module, "Sampler", _RecordingSampler)
     model = open_model(path)
-    first = [] if model.first_token is None else [model.first_token]
+    first = [] if model.bos_token is None else [model.bos_token]
     prompts = [[*first, *model.tokenize(text, parse_special=False)] for text in _TEXTS]
-    golden = _golden(path, prompts)
+    expected_answers = _run_peer(path, prompts)
     for number, prompt in enumerate(prompts):
         _run(model, [_job(number, prompt)])
-    leads = dict(_Noting.leads)
-    assert [_Noting.tokens[number] for number in range(len(prompts))] == golden
+    leads = dict(_RecordingSampler.leads)
+    assert [_RecordingSampler.tokens[number] for number in range(len(prompts))] == expected_answers
     for chunk, tie in zip((_SMALL_CHUNK, _CHUNK), ties, strict=True):
         _run(model, _mixed(prompts), chunk)
-        for number, expected in enumerate(golden):
-            _same_up_to_a_tie(_Noting.tokens[number], expected, leads[number], tie)
+        for number, expected in enumerate(expected_answers):
+            _same_up_to_a_tie(_RecordingSampler.tokens[number], expected, leads[number], tie)
 
 
-def _golden(path: Path, prompts: list[list[int]]) -> list[list[int]]:
+def _run_peer(path: Path, prompts: list[list[int]]) -> list[list[int]]:
     argv = [sys.executable, "-c", _PEER, str(path), json.dumps(prompts), str(_TOKENS)]
-    asked = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120)
-    answers: list[list[int]] = json.loads(asked.stdout)
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120)
+    answers: list[list[int]] = json.loads(done.stdout)
     return answers
 
 
 def _mixed(prompts: list[list[int]]) -> list[Job]:
-    """The greedy jobs among as many warm ones, one of which shares each one's prompt."""
+    """The greedy jobs, each followed by one with the same prompt and a higher temperature."""
     jobs: list[Job] = []
     for number, prompt in enumerate(prompts):
         jobs.append(_job(number, prompt, owner="a"))
@@ -145,27 +144,27 @@ def _job(number: int, prompt: list[int], *, owner: str = "", temperature: float 
 def _run(model: Model, jobs: list[Job], chunk: int = _CHUNK) -> None:
     slots = SLOTS_PER_SEQUENCE * _SEQUENCES
     context = Context(model, cells=2048, slots=slots, batch_tokens=chunk + _SEQUENCES, threads=1)
-    room = Room(
+    kv_cache = KvCache(
         context,
         cells=context.cells,
-        sequences=_SEQUENCES,
+        max_sequences=_SEQUENCES,
         slots=context.slots,
         context_tokens=context.cells,
         divisible=True,
     )
-    batcher = batching.Batcher(
-        model, context, room, chunk=chunk, stops=(), send=lambda message: None
+    batcher = batcher_module.Batcher(
+        model, context, kv_cache, chunk=chunk, stops=(), send=lambda message: None
     )
     for job in jobs:
-        batcher.waiting.append(job)
+        batcher.queue.append(job)
     while not batcher.idle:
         batcher.step()
 
 
 def _same_up_to_a_tie(
-    drawn: list[int], expected: list[int], leads: list[float], tie: float
+    sampled: list[int], expected: list[int], leads: list[float], tie: float
 ) -> None:
-    pairs = enumerate(zip(drawn, expected, strict=False))
-    other = next((at for at, (one, two) in pairs if one != two), None)
-    assert other is None or leads[other] < tie
-    assert other is not None or len(drawn) == len(expected)
+    pairs = enumerate(zip(sampled, expected, strict=False))
+    different = next((at for at, (one, two) in pairs if one != two), None)
+    assert different is None or leads[different] < tie
+    assert different is not None or len(sampled) == len(expected)

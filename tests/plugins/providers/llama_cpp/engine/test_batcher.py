@@ -1,7 +1,7 @@
 """Continuous batching computes for each sequence what it would compute alone.
 
-The sampler is replaced by one that follows a script and notes the logits it saw, so
-that the comparison is of numbers with a tolerance, not of draws that a last bit can turn.
+The sampler is replaced by one that follows a script and records the logits it saw, so that
+numbers are compared with a tolerance, not samples that a last bit can change.
 """
 
 import ctypes
@@ -13,14 +13,14 @@ import pytest
 from appliance.domain.messages import CompletionRequest, Sampling
 from plugins.providers.llama_cpp.engine import batcher
 from plugins.providers.llama_cpp.engine.batcher import Batcher, EngineError
-from plugins.providers.llama_cpp.engine.kv_cache import SLOTS_PER_SEQUENCE, Room
+from plugins.providers.llama_cpp.engine.kv_cache import SLOTS_PER_SEQUENCE, KvCache
 from plugins.providers.llama_cpp.engine.sequences import Job
 from plugins.providers.llama_cpp.native.batch import Batch
 from plugins.providers.llama_cpp.native.bindings import Context, Model, NativeError
-from plugins.providers.llama_cpp.native.loader import load
+from plugins.providers.llama_cpp.native.loader import load_library
 from plugins.providers.llama_cpp.native.log import ErrorLog
 from plugins.providers.llama_cpp.protocol.messages import Done, FromEngine, Refused, Text
-from plugins.providers.llama_cpp.sampling.sampler import Drawn
+from plugins.providers.llama_cpp.sampling.sampler import SampledToken
 from tests.support.tiny_gguf import write_tiny_gguf
 
 CELLS, SEQUENCES, CHUNK = 1024, 4, 32
@@ -31,14 +31,14 @@ Logits = dict[int, list[list[float]]]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    lib = load()
+    lib = load_library()
     _log.install(lib)
     path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
     return Model(lib, str(write_tiny_gguf(path, context_tokens=CELLS)))
 
 
 class _Scripted:
-    """Draws token (seed + 7 * step), whatever the logits say, and notes them."""
+    """Samples token (seed + 7 * step), whatever the logits say, and records them."""
 
     seen: ClassVar[Logits] = {}
 
@@ -49,12 +49,12 @@ class _Scripted:
         self._seed = sampling.seed or 0
         self.seen[self._seed] = []
 
-    def draw(self, context: Context, row: int) -> Drawn:
+    def sample(self, context: Context, row: int) -> SampledToken:
         logits: Any = self._lib.llama_get_logits_ith(context.handle, row)
         assert logits
-        noted = self.seen[self._seed]
-        noted.append(logits[: self._size])
-        return Drawn(20 + (self._seed + 7 * len(noted)) % 200)
+        rows = self.seen[self._seed]
+        rows.append(logits[: self._size])
+        return SampledToken(20 + (self._seed + 7 * len(rows)) % 200)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -82,10 +82,10 @@ class _Bench:
             batch_tokens=64,
             threads=1,
         )
-        self.room = Room(
+        self.kv_cache = KvCache(
             self.context,
             cells=self.context.cells,
-            sequences=SEQUENCES,
+            max_sequences=SEQUENCES,
             slots=self.context.slots,
             context_tokens=CELLS,
             divisible=True,
@@ -94,7 +94,7 @@ class _Bench:
         self.batcher = Batcher(
             self._model,
             self.context,
-            self.room,
+            self.kv_cache,
             chunk=CHUNK,
             stops=(),
             send=self.sent.append,
@@ -102,7 +102,7 @@ class _Bench:
         return self.batcher
 
     def submit(self, job: Job) -> Job:
-        self.batcher.waiting.append(job)
+        self.batcher.queue.append(job)
         return job
 
     def run(self, jobs: list[Job]) -> Logits:
@@ -203,7 +203,7 @@ def test_batch_when_neighbour_is_cancelled_then_others_compute_as_alone(bench: _
     _same(seen, _alone(bench, [jobs[0], jobs[2]]))
 
 
-def test_cancel_when_prefix_is_half_computed_then_all_room_is_free(bench: _Bench):
+def test_cancel_when_prefix_is_half_computed_then_all_cells_are_free(bench: _Bench):
     job = bench.submit(_job(1, _prompt(500), key="k"))
     bench.batcher.step()
     job.cancelled = True
@@ -212,7 +212,7 @@ def test_cancel_when_prefix_is_half_computed_then_all_room_is_free(bench: _Bench
     assert bench.batcher.free_cells == bench.context.cells
 
 
-def test_batch_when_places_are_fewer_than_jobs_then_all_end_in_order(bench: _Bench):
+def test_batch_when_slots_are_fewer_than_jobs_then_all_end_in_order(bench: _Bench):
     bench.run([_job(at, _prompt(200, start=at), tokens=50) for at in range(9)])
     done = bench.ended()
     assert all(isinstance(message, Done) for message in done)
@@ -272,7 +272,7 @@ def test_context_when_memory_is_not_there_then_says_what_to_lower(
         Context(model, cells=256, slots=6, batch_tokens=64, threads=1)
 
 
-def test_sampler_when_llama_makes_none_then_job_is_refused_and_its_place_free(
+def test_sampler_when_llama_creates_none_then_job_is_refused_and_its_slot_free(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(model.lib, "llama_sampler_init_greedy", _nothing)

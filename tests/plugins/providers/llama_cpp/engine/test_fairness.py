@@ -1,55 +1,55 @@
-"""Turns between owners: in admission, and in each step's prompt tokens."""
+"""Fairness between owners: in admission, and in each step's prefill tokens."""
 
 import pytest
 
 from appliance.domain.messages import CompletionRequest
-from plugins.providers.llama_cpp.engine.fairness import Waiting, portions
+from plugins.providers.llama_cpp.engine.fairness import JobQueue, divide_tokens
 from plugins.providers.llama_cpp.engine.sequences import Job
 
 
-def _waiting(*owners: str) -> Waiting:
-    waiting = Waiting()
+def _queue(*owners: str) -> JobQueue:
+    queue = JobQueue()
     for number, owner in enumerate(owners):
-        waiting.append(Job(number, CompletionRequest("m", owner=owner)))
-    return waiting
+        queue.append(Job(number, CompletionRequest("m", owner=owner)))
+    return queue
 
 
-def _order(waiting: Waiting, running: dict[str, int]) -> list[int]:
+def _order(queue: JobQueue, running: dict[str, int]) -> list[int]:
     """The numbers of the jobs in the order of admission, none of which ends."""
     order: list[int] = []
-    while (job := waiting.first(running)) is not None:
-        waiting.take(job)
+    while (job := queue.next_job(running)) is not None:
+        queue.remove(job)
         running[job.owner] = running.get(job.owner, 0) + 1
         order.append(job.number)
     return order
 
 
-def test_waiting_when_nobody_waits_then_nobody_is_first():
-    assert _waiting().first({}) is None
-    assert not _waiting()
+def test_queue_when_empty_then_no_job_is_next():
+    assert _queue().next_job({}) is None
+    assert not _queue()
 
 
-def test_waiting_when_one_owner_waits_then_in_order_of_arrival():
-    assert _order(_waiting("a", "a", "a"), {}) == [0, 1, 2]
+def test_queue_when_one_owner_waits_then_in_order_of_arrival():
+    assert _order(_queue("a", "a", "a"), {}) == [0, 1, 2]
 
 
-def test_waiting_when_one_owner_has_many_then_others_come_in_between():
-    assert _order(_waiting("a", "a", "a", "b", "c"), {}) == [0, 3, 4, 1, 2]
+def test_queue_when_one_owner_has_many_then_others_come_in_between():
+    assert _order(_queue("a", "a", "a", "b", "c"), {}) == [0, 3, 4, 1, 2]
 
 
-def test_waiting_when_owner_has_answers_running_then_others_go_first():
-    assert _order(_waiting("a", "a", "b", "b", "b"), {"a": 2}) == [2, 3, 0, 4, 1]
+def test_queue_when_owner_has_answers_running_then_others_go_first():
+    assert _order(_queue("a", "a", "b", "b", "b"), {"a": 2}) == [2, 3, 0, 4, 1]
 
 
-def test_waiting_when_jobs_are_unwanted_then_they_are_gone():
-    waiting = _waiting("a", "b", "a")
-    waiting.drop(lambda job: job.owner == "a")
-    assert len(waiting) == 1
-    assert _order(waiting, {}) == [1]
+def test_queue_when_jobs_match_then_they_are_removed():
+    queue = _queue("a", "b", "a")
+    queue.remove_matching(lambda job: job.owner == "a")
+    assert len(queue) == 1
+    assert _order(queue, {}) == [1]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "total", "granted"),
+    ("demands", "total", "shares"),
     [
         ({}, 64, {}),
         ({"a": 10}, 64, {"a": 10}),
@@ -60,7 +60,7 @@ def test_waiting_when_jobs_are_unwanted_then_they_are_gone():
         ({"a": 9, "b": 9, "c": 9}, 2, {"a": 1, "b": 1, "c": 0}),
     ],
 )
-def test_portions_when_owners_read_then_each_gets_as_much(
-    wanted: dict[str, int], total: int, granted: dict[str, int]
+def test_tokens_when_divided_then_equal_shares_and_spare_ones_to_others(
+    demands: dict[str, int], total: int, shares: dict[str, int]
 ):
-    assert portions(wanted, total) == granted
+    assert divide_tokens(demands, total) == shares

@@ -1,8 +1,8 @@
-"""What the engine reuses, shifts and shares out, with a real model's arithmetic.
+"""Prefix reuse, context shift and fairness with a real model's arithmetic.
 
-The tiny model's greedy text must not depend on what was computed before. Reuse changes
-in how large pieces a prompt is computed, and with that the last bits of some sums; this
-model's likeliest token is far enough ahead of the second that no draw turns.
+The tiny model's greedy text must not depend on what was computed before. Reuse changes the
+pieces in which a prompt is computed, and so the last bits of some sums; this model's most likely
+token leads by enough that no sample changes.
 """
 
 from pathlib import Path
@@ -11,11 +11,11 @@ import pytest
 
 from appliance.domain.messages import CompletionRequest, FinishReason, Sampling
 from plugins.providers.llama_cpp.engine.batcher import Batcher
-from plugins.providers.llama_cpp.engine.kv_cache import SLOTS_PER_SEQUENCE, Room
+from plugins.providers.llama_cpp.engine.kv_cache import SLOTS_PER_SEQUENCE, KvCache
 from plugins.providers.llama_cpp.engine.sequences import Job
 from plugins.providers.llama_cpp.native.batch import Batch
 from plugins.providers.llama_cpp.native.bindings import Context, Model
-from plugins.providers.llama_cpp.native.loader import load
+from plugins.providers.llama_cpp.native.loader import load_library
 from plugins.providers.llama_cpp.native.log import ErrorLog
 from plugins.providers.llama_cpp.protocol.messages import Done, FromEngine, Text
 from tests.support.tiny_gguf import write_tiny_gguf
@@ -26,14 +26,14 @@ _log = ErrorLog()
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    lib = load()
+    lib = load_library()
     _log.install(lib)
     path: Path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
     return Model(lib, str(write_tiny_gguf(path, context_tokens=CELLS)))
 
 
 class _Engine:
-    """A batcher, and what it said of each job."""
+    """A batcher, and the messages that it sent."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -42,21 +42,23 @@ class _Engine:
         context = self.context = Context(
             model, cells=CELLS, slots=slots, batch_tokens=batch, threads=1
         )
-        room = self.room = Room(
+        kv_cache = self.kv_cache = KvCache(
             context,
             cells=context.cells,
-            sequences=SEQUENCES,
+            max_sequences=SEQUENCES,
             slots=context.slots,
             context_tokens=CELLS,
             divisible=True,
             shiftable=context.can_shift,
         )
         self.sent: list[FromEngine] = []
-        self.batcher = Batcher(model, context, room, chunk=CHUNK, stops=(), send=self.sent.append)
+        self.batcher = Batcher(
+            model, context, kv_cache, chunk=CHUNK, stops=(), send=self.sent.append
+        )
 
     def run(self, *jobs: Job) -> None:
         for job in jobs:
-            self.batcher.waiting.append(job)
+            self.batcher.queue.append(job)
         for _ in range(5000):
             if self.batcher.idle:
                 return
@@ -64,8 +66,8 @@ class _Engine:
         raise AssertionError("the batcher never gets idle")
 
     def text(self, job: Job) -> str:
-        said = [each for each in self.sent if isinstance(each, Text) and each.id == job.number]
-        return "".join(each.text for each in said)
+        texts = [each for each in self.sent if isinstance(each, Text) and each.id == job.number]
+        return "".join(each.text for each in texts)
 
     def done(self, job: Job) -> Done:
         [found] = [each for each in self.sent if isinstance(each, Done) and each.id == job.number]
@@ -122,7 +124,7 @@ def test_reuse_when_chat_goes_on_then_only_what_is_new_is_computed(model: Model)
     engine, fresh = _Engine(model), _Engine(model)
     first = _job(1, _prompt(60))
     engine.run(first)
-    [kept] = [node.tokens for node in engine.room.prefixes.nodes]
+    [kept] = [node.tokens for node in engine.kv_cache.prefixes.nodes]
     second = _job(2, [*kept, *_prompt(20, start=9)[1:]])
     engine.run(second)
     fresh.run(_job(2, second.tokens, owner=""))
@@ -157,7 +159,7 @@ def test_candidates_when_they_come_together_then_prompt_is_paid_once(model: Mode
     assert len({engine.text(job) for job in jobs}) == 1
 
 
-def test_turns_when_one_owner_has_many_jobs_then_anothers_first_starts_beside_them(model: Model):
+def test_fairness_when_one_owner_has_many_jobs_then_anothers_first_starts_beside_them(model: Model):
     engine = _Engine(model)
     crowd = [_job(at, _prompt(30, start=at), owner="a", most=6) for at in range(20)]
     single = _job(99, _prompt(30, start=77), owner="b", most=6)
@@ -165,7 +167,7 @@ def test_turns_when_one_owner_has_many_jobs_then_anothers_first_starts_beside_th
     assert engine.order().index(99) < SEQUENCES
 
 
-def test_turns_when_a_long_prompt_is_read_then_short_prompt_of_another_is_answered_first(
+def test_fairness_when_a_long_prompt_is_read_then_short_prompt_of_another_is_answered_first(
     model: Model,
 ):
     engine = _Engine(model)
@@ -173,19 +175,19 @@ def test_turns_when_a_long_prompt_is_read_then_short_prompt_of_another_is_answer
     assert engine.order() == [2, 1]
 
 
-def test_turns_when_a_long_prompt_is_read_then_running_answer_gets_a_token_each_step(
+def test_fairness_when_a_long_prompt_is_read_then_running_answer_gets_a_token_each_step(
     model: Model,
 ):
     engine = _Engine(model)
-    engine.batcher.waiting.append(_job(1, _prompt(10), owner="a", most=60))
+    engine.batcher.queue.append(_job(1, _prompt(10), owner="a", most=60))
     engine.batcher.step()
     engine.batcher.step()
-    engine.batcher.waiting.append(_job(2, _prompt(300), owner="b", most=2))
-    running = engine.room.sequences[0]
+    engine.batcher.queue.append(_job(2, _prompt(300), owner="b", most=2))
+    running = engine.kv_cache.sequences[0]
     for _ in range(300 // CHUNK):
-        before = running.generated
+        before = running.generated_tokens
         engine.batcher.step()
-        assert running.generated == before + 1
+        assert running.generated_tokens == before + 1
 
 
 def test_shift_when_asked_for_then_answer_is_longer_than_the_context(model: Model):
@@ -229,7 +231,7 @@ def test_prompt_when_its_beginning_is_kept_then_one_step_gives_the_first_token(m
     engine = _Engine(model)
     engine.run(_job(1, _prompt(100), owner="a", most=4))
     again = _job(2, [*_prompt(100), 50, 60, 70], owner="a", most=4)
-    engine.batcher.waiting.append(again)
+    engine.batcher.queue.append(again)
     engine.batcher.step()
     assert engine.text(again)
     engine.run()
@@ -242,7 +244,7 @@ def test_prompt_when_its_beginning_is_kept_then_one_step_gives_the_first_token(m
 def test_candidates_when_the_last_piece_is_read_then_all_draw_in_the_same_step(model: Model):
     engine, jobs = _Engine(model), [_job(at, _prompt(40), owner="a", most=6) for at in range(3)]
     for job in jobs:
-        engine.batcher.waiting.append(job)
+        engine.batcher.queue.append(job)
     engine.batcher.step()
     assert not any(engine.text(job) for job in jobs)
     engine.batcher.step()
@@ -259,7 +261,7 @@ def test_candidates_when_their_common_step_fails_then_the_others_are_as_alone(
 ):
     engine, jobs = _Engine(model), [_job(at, _prompt(40), owner="a", most=6) for at in range(3)]
     for job in jobs:
-        engine.batcher.waiting.append(job)
+        engine.batcher.queue.append(job)
     engine.batcher.step()
     context = engine.context
     decode = context.decode

@@ -15,10 +15,10 @@ def _of(piece: bytes) -> TokenLikelihood:
 
 def _run(stream: TextStream, pieces: list[bytes]) -> list[tuple[str, list[bytes]]]:
     steps = [
-        (stream.push(piece, _of(piece)), [each.drawn.bytes for each in stream.told()])
+        (stream.push(piece, _of(piece)), [each.drawn.bytes for each in stream.take_likelihoods()])
         for piece in pieces
     ]
-    return [*steps, (stream.finish(), [each.drawn.bytes for each in stream.told()])]
+    return [*steps, (stream.finish(), [each.drawn.bytes for each in stream.take_likelihoods()])]
 
 
 def test_told_when_character_is_split_then_with_the_whole_of_it():

@@ -7,9 +7,9 @@ import pytest
 
 from appliance.domain.messages import Sampling
 from plugins.providers.llama_cpp.native.bindings import Context, Model, NativeError
-from plugins.providers.llama_cpp.sampling.logits import Candidates
+from plugins.providers.llama_cpp.sampling.logits import LogitsArray
 from plugins.providers.llama_cpp.sampling.sampler import Sampler
-from plugins.providers.llama_cpp.sampling.vocabulary import vocabulary
+from plugins.providers.llama_cpp.sampling.vocabulary import load_vocabulary
 from tests.support.llama_model import BYTES, computed, open_model
 from tests.support.tiny_gguf import write_tiny_gguf
 
@@ -33,15 +33,15 @@ def _draws(
 ) -> list[int]:
     sampler = Sampler(model, sampling, _PROMPT, grammar)
     try:
-        return [sampler.draw(*at).token for _ in range(count)]
+        return [sampler.sample(*at).token for _ in range(count)]
     finally:
         sampler.close()
 
 
 def _logits(model: Model, at: tuple[Context, int]) -> list[float]:
-    candidates = Candidates(model)
-    candidates.fill(*at)
-    return [candidates.logit(token) for token in range(model.vocabulary_size)]
+    logits = LogitsArray(model)
+    logits.fill(*at)
+    return [logits.logit(token) for token in range(model.vocabulary_size)]
 
 
 def test_greedy_when_drawn_then_the_likeliest(model: Model, at: tuple[Context, int]):
@@ -120,7 +120,7 @@ def test_grammar_when_no_token_fits_then_only_an_error(model: Model, at: tuple[C
 
 
 def test_grammar_when_control_token_spells_it_then_not_drawn(model: Model, at: tuple[Context, int]):
-    assert vocabulary(model).hidden == (0, 1, 3)
+    assert load_vocabulary(model).hidden == (0, 1, 3)
     (token,) = _draws(
         model,
         at,
@@ -136,7 +136,7 @@ def test_likelihoods_when_asked_then_probabilities_of_the_raw_logits(
     logits = _logits(model, at)
     total = math.log(sum(math.exp(logit - max(logits)) for logit in logits)) + max(logits)
     sampler = Sampler(model, Sampling(temperature=2, top_k=5, seed=1, logprobs=20), _PROMPT)
-    drawn = sampler.draw(*at)
+    drawn = sampler.sample(*at)
     sampler.close()
     assert drawn.likelihood is not None
     assert drawn.likelihood.drawn.logprob == pytest.approx(logits[drawn.token] - total, abs=1e-3)
@@ -150,7 +150,7 @@ def test_likelihoods_when_all_tokens_are_summed_then_one(model: Model, at: tuple
     for token in range(model.vocabulary_size):
         sampling = Sampling(temperature=0, logprobs=0, logit_bias=((token, 100.0),))
         sampler = Sampler(model, sampling, _PROMPT)
-        drawn = sampler.draw(*at)
+        drawn = sampler.sample(*at)
         sampler.close()
         assert drawn.likelihood is not None
         assert drawn.likelihood.top == ()

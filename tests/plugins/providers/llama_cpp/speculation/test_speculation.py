@@ -1,4 +1,4 @@
-"""Speculative decoding says what plain decoding says, in fewer steps where it pays."""
+"""Speculative decoding generates the same text as plain decoding, in fewer steps if it pays."""
 
 from collections.abc import Sequence
 
@@ -14,15 +14,15 @@ from appliance.domain.messages import (
     TokenLikelihood,
 )
 from plugins.providers.llama_cpp.engine.batcher import Batcher
-from plugins.providers.llama_cpp.engine.kv_cache import SLOTS_PER_SEQUENCE, Room
+from plugins.providers.llama_cpp.engine.kv_cache import SLOTS_PER_SEQUENCE, KvCache
 from plugins.providers.llama_cpp.engine.sequences import Job
 from plugins.providers.llama_cpp.native.batch import Batch
 from plugins.providers.llama_cpp.native.bindings import Context, Model, NativeError
 from plugins.providers.llama_cpp.protocol.messages import Done, FromEngine, Refused, Text
-from plugins.providers.llama_cpp.speculation.acceptance import Chances
+from plugins.providers.llama_cpp.speculation.acceptance import AcceptanceRates
 from plugins.providers.llama_cpp.speculation.drafter import Drafter
-from plugins.providers.llama_cpp.speculation.prompt_lookup import Lookup
-from plugins.providers.llama_cpp.speculation.speculation import MOST_DRAFTED, worthwhile
+from plugins.providers.llama_cpp.speculation.prompt_lookup import PromptLookup
+from plugins.providers.llama_cpp.speculation.speculation import MAX_DRAFT_TOKENS, best_draft_length
 from plugins.providers.llama_cpp.speculation.step_costs import StepCosts
 from tests.support.llama_model import BYTES, open_model
 from tests.support.tiny_gguf import write_tiny_gguf
@@ -41,17 +41,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 class _Engine:
-    """A batcher, what it said, and how many steps it took."""
+    """A batcher, the messages that it sent, and its number of steps."""
 
     def __init__(self, model: Model, costs: StepCosts, *, shiftable: bool = False) -> None:
         slots = SLOTS_PER_SEQUENCE * SEQUENCES
         self.context = Context(
-            model, cells=CELLS, slots=slots, batch_tokens=64, threads=1, drafted=MOST_DRAFTED
+            model, cells=CELLS, slots=slots, batch_tokens=64, threads=1, draft_rows=MAX_DRAFT_TOKENS
         )
-        self.room = Room(
+        self.kv_cache = KvCache(
             self.context,
             cells=self.context.cells,
-            sequences=SEQUENCES,
+            max_sequences=SEQUENCES,
             slots=self.context.slots,
             context_tokens=CELLS,
             divisible=True,
@@ -62,7 +62,7 @@ class _Engine:
         self.batcher = Batcher(
             model,
             self.context,
-            self.room,
+            self.kv_cache,
             chunk=CHUNK,
             stops=(),
             send=self.sent.append,
@@ -71,7 +71,7 @@ class _Engine:
 
     def run(self, *jobs: Job) -> "_Engine":
         for job in jobs:
-            self.batcher.waiting.append(job)
+            self.batcher.queue.append(job)
         while not self.batcher.idle:
             self.step()
         return self
@@ -86,7 +86,7 @@ class _Engine:
         return "".join(each.text for each in self._texts(number))
 
     def likelihoods(self, number: int) -> list[TokenLikelihood]:
-        return [told for each in self._texts(number) for told in each.likelihoods]
+        return [one for each in self._texts(number) for one in each.likelihoods]
 
     def done(self, number: int) -> Done:
         (last,) = (each for each in self.sent if isinstance(each, Done) and each.id == number)
@@ -96,9 +96,9 @@ class _Engine:
         return [each for each in self.sent if isinstance(each, Text) and each.id == number]
 
     def _check_memory(self) -> None:
-        """llama.cpp holds for each answer what the room believes, rejected tokens gone."""
+        """llama.cpp holds what the KV cache assumes for each answer, without rejected tokens."""
         lib, memory = self.context.lib, self.context.lib.llama_get_memory(self.context.handle)
-        for sequence in self.room.sequences:
+        for sequence in self.kv_cache.sequences:
             if sequence.decoding:
                 assert lib.llama_memory_seq_pos_max(memory, sequence.slot) == sequence.position - 1
                 assert sequence.position == len(sequence.tokens) - 1
@@ -219,14 +219,14 @@ def test_shift_when_context_is_full_then_it_goes_on_drafting(model: Model):
     usage = engine.done(1).usage
     assert usage.completion_tokens == 700
     assert usage.accepted_tokens > 100
-    assert engine.room.free_cells == engine.context.cells
+    assert engine.kv_cache.free_cells == engine.context.cells
 
 
 def test_kept_answer_when_drafted_then_the_next_turn_goes_on_from_it(model: Model):
     engines = [_Engine(model, costs) for costs in (NONE, FREE)]
     for engine in engines:
         engine.run(_job(_REPEATING, owner="a", most=40))
-        (node,) = (each for each in engine.room.prefixes.nodes if len(each.tokens) > 80)
+        (node,) = (each for each in engine.kv_cache.prefixes.nodes if len(each.tokens) > 80)
         longer = [*node.tokens, *_spelled(" and then?")[1:]]
         engine.run(_job(longer, number=2, owner="a", most=40))
         assert engine.done(2).usage.cached_tokens == len(node.tokens)
@@ -251,16 +251,16 @@ def test_neighbours_when_rows_are_dear_then_nobody_waits_for_anothers_draft(mode
     assert alone.done(1).usage.drafted_tokens > 0
 
 
-def test_cancel_when_drafting_then_room_is_free_at_once(model: Model):
+def test_cancel_when_drafting_then_cells_are_free_at_once(model: Model):
     job = _job(_REPEATING, most=400)
     engine = _Engine(model, FREE)
-    engine.batcher.waiting.append(job)
+    engine.batcher.queue.append(job)
     for _ in range(12):
         engine.step()
     job.cancelled = True
     engine.step()
     assert engine.batcher.idle
-    assert engine.room.free_cells == engine.context.cells
+    assert engine.kv_cache.free_cells == engine.context.cells
 
 
 def test_memory_when_full_during_a_draft_then_others_go_on_exactly(
@@ -268,10 +268,10 @@ def test_memory_when_full_during_a_draft_then_others_go_on_exactly(
 ):
     expected = _Engine(model, NONE).run(_job(_REPEATING))
     engine = _Engine(model, FREE)
-    engine.batcher.waiting.append(_job(_REPEATING))
-    while not (engine.room.sequences and engine.room.sequences[0].accepted):
+    engine.batcher.queue.append(_job(_REPEATING))
+    while not (engine.kv_cache.sequences and engine.kv_cache.sequences[0].accepted_tokens):
         engine.step()
-    engine.batcher.waiting.append(_job(_REPEATING, number=2, owner="b"))
+    engine.batcher.queue.append(_job(_REPEATING, number=2, owner="b"))
     decode = engine.context.decode
     monkeypatch.setattr(engine.context, "decode", _full)
     engine.batcher.step()
@@ -282,53 +282,53 @@ def test_memory_when_full_during_a_draft_then_others_go_on_exactly(
     assert refused.id == 2
 
 
-def test_draw_when_it_fails_inside_a_draft_then_only_this_answer_is_refused(
+def test_sample_when_it_fails_inside_a_draft_then_only_this_answer_is_refused(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ):
     engine = _Engine(model, FREE)
-    engine.batcher.waiting.append(_job(_REPEATING))
-    while not (engine.room.sequences and engine.room.sequences[0].accepted):
+    engine.batcher.queue.append(_job(_REPEATING))
+    while not (engine.kv_cache.sequences and engine.kv_cache.sequences[0].accepted_tokens):
         engine.step()
 
     def fail(context: Context, row: int) -> None:
         raise NativeError("no token")
 
-    monkeypatch.setattr(engine.room.sequences[0].sampler, "draw", fail)
+    monkeypatch.setattr(engine.kv_cache.sequences[0].sampler, "sample", fail)
     engine.step()
     assert isinstance(engine.sent[-1], Refused)
     assert engine.batcher.idle
-    assert engine.room.free_cells == engine.context.cells
+    assert engine.kv_cache.free_cells == engine.context.cells
 
 
 def test_lookup_when_run_stood_twice_then_the_last_place_and_near_goes_first():
     tokens = [1, 2, 3, 4, 9, 1, 2, 3, 5, 9, 1, 2, 3]
-    assert Lookup().find(tokens) == 8
-    assert Lookup().find(tokens, near=1) == 3
-    assert Lookup().find([1, 2, 3]) is None
-    assert Lookup().find([1]) is None
-    assert Lookup().find([7, 7, 7, 7]) == 3
+    assert PromptLookup().find(tokens) == 8
+    assert PromptLookup().find(tokens, near=1) == 3
+    assert PromptLookup().find([1, 2, 3]) is None
+    assert PromptLookup().find([1]) is None
+    assert PromptLookup().find([7, 7, 7, 7]) == 3
 
 
 def test_lookup_when_text_is_long_then_learned_piece_by_piece():
-    lookup, tokens = Lookup(), [*range(10_000), 5, 6, 7]
+    lookup, tokens = PromptLookup(), [*range(10_000), 5, 6, 7]
     found = [lookup.find(tokens) for _ in range(3)]
     assert found[-1] == 8
     grown = [*tokens, 8, 9998, 9999, 5]
     assert lookup.find(grown) == 10_001
 
 
-def test_drafter_when_passage_is_repeated_then_it_foretells_the_rest():
+def test_drafter_when_passage_is_repeated_then_it_predicts_the_rest():
     drafter, tokens = Drafter(), [*range(100, 140)]
     drafter.observe(tokens)
-    assert drafter.expected(4) == []
+    assert drafter.expect_accepted(4) == []
     for token in range(100, 120):
         tokens.append(token)
         drafter.observe(tokens)
     assert drafter.draft(tokens, 4) == [120, 121, 122, 123]
-    assert drafter.expected(4)[-1] > 3.5
+    assert drafter.expect_accepted(4)[-1] > 3.5
     tokens.append(7)
     drafter.observe(tokens)
-    assert drafter.expected(4) == []
+    assert drafter.expect_accepted(4) == []
     assert drafter.draft(tokens, 4) == []
     tokens += [122, 123, 124]
     drafter.observe(tokens)
@@ -341,35 +341,35 @@ def test_drafter_when_passage_reaches_the_end_then_it_goes_round():
     assert drafter.draft(tokens, 8) == [1, 2, 3, 1, 2, 3, 1, 2]
 
 
-def test_chances_when_seen_then_between_none_and_all_and_growing_with_the_run():
-    chances = Chances()
-    fresh = chances.expected(0, 3)
+def test_acceptance_rates_when_recorded_then_between_none_and_all_and_growing_with_the_run():
+    rates = AcceptanceRates()
+    fresh = rates.expect_accepted(0, 3)
     assert fresh == pytest.approx([0.5, 0.75, 0.875])
     for run in range(40):
-        chances.note(run, hit=True)
-    assert chances.expected(40, 4)[-1] > 3.8
+        rates.record(run, hit=True)
+    assert rates.expect_accepted(40, 4)[-1] > 3.8
     for _ in range(30):
-        chances.note(0, hit=False)
-    assert chances.expected(0, 1)[0] < 0.1
-    assert chances.expected(40, 1)[0] > 0.9
+        rates.record(0, hit=False)
+    assert rates.expect_accepted(0, 1)[0] < 0.1
+    assert rates.expect_accepted(40, 1)[0] > 0.9
 
 
 def test_costs_when_between_or_beyond_what_was_measured_then_on_the_line():
-    assert [DEAR.of(rows) for rows in (1, 4, 8, 16)] == [1.0, 2.5, 4.4, 8.2]
-    assert DEAR.of(6) == pytest.approx(3.45)
-    assert DEAR.of(24) == pytest.approx(12.0)
-    assert StepCosts((1.0, 2.5)).of(16) == pytest.approx(8.5)
-    assert not StepCosts((1.0,)).useful
-    assert StepCosts.relative([0.5, 1.0, 0.8, float("inf")]).times == (1.0, 2.0, 2.0)
+    assert [DEAR.step_time(rows) for rows in (1, 4, 8, 16)] == [1.0, 2.5, 4.4, 8.2]
+    assert DEAR.step_time(6) == pytest.approx(3.45)
+    assert DEAR.step_time(24) == pytest.approx(12.0)
+    assert StepCosts((1.0, 2.5)).step_time(16) == pytest.approx(8.5)
+    assert not StepCosts((1.0,)).usable
+    assert StepCosts.from_seconds([0.5, 1.0, 0.8, float("inf")]).times == (1.0, 2.0, 2.0)
 
 
-def test_worthwhile_when_rows_cost_more_than_they_promise_then_none():
+def test_draft_length_when_rows_cost_more_than_they_gain_then_none():
     sure = [float(count) for count in range(1, 16)]
-    assert worthwhile(DEAR, 1, sure, alone=True) == 15
-    assert worthwhile(DEAR, 1, [0.5, 0.75, 0.9], alone=True) == 0
-    assert worthwhile(DEAR, 3, sure, alone=False) == 0
-    assert worthwhile(FREE, 3, sure, alone=False) == 15
-    assert worthwhile(DEAR, 1, [], alone=True) == 0
+    assert best_draft_length(DEAR, 1, sure, alone=True) == 15
+    assert best_draft_length(DEAR, 1, [0.5, 0.75, 0.9], alone=True) == 0
+    assert best_draft_length(DEAR, 3, sure, alone=False) == 0
+    assert best_draft_length(FREE, 3, sure, alone=False) == 15
+    assert best_draft_length(DEAR, 1, [], alone=True) == 0
 
 
 def _copy(job: Job) -> Job:
