@@ -1,0 +1,1 @@
+"""What a completion must look like: output format and tool calls as one grammar."""

@@ -1,4 +1,4 @@
-"""What a request demands of its answer, as one grammar for the sampler."""
+"""Combines a request's output format and tool calls into one grammar for the sampler."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,17 +11,17 @@ from plugins.providers.llama_cpp.grammar.gbnf_parser import GrammarError
 from plugins.providers.llama_cpp.grammar.gbnf_safety import checked_rules, is_recursive
 from plugins.providers.llama_cpp.grammar.json_schema.compiler import schema_rule
 from plugins.providers.llama_cpp.native.bindings import Model, NativeError
-from plugins.providers.llama_cpp.protocol.messages import CallForm
-from plugins.providers.llama_cpp.sampling.sampler import made_grammar
-from plugins.providers.llama_cpp.tool_calls.grammar import call_rule
+from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
+from plugins.providers.llama_cpp.sampling.sampler import create_grammar_sampler
+from plugins.providers.llama_cpp.tool_calls.grammar import add_call_rule
 
-_LONGEST_GRAMMAR = 64 * 1024
-_KEPT = 64
-_CALLERS = "output.grammar"
+_MAX_GRAMMAR_BYTES = 64 * 1024
+_CACHE_SIZE = 64
+_GRAMMAR_FIELD = "output.grammar"
 
 
 def offered_tools(request: CompletionRequest) -> tuple[Tool, ...]:
-    """The tools that the model hears of: none if it may not call, one if that is demanded."""
+    """The tools in the prompt: none if calls are forbidden, one if that one is required."""
     choice = request.tool_choice
     if choice.use is ToolUse.NONE:
         return ()
@@ -30,72 +30,74 @@ def offered_tools(request: CompletionRequest) -> tuple[Tool, ...]:
     return request.tools
 
 
-class Outputs:
-    """Makes and checks the grammars of one model's answers."""
+class OutputConstraints:
+    """Builds and checks the grammars for one model's completions."""
 
-    def __init__(self, model: Model, form: CallForm, *, marks_arguments: bool) -> None:
+    def __init__(
+        self, model: Model, tool_call_format: ToolCallFormat, *, uses_args_marker: bool
+    ) -> None:
         self._model = model
-        self._form, self._marks_arguments = form, marks_arguments
-        self._checked = lru_cache(maxsize=_KEPT)(self._check)
+        self._tool_call_format, self._uses_args_marker = tool_call_format, uses_args_marker
+        self._check_cached = lru_cache(maxsize=_CACHE_SIZE)(self._check)
 
-    def grammar(self, request: CompletionRequest) -> str:
-        """The GBNF that the answer has to follow, "" for none.
+    def build_grammar(self, request: CompletionRequest) -> str:
+        """The GBNF that the completion must follow, "" for none; llama.cpp accepts it.
 
-        It has passed llama.cpp. Raises InvalidInput that names the wrong field.
+        Raises InvalidInput that names the field at fault.
         """
-        rules, ways = Rules(), list[str]()
+        rules, alternatives = Rules(), list[str]()
         tools = offered_tools(request)
-        if tools and self._calls_are_constrained(request):
-            ways.append(self._calls(rules, tools, request))
+        if tools and self._constrains_calls(request):
+            alternatives.append(self._calls(rules, tools, request))
         if not (tools and request.tool_choice.use is ToolUse.REQUIRED):
             if request.output.kind is OutputKind.GRAMMAR:
-                return self._callers(request.output, tools)
-            ways += _answers(rules, request.output)
-        if not ways:
+                return self._caller_grammar(request.output, tools)
+            alternatives += _output_rules(rules, request.output)
+        if not alternatives:
             return ""
-        text = rules.text(" | ".join(ways))
-        self._checked(text, "output.schema" if request.output.schema else "tools")
+        text = rules.text(" | ".join(alternatives))
+        self._check_cached(text, "output.schema" if request.output.schema else "tools")
         return text
 
-    def _calls_are_constrained(self, request: CompletionRequest) -> bool:
-        """Calls of free will are only constrained together with the answer's own format."""
+    def _constrains_calls(self, request: CompletionRequest) -> bool:
+        """Optional calls are constrained only together with the output format."""
         required = request.tool_choice.use is ToolUse.REQUIRED
         return required or request.output.kind in {OutputKind.JSON, OutputKind.SCHEMA}
 
     def _calls(self, rules: Rules, tools: Sequence[Tool], request: CompletionRequest) -> str:
-        return call_rule(
+        return add_call_rule(
             rules,
             tools,
-            self._form,
+            self._tool_call_format,
             parallel=request.tool_choice.parallel,
-            marks_arguments=self._marks_arguments,
+            uses_args_marker=self._uses_args_marker,
         )
 
-    def _callers(self, output: OutputFormat, tools: Sequence[Tool]) -> str:
+    def _caller_grammar(self, output: OutputFormat, tools: Sequence[Tool]) -> str:
         if tools:
-            raise InvalidInput.at(_CALLERS, "can't be joined with tools")
-        if len(output.grammar.encode()) > _LONGEST_GRAMMAR:
-            raise InvalidInput.at(_CALLERS, f"at most {_LONGEST_GRAMMAR} bytes are allowed")
-        self._checked(output.grammar, _CALLERS)
+            raise InvalidInput.at(_GRAMMAR_FIELD, "can't be combined with tools")
+        if len(output.grammar.encode()) > _MAX_GRAMMAR_BYTES:
+            raise InvalidInput.at(_GRAMMAR_FIELD, f"must have at most {_MAX_GRAMMAR_BYTES} bytes")
+        self._check_cached(output.grammar, _GRAMMAR_FIELD)
         return output.grammar
 
     def _check(self, text: str, place: str) -> None:
-        """By our own reading first, as llama.cpp survives few mistakes; then by its own."""
+        """Check with our own parser first, as llama.cpp aborts on some errors, then with its."""
         try:
             rules = checked_rules(text)
-            if is_recursive(rules, () if place == _CALLERS else COMMON_NAMES):
+            if is_recursive(rules, () if place == _GRAMMAR_FIELD else COMMON_NAMES):
                 check_readings(rules)
-            made = made_grammar(self._model, text)
+            made = create_grammar_sampler(self._model, text)
         except GrammarError as error:
-            raise InvalidInput.at(place, f"not a usable grammar: {error}") from error
+            raise InvalidInput.at(place, f"unusable grammar: {error}") from error
         except NativeError as error:
             raise InvalidInput.at(
-                place, "llama.cpp does not take it: repetitions within repetitions are too many"
+                place, "llama.cpp rejects the grammar: too many nested repetitions"
             ) from error
         self._model.lib.llama_sampler_free(made)
 
 
-def _answers(rules: Rules, output: OutputFormat) -> list[str]:
+def _output_rules(rules: Rules, output: OutputFormat) -> list[str]:
     match output.kind:
         case OutputKind.JSON:
             return ["object"]

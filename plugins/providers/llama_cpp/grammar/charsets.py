@@ -1,4 +1,4 @@
-"""Sets of characters, and how they are written inside a JSON text."""
+"""Sets of characters, and their GBNF inside and outside of JSON strings."""
 
 from collections.abc import Iterable
 

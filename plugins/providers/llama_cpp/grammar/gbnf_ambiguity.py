@@ -1,7 +1,7 @@
-"""Whether a text can be read in ever more ways: llama.cpp would follow each of them at once.
+"""Finds ambiguity that grows with the text: llama.cpp would follow every parse at once.
 
 With `root ::= "a" root "b" | "a" root "c" | ""` every "a" doubles the number of readings.
-Such growth is looked for in texts that the grammar itself suggests, most readings first.
+The search goes best first over texts that the grammar itself suggests, most parses first.
 """
 
 import heapq
@@ -52,8 +52,8 @@ class _Search:
                 readings = _readings(following)
                 if readings > _MOST_READINGS:
                     raise GrammarError(
-                        f"the text {longer!r} can be read in more than {_MOST_READINGS} ways; "
-                        "let what begins alike be one rule"
+                        f"the text {longer!r} has more than {_MOST_READINGS} parses; "
+                        "merge alternatives that start alike"
                     )
                 if len(longer) < _LONGEST_TEXT:
                     heapq.heappush(todo, (-readings, next(numbers), longer, following))

@@ -1,4 +1,4 @@
-"""A GBNF grammar as it is built, with the rules that every JSON text needs."""
+"""Builds a GBNF grammar, with the rules that all JSON texts share."""
 
 import re
 

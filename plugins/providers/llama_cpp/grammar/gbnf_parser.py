@@ -1,4 +1,4 @@
-"""Reads a GBNF grammar as llama.cpp's parser does, to say precisely what is wrong with it."""
+"""Parses GBNF as llama.cpp does, with errors that name the line and column."""
 
 from collections.abc import Iterator
 
@@ -52,7 +52,7 @@ Grammar = dict[str, Alternatives]
 def parse(text: str) -> Grammar:
     """The rules by name; of two with one name the later. Raises GrammarError."""
     if "\0" in text:
-        raise GrammarError("the grammar holds a NUL character")
+        raise GrammarError("the grammar contains a NUL character")
     return dict(_Reader(text).rules())
 
 
@@ -76,7 +76,7 @@ class _Reader:
             self._space(newlines=True)
             yield name, self._alternatives(nested=False)
             if self._here not in "\r\n\0":
-                raise self._error(f"{self._here!r} is not expected here")
+                raise self._error(f"unexpected {self._here!r}")
             self._space(newlines=True)
 
     @property
@@ -108,7 +108,7 @@ class _Reader:
         """The last item, taken back to be repeated; what is repeated twice becomes a group."""
         last = items.pop() if items else Chars(())
         if last == Chars(()):
-            raise self._error("there is nothing before it to repeat")
+            raise self._error("a quantifier must follow an item")
         if isinstance(last, Repeat):
             return Repeat(Group(((last,),)), low, high)
         return Repeat(last, low, high)
@@ -145,7 +145,7 @@ class _Reader:
         inverse = self._here == "^"
         self._at += inverse
         if self._here == "]":
-            raise self._error("the class [] holds no character")
+            raise self._error("a character class must not be empty")
         ranges: list[tuple[int, int]] = []
         while self._here != "]":
             low = high = self._char()
@@ -153,7 +153,7 @@ class _Reader:
                 self._at += 1
                 high = self._char()
                 if high < low:
-                    raise self._error("a range goes from the lower to the higher character")
+                    raise self._error("a range must go from the lower to the higher character")
             ranges.append((low, high))
         self._at += 1
         found = union(ranges)
@@ -162,7 +162,7 @@ class _Reader:
     def _group(self) -> Group:
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise self._error(f"brackets may be nested {_DEEPEST} deep")
+            raise self._error(f"groups must be nested at most {_DEEPEST} deep")
         self._at += 1
         self._space(newlines=True)
         group = Group(self._alternatives(nested=True))
@@ -194,7 +194,7 @@ class _Reader:
         if self._here != "}":
             raise self._error("'}' is missing")
         if high is not None and high < low:
-            raise self._error(f"{{{low},{high}}} can't be fulfilled")
+            raise self._error(f"{{{low},{high}}}: the second number is less than the first")
         self._at += 1
         return low, high
 
@@ -206,7 +206,7 @@ class _Reader:
         if not digits:
             raise self._error("a number is missing")
         if len(digits) > len(str(MOST_REPETITIONS)) or int(digits) > MOST_REPETITIONS:
-            raise self._error(f"a part may be repeated {MOST_REPETITIONS} times")
+            raise self._error(f"an item must be repeated at most {MOST_REPETITIONS} times")
         self._space(newlines=nested)
         return int(digits)
 
@@ -214,7 +214,7 @@ class _Reader:
         """One character's code, escaped or not."""
         here = self._here
         if here == "\0":
-            raise self._error("the grammar ends within a text or class")
+            raise self._error("the grammar ends within a string or a character class")
         self._at += 1
         if here != "\\":
             return ord(here)
@@ -228,12 +228,12 @@ class _Reader:
         length = _HEX_ESCAPES.get(kind)
         if length is None:
             self._at -= 1
-            raise self._error(f"there is no escape \\{kind}")
+            raise self._error(f"unknown escape \\{kind}")
         digits = self._text[self._at : self._at + length]
         if len(digits) < length or any(each not in "0123456789abcdefABCDEF" for each in digits):
             raise self._error(f"\\{kind} needs {length} hexadecimal digits")
         if int(digits, 16) > _HIGHEST_CODE:
-            raise self._error(f"\\{kind}{digits} is no character")
+            raise self._error(f"\\{kind}{digits} is not a character")
         self._at += length
         return int(digits, 16)
 
@@ -242,7 +242,7 @@ class _Reader:
         while _in_name(self._here):
             self._at += 1
         if start == self._at:
-            raise self._error(f"a rule's name is expected, not {self._shown}")
+            raise self._error(f"expected a rule's name, found {self._shown}")
         return self._text[start : self._at]
 
     def _space(self, *, newlines: bool = False) -> None:

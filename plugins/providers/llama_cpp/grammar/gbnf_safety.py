@@ -1,8 +1,8 @@
-"""Whether llama.cpp can run a grammar without harm: it aborts or never ends on some.
+"""Rejects grammars on which llama.cpp would abort or never end.
 
-llama.cpp follows every way in which a text can be read at once. So a grammar is refused
-that is left-recursive, can never end, or has too many ways to begin. Each check takes
-time in proportion to the grammar's size.
+llama.cpp follows every parse of a text at once. Therefore a grammar is rejected if it is
+left-recursive, can never end, or has too many alternatives at the start of a rule. Each
+check takes time proportional to the grammar's size.
 """
 
 from collections import Counter, defaultdict
@@ -57,15 +57,15 @@ def checked_rules(text: str) -> Rules:
     """The rules of a grammar without harm. Raises GrammarError with the place and the reason."""
     size = len(text.encode())
     if size > _MOST_BYTES:
-        raise GrammarError(f"it has {size} bytes; {_MOST_BYTES} are allowed")
+        raise GrammarError(f"it has {size} bytes; the limit is {_MOST_BYTES}")
     rules = _flat(parse(text))
     if ROOT not in rules:
-        raise GrammarError(f"the rule {ROOT!r} is missing, with which every answer begins")
+        raise GrammarError(f"the rule {ROOT!r} is missing")
     _check_names(rules)
     _check_size(rules)
     _check_beginnings(rules, _derivable(_needs_for_nothing(rules)))
     if ROOT not in _derivable(_needs_for_an_end(rules)):
-        raise GrammarError("no text that it describes ever ends: a rule always needs itself")
+        raise GrammarError("it matches no finite text: a rule always needs itself")
     return rules
 
 
@@ -108,15 +108,15 @@ def _part(item: Item, inner: Item, group: str) -> Part:
 def _check_names(rules: Rules) -> None:
     for name, part in _parts(rules):
         if part.rule and part.rule not in rules:
-            raise GrammarError(f"the rule {name!r} uses {part.rule!r}, which there is not")
+            raise GrammarError(f"the rule {name!r} uses {part.rule!r}, which is not defined")
 
 
 def _check_size(rules: Rules) -> None:
     parts = sum(part.size * part.copies + 1 for _, part in _parts(rules))
     if parts > _MOST_PARTS or len(rules) > _MOST_RULES:
         raise GrammarError(
-            f"it has {len(rules)} rules and, repetitions written out, {parts} parts; "
-            f"{_MOST_RULES} and {_MOST_PARTS} are allowed"
+            f"it has {len(rules)} rules and, with repetitions expanded, {parts} items; "
+            f"the limits are {_MOST_RULES} and {_MOST_PARTS}"
         )
 
 
@@ -209,7 +209,7 @@ def _ways(name: str, begins: Counter[str], ways: dict[str, int]) -> int:
     total = 1 + sum(times * ways[each] for each, times in begins.items())
     if total > _MOST_BEGINNINGS:
         raise GrammarError(
-            f"the rule {name.partition('_')[0]!r} can begin in more than {_MOST_BEGINNINGS} "
-            "ways; join alternatives that begin alike"
+            f"the rule {name.partition('_')[0]!r} can start in more than {_MOST_BEGINNINGS} "
+            "ways; merge alternatives that start alike"
         )
     return total

@@ -1,4 +1,4 @@
-"""Regular expressions of JSON schemas as GBNF, as a text of some kind writes characters."""
+"""Converts the regular expressions of JSON schemas to GBNF."""
 
 from collections.abc import Callable
 from typing import NoReturn
@@ -64,7 +64,7 @@ class _Reader:
         while self._take("|"):
             branches.append(self._branch())
         if self._at < len(self._source):
-            self._fail("a bracket is closed that was not opened")
+            self._fail("')' without '('")
         return _either(branches)
 
     def _branch(self) -> Pattern:
@@ -73,7 +73,7 @@ class _Reader:
         inner = self._sequence()
         after = _NOTHING if self._take("$") else self._anything
         if self._here not in {"|", ")", ""}:
-            self._fail("anchors stand at the ends only")
+            self._fail("anchors are supported at the ends only")
         return _row([before, inner, after])
 
     def _sequence(self) -> Pattern:
@@ -95,20 +95,20 @@ class _Reader:
                 return self._one(self._escape())
             case _:
                 if char in "^*+?{":
-                    self._fail(f"{char!r} is not expected here")
+                    self._fail(f"unexpected {char!r}")
                 return self._one(((ord(char), ord(char)),))
 
     def _group(self) -> Pattern:
         self._depth += 1
         if self._depth > _DEEPEST:
-            self._fail(f"groups may be nested {_DEEPEST} deep")
+            self._fail(f"groups must be nested at most {_DEEPEST} deep")
         if self._take("?") and not self._take(":"):
             self._fail("groups with '(?' other than '(?:' are not supported")
         branches = [self._sequence()]
         while self._take("|"):
             branches.append(self._sequence())
         if not self._take(")"):
-            self._fail("')' is missing, or an anchor stands within a group")
+            self._fail("')' is missing, or there is an anchor within a group")
         self._depth -= 1
         return _either(branches)
 
@@ -133,13 +133,13 @@ class _Reader:
         low, comma, high = self._source[self._at + 1 : max(end, 0)].partition(",")
         digits = [text for text in (low, high) if text]
         if end < 0 or not low or any(not (d.isascii() and d.isdigit()) for d in digits):
-            self._fail("a quantifier is {n}, {n,} or {n,m}")
+            self._fail("a quantifier must be {n}, {n,} or {n,m}")
         self._at = end + 1
         least, most = int(low), int(high) if high else None if comma else int(low)
         if max(least, most or 0) > MOST_REPETITIONS:
-            self._fail(f"a part may be repeated {MOST_REPETITIONS} times")
+            self._fail(f"an item must be repeated at most {MOST_REPETITIONS} times")
         if most is not None and most < least:
-            self._fail("a quantifier's second number is not the larger one")
+            self._fail("a quantifier's second number must not be less than the first")
         return least, most
 
     def _class(self) -> Ranges:
@@ -157,7 +157,7 @@ class _Reader:
     def _range(self, low: Ranges, high: Ranges) -> Ranges:
         start, end = low[0][0], high[-1][1]
         if low != ((start, start),) or high != ((end, end),) or end < start:
-            self._fail("a range goes from a lower to a higher character")
+            self._fail("a range must go from the lower to the higher character")
         return ((start, end),)
 
     def _member(self) -> Ranges:
@@ -185,7 +185,7 @@ class _Reader:
     def _one(self, characters: Ranges) -> Pattern:
         gbnf = self._write(characters)
         if not gbnf:
-            self._fail("a part of it allows no character that can stand there")
+            self._fail("no character allowed here can be written in the string")
         return Pattern(gbnf, 1, 1)
 
     @property
@@ -194,7 +194,7 @@ class _Reader:
 
     def _next(self) -> str:
         if self._at >= len(self._source):
-            self._fail("it ends too early")
+            self._fail("the pattern ends too early")
         self._at += 1
         return self._source[self._at - 1]
 

@@ -1,0 +1,8 @@
+"""From a request to the tokens that a model reads.
+
+prompt.py               PromptBuilder: renders and tokenizes
+template.py             ChatTemplate: the model's chat template
+jinja_sandbox.py        compiles and renders Jinja templates
+tools.py                tools, calls and results for the template
+special_token_guard.py  keeps special tokens in callers' texts plain text
+"""

@@ -1,4 +1,4 @@
-"""Chat templates as programs: Jinja's sandbox, with what models' templates call."""
+"""Compiles and renders chat templates in Jinja's sandbox, with the extensions they use."""
 
 import json
 from datetime import datetime
@@ -12,24 +12,26 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
 class TemplateError(Exception):
-    """The model's template does not take these messages; the text says why."""
+    """The template can't be compiled or rejects the messages; the text says why."""
 
 
-Program = jinja2.Template
+CompiledTemplate = jinja2.Template
 
 
-def program(source: str) -> Program:
-    """Raises TemplateError if this Jinja can't read it."""
+def compile_template(source: str) -> CompiledTemplate:
+    """Raises TemplateError for a syntax error."""
     try:
         return _environment().from_string(source)
     except jinja2.TemplateSyntaxError as error:
-        raise TemplateError(f"the model's chat template can't be read: {error}") from error
+        raise TemplateError(f"the model's chat template has a syntax error: {error}") from error
 
 
-def rendered(template: Program, **names: Any) -> str:
-    """What the program makes of these names. Raises TemplateError."""
+def render_template(template: CompiledTemplate, **variables: Any) -> str:
+    """Render with these variables. Raises TemplateError."""
     try:
-        return template.render(raise_exception=_refuse, strftime_now=_now, **names)
+        return template.render(
+            raise_exception=_raise_exception, strftime_now=_strftime_now, **variables
+        )
     except TemplateError:
         raise
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
@@ -37,7 +39,7 @@ def rendered(template: Program, **names: Any) -> str:
 
 
 class _Generation(Extension):
-    """The tag `generation` marks training text in some templates; its content stays."""
+    """Renders the content of `{% generation %}`, which marks training text."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
 
@@ -57,12 +59,12 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _refuse(message: str) -> None:
-    raise TemplateError(f"the model's chat template refuses these messages: {message}")
+def _raise_exception(message: str) -> None:
+    raise TemplateError(f"the model's chat template rejects the messages: {message}")
 
 
-def _now(form: str) -> str:
-    return datetime.now().astimezone().strftime(form)
+def _strftime_now(format_: str) -> str:
+    return datetime.now().astimezone().strftime(format_)
 
 
 def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:

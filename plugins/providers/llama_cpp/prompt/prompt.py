@@ -1,4 +1,4 @@
-"""Requests to prompt tokens, so that nobody's text can pose as the template's own marks."""
+"""Renders and tokenizes prompts; special tokens in a caller's text stay plain text."""
 
 import json
 from collections import OrderedDict
@@ -16,127 +16,131 @@ from appliance.domain.messages import (
 )
 from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.constraints.output_constraints import offered_tools
-from plugins.providers.llama_cpp.engine.prefix_cache import common_length
 from plugins.providers.llama_cpp.native.bindings import Model
-from plugins.providers.llama_cpp.prompt.special_token_guard import Mask
+from plugins.providers.llama_cpp.native.tokens import common_prefix_length
+from plugins.providers.llama_cpp.prompt.special_token_guard import SpecialTokenGuard
 from plugins.providers.llama_cpp.prompt.template import ChatTemplate
-from plugins.providers.llama_cpp.prompt.tools import with_system
-from plugins.providers.llama_cpp.protocol.messages import CallForm
-from plugins.providers.llama_cpp.sampling.vocabulary import fill_in_tokens, vocabulary
-from plugins.providers.llama_cpp.tool_calls.markers import SHOWN
+from plugins.providers.llama_cpp.prompt.tools import append_to_system
+from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
+from plugins.providers.llama_cpp.sampling.vocabulary import fill_in_tokens, load_vocabulary
+from plugins.providers.llama_cpp.tool_calls.markers import VISIBLE_MARKERS
 
-_SYSTEMS_KEPT = 32
-# Two users who begin differently: what their prompts share is nobody's own text.
-_STRANGERS = ("a", "Z")
+_MAX_SYSTEM_PREFIXES = 32
+# Two user messages with different first tokens: what their prompts share is the system prefix.
+_PROBE_USER_TEXTS = ("a", "Z")
 
 
 class Prompt(Struct, frozen=True):
-    """What the model reads.
+    """The tokens that the model reads.
 
-    The first `system_tokens` are the leading system message, or the mark with which a
-    text begins; they say nothing of the user's own where that message is the box's.
+    The first `system_tokens` are the prefix shared by all prompts with the same system
+    message (BOS alone without one); they hold no text of the user.
     """
 
     tokens: list[int]
     system_tokens: int = 0
 
 
-class PromptMaker:
-    """Renders and tokenizes for one model. May be used by one thread at a time."""
+class PromptBuilder:
+    """Builds the prompts of one model. May be used by one thread at a time."""
 
     def __init__(self, model: Model) -> None:
         self.model = self._model = model
-        self._first = model.first_token
+        self._bos_token = model.bos_token
         template = self._template = ChatTemplate(
             model.chat_template, bos=model.special_text("bos"), eos=model.special_text("eos")
         )
         self.stops, self.note = template.stops, template.note
-        self.form: CallForm = template.form
-        self.marks_arguments = template.marks_arguments
+        self.tool_call_format: ToolCallFormat = template.tool_call_format
+        self.uses_args_marker = template.uses_args_marker
         self._fill_in = fill_in_tokens(model)
-        self._systems: OrderedDict[str, list[int]] = OrderedDict()
-        _reveal_marks(model)
+        self._system_prefixes: OrderedDict[str, list[int]] = OrderedDict()
+        _show_markers(model)
 
-    def prompt(self, request: CompletionRequest) -> Prompt:
+    def build(self, request: CompletionRequest) -> Prompt:
         """The exact tokens that the model will read.
 
-        Raises TemplateError, NativeError, or InvalidInput for what this model can't do.
+        Raises TemplateError, NativeError, or InvalidInput for what this model lacks.
         """
         if request.raw is not None:
-            tokens = self._raw(request.raw)
+            tokens = self._raw_tokens(request.raw)
         else:
-            tokens = self.tokens(request.messages, offered_tools(request), _demand(request))
+            tokens = self.tokenize_chat(
+                request.messages, offered_tools(request), _format_instruction(request)
+            )
         if not tokens:
-            raise InvalidInput.at("prompt", "it has no token, so there is nothing to go on from")
-        return Prompt(tokens, self._system(request.messages, tokens))
+            raise InvalidInput.at("prompt", "must have at least one token")
+        return Prompt(tokens, self._system_prefix_length(request.messages, tokens))
 
-    def tokens(
-        self, messages: Sequence[Message], tools: Sequence[Tool] = (), demand: str = ""
+    def tokenize_chat(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), instruction: str = ""
     ) -> list[int]:
-        """A chat's tokens; `demand` is said of the answer's format in the system message."""
-        mask = Mask(self._holds_special, raw_arguments=self.form is CallForm.XML)
-        masked = [mask.message(message) for message in messages]
-        if demand:
-            masked = with_system(masked, mask.text(demand))
-        rendered = self._template.render(masked, [mask.tool(tool) for tool in tools])
+        """A chat's tokens; `instruction` is appended to the system message."""
+        raw_arguments = self.tool_call_format is ToolCallFormat.QWEN_XML
+        guard = SpecialTokenGuard(self._contains_special, raw_arguments=raw_arguments)
+        masked = [guard.mask_message(message) for message in messages]
+        if instruction:
+            masked = append_to_system(masked, guard.mask_text(instruction))
+        text = self._template.render(masked, [guard.mask_tool(tool) for tool in tools])
         tokens: list[int] = []
-        for text, own in mask.parts(rendered):
-            tokens += self._model.tokenize(text, parse_special=own)
-        return self._begun(tokens)
+        for part, is_template in guard.split_rendered(text):
+            tokens += self._model.tokenize(part, parse_special=is_template)
+        return self._with_bos(tokens)
 
-    def _raw(self, raw: RawPrompt) -> list[int]:
-        """Without a suffix the text may hold special tokens: it is the whole prompt."""
+    def _raw_tokens(self, raw: RawPrompt) -> list[int]:
+        """Without a suffix the text is the whole prompt and may contain special tokens."""
         if raw.suffix is None:
-            return self._begun(self._model.tokenize(raw.text, parse_special=True))
+            return self._with_bos(self._model.tokenize(raw.text, parse_special=True))
         if self._fill_in is None:
             raise InvalidInput.at(
-                "suffix", "this model has no tokens to fill a gap; leave the suffix out"
+                "suffix", "this model has no fill-in-the-middle tokens; omit the suffix"
             )
         prefix, suffix, middle = self._fill_in
         before = self._model.tokenize(raw.text, parse_special=False)
         after = self._model.tokenize(raw.suffix, parse_special=False)
-        return self._begun([prefix, *before, suffix, *after, middle])
+        return self._with_bos([prefix, *before, suffix, *after, middle])
 
-    def _begun(self, tokens: list[int]) -> list[int]:
-        if self._first is not None and tokens[:1] != [self._first]:
-            tokens.insert(0, self._first)
+    def _with_bos(self, tokens: list[int]) -> list[int]:
+        if self._bos_token is not None and tokens[:1] != [self._bos_token]:
+            tokens.insert(0, self._bos_token)
         return tokens
 
-    def _system(self, messages: Sequence[Message], tokens: list[int]) -> int:
-        """How far this prompt is as any other one under the same system message."""
+    def _system_prefix_length(self, messages: Sequence[Message], tokens: list[int]) -> int:
+        """The length of the prefix shared with other prompts under the same system message."""
         if messages and messages[0].role is MessageRole.SYSTEM:
-            return common_length(self._beginning(messages[0]), tokens)
-        return int(tokens[0] == self._first)
+            return common_prefix_length(self._system_prefix(messages[0]), tokens)
+        return int(tokens[0] == self._bos_token)
 
-    def _beginning(self, system: Message) -> list[int]:
-        """The tokens with which every prompt under this system message begins."""
-        known = self._systems.get(system.content)
-        if known is None:
+    def _system_prefix(self, system: Message) -> list[int]:
+        """The tokens that start every prompt under this system message."""
+        prefix = self._system_prefixes.get(system.content)
+        if prefix is None:
             one, other = (
-                self.tokens([system, Message(MessageRole.USER, text)]) for text in _STRANGERS
+                self.tokenize_chat([system, Message(MessageRole.USER, text)])
+                for text in _PROBE_USER_TEXTS
             )
-            known = self._systems[system.content] = one[: common_length(one, other)]
-            if len(self._systems) > _SYSTEMS_KEPT:
-                self._systems.popitem(last=False)
-        return known
+            prefix = self._system_prefixes[system.content] = one[: common_prefix_length(one, other)]
+            if len(self._system_prefixes) > _MAX_SYSTEM_PREFIXES:
+                self._system_prefixes.popitem(last=False)
+        return prefix
 
-    def _holds_special(self, text: str) -> bool:
-        if not vocabulary(self._model).may_hold_special(text):
+    def _contains_special(self, text: str) -> bool:
+        if not load_vocabulary(self._model).may_contain_special(text):
             return False
         plain = self._model.tokenize(text, parse_special=False)
         return plain != self._model.tokenize(text, parse_special=True)
 
 
-def _demand(request: CompletionRequest) -> str:
-    """What the model has to be told of the format; a grammar only holds it to that."""
+def _format_instruction(request: CompletionRequest) -> str:
+    """Tells the model the output format; the grammar alone would only force it."""
     if request.output.kind is OutputKind.SCHEMA:
         schema = json.dumps(request.output.schema, ensure_ascii=False)
         return f"Answer with JSON only, following this JSON schema: {schema}"
     return "Answer with a JSON object only." if request.output.kind is OutputKind.JSON else ""
 
 
-def _reveal_marks(model: Model) -> None:
-    for mark in SHOWN:
-        tokens = model.tokenize(mark, parse_special=True)
+def _show_markers(model: Model) -> None:
+    for marker in VISIBLE_MARKERS:
+        tokens = model.tokenize(marker, parse_special=True)
         if len(tokens) == 1 and not model.piece(tokens[0]):
-            model.reveal(tokens[0])
+            model.show_control_token(tokens[0])

@@ -1,4 +1,4 @@
-"""Nobody's text can pose as the template's own marks: texts that try wait behind placeholders."""
+"""Keeps special tokens in callers' texts from being tokenized as special tokens."""
 
 import json
 import re
@@ -13,65 +13,65 @@ _SECRET_BYTES = 16
 _PATTERN = re.compile(r"(content[0-9a-f]{32})")
 
 
-class Mask:
-    """Puts placeholders where a text holds the text of special tokens.
+class SpecialTokenGuard:
+    """Replaces texts that contain a special token's text with random placeholders.
 
-    Such a text is tokenized apart from the template, as plain text. The others are
-    tokenized together with it, exactly as the model was trained.
+    After rendering, such a text is tokenized by itself, as plain text. All other texts are
+    tokenized together with the template, exactly as the model was trained.
     """
 
     def __init__(
-        self, holds_special: Callable[[str], bool], *, raw_arguments: bool = False
+        self, contains_special: Callable[[str], bool], *, raw_arguments: bool = False
     ) -> None:
-        """With `raw_arguments` the texts among a call's arguments are not rendered as JSON."""
-        self._holds_special = holds_special
+        """`raw_arguments`: the template renders strings among a call's arguments unquoted."""
+        self._contains_special = contains_special
         self._raw_arguments = raw_arguments
         self._originals: dict[str, str] = {}
         self._placeholders: dict[str, str] = {}
 
-    def message(self, message: Message) -> Message:
+    def mask_message(self, message: Message) -> Message:
         return Message(
             message.role,
-            self.text(message.content),
-            tuple(self._call(call) for call in message.tool_calls),
-            self.text(message.tool_call_id),
+            self.mask_text(message.content),
+            tuple(self._mask_call(call) for call in message.tool_calls),
+            self.mask_text(message.tool_call_id),
         )
 
-    def tool(self, tool: Tool) -> Tool:
-        if not self._holds_special(json.dumps([tool.description, tool.parameters], default=str)):
+    def mask_tool(self, tool: Tool) -> Tool:
+        if not self._contains_special(json.dumps([tool.description, tool.parameters], default=str)):
             return tool
-        described = self._within_json(tool.description)
-        return Tool(tool.name, described, cast(dict[str, Any], self.value(tool.parameters)))
+        description = self._mask_json_string(tool.description)
+        return Tool(tool.name, description, cast(dict[str, Any], self.mask_value(tool.parameters)))
 
-    def value(self, value: Any) -> Any:
-        """A JSON value whose texts and names will be rendered as JSON."""
+    def mask_value(self, value: Any) -> Any:
+        """Mask a value whose strings and names the template renders as JSON."""
         if isinstance(value, str):
-            return self._within_json(value)
+            return self._mask_json_string(value)
         if isinstance(value, Mapping):
             pairs = cast(Mapping[str, Any], value).items()
-            return {self._within_json(key): self.value(each) for key, each in pairs}
+            return {self._mask_json_string(key): self.mask_value(each) for key, each in pairs}
         if isinstance(value, list | tuple):
-            return [self.value(each) for each in cast(list[Any], value)]
+            return [self.mask_value(each) for each in cast(list[Any], value)]
         return value
 
-    def text(self, text: str) -> str:
+    def mask_text(self, text: str) -> str:
         """The text itself, or a placeholder for it."""
-        return self._hidden(text) if self._holds_special(text) else text
+        return self._placeholder_for(text) if self._contains_special(text) else text
 
-    def parts(self, rendered: str) -> list[tuple[str, bool]]:
-        """The rendered prompt in order, each with whether it is the template's own."""
-        pieces = _PATTERN.split(rendered)
+    def split_rendered(self, render_template: str) -> list[tuple[str, bool]]:
+        """Split a rendered prompt into (text, whether it may contain special tokens)."""
+        pieces = _PATTERN.split(render_template)
         return [
             (self._originals.get(piece, piece), piece not in self._originals) for piece in pieces
         ]
 
-    def _within_json(self, text: str) -> str:
-        if not self._holds_special(text):
+    def _mask_json_string(self, text: str) -> str:
+        if not self._contains_special(text):
             return text
-        return self._hidden(json.dumps(text, ensure_ascii=False)[1:-1])
+        return self._placeholder_for(json.dumps(text, ensure_ascii=False)[1:-1])
 
-    def _hidden(self, original: str) -> str:
-        """Equal texts wait behind one placeholder: ids must still match each other."""
+    def _placeholder_for(self, original: str) -> str:
+        """One placeholder per text: equal ids must remain equal."""
         placeholder = self._placeholders.get(original)
         if placeholder is None:
             placeholder = _PLACEHOLDER.format(secrets.token_hex(_SECRET_BYTES))
@@ -79,21 +79,25 @@ class Mask:
             self._originals[placeholder] = original
         return placeholder
 
-    def _call(self, call: ToolCall) -> ToolCall:
-        """Ids and names are short, but they too come from outside."""
+    def _mask_call(self, call: ToolCall) -> ToolCall:
+        """Ids and names come from the caller too."""
         arguments = call.arguments
-        if self._holds_special(arguments):
+        if self._contains_special(arguments):
             try:
-                arguments = json.dumps(self._arguments(json.loads(arguments)), ensure_ascii=False)
+                arguments = json.dumps(
+                    self._mask_arguments(json.loads(arguments)), ensure_ascii=False
+                )
             except (ValueError, RecursionError):
-                arguments = self.text(arguments)
-        return ToolCall(self.text(call.id), self.text(call.name), arguments)
+                arguments = self.mask_text(arguments)
+        return ToolCall(self.mask_text(call.id), self.mask_text(call.name), arguments)
 
-    def _arguments(self, value: Any) -> Any:
+    def _mask_arguments(self, value: Any) -> Any:
         if not self._raw_arguments or not isinstance(value, dict):
-            return self.value(value)
+            return self.mask_value(value)
         pairs = cast(dict[str, Any], value).items()
         return {
-            self.text(key): self.text(each) if isinstance(each, str) else self.value(each)
+            self.mask_text(key): self.mask_text(each)
+            if isinstance(each, str)
+            else self.mask_value(each)
             for key, each in pairs
         }

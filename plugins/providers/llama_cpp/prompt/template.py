@@ -1,4 +1,4 @@
-"""The model's own chat template, rendered in Jinja's sandbox, or ChatML where there is none."""
+"""The model's chat template, or ChatML if it has none, and how it handles tools."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -7,15 +7,15 @@ from typing import Any
 from msgspec import Struct
 
 from appliance.domain.messages import Message, MessageRole, Tool, ToolCall
-from plugins.providers.llama_cpp.prompt import tools as words
+from plugins.providers.llama_cpp.prompt import tools as tool_prompts
 from plugins.providers.llama_cpp.prompt.jinja_sandbox import (
-    Program,
+    CompiledTemplate,
     TemplateError,
-    program,
-    rendered,
+    compile_template,
+    render_template,
 )
-from plugins.providers.llama_cpp.protocol.messages import CallForm
-from plugins.providers.llama_cpp.tool_calls import markers as marks
+from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
+from plugins.providers.llama_cpp.tool_calls import markers
 
 _CHATML_STOP = "<|im_end|>"
 _CHATML = (
@@ -24,33 +24,44 @@ _CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# What a template's source holds, and in which form its model then writes calls.
-_MARKS = (
-    ((marks.CALLS_BEGIN, marks.SEPARATOR, marks.FENCE_START.strip()), CallForm.FENCED),
-    ((marks.CALLS_BEGIN, marks.SEPARATOR), CallForm.PARTED),
-    ((marks.CALL_START, marks.FUNCTION_START, marks.PARAMETER_START), CallForm.XML),
-    ((marks.FUNCTION_START,), None),
+# The format of a model's calls, by the texts in its template's source; the first match counts.
+# None: a format that is not supported.
+_FORMAT_SIGNATURES = (
+    (
+        (
+            markers.DEEPSEEK_CALLS_BEGIN,
+            markers.DEEPSEEK_SEPARATOR,
+            markers.JSON_FENCE_START.strip(),
+        ),
+        ToolCallFormat.DEEPSEEK_V3,
+    ),
+    ((markers.DEEPSEEK_CALLS_BEGIN, markers.DEEPSEEK_SEPARATOR), ToolCallFormat.DEEPSEEK_V31),
+    (
+        (markers.CALL_START, markers.FUNCTION_START, markers.PARAMETER_START),
+        ToolCallFormat.QWEN_XML,
+    ),
+    ((markers.FUNCTION_START,), None),
     (("<arg_key>",), None),
-    ((marks.CALL_START,), CallForm.TAGGED),
-    ((marks.LIST_MARK,), CallForm.LISTED),
-    ((marks.CODE_MARK,), CallForm.BARE),
-    (('"parameters": ',), CallForm.BARE),
+    ((markers.CALL_START,), ToolCallFormat.HERMES),
+    ((markers.TOOL_CALLS_MARKER,), ToolCallFormat.MISTRAL),
+    ((markers.PYTHON_TAG,), ToolCallFormat.LLAMA),
+    (('"parameters": ',), ToolCallFormat.LLAMA),
 )
 _PROBE = ("probename", "probetext", "probevalue", "proberesult")
 _PROBE_ID = "probecall"
 
 
-class _Habit(Struct, frozen=True):
-    """What a template expects of a call, and whether it tells the model of the tools."""
+class _TemplateTraits(Struct, frozen=True):
+    """Whether a template lists the tools, and what it expects of messages with calls."""
 
-    tells_of_tools: bool = True
+    lists_tools: bool = True
     arguments_as_text: bool = False
-    content_is_null: bool = False
+    null_content: bool = False
 
 
-_HABITS = tuple(
-    _Habit(tells, as_text, null)
-    for tells in (True, False)
+_TRAITS = tuple(
+    _TemplateTraits(lists, as_text, null)
+    for lists in (True, False)
     for null in (False, True)
     for as_text in (False, True)
 )
@@ -59,77 +70,83 @@ _HABITS = tuple(
 class ChatTemplate:
     """Turns messages into the text that the model was trained to continue.
 
-    `stops` are the strings that end an answer beside the model's own end tokens;
-    `note` says where the model's template could not be used. `form` is how the model
-    writes tool calls; `knows_tools` whether its own template takes calls and results.
+    `stops` are strings that end a completion beside the model's end tokens. `note` says
+    if the model's own template could not be used. `tool_call_format` is how the model
+    writes tool calls; `supports_tools`: its template takes calls and results.
     """
 
     def __init__(self, source: str | None, *, bos: str, eos: str) -> None:
         self.stops: tuple[str, ...] = ()
         self.note = ""
-        self._names = {"bos_token": bos, "eos_token": eos}
-        self._program = self._chosen(source)
-        known = _form(source or "")
-        self._habit = _Habit()
-        self.marks_arguments = marks.ARGUMENTS_MARK in (source or "")
-        self.form = known or CallForm.TAGGED
-        self.knows_tools = known is not None and self._takes_tools()
-        if not self.knows_tools:
-            self.form = CallForm.TAGGED
+        self._variables = {"bos_token": bos, "eos_token": eos}
+        self._template = self._compile(source)
+        detected = _detect_format(source or "")
+        self._traits = _TemplateTraits()
+        self.uses_args_marker = markers.ARGS_MARKER in (source or "")
+        self.tool_call_format = detected or ToolCallFormat.HERMES
+        self.supports_tools = detected is not None and self._probe_tool_support()
+        if not self.supports_tools:
+            self.tool_call_format = ToolCallFormat.HERMES
 
     def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
-        """The prompt's text. Raises TemplateError if the template refuses the messages.
+        """The prompt's text. Raises TemplateError if the template rejects the messages.
 
-        Some templates take no system message; there it goes in front of the first
-        user message. Tools and calls are put into words where the template has none.
+        If the template takes no system message, it is merged into the first user message.
+        If it takes no tools, tools and calls are rendered as text.
         """
-        if not self.knows_tools:
-            messages = words.in_generic_words(messages)
-        elif self.form is CallForm.BARE:
-            messages = words.one_call_each(messages)
-        elif self._habit.content_is_null:
-            messages = words.apart_from_text(messages)
-        if tools and not (self.knows_tools and self._habit.tells_of_tools):
-            introduction = words.introduction(tools, self.form)
-            messages, tools = words.with_system(messages, introduction), ()
+        if not self.supports_tools:
+            messages = tool_prompts.render_calls_as_text(messages)
+        elif self.tool_call_format is ToolCallFormat.LLAMA:
+            messages = tool_prompts.split_parallel_calls(messages)
+        elif self._traits.null_content:
+            messages = tool_prompts.split_text_and_calls(messages)
+        if tools and not (self.supports_tools and self._traits.lists_tools):
+            instructions = tool_prompts.tool_instructions(tools, self.tool_call_format)
+            messages, tools = tool_prompts.append_to_system(messages, instructions), ()
         try:
             return self._render(messages, tools)
         except TemplateError:
-            merged = _without_system(messages)
+            merged = _merge_system(messages)
             if merged is None:
                 raise
             return self._render(merged, tools)
 
-    def _chosen(self, source: str | None) -> Program:
+    def _compile(self, source: str | None) -> CompiledTemplate:
         try:
             if source:
-                return program(source)
+                return compile_template(source)
         except TemplateError:
             self.note = "unreadable chat template, ChatML is used"
         else:
             self.note = "no chat template, ChatML is used"
         self.stops = (_CHATML_STOP,)
-        return program(_CHATML)
+        return compile_template(_CHATML)
 
-    def _takes_tools(self) -> bool:
-        """Whether a tool, a call and its result leave their traces in the prompt.
+    def _probe_tool_support(self) -> bool:
+        """Whether a tool, a call and its result show up in a rendered prompt.
 
-        Some templates want a call's arguments as text, or no content beside it, and some
-        leave it to the system message to tell of the tools: the first habit that suits.
+        Some templates need a call's arguments as text, or no content beside it, and some
+        leave the tools to the system message: keeps the first traits that work.
         """
         name, _, value, result = _PROBE
-        for habit in _HABITS:
-            self._habit = habit
-            probed = self._probed()
-            wanted = _PROBE if habit.tells_of_tools else (name, value, result)
-            introduced = habit.tells_of_tools or self.form in words.MAY_BE_INTRODUCED
-            if introduced and _as_python(value) not in probed and _holds(probed, wanted):
+        for traits in _TRAITS:
+            if not (
+                traits.lists_tools
+                or self.tool_call_format in tool_prompts.FORMATS_WITH_INSTRUCTIONS
+            ):
+                continue
+            self._traits = traits
+            prompt = self._render_probe()
+            expected = _PROBE if traits.lists_tools else (name, value, result)
+            # A template that expects text shows a value as Python's repr, not as JSON.
+            shows_repr = repr({"key": value}) in prompt
+            if not shows_repr and all(text in prompt for text in expected):
                 return True
-        self._habit = _Habit()
+        self._traits = _TemplateTraits()
         return False
 
-    def _probed(self) -> str:
-        """A prompt with a tool, a call and its result; "" if the template refuses them."""
+    def _render_probe(self) -> str:
+        """A prompt with a tool, a call and its result; "" if the template rejects them."""
         name, text, value, result = _PROBE
         call = ToolCall(_PROBE_ID, name, json.dumps({"key": value}))
         messages = (
@@ -143,56 +160,51 @@ class ChatTemplate:
             return ""
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
-        return rendered(
-            self._program,
-            messages=list(self._plain(messages)),
+        return render_template(
+            self._template,
+            messages=list(self._to_openai_messages(messages)),
             add_generation_prompt=True,
-            tools=[words.described(tool) for tool in tools] or None,
-            **self._names,
+            tools=[tool_prompts.describe_tool(tool) for tool in tools] or None,
+            **self._variables,
         )
 
-    def _plain(self, messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
-        """Messages as templates expect them: in the form of OpenAI's API, arguments as values."""
+    def _to_openai_messages(self, messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
+        """Messages as templates expect them: as in OpenAI's API, but arguments as values."""
         names = {call.id: call.name for message in messages for call in message.tool_calls}
         for message in messages:
-            plain: dict[str, Any] = {"role": message.role.value, "content": message.content}
+            body: dict[str, Any] = {"role": message.role.value, "content": message.content}
             if message.tool_calls:
-                plain["tool_calls"] = [self._call(call) for call in message.tool_calls]
-                if self._habit.content_is_null and not message.content:
-                    plain["content"] = None
+                body["tool_calls"] = [self._call(call) for call in message.tool_calls]
+                if self._traits.null_content and not message.content:
+                    body["content"] = None
             if message.role is MessageRole.TOOL:
-                plain["tool_call_id"] = self._id(message.tool_call_id)
-                plain["name"] = names.get(message.tool_call_id, "")
-            yield plain
+                body["tool_call_id"] = self._id(message.tool_call_id)
+                body["name"] = names.get(message.tool_call_id, "")
+            yield body
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
-        told = call.arguments if self._habit.arguments_as_text else words.arguments(call)
-        function = {"name": call.name, "arguments": told}
+        as_text = self._traits.arguments_as_text
+        arguments = call.arguments if as_text else tool_prompts.parse_arguments(call)
+        function = {"name": call.name, "arguments": arguments}
         return {"type": "function", "id": self._id(call.id), "function": function}
 
-    def _id(self, number: str) -> str:
-        return words.short_id(number) if self.form is CallForm.LISTED else number
+    def _id(self, call_id: str) -> str:
+        shorten = self.tool_call_format is ToolCallFormat.MISTRAL
+        return tool_prompts.shorten_call_id(call_id) if shorten else call_id
 
 
-def _form(source: str) -> CallForm | None:
-    """How a model with this template writes calls, None if in no form that is known here."""
+def _detect_format(source: str) -> ToolCallFormat | None:
+    """The format of calls of a model with this template; None if it is not supported."""
     if "tools" not in source and "tool_calls" not in source:
         return None
-    found = (form for marks_of_it, form in _MARKS if all(each in source for each in marks_of_it))
-    return next(found, None)
+    matches = (
+        format_ for texts, format_ in _FORMAT_SIGNATURES if all(text in source for text in texts)
+    )
+    return next(matches, None)
 
 
-def _holds(text: str, traces: Sequence[str]) -> bool:
-    return all(trace in text for trace in traces)
-
-
-def _as_python(value: str) -> str:
-    """How a value looks that a template shows although it expects text: not as JSON."""
-    return repr({"key": value})
-
-
-def _without_system(messages: Sequence[Message]) -> list[Message] | None:
-    """System messages put in front of the first user message; None where that changes nothing."""
+def _merge_system(messages: Sequence[Message]) -> list[Message] | None:
+    """Merge the system messages into the first user message; None if there is nothing to do."""
     system = [message.content for message in messages if message.role is MessageRole.SYSTEM]
     rest = [message for message in messages if message.role is not MessageRole.SYSTEM]
     if not system or not rest or rest[0].role is not MessageRole.USER:

@@ -1,7 +1,7 @@
-"""Tools in the words that go into a prompt: for templates that know them, and for those that don't.
+"""Prepares tools, calls and results for a chat template, also for one without tool support.
 
 The generic format, for models whose template takes no tools: the system message lists
-the functions as JSON, one a line; a call is `<tool_call>{"name", "arguments"}</tool_call>`
+the functions as JSON, one per line; a call is `<tool_call>{"name", "arguments"}</tool_call>`
 in the assistant's text, and its result `<tool_response>…</tool_response>` in the next
 user message.
 """
@@ -12,45 +12,45 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from appliance.domain.messages import Message, MessageRole, Tool, ToolCall
-from plugins.providers.llama_cpp.protocol.messages import CallForm
+from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
 from plugins.providers.llama_cpp.tool_calls.markers import (
-    CALL_BEGIN,
     CALL_END,
     CALL_START,
-    CALLS_BEGIN,
-    CALLS_END,
-    FENCE_END,
-    FENCE_START,
-    FENCED_END,
-    SEPARATOR,
+    DEEPSEEK_CALL_BEGIN,
+    DEEPSEEK_CALL_END,
+    DEEPSEEK_CALLS_BEGIN,
+    DEEPSEEK_CALLS_END,
+    DEEPSEEK_SEPARATOR,
+    JSON_FENCE_END,
+    JSON_FENCE_START,
 )
 
 _RESULT_START, _RESULT_END = "<tool_response>", "</tool_response>"
-_SHORT_ID = 9
-_OFFER = (
+_SHORT_ID_LENGTH = 9
+_INSTRUCTIONS = (
     "You may call functions. These are available, one JSON object per line, with the "
     "JSON schema of their parameters:\n{tools}\n"
     "To call one, write exactly:\n"
 )
 _ARGUMENTS = "{<arguments as JSON>}"
-# The forms whose templates may leave it to the system message to tell of the tools.
+# Formats for which instructions can be written into the system message.
 _EXAMPLES = {
-    CallForm.TAGGED: (
+    ToolCallFormat.HERMES: (
         f'{CALL_START}\n{{"name": "<function>", "arguments": {_ARGUMENTS}}}\n{CALL_END}'
     ),
-    CallForm.FENCED: (
-        f"{CALLS_BEGIN}{CALL_BEGIN}function{SEPARATOR}<function>\n"
-        f"{FENCE_START}{_ARGUMENTS}{FENCE_END}{FENCED_END}{CALLS_END}"
+    ToolCallFormat.DEEPSEEK_V3: (
+        f"{DEEPSEEK_CALLS_BEGIN}{DEEPSEEK_CALL_BEGIN}function{DEEPSEEK_SEPARATOR}<function>\n"
+        f"{JSON_FENCE_START}{_ARGUMENTS}{JSON_FENCE_END}{DEEPSEEK_CALL_END}{DEEPSEEK_CALLS_END}"
     ),
-    CallForm.PARTED: (
-        f"{CALLS_BEGIN}{CALL_BEGIN}<function>{SEPARATOR}{_ARGUMENTS}{FENCED_END}{CALLS_END}"
+    ToolCallFormat.DEEPSEEK_V31: (
+        f"{DEEPSEEK_CALLS_BEGIN}{DEEPSEEK_CALL_BEGIN}<function>{DEEPSEEK_SEPARATOR}{_ARGUMENTS}{DEEPSEEK_CALL_END}{DEEPSEEK_CALLS_END}"
     ),
 }
-MAY_BE_INTRODUCED = frozenset(_EXAMPLES) - {CallForm.TAGGED}
+FORMATS_WITH_INSTRUCTIONS = frozenset(_EXAMPLES) - {ToolCallFormat.HERMES}
 
 
-def described(tool: Tool) -> dict[str, Any]:
-    """A tool as chat templates expect it: in the form of OpenAI's API."""
+def describe_tool(tool: Tool) -> dict[str, Any]:
+    """A tool as chat templates expect it: as in OpenAI's API."""
     function = {
         "name": tool.name,
         "description": tool.description,
@@ -59,89 +59,93 @@ def described(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def introduction(tools: Sequence[Tool], form: CallForm = CallForm.TAGGED) -> str:
-    """What the system message says of the tools, and of how this form calls one."""
-    lines = (json.dumps(described(tool)["function"], ensure_ascii=False) for tool in tools)
-    return _OFFER.format(tools="\n".join(lines)) + _EXAMPLES[form]
+def tool_instructions(
+    tools: Sequence[Tool], format_: ToolCallFormat = ToolCallFormat.HERMES
+) -> str:
+    """The system message's text about the tools and how to call one in this format."""
+    lines = (json.dumps(describe_tool(tool)["function"], ensure_ascii=False) for tool in tools)
+    return _INSTRUCTIONS.format(tools="\n".join(lines)) + _EXAMPLES[format_]
 
 
-def with_system(messages: Sequence[Message], text: str) -> list[Message]:
-    """The messages with this text at the end of the leading system message."""
+def append_to_system(messages: Sequence[Message], text: str) -> list[Message]:
+    """Append the text to the leading system message, which is added if there is none."""
     if messages and messages[0].role is MessageRole.SYSTEM:
         first = Message(MessageRole.SYSTEM, f"{messages[0].content}\n\n{text}")
         return [first, *messages[1:]]
     return [Message(MessageRole.SYSTEM, text), *messages]
 
 
-def in_generic_words(messages: Sequence[Message]) -> list[Message]:
-    """Calls and results as plain text; results that follow each other as one user message."""
-    found: list[Message] = []
-    after_result = False
+def render_calls_as_text(messages: Sequence[Message]) -> list[Message]:
+    """Turn calls and results into plain text; consecutive results into one user message."""
+    result: list[Message] = []
+    after_tool = False
     for message in messages:
         if message.role is MessageRole.TOOL:
             text = f"{_RESULT_START}\n{message.content}\n{_RESULT_END}"
-            if after_result:
-                text = f"{found.pop().content}\n{text}"
-            found.append(Message(MessageRole.USER, text))
+            if after_tool:
+                text = f"{result.pop().content}\n{text}"
+            result.append(Message(MessageRole.USER, text))
         else:
-            found.append(Message(message.role, "\n".join(_said(message))))
-        after_result = message.role is MessageRole.TOOL
-    return found
+            result.append(Message(message.role, "\n".join(_text_parts(message))))
+        after_tool = message.role is MessageRole.TOOL
+    return result
 
 
-def _said(message: Message) -> Iterator[str]:
+def _text_parts(message: Message) -> Iterator[str]:
     if message.content or not message.tool_calls:
         yield message.content
     for call in message.tool_calls:
-        text = json.dumps({"name": call.name, "arguments": arguments(call)}, ensure_ascii=False)
+        text = json.dumps(
+            {"name": call.name, "arguments": parse_arguments(call)}, ensure_ascii=False
+        )
         yield f"{CALL_START}\n{text}\n{CALL_END}"
 
 
-def arguments(call: ToolCall) -> Any:
-    """The arguments as a value; what is no JSON stays the text that it is."""
+def parse_arguments(call: ToolCall) -> Any:
+    """The arguments as a value; the text itself if it is not JSON."""
     try:
         return json.loads(call.arguments or "{}")
     except (ValueError, RecursionError):
         return call.arguments
 
 
-def short_id(number: str) -> str:
-    """Nine letters and digits, which some templates demand of a call's id."""
-    if len(number) == _SHORT_ID and number.isascii() and number.isalnum():
-        return number
-    return hashlib.sha256(number.encode()).hexdigest()[:_SHORT_ID]
+def shorten_call_id(call_id: str) -> str:
+    """An id of nine letters and digits, as Mistral's templates require."""
+    if len(call_id) == _SHORT_ID_LENGTH and call_id.isascii() and call_id.isalnum():
+        return call_id
+    return hashlib.sha256(call_id.encode()).hexdigest()[:_SHORT_ID_LENGTH]
 
 
-def apart_from_text(messages: Sequence[Message]) -> list[Message]:
-    """Turns with a text and calls taken apart: for templates that show one of the two."""
-    found: list[Message] = []
+def split_text_and_calls(messages: Sequence[Message]) -> list[Message]:
+    """Split messages with text and calls in two, for templates that show one of them only."""
+    result: list[Message] = []
     for message in messages:
         if message.content and message.tool_calls:
-            found.append(Message(message.role, message.content))
-            found.append(Message(message.role, "", message.tool_calls))
+            result.append(Message(message.role, message.content))
+            result.append(Message(message.role, "", message.tool_calls))
         else:
-            found.append(message)
-    return found
+            result.append(message)
+    return result
 
 
-def one_call_each(messages: Sequence[Message]) -> list[Message]:
-    """Turns with several calls taken apart, each call followed by its result.
+def split_parallel_calls(messages: Sequence[Message]) -> list[Message]:
+    """Split messages with several calls into one per call, each followed by its result.
 
-    For templates that know one call a turn.
+    For templates that take one call per message.
     """
-    found: list[Message] = []
+    result: list[Message] = []
     results = [message for message in messages if message.role is MessageRole.TOOL]
     moved: set[int] = set()
     for message in messages:
         if id(message) in moved:
             continue
         if len(message.tool_calls) <= 1:
-            found.append(message)
+            result.append(message)
             continue
         for at, call in enumerate(message.tool_calls):
             content = "" if at else message.content
-            found.append(Message(message.role, content, (call,)))
+            result.append(Message(message.role, content, (call,)))
             answers = [each for each in results if each.tool_call_id == call.id]
-            found += answers
+            result += answers
             moved.update(id(each) for each in answers)
-    return found
+    return result

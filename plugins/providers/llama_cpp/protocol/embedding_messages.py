@@ -1,7 +1,7 @@
-"""What the server and an engine that makes vectors say to each other.
+"""Messages between the server and the engine of an embedding model.
 
-The frames, `Configure`, `Ready` and `Broken` are those of `protocol`; what comes after
-them is answered one by one, each answer with the number of its question.
+Frames, `Configure`, `Ready` and `LoadFailed` are those of `messages`. Each request after
+them gets one reply with its id.
 """
 
 import socket
@@ -11,81 +11,75 @@ from msgspec import Struct
 
 from plugins.providers.llama_cpp.protocol.messages import (
     HEADER_BYTES,
-    MAX_FRAME_BYTES,
-    Broken,
     FrameError,
+    LoadFailed,
     Ready,
-    body_length,
+    decode_body_length,
 )
 
 
-class Measure(Struct, frozen=True, tag="measure"):
-    """Count each text's tokens, computing nothing."""
+class CountTexts(Struct, frozen=True, tag="count_texts"):
+    """Count each text's tokens; the reply is `TextCounts`."""
 
     id: int
     texts: tuple[str, ...]
 
 
-class Embed(Struct, frozen=True, tag="embed"):
+class EmbedTexts(Struct, frozen=True, tag="embed_texts"):
+    """Compute each text's vector; the reply is `Vectors`."""
+
     id: int
     texts: tuple[str, ...]
 
 
-class Counts(Struct, frozen=True, tag="counts"):
+class TextCounts(Struct, frozen=True, tag="text_counts"):
     id: int
     tokens: tuple[int, ...]
 
 
 class Vectors(Struct, frozen=True, tag="vectors"):
-    """Each vector as 32-bit floats of this machine's byte order, not normalised."""
+    """Each vector as 32-bit floats in this machine's byte order, not normalized."""
 
     id: int
     vectors: tuple[bytes, ...]
 
 
-class Failed(Struct, frozen=True, tag="failed"):
-    """The texts could not be computed; the engine goes on."""
+class EmbeddingFailed(Struct, frozen=True, tag="failed"):
+    """The texts could not be embedded; the engine goes on."""
 
     id: int
     reason: str
 
 
-ToVectorEngine = Measure | Embed
-FromVectorEngine = Ready | Broken | Counts | Vectors | Failed
+ToEmbeddingEngine = CountTexts | EmbedTexts
+FromEmbeddingEngine = Ready | LoadFailed | TextCounts | Vectors | EmbeddingFailed
 
-_encoder = msgspec.msgpack.Encoder()
-_to_engine: msgspec.msgpack.Decoder[ToVectorEngine] = msgspec.msgpack.Decoder(ToVectorEngine)
-_from_engine: msgspec.msgpack.Decoder[FromVectorEngine] = msgspec.msgpack.Decoder(FromVectorEngine)
-
-
-def pack(message: ToVectorEngine | FromVectorEngine) -> bytes:
-    """One whole frame. Raises FrameError if it would be larger than a frame may be."""
-    body = _encoder.encode(message)
-    if len(body) > MAX_FRAME_BYTES:
-        raise FrameError(f"a message of {len(body)} bytes is larger than {MAX_FRAME_BYTES}")
-    return len(body).to_bytes(HEADER_BYTES, "big") + body
+_to_engine: msgspec.msgpack.Decoder[ToEmbeddingEngine] = msgspec.msgpack.Decoder(ToEmbeddingEngine)
+_from_engine: msgspec.msgpack.Decoder[FromEmbeddingEngine] = msgspec.msgpack.Decoder(
+    FromEmbeddingEngine
+)
 
 
-def receive(connection: socket.socket) -> ToVectorEngine | None:
-    """The next question, or None when the server has closed. Raises FrameError or OSError."""
+def receive_request(connection: socket.socket) -> ToEmbeddingEngine | None:
+    """The next request, or None when the server has closed. Raises FrameError or OSError."""
     header = connection.recv(HEADER_BYTES, socket.MSG_WAITALL)
     if not header:
         return None
     if len(header) < HEADER_BYTES:
         raise FrameError("the stream ended within a frame")
-    length = body_length(header)
+    length = decode_body_length(header)
     body = connection.recv(length, socket.MSG_WAITALL) if length else b""
     if len(body) < length:
         raise FrameError("the stream ended within a frame")
     try:
         return _to_engine.decode(body)
     except msgspec.DecodeError as error:
-        raise FrameError(f"not a message for an engine of vectors: {error}") from error
+        raise FrameError(f"not a message to an embedding engine: {error}") from error
 
 
-def from_engine(body: bytes) -> FromVectorEngine:
-    """Raises FrameError if the body is no message of an engine that makes vectors."""
+def decode_from_engine(body: bytes) -> FromEmbeddingEngine:
+    """Raises FrameError if the body is not a message from an embedding engine."""
     try:
         return _from_engine.decode(body)
     except msgspec.DecodeError as error:
-        raise FrameError(f"not a message of an engine of vectors: {error}") from error
+        raise FrameError(f"not a message from an embedding engine: {error}") from error

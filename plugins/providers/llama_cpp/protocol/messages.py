@@ -1,7 +1,8 @@
-"""What the server and an engine say to each other: msgpack frames over a Unix socket.
+"""Messages between the server and an engine: msgpack frames over a Unix socket.
 
-A frame is its length (4 bytes, big-endian) and one tagged message. The server speaks
-first with `Configure`; the engine answers `Ready` or `Broken`, once.
+A frame is a length (4 bytes, big-endian) and one tagged message. The server sends
+`Configure` first; the engine replies `Ready` or `LoadFailed`, once. Both ends are of the
+same version: the format may change freely.
 """
 
 from collections.abc import Mapping
@@ -23,12 +24,12 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 
 class Configure(Struct, frozen=True, tag="configure"):
-    """What to load and how; zeros mean: choose what suits model and machine.
+    """What to load and how; zeros: choose what suits the model and the machine.
 
-    `chunk` is how many prompt tokens one step computes. With `probe` threads and chunk
-    are chosen by measuring, else `row_costs` are what was measured before. `memory_bytes`
-    is what the model may take. `gpu_layers` -1 means all of them, where there is a GPU.
-    `embeds`: the model makes vectors.
+    `chunk` is the number of prompt tokens that one step computes. With `probe`, threads and
+    chunk are chosen by measuring; else `row_costs` come from an earlier measurement.
+    `memory_bytes` limits the model and its KV cache. `gpu_layers` -1: all, if there is a
+    GPU. `embeds`: an embedding model.
     """
 
     path: str
@@ -44,76 +45,83 @@ class Configure(Struct, frozen=True, tag="configure"):
 
 
 class Submit(Struct, frozen=True, tag="submit"):
+    """Start a completion."""
+
     id: int
     request: CompletionRequest
 
 
-class Count(Struct, frozen=True, tag="count"):
-    """Answered with `Done`, whose usage has the prompt's tokens, without computing anything."""
+class CountTokens(Struct, frozen=True, tag="count_tokens"):
+    """Count the prompt's tokens, computing nothing: the reply is `Done` with their usage."""
 
     id: int
     request: CompletionRequest
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
+    """Stop a completion; the reply is `Cancelled`."""
+
     id: int
 
 
 class Ready(Struct, frozen=True, tag="ready"):
-    """`cells` is the room of all sequences together, `context_tokens` that of one.
+    """The model is loaded.
 
-    The speeds are what the probe measured, None without one; `row_costs` the times of steps
-    with more and more rows, as multiples of the time of one row. `walls` are the layers that
-    confine the process, `breaches` what of them this machine could not give.
+    `kv_cells` is the size of the KV cache that all sequences share, `context_tokens` the
+    limit of one sequence. The speeds are those of the probe, None without one. `row_costs`
+    are the times of steps with 1, 2, … rows as multiples of the first.
+    `confinement_layers` are active in the process, `confinement_gaps` say what this machine
+    does not support.
     """
 
     context_tokens: int
-    cells: int
+    kv_cells: int
     max_sequences: int
     threads: int
     description: str
     chunk: int = 0
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
-    walls: tuple[str, ...] = ()
-    breaches: tuple[str, ...] = ()
+    confinement_layers: tuple[str, ...] = ()
+    confinement_gaps: tuple[str, ...] = ()
     row_costs: tuple[float, ...] = ()
 
 
-class Broken(Struct, frozen=True, tag="broken"):
-    """The model can't be served; the engine ends."""
+class LoadFailed(Struct, frozen=True, tag="load_failed"):
+    """The model could not be loaded; the engine ends."""
 
     reason: str
 
 
-class CallForm(StrEnum):
-    """How a model writes that it wants a tool.
+class ToolCallFormat(StrEnum):
+    """How a family of models writes tool calls.
 
-    TAGGED: `<tool_call>{"name", "arguments"}</tool_call>`, any number of them. LISTED:
-    `[TOOL_CALLS]` and a JSON array of the same objects, or `name[ARGS]{...}` behind it.
-    BARE: the answer is `{"name", "parameters"}` itself, several split by `;`. XML:
+    HERMES (and Qwen): `<tool_call>{"name", "arguments"}</tool_call>`, any number of them.
+    MISTRAL: `[TOOL_CALLS]` and a JSON array of such objects, or `name[ARGS]{...}`.
+    LLAMA: the whole completion is `{"name", "parameters"}`, several separated by `;`.
+    QWEN_XML (Qwen3-Coder):
     `<tool_call><function=name><parameter=key>value</parameter></function></tool_call>`.
-    FENCED and PARTED: between DeepSeek's marks, `function<sep>name` and the arguments in
-    a fence of Markdown, or `name<sep>{...}`.
+    DEEPSEEK_V3 (and R1): between DeepSeek's markers, `function<sep>name` and the arguments
+    in a Markdown fence. DEEPSEEK_V31: `name<sep>{...}` between the same markers.
     """
 
-    TAGGED = "tagged"
-    LISTED = "listed"
-    BARE = "bare"
-    XML = "xml"
-    FENCED = "fenced"
-    PARTED = "parted"
+    HERMES = "hermes"
+    MISTRAL = "mistral"
+    LLAMA = "llama"
+    QWEN_XML = "qwen_xml"
+    DEEPSEEK_V3 = "deepseek_v3"
+    DEEPSEEK_V31 = "deepseek_v31"
 
 
-class Calls(Struct, frozen=True, tag="calls"):
-    """Comes before the answer's text: where its tool calls are to be found in it."""
+class ToolCallNotice(Struct, frozen=True, tag="tool_call_notice"):
+    """Precedes the text: it may hold tool calls in this format."""
 
     id: int
-    form: CallForm
+    format: ToolCallFormat
 
 
 class Text(Struct, frozen=True, tag="text"):
-    """A piece of the answer; likelihoods of its tokens where they were asked for."""
+    """The next piece of the completion, with its tokens' likelihoods if requested."""
 
     id: int
     text: str
@@ -121,9 +129,10 @@ class Text(Struct, frozen=True, tag="text"):
 
 
 class Done(Struct, frozen=True, tag="done"):
-    """`solo_tokens_per_second`: the last decode speed measured with one sequence alone.
+    """The completion has ended.
 
-    `stop` is the stop string that ended the answer, "" if none did.
+    `solo_tokens_per_second` is the latest decode speed measured with one sequence alone.
+    `stop` is the stop string that ended the completion, "" if none did.
     """
 
     id: int
@@ -134,19 +143,23 @@ class Done(Struct, frozen=True, tag="done"):
 
 
 class Cancelled(Struct, frozen=True, tag="cancelled"):
-    """The last word on a request that was cancelled: what had been computed of it."""
+    """The last message of a cancelled request: what had been computed of it."""
 
     id: int
     usage: TokenUsage
 
 
 class RefusalKind(StrEnum):
+    """CONTEXT: the prompt is too long. INPUT: invalid request. FAILED: the engine's fault."""
+
     CONTEXT = "context"
     INPUT = "input"
     FAILED = "failed"
 
 
 class Refused(Struct, frozen=True, tag="refused"):
+    """The request can't be served; nothing follows."""
+
     id: int
     kind: RefusalKind
     message: str
@@ -154,15 +167,15 @@ class Refused(Struct, frozen=True, tag="refused"):
 
 
 class Progress(Struct, frozen=True, tag="progress"):
-    """The decode loop is alive; sent about once a second while it works."""
+    """The decode loop is alive; sent about once a second while it has work."""
 
     running: int
     waiting: int
     free_cells: int
 
 
-ToEngine = Configure | Submit | Count | Cancel
-FromEngine = Ready | Broken | Calls | Text | Done | Cancelled | Refused | Progress
+ToEngine = Configure | Submit | CountTokens | Cancel
+FromEngine = Ready | LoadFailed | ToolCallNotice | Text | Done | Cancelled | Refused | Progress
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
@@ -170,36 +183,36 @@ _from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(From
 
 
 class FrameError(Exception):
-    """The other side does not speak this protocol."""
+    """A frame is too large or holds no message of this protocol."""
 
 
-def pack(message: ToEngine | FromEngine) -> bytes:
-    """One whole frame. Raises FrameError if it would be larger than a frame may be."""
+def encode_frame(message: Struct) -> bytes:
+    """One frame. Raises FrameError if the message is too large."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME_BYTES:
-        raise FrameError(f"a message of {len(body)} bytes is larger than {MAX_FRAME_BYTES}")
+        raise FrameError(f"a message of {len(body)} bytes exceeds {MAX_FRAME_BYTES} bytes")
     return len(body).to_bytes(HEADER_BYTES, "big") + body
 
 
-def body_length(header: bytes) -> int:
-    """The length that a header announces. Raises FrameError if no frame is that long."""
+def decode_body_length(header: bytes) -> int:
+    """The body's length in a frame's header. Raises FrameError if it is too large."""
     length = int.from_bytes(header, "big")
     if length > MAX_FRAME_BYTES:
-        raise FrameError(f"a frame of {length} bytes is larger than {MAX_FRAME_BYTES}")
+        raise FrameError(f"a frame of {length} bytes exceeds {MAX_FRAME_BYTES} bytes")
     return length
 
 
-def to_engine(body: bytes) -> ToEngine:
-    """Raises FrameError if the body is no message for an engine."""
+def decode_to_engine(body: bytes) -> ToEngine:
+    """Raises FrameError if the body is not a message to an engine."""
     try:
         return _to_engine.decode(body)
     except msgspec.DecodeError as error:
-        raise FrameError(f"not a message for an engine: {error}") from error
+        raise FrameError(f"not a message to an engine: {error}") from error
 
 
-def from_engine(body: bytes) -> FromEngine:
-    """Raises FrameError if the body is no message of an engine."""
+def decode_from_engine(body: bytes) -> FromEngine:
+    """Raises FrameError if the body is not a message from an engine."""
     try:
         return _from_engine.decode(body)
     except msgspec.DecodeError as error:
-        raise FrameError(f"not a message of an engine: {error}") from error
+        raise FrameError(f"not a message from an engine: {error}") from error

@@ -1,4 +1,4 @@
-"""Embeddings for whoever asks: in small groups, counted first, of length 1."""
+"""Embeds the texts of one request: validated, counted first, in groups, scaled to length 1."""
 
 import array
 import math
@@ -7,58 +7,59 @@ from itertools import islice
 
 from appliance.domain.messages import EmbeddingRequest, Embeddings, TokenUsage
 from appliance.errors import ContextLengthExceeded, InvalidInput, ProviderFailed
-from plugins.providers.llama_cpp.supervision.embedding_connection import VectorLink
+from plugins.providers.llama_cpp.supervision.embedding_connection import EmbeddingConnection
 
-# Between two groups others have their turn, and a request that was given up ends.
+# Between two groups other requests get their turn, and a cancelled request ends.
 _GROUP_TEXTS = 16
 _GROUP_CHARACTERS = 200_000
 
 
-def checked(request: EmbeddingRequest) -> EmbeddingRequest:
-    """The request itself. Raises InvalidInput for what no model can take."""
+def validate_embedding(request: EmbeddingRequest) -> EmbeddingRequest:
+    """The request itself. Raises InvalidInput for what no model accepts."""
     if not request.texts:
-        raise InvalidInput.at("input", "at least one text is needed")
+        raise InvalidInput.at("input", "at least one text is required")
     if request.dimensions is not None and request.dimensions < 1:
         raise InvalidInput.at("dimensions", "must be at least 1")
-    for number, text in enumerate(request.texts):
+    for index, text in enumerate(request.texts):
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise InvalidInput.at(f"input[{number}]", "must be valid Unicode text") from error
+            raise InvalidInput.at(f"input[{index}]", "must be valid Unicode text") from error
     return request
 
 
-async def embed(request: EmbeddingRequest, link: VectorLink, context_tokens: int) -> Embeddings:
-    """Count everything, then compute. Raises LinkError, InvalidInput or ProviderFailed."""
+async def compute_embeddings(
+    request: EmbeddingRequest, connection: EmbeddingConnection, context_tokens: int
+) -> Embeddings:
+    """Count all texts, then embed them. Raises EngineLostError, InvalidInput or ProviderFailed."""
     counts: list[int] = []
-    for group in _groups(request.texts):
-        counts += await link.counts(group)
+    for group in _group_texts(request.texts):
+        counts += await connection.count_tokens(group)
     _check_lengths(counts, context_tokens)
     vectors: list[tuple[float, ...]] = []
-    for group in _groups(request.texts):
-        found = await link.vectors(group)
-        vectors += [_normalised(raw, request.dimensions) for raw in found]
+    for group in _group_texts(request.texts):
+        raw_vectors = await connection.embed(group)
+        vectors += [_normalize(raw, request.dimensions) for raw in raw_vectors]
     return Embeddings(tuple(vectors), TokenUsage(prompt_tokens=sum(counts)))
 
 
-def _check_lengths(counts: Sequence[int], room: int) -> None:
-    for number, count in enumerate(counts):
-        if count > room:
+def _check_lengths(counts: Sequence[int], context: int) -> None:
+    for index, count in enumerate(counts):
+        if count > context:
             raise ContextLengthExceeded(
-                f"input[{number}] has {count} tokens; this model reads up to {room}: "
+                f"input[{index}] has {count} tokens; this model accepts at most {context}: "
                 "split the text",
-                details={"prompt_tokens": count, "max_tokens": None, "context_tokens": room},
+                details={"prompt_tokens": count, "max_tokens": None, "context_tokens": context},
             )
         if not count:
-            raise InvalidInput.at(f"input[{number}]", "must not be empty")
+            raise InvalidInput.at(f"input[{index}]", "must not be empty")
 
 
-def _groups(texts: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _group_texts(texts: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Consecutive texts, a few at a time."""
-    left = iter(texts)
     group: list[str] = []
     size = 0
-    for text in left:
+    for text in texts:
         if group and (len(group) == _GROUP_TEXTS or size + len(text) > _GROUP_CHARACTERS):
             yield tuple(group)
             group, size = [], 0
@@ -68,13 +69,13 @@ def _groups(texts: Sequence[str]) -> Iterator[tuple[str, ...]]:
         yield tuple(group)
 
 
-def _normalised(raw: bytes, dimensions: int | None) -> tuple[float, ...]:
-    """The vector cut to its first dimensions, of length 1."""
+def _normalize(raw: bytes, dimensions: int | None) -> tuple[float, ...]:
+    """The vector cut to its first dimensions and scaled to length 1."""
     values = array.array("f", raw)
     if dimensions is not None and dimensions > len(values):
-        raise InvalidInput.at("dimensions", f"this model's vectors have {len(values)}")
-    cut = list(islice(values, dimensions))
-    length = math.sqrt(math.fsum(value * value for value in cut))
+        raise InvalidInput.at("dimensions", f"must be at most {len(values)} for this model")
+    vector = list(islice(values, dimensions))
+    length = math.sqrt(math.fsum(value * value for value in vector))
     if not length or not math.isfinite(length):
-        raise ProviderFailed("the model made a vector without direction for one of the texts")
-    return tuple(value / length for value in cut)
+        raise ProviderFailed("the model returned a vector that is zero or not finite")
+    return tuple(value / length for value in vector)

@@ -1,4 +1,4 @@
-"""The engines of all registered models: made when first asked for, ended when not needed."""
+"""The engines of all registered models: started on demand, unloaded when idle."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -9,115 +9,121 @@ import structlog
 from appliance.domain.models import ModelFile
 from appliance.errors import ModelUnavailable, UnknownModel
 from appliance.spi.registry import PluginContext
-from plugins.providers.llama_cpp.supervision.engine_slot import Tenant
-from plugins.providers.llama_cpp.supervision.engine_types import House, Loaded, WireT
-from plugins.providers.llama_cpp.supervision.load_profiles import Records
-from plugins.providers.llama_cpp.supervision.memory_budget import Memory
+from plugins.providers.llama_cpp.supervision.engine_slot import EngineSlot
+from plugins.providers.llama_cpp.supervision.engine_types import LoadResult
+from plugins.providers.llama_cpp.supervision.load_profiles import LoadProfiles
+from plugins.providers.llama_cpp.supervision.memory_budget import MemoryBudget
 from plugins.providers.llama_cpp.supervision.options import Options
-from plugins.providers.llama_cpp.supervision.request_limit import Admission
-from plugins.providers.llama_cpp.supervision.supervisor import Embedder, Supervisor, Writer
+from plugins.providers.llama_cpp.supervision.request_limit import RequestLimit
+from plugins.providers.llama_cpp.supervision.supervisor import (
+    CompletionSupervisor,
+    ConnectionT,
+    EmbeddingSupervisor,
+    Supervisor,
+    SupervisorDeps,
+)
 
 _log = structlog.get_logger()
 
 
-class Fleet:
-    """One tenant per model that was asked for."""
+class EnginePool:
+    """One slot per model that has been requested."""
 
     def __init__(self, context: PluginContext, options: Options) -> None:
-        self.records = Records(context.models, options)
+        self.load_profiles = LoadProfiles(context.models, options)
         self._context, self._options = context, options
-        self._tenants: dict[str, Tenant] = {}
-        self._memory = Memory(options, self.records, self._tenants.values)
-        self._ending: set[asyncio.Task[None]] = set()
+        self._slots: dict[str, EngineSlot] = {}
+        self._memory = MemoryBudget(options, self.load_profiles, self._slots.values)
+        self._background: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
     def closed(self) -> bool:
         return self._closed
 
-    def known(self, model: str) -> Tenant | None:
-        """The model's tenant, if it was ever asked for."""
-        return self._tenants.get(model)
+    def find_slot(self, model: str) -> EngineSlot | None:
+        """The model's slot, if the model has been requested."""
+        return self._slots.get(model)
 
-    async def tenant(self, model: str) -> Tenant:
-        """The engine of a registered model. Raises UnknownModel or ModelUnavailable."""
-        files = await self.files()
+    async def get_slot(self, model: str) -> EngineSlot:
+        """The slot of a registered model. Raises UnknownModel or ModelUnavailable."""
+        files = await self.list_files()
         if self._closed:
             raise ModelUnavailable("the server is shutting down")
         file = next((file for file in files if file.alias == model), None)
         if file is None:
-            known = ", ".join(sorted(file.alias for file in files)) or "none"
-            raise UnknownModel(f"there is no local model {model!r}; there are: {known}")
-        return self._tenants.get(model) or self._settle(file)
+            names = ", ".join(sorted(file.alias for file in files)) or "none"
+            raise UnknownModel(f"there is no local model {model!r}; registered: {names}")
+        return self._slots.get(model) or self._add_slot(file)
 
-    async def link(self, supervisor: Supervisor[WireT]) -> WireT:
-        """The connection to a ready engine; a load that takes long goes on without us.
+    async def connect(self, supervisor: Supervisor[ConnectionT]) -> ConnectionT:
+        """The connection to a ready engine; a slow load goes on after this gives up.
 
-        Raises ModelUnavailable, with the time to come back where it is loading.
+        Raises ModelUnavailable, with `retry_after` while the engine is loading.
         """
         try:
             async with asyncio.timeout(self._options.load_wait_s):
-                return await supervisor.link()
+                return await supervisor.connect()
         except TimeoutError as error:
             alias = supervisor.file.alias
             raise ModelUnavailable(
-                f"the model {alias!r} is being loaded; try again soon",
+                f"the model {alias!r} is being loaded; retry later",
                 details={"model": alias},
-                retry_after=supervisor.expected_s,
+                retry_after=supervisor.remaining_load_s,
             ) from error
 
-    async def files(self) -> Sequence[ModelFile]:
-        """The registered files; engines whose file is gone or another now are ended."""
+    async def list_files(self) -> Sequence[ModelFile]:
+        """The registered files; ends engines whose file was removed or replaced."""
         files = await self._context.models.list()
-        now = {file.alias: (file.path, file.sha256, file.embeds) for file in files}
-        for alias, tenant in list(self._tenants.items()):
-            was = tenant.file.path, tenant.file.sha256, tenant.file.embeds
-            if now.get(alias) != was:
-                del self._tenants[alias]
-                self._in_background(_after_last(tenant))
+        current = {file.alias: (file.path, file.sha256, file.embeds) for file in files}
+        for alias, slot in list(self._slots.items()):
+            loaded = slot.file.path, slot.file.sha256, slot.file.embeds
+            if current.get(alias) != loaded:
+                del self._slots[alias]
+                self._run_in_background(_stop_when_idle(slot))
         return files
 
     async def unload(self, model: str) -> None:
         """End a model's engine, which frees its memory; its open streams fail."""
-        tenant = self._tenants.pop(model, None)
-        if tenant is not None:
-            await tenant.supervisor.stop()
+        slot = self._slots.pop(model, None)
+        if slot is not None:
+            await slot.supervisor.stop()
 
     async def close(self) -> None:
         """End every engine."""
         self._closed = True
-        tenants = list(self._tenants.values())
-        self._tenants.clear()
-        await asyncio.gather(*(tenant.supervisor.stop() for tenant in tenants), *self._ending)
+        slots = list(self._slots.values())
+        self._slots.clear()
+        await asyncio.gather(*(slot.supervisor.stop() for slot in slots), *self._background)
 
-    def _settle(self, file: ModelFile) -> Tenant:
-        house = House(self.records, self._memory.make_room, self._loaded)
-        kind = Embedder if file.embeds else Writer
-        tenant = self._tenants[file.alias] = Tenant(
-            kind(self._context, self._options, file, house),
-            Admission(self._options.max_sequences, self._options.queue_limit),
+    def _add_slot(self, file: ModelFile) -> EngineSlot:
+        deps = SupervisorDeps(self.load_profiles, self._memory.reserve, self._on_ready)
+        kind = EmbeddingSupervisor if file.embeds else CompletionSupervisor
+        slot = self._slots[file.alias] = EngineSlot(
+            kind(self._context, self._options, file, deps),
+            RequestLimit(self._options.max_sequences, self._options.queue_limit),
             idle_s=self._options.idle_unload_s,
             on_idle=self._unload_idle,
         )
-        return tenant
+        return slot
 
-    def _loaded(self, loaded: Loaded) -> None:
-        self._in_background(self.records.keep(loaded))
-        tenant = self._tenants.get(loaded.file.alias)
-        if tenant is not None:
-            tenant.rest()
+    def _on_ready(self, result: LoadResult) -> None:
+        self._run_in_background(self.load_profiles.record(result))
+        slot = self._slots.get(result.file.alias)
+        if slot is not None:
+            slot.restart_idle_timer()
 
-    def _unload_idle(self, tenant: Tenant) -> None:
-        if tenant.idle:
-            _log.info("idle model unloaded", model=tenant.file.alias)
-            self._in_background(tenant.supervisor.stop())
+    def _unload_idle(self, slot: EngineSlot) -> None:
+        if slot.idle:
+            _log.info("idle model unloaded", model=slot.file.alias)
+            self._run_in_background(slot.supervisor.stop())
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+    def _run_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
 
-async def _after_last(tenant: Tenant) -> None:
-    await tenant.admission.empty()
-    await tenant.supervisor.stop()
+async def _stop_when_idle(slot: EngineSlot) -> None:
+    await slot.request_limit.wait_until_idle()
+    await slot.supervisor.stop()

@@ -1,4 +1,4 @@
-"""An engine's process, from spawning it to reaping it, and the socket to talk to it."""
+"""An engine process, from spawning to reaping, and the socket to it."""
 
 import asyncio
 import contextlib
@@ -12,100 +12,100 @@ from pathlib import Path
 from typing import TypeVar
 
 from appliance.spi.registry import PluginContext
-from plugins.providers.llama_cpp.host.exit_diagnosis import why_it_ended
+from plugins.providers.llama_cpp.host.exit_diagnosis import diagnose_exit
 
-_ENGINE = "plugins.providers.llama_cpp.engine.main"
-_ERROR_TAIL_BYTES = 16 * 1024
-_GRACE_S = 2.0
-_LINGER_S = 5.0
+_ENGINE_MODULE = "plugins.providers.llama_cpp.engine.main"
+_STDERR_TAIL_BYTES = 16 * 1024
+_TERM_TIMEOUT_S = 2.0
+_EXIT_TIMEOUT_S = 5.0
+_STDERR_TIMEOUT_S = 2.0
 
 T = TypeVar("T")
 
 
-class ChildError(Exception):
+class EngineProcessError(Exception):
     """The process could not be started, or ended; the text says why."""
 
 
-class Child:
-    """A running engine process. Whoever has it must `kill` it, which also reaps it."""
+class EngineProcess:
+    """A running engine process. Its owner must `kill` it, which also reaps it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, errors: asyncio.StreamReader) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, stderr: asyncio.StreamReader) -> None:
         self._process = process
-        self._errors = bytearray()
-        self._listener = asyncio.create_task(self._listen(errors))
+        self._stderr_tail = bytearray()
+        self._stderr_task = asyncio.create_task(self._read_stderr(stderr))
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     async def kill(self) -> None:
-        """End the process and all it started, and wait until it is gone."""
-        for number, patience in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _LINGER_S)):
+        """End the process and its children, and wait until it is gone."""
+        for number, timeout in (
+            (signal.SIGTERM, _TERM_TIMEOUT_S),
+            (signal.SIGKILL, _EXIT_TIMEOUT_S),
+        ):
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, number)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), patience)
-        await self._errors_read()
+                await asyncio.wait_for(self._process.wait(), timeout)
+        await self._wait_for_stderr()
 
-    async def why_it_ended(self) -> str:
-        """Waits a moment for the end, then says how it came about."""
+    async def exit_reason(self) -> str:
+        """Wait a few seconds for the process to end; returns how it did."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _LINGER_S)
-        await self._errors_read()
-        text = self._errors.decode("utf-8", "replace")
-        return why_it_ended(self._process.returncode, text)
+            await asyncio.wait_for(self._process.wait(), _EXIT_TIMEOUT_S)
+        await self._wait_for_stderr()
+        text = self._stderr_tail.decode("utf-8", "replace")
+        return diagnose_exit(self._process.returncode, text)
 
-    async def before_end(self, work: Awaitable[T]) -> T:
-        """The work's result. Raises ChildError if the process ends first."""
-        working = asyncio.ensure_future(work)
-        ending = asyncio.ensure_future(self._process.wait())
+    async def run_while_alive(self, awaitable: Awaitable[T]) -> T:
+        """Its result. Raises EngineProcessError if the process ends first."""
+        task = asyncio.ensure_future(awaitable)
+        exit_task = asyncio.ensure_future(self._process.wait())
         try:
-            await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise ChildError(await self.why_it_ended())
-            return working.result()
+            await asyncio.wait({task, exit_task}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise EngineProcessError(await self.exit_reason())
+            return task.result()
         finally:
-            working.cancel()
-            ending.cancel()
+            task.cancel()
+            exit_task.cancel()
 
-    async def _errors_read(self) -> None:
-        """The rest of the error output; something that the child started may keep it open."""
+    async def _wait_for_stderr(self) -> None:
+        """Wait for the rest of stderr, which a child of the process may keep open."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._listener), _GRACE_S)
+            await asyncio.wait_for(asyncio.shield(self._stderr_task), _STDERR_TIMEOUT_S)
 
-    async def _listen(self, errors: asyncio.StreamReader) -> None:
-        """Keep the tail of the error output."""
-        while data := await errors.read(4096):
-            self._errors += data
-            del self._errors[:-_ERROR_TAIL_BYTES]
+    async def _read_stderr(self, stderr: asyncio.StreamReader) -> None:
+        """Keep the tail of stderr."""
+        while data := await stderr.read(4096):
+            self._stderr_tail += data
+            del self._stderr_tail[:-_STDERR_TAIL_BYTES]
 
 
-async def spawn(context: PluginContext) -> tuple[Child, socket.socket]:
+async def spawn_engine(context: PluginContext) -> tuple[EngineProcess, socket.socket]:
     """Start an engine; returns it and the connection that it opened.
 
-    Raises ChildError. The socket's file lies in the private runtime directory, for
-    as long as it takes the engine to connect.
+    Raises EngineProcessError. The socket's file lies in the private runtime directory
+    until the engine has connected.
     """
     path = context.runtime_dir / f"llama-{secrets.token_hex(4)}.sock"
-    with _listening(path) as listener:
-        child = await _start(context, path)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _ListeningSocket(path) as listener:
+        process = await _start_process(context, path)
         try:
             loop = asyncio.get_running_loop()
-            connection, _ = await child.before_end(loop.sock_accept(listener))
+            connection, _ = await process.run_while_alive(loop.sock_accept(listener))
         except BaseException:
-            await asyncio.shield(child.kill())
+            await asyncio.shield(process.kill())
             raise
-    return child, connection
+    return process, connection
 
 
-def _listening(path: Path) -> "_Listener":
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return _Listener(path)
-
-
-class _Listener:
-    """A listening Unix socket that only this user may connect to; its file goes at the end."""
+class _ListeningSocket:
+    """A listening Unix socket with mode 0600; its file is removed at the end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -119,7 +119,8 @@ class _Listener:
             self._socket.setblocking(False)
         except OSError as error:
             self.__exit__()
-            raise ChildError(f"no socket for the engine: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise EngineProcessError(f"can't open a socket for the engine: {reason}") from error
         return self._socket
 
     def __exit__(self, *_: object) -> None:
@@ -127,8 +128,8 @@ class _Listener:
         self._path.unlink(missing_ok=True)
 
 
-async def _start(context: PluginContext, path: Path) -> Child:
-    argv = [*context.child_argv(_ENGINE), str(path)]
+async def _start_process(context: PluginContext, path: Path) -> EngineProcess:
+    argv = [*context.child_argv(_ENGINE_MODULE), str(path)]
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -139,7 +140,8 @@ async def _start(context: PluginContext, path: Path) -> Child:
             start_new_session=True,
         )
     except OSError as error:
-        what = Path(sys.executable).name
-        raise ChildError(f"{what} can't be started: {error.strerror or error}") from error
-    # A pipe was asked for, so there is one.
-    return Child(process, process.stderr or asyncio.StreamReader())
+        program = Path(sys.executable).name
+        reason = error.strerror or error
+        raise EngineProcessError(f"{program} can't be started: {reason}") from error
+    # stderr=PIPE: never None.
+    return EngineProcess(process, process.stderr or asyncio.StreamReader())

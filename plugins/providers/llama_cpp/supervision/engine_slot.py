@@ -1,4 +1,4 @@
-"""One model's engine among others: who uses it, since when nobody does, what it holds."""
+"""One model's place in the engine pool: its supervisor, its request limit, its idle timer."""
 
 import asyncio
 import time
@@ -7,30 +7,34 @@ from contextlib import contextmanager
 
 from appliance.domain.models import ModelFile
 from appliance.errors import InvalidInput
-from plugins.providers.llama_cpp.supervision.request_limit import Admission
-from plugins.providers.llama_cpp.supervision.supervisor import Embedder, Phase, Writer
+from plugins.providers.llama_cpp.supervision.request_limit import RequestLimit
+from plugins.providers.llama_cpp.supervision.supervisor import (
+    CompletionSupervisor,
+    EmbeddingSupervisor,
+    Phase,
+)
 
 
-class Tenant:
-    """A model's supervisor, and who is admitted to it.
+class EngineSlot:
+    """A model's supervisor and the requests that use it.
 
-    `on_idle` is called when nobody has used it for `idle_s` seconds (0: never).
+    `on_idle` is called when no request has used it for `idle_s` seconds (0: never).
     """
 
     def __init__(
         self,
-        supervisor: Writer | Embedder,
-        admission: Admission,
+        supervisor: CompletionSupervisor | EmbeddingSupervisor,
+        request_limit: RequestLimit,
         *,
         idle_s: float,
-        on_idle: Callable[["Tenant"], None],
+        on_idle: Callable[["EngineSlot"], None],
     ) -> None:
         self.supervisor = supervisor
-        self.admission = admission
+        self.request_limit = request_limit
         self.last_used = time.monotonic()
-        self._users = 0
+        self._active_requests = 0
         self._idle_s, self._on_idle = idle_s, on_idle
-        self._alarm: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
 
     @property
     def file(self) -> ModelFile:
@@ -38,45 +42,45 @@ class Tenant:
 
     @property
     def idle(self) -> bool:
-        """Whether it is loaded and nobody uses it."""
-        return self.supervisor.phase is Phase.READY and not self._users
+        """Whether the engine is loaded and no request uses it."""
+        return self.supervisor.phase is Phase.READY and not self._active_requests
 
     @property
-    def held_bytes(self) -> int:
-        return self.supervisor.held_bytes
+    def memory_bytes(self) -> int:
+        return self.supervisor.memory_bytes
 
-    def writer(self) -> Writer:
-        """Raises InvalidInput for a model that makes vectors."""
-        if isinstance(self.supervisor, Writer):
+    def completion_supervisor(self) -> CompletionSupervisor:
+        """Raises InvalidInput for an embedding model."""
+        if isinstance(self.supervisor, CompletionSupervisor):
             return self.supervisor
-        raise InvalidInput.at("model", f"{self.file.alias!r} makes embeddings; it writes no text")
+        raise InvalidInput.at("model", f"{self.file.alias!r} is an embedding model")
 
-    def embedder(self) -> Embedder:
-        """Raises InvalidInput for a model that writes text."""
-        if isinstance(self.supervisor, Embedder):
+    def embedding_supervisor(self) -> EmbeddingSupervisor:
+        """Raises InvalidInput for a text model."""
+        if isinstance(self.supervisor, EmbeddingSupervisor):
             return self.supervisor
-        raise InvalidInput.at("model", f"{self.file.alias!r} writes text; it makes no embeddings")
+        raise InvalidInput.at("model", f"{self.file.alias!r} is not an embedding model")
 
     @contextmanager
-    def using(self) -> Generator[None]:
-        """For the time of one request: the engine is not unloaded meanwhile."""
-        self._users += 1
-        self._disarm()
+    def in_use(self) -> Generator[None]:
+        """Keep the engine from being unloaded as idle while the block runs."""
+        self._active_requests += 1
+        self._cancel_idle_timer()
         try:
             yield
         finally:
-            self._users -= 1
-            self.rest()
+            self._active_requests -= 1
+            self.restart_idle_timer()
 
-    def rest(self) -> None:
-        """Count the time from here, if nobody uses it."""
+    def restart_idle_timer(self) -> None:
+        """Count idle time from now, if no request uses the engine."""
         self.last_used = time.monotonic()
-        self._disarm()
+        self._cancel_idle_timer()
         if self.idle and self._idle_s:
             loop = asyncio.get_running_loop()
-            self._alarm = loop.call_later(self._idle_s, self._on_idle, self)
+            self._idle_timer = loop.call_later(self._idle_s, self._on_idle, self)
 
-    def _disarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+    def _cancel_idle_timer(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None

@@ -1,60 +1,33 @@
-"""What an engine's supervisor and those around it tell each other."""
-
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+"""Types shared by the supervisor, the engine pool, the memory budget and the load profiles."""
 
 from msgspec import Struct
 
 from appliance.domain.models import ModelFile
 from appliance.errors import ModelUnavailable
-from plugins.providers.llama_cpp.protocol.messages import Broken, Configure, Ready
-from plugins.providers.llama_cpp.supervision.load_profiles import Records
+from plugins.providers.llama_cpp.protocol.messages import Ready
 
 
-class Wire(Protocol):
-    """A connection to an engine, whatever is said over it."""
+class EngineLostError(Exception):
+    """The engine process ended while it was needed. `retryable`: it was not stopped by us."""
 
-    @property
-    def speed(self) -> float | None: ...
-
-    @property
-    def silence_s(self) -> float: ...
-
-    async def configure(self, configure: Configure) -> Ready | Broken: ...
-
-    async def read(self) -> None: ...
-
-    def fail(self, error: Exception) -> None: ...
+    def __init__(self, reason: str, *, retryable: bool = True) -> None:
+        super().__init__(reason)
+        self.retryable = retryable
 
 
-WireT = TypeVar("WireT", bound=Wire)
+class InsufficientMemory(ModelUnavailable):
+    """A model does not fit beside the engines in use. `details`: {needed_bytes, free_bytes}."""
 
 
-class House(Struct, frozen=True):
-    """What an engine's supervisor needs of the others.
+class MemoryReservation(Struct, frozen=True):
+    """Memory for one engine: the most it may use, and what the budget sets aside for it."""
 
-    `make_room(file)` returns how many bytes the model may take and how many are set
-    aside for it, or raises NoRoom. `on_ready` is told of each load.
-    """
-
-    records: Records
-    make_room: Callable[[ModelFile], Awaitable["Claim"]]
-    on_ready: Callable[["Loaded"], None]
+    usable_bytes: int
+    reserved_bytes: int
 
 
-class NoRoom(ModelUnavailable):
-    """A model does not fit beside those at work. `details`: {needed_bytes, free_bytes}."""
-
-
-class Claim(Struct, frozen=True):
-    """Memory for one model in bytes: what it may take, and what is set aside for it."""
-
-    granted: int
-    reserved: int
-
-
-class Loaded(Struct, frozen=True):
-    """A load that succeeded: what the engine says, the memory that it took, and how long."""
+class LoadResult(Struct, frozen=True):
+    """A successful load: what the engine reported, the memory it took, and how long."""
 
     file: ModelFile
     ready: Ready

@@ -1,80 +1,85 @@
-"""The memory that all engines share: who gets how much, and who has to go for it."""
+"""The memory budget that all engines share; idle engines are unloaded to make space."""
 
 import asyncio
 from collections.abc import Callable, Iterable
 
 from appliance.domain.models import ModelFile
-from plugins.providers.llama_cpp.host import host_resources, kv_sizing
-from plugins.providers.llama_cpp.supervision.engine_slot import Tenant
-from plugins.providers.llama_cpp.supervision.engine_types import Claim, NoRoom
-from plugins.providers.llama_cpp.supervision.load_profiles import Records
+from appliance.spi import host
+from plugins.providers.llama_cpp.host import kv_sizing
+from plugins.providers.llama_cpp.supervision.engine_slot import EngineSlot
+from plugins.providers.llama_cpp.supervision.engine_types import (
+    InsufficientMemory,
+    MemoryReservation,
+)
+from plugins.providers.llama_cpp.supervision.load_profiles import LoadProfiles
 from plugins.providers.llama_cpp.supervision.options import Options
 
 _MIB = 1024 * 1024
-# Of what the machine has left for engines; the rest is the server's and the sandbox's.
-_SHARE = 0.75
+# Share of the available memory for engines; the rest is for the server and the sandbox.
+_ENGINES_SHARE = 0.75
 
 
-class Memory:
-    """Makes room for one model at a time, unloading those that were idle the longest."""
+class MemoryBudget:
+    """Reserves memory for one model at a time, unloading the longest idle engines first."""
 
     def __init__(
-        self, options: Options, records: Records, tenants: Callable[[], Iterable[Tenant]]
+        self,
+        options: Options,
+        profiles: LoadProfiles,
+        slots: Callable[[], Iterable[EngineSlot]],
     ) -> None:
-        self._options, self._records, self._tenants = options, records, tenants
-        self._one_at_a_time = asyncio.Lock()
+        self._options, self._profiles, self._slots = options, profiles, slots
+        self._lock = asyncio.Lock()
 
-    async def make_room(self, file: ModelFile) -> Claim:
-        """Memory for a model that is not loaded. Raises NoRoom if it can't be had."""
-        async with self._one_at_a_time:
-            others = [tenant for tenant in self._tenants() if tenant.file.alias != file.alias]
-            free = self.budget() - sum(tenant.held_bytes for tenant in others)
-            idle = sorted(
-                (tenant for tenant in others if tenant.idle), key=lambda tenant: tenant.last_used
-            )
-            most = free + sum(tenant.held_bytes for tenant in idle)
-            needed = await self._needed(file, most)
-            if needed > most:
-                raise _too_large(needed, most, busy=len(others) - len(idle))
-            for tenant in idle:
+    async def reserve(self, file: ModelFile) -> MemoryReservation:
+        """Memory for a model that is not loaded. Raises InsufficientMemory."""
+        async with self._lock:
+            others = [slot for slot in self._slots() if slot.file.alias != file.alias]
+            free = self.total_bytes() - sum(slot.memory_bytes for slot in others)
+            idle = sorted((slot for slot in others if slot.idle), key=lambda slot: slot.last_used)
+            max_free = free + sum(slot.memory_bytes for slot in idle)
+            needed = await self._needed_bytes(file, max_free)
+            if needed > max_free:
+                raise _insufficient_memory(needed, max_free, busy=len(others) - len(idle))
+            for slot in idle:
                 if free >= needed:
                     break
-                free += tenant.held_bytes
-                await tenant.supervisor.stop()
-            return Claim(granted=free, reserved=needed)
+                free += slot.memory_bytes
+                await slot.supervisor.stop()
+            return MemoryReservation(usable_bytes=free, reserved_bytes=needed)
 
-    def budget(self) -> int:
-        """Bytes for all engines together, those that they have already included."""
+    def total_bytes(self) -> int:
+        """The budget of all engines together, including what they already use."""
         if self._options.memory_mib:
             return self._options.memory_mib * _MIB
-        own = sum(tenant.supervisor.resident.own for tenant in self._tenants())
-        return int(_SHARE * (host_resources.available_bytes() + own))
+        own = sum(slot.supervisor.resident.own for slot in self._slots())
+        return int(_ENGINES_SHARE * (host.available_memory() + own))
 
-    async def _needed(self, file: ModelFile, most: int) -> int:
-        """What the last load took; by estimate what it would like, or what it can do with."""
-        last = await self._records.of(file)
-        if last is not None and last.memory_bytes <= most:
+    async def _needed_bytes(self, file: ModelFile, max_free: int) -> int:
+        """What the last load took; else the estimate for the preferred or the smallest size."""
+        last = await self._profiles.find(file)
+        if last is not None and last.memory_bytes <= max_free:
             return last.memory_bytes
-        wanted = self._estimate(file, most)
-        return wanted if wanted <= most else self._estimate(file, 0)
+        preferred = self._estimate(file, max_free)
+        return preferred if preferred <= max_free else self._estimate(file, 0)
 
     def _estimate(self, file: ModelFile, free: int) -> int:
-        return kv_sizing.needed_bytes(
+        return kv_sizing.estimate_memory_bytes(
             file=file.size,
             cell_bytes=0 if file.embeds else file.kv_bytes_per_token,
-            trained=file.context_tokens,
-            asked=self._options.context_tokens,
+            training_context=file.context_tokens,
+            requested_context=self._options.context_tokens,
             sequences=self._options.max_sequences,
             free_bytes=free,
         )
 
 
-def _too_large(needed: int, free: int, *, busy: int) -> NoRoom:
-    held = f" ({busy} other models are at work: wait, or" if busy else " ("
-    return NoRoom(
-        f"it needs {_mib(needed)} of memory, and {_mib(max(0, free))} can be had for it{held} "
+def _insufficient_memory(needed: int, free: int, *, busy: int) -> InsufficientMemory:
+    others = f" (other models in use: {busy}): wait, or" if busy else ":"
+    return InsufficientMemory(
+        f"it needs {_mib(needed)} of memory, {_mib(max(0, free))} are available{others} "
         "choose a smaller model or quantization, lower models.context_tokens, or raise "
-        "models.memory_mib)",
+        "models.memory_mib",
         details={"needed_bytes": needed, "free_bytes": max(0, free)},
     )
 

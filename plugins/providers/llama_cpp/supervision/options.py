@@ -1,4 +1,4 @@
-"""The provider's section of the configuration."""
+"""Settings of the provider."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from appliance.errors import ConfigError
 
 
 class Options(Struct, frozen=True):
-    """`[models]` of the configuration; zeros mean: choose what suits model and machine."""
+    """`[models]` of the configuration; zeros: choose what suits the model and the machine."""
 
     default: str = ""
     preload: bool = True
@@ -26,7 +26,7 @@ class Options(Struct, frozen=True):
 
 
 def read_options(settings: Mapping[str, Any]) -> Options:
-    """Raises ConfigError for a value of the wrong type."""
+    """Decode the settings. Raises ConfigError for a value of the wrong type."""
     try:
         return msgspec.convert(dict(settings), Options)
     except msgspec.ValidationError as error:

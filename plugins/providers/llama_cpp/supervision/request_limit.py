@@ -1,55 +1,49 @@
-"""How many requests one engine may have: running ones, and a bounded number of waiting ones."""
+"""Limits the requests of one engine: those that run, and a bounded number that wait."""
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from appliance.domain.moving_average import update_average
 from appliance.errors import QueueFull
 
-_WEIGHT_OF_LAST = 0.3
 
-
-class Admission:
+class RequestLimit:
     """Counts the open requests of one engine."""
 
     def __init__(self, running: int, waiting: int) -> None:
-        self._running, self._waiting = running, waiting
+        self._max_running, self._max_waiting = running, waiting
         self._open = 0
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._typical_s: float | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._average_s: float | None = None
 
     @asynccontextmanager
-    async def enter(self) -> AsyncGenerator[None, None]:
-        """For the time of one request. Raises QueueFull when too many wait already."""
-        if self._open >= self._running + self._waiting:
-            raise self._full()
+    async def admit(self) -> AsyncGenerator[None, None]:
+        """Count one request while the block runs. Raises QueueFull if too many are open."""
+        if self._open >= self._max_running + self._max_waiting:
+            raise self._queue_full()
         self._open += 1
-        self._empty.clear()
+        self._idle.clear()
         started = time.monotonic()
         try:
             yield
-            self._learn(time.monotonic() - started)
+            self._average_s = update_average(self._average_s, time.monotonic() - started)
         finally:
             self._open -= 1
             if not self._open:
-                self._empty.set()
+                self._idle.set()
 
-    async def empty(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Return when no request is open."""
-        await self._empty.wait()
+        await self._idle.wait()
 
-    def _learn(self, seconds: float) -> None:
-        known = self._typical_s
-        self._typical_s = seconds if known is None else known + _WEIGHT_OF_LAST * (seconds - known)
-
-    def _full(self) -> QueueFull:
-        """One place gets free when a running request ends, on average so soon."""
-        queued = self._open - self._running
-        soon = self._typical_s / self._running if self._typical_s is not None else None
+    def _queue_full(self) -> QueueFull:
+        """`retry_after`: the average time until one of the running requests ends."""
+        waiting = self._open - self._max_running
         return QueueFull(
-            f"{queued} requests wait for this model already, and no more than {self._waiting} may",
-            details={"queue_length": queued, "queue_limit": self._waiting},
-            retry_after=soon,
+            f"queue for this model is full ({waiting} of {self._max_waiting}); retry later",
+            details={"queue_length": waiting, "queue_limit": self._max_waiting},
+            retry_after=None if self._average_s is None else self._average_s / self._max_running,
         )

@@ -1,249 +1,287 @@
-"""Keeps one model's engine: starts it when needed, notices its end, and says why."""
+"""Supervises one model's engine process: starts it on demand, watches it, explains its end.
+
+One run of an engine is one task (`_run_engine`): it checks the file, reserves memory,
+spawns the process, waits for `Ready`, then reads until the engine ends, stalls or is
+stopped. Whatever ends it, `_clean_up` kills the process, releases the memory and fails the
+open requests. After repeated failures a restart is delayed, see `Backoff`.
+"""
 
 import asyncio
 import socket
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 import structlog
+from msgspec import Struct
 
 from appliance.domain.models import ModelFile
 from appliance.errors import ApplianceError, ModelUnavailable
 from appliance.spi.registry import PluginContext
-from plugins.providers.llama_cpp.host import host_resources
-from plugins.providers.llama_cpp.host.exit_diagnosis import without_folders
+from plugins.providers.llama_cpp.host.exit_diagnosis import strip_folders
+from plugins.providers.llama_cpp.host.process_memory import ResidentMemory, read_resident_memory
 from plugins.providers.llama_cpp.protocol.messages import Configure, Ready
-from plugins.providers.llama_cpp.supervision.answer_stream import LinkError
 from plugins.providers.llama_cpp.supervision.backoff import Backoff
-from plugins.providers.llama_cpp.supervision.connection import Link
-from plugins.providers.llama_cpp.supervision.embedding_connection import VectorLink
-from plugins.providers.llama_cpp.supervision.engine_process import Child, ChildError, spawn
-from plugins.providers.llama_cpp.supervision.engine_types import House, Loaded, NoRoom, WireT
+from plugins.providers.llama_cpp.supervision.completion_connection import CompletionConnection
+from plugins.providers.llama_cpp.supervision.embedding_connection import EmbeddingConnection
+from plugins.providers.llama_cpp.supervision.engine_connection import EngineConnection
+from plugins.providers.llama_cpp.supervision.engine_process import (
+    EngineProcess,
+    EngineProcessError,
+    spawn_engine,
+)
+from plugins.providers.llama_cpp.supervision.engine_types import (
+    EngineLostError,
+    InsufficientMemory,
+    LoadResult,
+    MemoryReservation,
+)
+from plugins.providers.llama_cpp.supervision.load_profiles import LoadProfiles
 from plugins.providers.llama_cpp.supervision.options import Options
 
 _log = structlog.get_logger()
 _STALL_S = 180.0
 _STALL_CHECK_S = 5.0
 
+ConnectionT = TypeVar("ConnectionT", bound=EngineConnection[Any])
+
 
 class Phase(Enum):
     UNLOADED = auto()
     LOADING = auto()
     READY = auto()
-    ENDING = auto()
+    STOPPING = auto()
     FAILED = auto()
 
 
-class Supervisor(ABC, Generic[WireT]):
-    """The engine of one model file."""
+class SupervisorDeps(Struct, frozen=True):
+    """What a supervisor needs of the pool.
+
+    `reserve_memory` raises InsufficientMemory. `on_ready` is called after each load.
+    """
+
+    load_profiles: LoadProfiles
+    reserve_memory: Callable[[ModelFile], Awaitable[MemoryReservation]]
+    on_ready: Callable[[LoadResult], None]
+
+
+class Supervisor(ABC, Generic[ConnectionT]):
+    """The engine of one model file.
+
+    `problem` says why the engine is not running, `ready` is what it reported once loaded,
+    `decode_speed` its latest decode speed in tokens per second.
+    """
 
     def __init__(
-        self, context: PluginContext, options: Options, file: ModelFile, house: House
+        self, context: PluginContext, options: Options, file: ModelFile, deps: SupervisorDeps
     ) -> None:
         self.file = file
-        self.resident = host_resources.Resident()
-        self.reserved_bytes = 0
-        self._house = house
-        self._expected_s, self._loading_since = 0.0, 0.0
-        self._details: dict[str, Any] = {}
+        self.resident = ResidentMemory()
         self.phase = Phase.UNLOADED
         self.problem = ""
         self.ready: Ready | None = None
-        self.speed: float | None = None
+        self.decode_speed: float | None = None
+        self._context, self._options, self._deps = context, options, deps
+        self._reserved_bytes = 0
+        self._expected_load_s, self._loading_since = 0.0, 0.0
+        self._problem_details: dict[str, Any] = {}
         self._backoff = Backoff()
-        self._context, self._options = context, options
-        self._settled = asyncio.Event()
-        self._life: asyncio.Task[None] | None = None
-        self._child: Child | None = None
-        self._wire: WireT | None = None
+        self._load_finished = asyncio.Event()
+        self._engine_task: asyncio.Task[None] | None = None
+        self._process: EngineProcess | None = None
+        self._connection: ConnectionT | None = None
 
     @property
     def pid(self) -> int | None:
-        """The engine's process id, while there is one."""
-        return self._child.pid if self._child else None
+        """The engine's process id, while it runs."""
+        return self._process.pid if self._process else None
 
     @property
-    def held_bytes(self) -> int:
-        """Memory that is set aside for it while it loads, or that it has."""
-        return self.resident.all or self.reserved_bytes
+    def memory_bytes(self) -> int:
+        """The memory that the engine uses, or that is reserved while it loads."""
+        return self.resident.total or self._reserved_bytes
 
     @property
-    def expected_s(self) -> float:
-        """How much longer loading will take, by the last time or by the file's size."""
-        return max(1.0, self._expected_s - (time.monotonic() - self._loading_since))
+    def remaining_load_s(self) -> float:
+        """How much longer loading will take, by the last load or by the file's size."""
+        return max(1.0, self._expected_load_s - (time.monotonic() - self._loading_since))
 
-    async def link(self) -> WireT:
-        """The connection to a ready engine, started if need be.
+    async def connect(self) -> ConnectionT:
+        """The connection to the ready engine, which is started if it does not run.
 
-        Raises ModelUnavailable with the reason, and with how long to wait when it
-        ended several times in a row.
+        Raises ModelUnavailable with the reason, and with `retry_after` while a restart is
+        delayed.
         """
-        while self.phase is Phase.ENDING and self._life is not None:
-            await asyncio.wait({self._life})
+        while self.phase is Phase.STOPPING and self._engine_task is not None:
+            await asyncio.wait({self._engine_task})
         if self.phase in {Phase.UNLOADED, Phase.FAILED}:
-            self._start()
-        await self._settled.wait()
-        if self.phase is not Phase.READY or self._wire is None:
+            self._start_engine()
+        await self._load_finished.wait()
+        if self.phase is not Phase.READY or self._connection is None:
             raise self._unavailable()
-        return self._wire
+        return self._connection
 
-    def worked(self, link: WireT) -> None:
-        """An answer was completed over this link."""
-        self._backoff.worked()
-        self.speed = link.speed or self.speed
+    def record_success(self, connection: ConnectionT) -> None:
+        """A request was served over this connection."""
+        self._backoff.reset()
+        self.decode_speed = connection.decode_speed or self.decode_speed
 
     async def stop(self) -> None:
-        """End the engine and wait until it is gone; open answers fail with LinkError."""
-        life = self._life
-        if life is not None and not life.done():
-            self.phase = Phase.ENDING
-            life.cancel()
-            await asyncio.wait({life})
-        # Somebody may have needed it again meanwhile.
-        if self._life is life:
-            self.phase, self.problem, self._life = Phase.UNLOADED, "", None
+        """End the engine and wait until it is gone; open requests fail with EngineLostError."""
+        task = self._engine_task
+        if task is not None and not task.done():
+            self.phase = Phase.STOPPING
+            task.cancel()
+            await asyncio.wait({task})
+        # Another request may have started it again meanwhile.
+        if self._engine_task is task:
+            self.phase, self.problem, self._engine_task = Phase.UNLOADED, "", None
 
-    def _start(self) -> None:
+    def _start_engine(self) -> None:
         if self._backoff.remaining_s > 0:
             raise self._unavailable()
-        self.phase, self._details = Phase.LOADING, {}
-        self._settled.clear()
-        self._life = asyncio.create_task(self._live(), name=f"engine of {self.file.alias}")
+        self.phase, self._problem_details = Phase.LOADING, {}
+        self._load_finished.clear()
+        name = f"engine of {self.file.alias}"
+        self._engine_task = asyncio.create_task(self._run_engine(), name=name)
 
-    async def _live(self) -> None:
-        """One life of an engine, from its start to its end."""
-        lost, was_ready = LinkError("the engine was stopped", can_retry=False), False
+    async def _run_engine(self) -> None:
+        """One run of the engine, from its start to its end."""
+        lost, was_ready = EngineLostError("the engine was stopped", retryable=False), False
         try:
-            link = await self._load()
+            connection = await self._load()
             was_ready = True
-            lost = LinkError(await self._serve(link))
-        except NoRoom as error:
-            # Others may go any moment: no reason to wait before the next try.
-            lost, self._details = LinkError(error.message, can_retry=False), error.details
+            lost = EngineLostError(await self._watch(connection))
+        except InsufficientMemory as error:
+            # Other engines may be unloaded at any moment: no delay before the next try.
+            lost = EngineLostError(error.message, retryable=False)
+            self._problem_details = error.details
         except ApplianceError as error:
-            lost = LinkError(error.message)
-        except (ChildError, OSError) as error:
-            lost = LinkError(without_folders(str(error)))
+            lost = EngineLostError(error.message)
+        except (EngineProcessError, OSError) as error:
+            lost = EngineLostError(strip_folders(str(error)))
         finally:
-            await self._bury(lost, was_ready=was_ready)
+            await self._clean_up(lost, was_ready=was_ready)
 
-    async def _load(self) -> WireT:
-        """Check the file, make room, start. Raises ChildError or ApplianceError."""
-        records = self._house.records
+    async def _load(self) -> ConnectionT:
+        """Check the file, reserve memory, start. Raises EngineProcessError or ApplianceError."""
         self._loading_since = time.monotonic()
-        self._expected_s = await records.expected_load_s(self.file)
+        self._expected_load_s = await self._deps.load_profiles.estimate_load_s(self.file)
         file = await self._context.models.check(self.file.alias)
-        claim = await self._house.make_room(file)
-        self.reserved_bytes = claim.reserved
+        reservation = await self._deps.reserve_memory(file)
+        self._reserved_bytes = reservation.reserved_bytes
         self._loading_since = time.monotonic()
-        configure = await self._configure(claim.granted)
-        link, child, ready = await self._started(configure)
-        self.ready, self.resident = ready, host_resources.resident(child.pid)
-        taken = time.monotonic() - self._loading_since
+        configure = await self._build_configure(reservation.usable_bytes)
+        connection, process, ready = await self._start_process(configure)
+        self.ready, self.resident = ready, read_resident_memory(process.pid)
+        seconds = time.monotonic() - self._loading_since
         self.phase, self.problem = Phase.READY, ""
-        self._settled.set()
-        if ready.breaches:
-            _log.warning("engine not fully confined", model=file.alias, missing=ready.breaches)
-        self._house.on_ready(Loaded(file, ready, self.resident.all, taken))
-        return link
+        self._load_finished.set()
+        if ready.confinement_gaps:
+            _log.warning(
+                "engine not fully confined", model=file.alias, missing=ready.confinement_gaps
+            )
+        self._deps.on_ready(LoadResult(file, ready, self.resident.total, seconds))
+        return connection
 
-    async def _configure(self, granted: int) -> Configure:
-        options, known = self._options, await self._house.records.of(self.file)
-        if known is not None and not (known.decode_tokens_per_second and known.row_costs):
-            known = None  # it was loaded, but nothing could be measured then
+    async def _build_configure(self, memory_bytes: int) -> Configure:
+        options, profile = self._options, await self._deps.load_profiles.find(self.file)
+        if profile is not None and not (profile.decode_tokens_per_second and profile.row_costs):
+            profile = None  # that load could not measure anything
         return Configure(
             path=self.file.path,
             context_tokens=options.context_tokens,
-            threads=known.threads if known else options.threads,
+            threads=profile.threads if profile else options.threads,
             max_sequences=options.max_sequences,
-            chunk=known.chunk if known else 0,
-            probe=known is None and not self.file.embeds,
-            memory_bytes=granted,
+            chunk=profile.chunk if profile else 0,
+            probe=profile is None and not self.file.embeds,
+            memory_bytes=memory_bytes,
             gpu_layers=options.gpu_layers,
             embeds=self.file.embeds,
-            row_costs=known.row_costs if known else (),
+            row_costs=profile.row_costs if profile else (),
         )
 
-    async def _started(self, configure: Configure) -> tuple[WireT, Child, Ready]:
+    async def _start_process(
+        self, configure: Configure
+    ) -> tuple[ConnectionT, EngineProcess, Ready]:
         limit = self._options.load_timeout_s
         try:
             async with asyncio.timeout(limit):
-                child, connection = await spawn(self._context)
-                self._child = child
-                link = self._wire = await self._connected(connection)
-                return link, child, await self._configured(child, link, configure)
+                process, engine_socket = await spawn_engine(self._context)
+                self._process = process
+                connection = self._connection = await self._open_connection(engine_socket)
+                ready = await self._configure_engine(process, connection, configure)
+                return connection, process, ready
         except TimeoutError as error:
-            raise ChildError(
-                f"it took longer than {limit:g} s to load: choose a smaller model, or raise "
+            raise EngineProcessError(
+                f"loading took longer than {limit:g} s: choose a smaller model, or raise "
                 "models.load_timeout_s"
             ) from error
 
     @abstractmethod
-    async def _connected(self, connection: socket.socket) -> WireT:
-        """The connection of this kind of engine, over its socket."""
+    async def _open_connection(self, engine_socket: socket.socket) -> ConnectionT:
+        """This kind of engine's connection over the socket."""
 
-    async def _configured(self, child: Child, link: WireT, configure: Configure) -> Ready:
+    async def _configure_engine(
+        self, process: EngineProcess, connection: ConnectionT, configure: Configure
+    ) -> Ready:
         try:
-            answer = await link.configure(configure)
-        except LinkError as error:
-            raise ChildError(await child.why_it_ended()) from error
-        if not isinstance(answer, Ready):
-            raise ChildError(without_folders(answer.reason))
-        return answer
+            reply = await connection.configure(configure)
+        except EngineLostError as error:
+            raise EngineProcessError(await process.exit_reason()) from error
+        if not isinstance(reply, Ready):
+            raise EngineProcessError(strip_folders(reply.reason))
+        return reply
 
-    async def _serve(self, link: WireT) -> str:
-        """Until the engine ends or hangs; returns why."""
-        reading = asyncio.create_task(link.read())
+    async def _watch(self, connection: ConnectionT) -> str:
+        """Wait until the engine ends or stalls; returns the reason."""
+        reading = asyncio.create_task(connection.read())
         try:
             while not reading.done():
                 await asyncio.wait({reading}, timeout=_STALL_CHECK_S)
-                if link.silence_s > _STALL_S:
+                if connection.silence_s > _STALL_S:
                     return f"the engine made no progress for {_STALL_S:g} s"
-            reading.exception()  # always LinkError; the process knows better why
-            self.phase = Phase.ENDING
-            return await self._why()
+            reading.exception()  # always EngineLostError; the process has the better reason
+            self.phase = Phase.STOPPING
+            return await self._process.exit_reason() if self._process else ""
         finally:
             reading.cancel()
 
-    async def _why(self) -> str:
-        return await self._child.why_it_ended() if self._child else ""
-
-    async def _bury(self, lost: LinkError, *, was_ready: bool) -> None:
-        """Nothing of the engine is left afterwards; whoever waits for it learns why."""
-        self.phase = Phase.ENDING
-        child, wire = self._child, self._wire
-        if child is not None:
-            await child.kill()
-        self._child = self._wire = self.ready = None
-        self.resident, self.reserved_bytes = host_resources.Resident(), 0
-        if lost.can_retry:
-            self._backoff.ended(was_ready=was_ready)
+    async def _clean_up(self, lost: EngineLostError, *, was_ready: bool) -> None:
+        """Kill the process, release the memory, fail the requests that are open or waiting."""
+        self.phase = Phase.STOPPING
+        process, connection = self._process, self._connection
+        if process is not None:
+            await process.kill()
+        self._process = self._connection = self.ready = None
+        self.resident, self._reserved_bytes = ResidentMemory(), 0
+        if lost.retryable:
+            self._backoff.record_end(was_ready=was_ready)
         self.phase, self.problem = Phase.FAILED, str(lost)
-        self._settled.set()
+        self._load_finished.set()
         _log.info("engine ended", model=self.file.alias, reason=self.problem)
-        if wire is not None:
-            wire.fail(lost)
+        if connection is not None:
+            connection.fail(lost)
 
     def _unavailable(self) -> ModelUnavailable:
-        wait = self._backoff.remaining_s
         return ModelUnavailable(
             f"the model {self.file.alias!r} can't be served: {self.problem or 'it was unloaded'}",
-            details={"model": self.file.alias, **self._details},
-            retry_after=wait or None,
+            details={"model": self.file.alias, **self._problem_details},
+            retry_after=self._backoff.remaining_s or None,
         )
 
 
-class Writer(Supervisor[Link]):
-    """Of a model that writes text."""
+class CompletionSupervisor(Supervisor[CompletionConnection]):
+    """Supervises the engine of a text model."""
 
-    async def _connected(self, connection: socket.socket) -> Link:
-        return await Link.over(connection)
+    async def _open_connection(self, engine_socket: socket.socket) -> CompletionConnection:
+        return await CompletionConnection.open(engine_socket)
 
 
-class Embedder(Supervisor[VectorLink]):
-    """Of a model that makes vectors."""
+class EmbeddingSupervisor(Supervisor[EmbeddingConnection]):
+    """Supervises the engine of an embedding model."""
 
-    async def _connected(self, connection: socket.socket) -> VectorLink:
-        return await VectorLink.over(connection)
+    async def _open_connection(self, engine_socket: socket.socket) -> EmbeddingConnection:
+        return await EmbeddingConnection.open(engine_socket)

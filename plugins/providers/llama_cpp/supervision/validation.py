@@ -1,4 +1,4 @@
-"""What a request must look like before an engine sees it."""
+"""Validates completion requests before they are sent to an engine."""
 
 import json
 import math
@@ -24,97 +24,97 @@ from appliance.domain.messages import (
 from appliance.errors import InvalidInput
 
 _SEED_BITS = 31
-_MOST_STOPS = 64
-_LONGEST_STOP = 1024
-_MOST_BIASES = 1024
-_MOST_TOOLS = 256
-_MOST_LIKELIHOODS = 20
-_DEEPEST_VALUE = 200
+_MAX_STOPS = 64
+_MAX_STOP_CHARS = 1024
+_MAX_BIASES = 1024
+_MAX_TOOLS = 256
+_MAX_LOGPROBS = 20
+_MAX_DEPTH = 200
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:/-]{1,64}")
 
 
-def checked(request: CompletionRequest) -> CompletionRequest:
-    """The request with a seed. Raises InvalidInput for a value that no model can take."""
+def validate_completion(request: CompletionRequest) -> CompletionRequest:
+    """The request, with a random seed if it has none. Raises InvalidInput."""
     if request.raw is not None:
         _check_raw(request, request.raw)
     elif not request.messages:
-        raise InvalidInput.at("messages", "at least one message is needed")
+        raise InvalidInput.at("messages", "at least one message is required")
     if request.max_tokens is not None and request.max_tokens < 1:
         raise InvalidInput.at("max_tokens", "must be at least 1")
     _check_sampling(request.sampling)
-    _encodable("owner", request.owner)
+    _check_unicode("owner", request.owner)
     for at, message in enumerate(request.messages):
         _check_message(message, f"messages[{at}]")
     _check_tools(request.tools, request.tool_choice)
     _check_output(request.output)
     if request.sampling.seed is not None:
         return request
-    drawn = msgspec.structs.replace(request.sampling, seed=secrets.randbits(_SEED_BITS))
-    return msgspec.structs.replace(request, sampling=drawn)
+    sampling = msgspec.structs.replace(request.sampling, seed=secrets.randbits(_SEED_BITS))
+    return msgspec.structs.replace(request, sampling=sampling)
 
 
 def _check_raw(request: CompletionRequest, raw: RawPrompt) -> None:
     if request.messages:
-        raise InvalidInput.at("messages", "a raw prompt stands instead of messages")
+        raise InvalidInput.at("messages", "must be empty with a raw prompt")
     if request.tools:
-        raise InvalidInput.at("tools", "a raw prompt knows no tools")
-    _encodable("prompt", raw.text)
-    _encodable("suffix", raw.suffix or "")
+        raise InvalidInput.at("tools", "must be empty with a raw prompt")
+    _check_unicode("prompt", raw.text)
+    _check_unicode("suffix", raw.suffix or "")
 
 
 def _check_sampling(sampling: Sampling) -> None:
-    _in_range("temperature", sampling.temperature, 0, 100)
-    _in_range("top_k", sampling.top_k, 0, 2**31 - 1)
-    _in_range("top_p", sampling.top_p, 0, 1)
-    _in_range("min_p", sampling.min_p, 0, 1)
-    _in_range("repeat_penalty", sampling.repeat_penalty, 0.01, 100)
-    _in_range("frequency_penalty", sampling.frequency_penalty, -2, 2)
-    _in_range("presence_penalty", sampling.presence_penalty, -2, 2)
+    _check_range("temperature", sampling.temperature, 0, 100)
+    _check_range("top_k", sampling.top_k, 0, 2**31 - 1)
+    _check_range("top_p", sampling.top_p, 0, 1)
+    _check_range("min_p", sampling.min_p, 0, 1)
+    _check_range("repeat_penalty", sampling.repeat_penalty, 0.01, 100)
+    _check_range("frequency_penalty", sampling.frequency_penalty, -2, 2)
+    _check_range("presence_penalty", sampling.presence_penalty, -2, 2)
     if sampling.logprobs is not None:
-        _in_range("logprobs", sampling.logprobs, 0, _MOST_LIKELIHOODS)
+        _check_range("logprobs", sampling.logprobs, 0, _MAX_LOGPROBS)
     _check_biases(sampling.logit_bias)
     if sampling.seed is not None and not -(2**63) <= sampling.seed < 2**63:
         raise InvalidInput.at("seed", "must fit in 64 bits")
-    if len(sampling.stop) > _MOST_STOPS:
-        raise InvalidInput.at("stop", f"at most {_MOST_STOPS} stop strings are allowed")
-    _encodable("stop", *sampling.stop)
-    if any(not 0 < len(stop) <= _LONGEST_STOP for stop in sampling.stop):
-        raise InvalidInput.at("stop", f"each must have 1 to {_LONGEST_STOP} characters")
+    if len(sampling.stop) > _MAX_STOPS:
+        raise InvalidInput.at("stop", f"must have at most {_MAX_STOPS} strings")
+    _check_unicode("stop", *sampling.stop)
+    if any(not 0 < len(stop) <= _MAX_STOP_CHARS for stop in sampling.stop):
+        raise InvalidInput.at("stop", f"each string must have 1 to {_MAX_STOP_CHARS} characters")
 
 
 def _check_biases(biases: Collection[tuple[int, float]]) -> None:
-    """Whether a token exists only its engine knows."""
-    if len(biases) > _MOST_BIASES:
-        raise InvalidInput.at("logit_bias", f"at most {_MOST_BIASES} tokens are allowed")
+    """Only the engine can check whether a token exists."""
+    if len(biases) > _MAX_BIASES:
+        raise InvalidInput.at("logit_bias", f"must have at most {_MAX_BIASES} tokens")
     if len({token for token, _ in biases}) < len(biases):
-        raise InvalidInput.at("logit_bias", "each token may stand in it once")
+        raise InvalidInput.at("logit_bias", "must not repeat a token")
     for token, bias in biases:
         if not 0 <= token < 2**31:
-            raise InvalidInput.at("logit_bias", f"{token} is no token's number")
-        _in_range("logit_bias", bias, -100, 100)
+            raise InvalidInput.at("logit_bias", f"{token} is not a token id")
+        _check_range("logit_bias", bias, -100, 100)
 
 
 def _check_message(message: Message, place: str) -> None:
-    _encodable(f"{place}.content", message.content)
-    _encodable(f"{place}.tool_call_id", message.tool_call_id)
+    _check_unicode(f"{place}.content", message.content)
+    _check_unicode(f"{place}.tool_call_id", message.tool_call_id)
     if message.tool_calls and message.role is not MessageRole.ASSISTANT:
-        raise InvalidInput.at(f"{place}.tool_calls", "only an assistant's message has tool calls")
+        raise InvalidInput.at(f"{place}.tool_calls", "only assistant messages may have tool calls")
     for at, call in enumerate(message.tool_calls):
-        _encodable(f"{place}.tool_calls[{at}]", call.id, call.name, call.arguments)
+        _check_unicode(f"{place}.tool_calls[{at}]", call.id, call.name, call.arguments)
 
 
 def _check_tools(tools: Collection[Tool], choice: ToolChoice) -> None:
-    if len(tools) > _MOST_TOOLS:
-        raise InvalidInput.at("tools", f"at most {_MOST_TOOLS} tools are allowed")
+    if len(tools) > _MAX_TOOLS:
+        raise InvalidInput.at("tools", f"must have at most {_MAX_TOOLS} tools")
     names = [tool.name for tool in tools]
     for at, tool in enumerate(tools):
         if not _TOOL_NAME.fullmatch(tool.name):
             reason = "must have 1 to 64 letters, digits, or _ . : / -"
             raise InvalidInput.at(f"tools[{at}].name", reason)
         if tool.name in names[:at]:
-            raise InvalidInput.at(f"tools[{at}].name", f"there are two tools {tool.name!r}")
-        _encodable(f"tools[{at}].description", tool.description)
-        _encodable_value(f"tools[{at}].parameters", tool.parameters)
+            raise InvalidInput.at(f"tools[{at}].name", f"there is another tool {tool.name!r}")
+        _check_unicode(f"tools[{at}].description", tool.description)
+        _check_json(f"tools[{at}].parameters", tool.parameters)
     if choice.use is ToolUse.REQUIRED and not tools:
         raise InvalidInput.at("tool_choice", "a call is required, but there are no tools")
     if choice.name and choice.name not in names:
@@ -124,42 +124,42 @@ def _check_tools(tools: Collection[Tool], choice: ToolChoice) -> None:
 def _check_output(output: OutputFormat) -> None:
     if output.kind is OutputKind.SCHEMA:
         if output.schema is None:
-            raise InvalidInput.at("output.schema", "is needed for this kind of output")
-        _encodable_value("output.schema", output.schema)
+            raise InvalidInput.at("output.schema", "is required for this output format")
+        _check_json("output.schema", output.schema)
     if output.kind is OutputKind.GRAMMAR:
         if not output.grammar.strip():
-            raise InvalidInput.at("output.grammar", "is needed for this kind of output")
-        _encodable("output.grammar", output.grammar)
+            raise InvalidInput.at("output.grammar", "is required for this output format")
+        _check_unicode("output.grammar", output.grammar)
 
 
-def _encodable_value(field: str, value: Any) -> None:
+def _check_json(field: str, value: Any) -> None:
     if not _is_shallow(value):
-        raise InvalidInput.at(field, f"may be nested {_DEEPEST_VALUE} deep")
+        raise InvalidInput.at(field, f"must be nested at most {_MAX_DEPTH} deep")
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise InvalidInput.at(field, "must be a JSON value") from error
-    _encodable(field, text)
+    _check_unicode(field, text)
 
 
 def _is_shallow(value: Any) -> bool:
-    """How deep a value may be before a reader or writer fails differs from one to the next."""
+    """A limit of our own: JSON encoders and decoders fail at different depths."""
     level = [value]
-    for _ in range(_DEEPEST_VALUE):
-        level = [inner for each in level for inner in _inner(each)]
+    for _ in range(_MAX_DEPTH):
+        level = [inner for each in level for inner in _children(each)]
         if not level:
             return True
     return False
 
 
-def _inner(value: Any) -> Collection[Any]:
+def _children(value: Any) -> Collection[Any]:
     if isinstance(value, Mapping):
         return cast(Mapping[str, Any], value).values()
     return cast(list[Any], value) if isinstance(value, list | tuple) else ()
 
 
-def _encodable(field: str, *texts: str) -> None:
-    """Half a surrogate pair can stand in a Python string, but in no text of a model."""
+def _check_unicode(field: str, *texts: str) -> None:
+    """A Python string may hold a lone surrogate, which has no UTF-8 encoding."""
     for text in texts:
         try:
             text.encode()
@@ -167,6 +167,6 @@ def _encodable(field: str, *texts: str) -> None:
             raise InvalidInput.at(field, "must be valid Unicode text") from error
 
 
-def _in_range(field: str, value: float, low: float, high: float) -> None:
+def _check_range(field: str, value: float, low: float, high: float) -> None:
     if not (math.isfinite(value) and low <= value <= high):
-        raise InvalidInput.at(field, f"must be from {low} to {high}")
+        raise InvalidInput.at(field, f"{value} is out of range ({low} to {high})")

@@ -1,33 +1,33 @@
-"""Tool calls between DeepSeek's marks.
+"""Parses DeepSeek's tool calls.
 
-V3 and R1 write `function<sep>name` and the arguments in a fence of Markdown, V3.1 writes
-`name<sep>{arguments}`; both between the same marks. One reader takes either.
+V3 and R1 write `function<sep>name` and the arguments in a Markdown fence, V3.1 writes
+`name<sep>{arguments}`, both between the same markers. One parser takes either.
 """
 
 import re
 from collections.abc import Mapping
 
 from appliance.domain.messages import Tool, ToolCall
-from plugins.providers.llama_cpp.tool_calls.json_calls import made_call
+from plugins.providers.llama_cpp.tool_calls.json_calls import build_call
 from plugins.providers.llama_cpp.tool_calls.markers import (
-    CALL_BEGIN,
-    CALLS_BEGIN,
-    FENCED_END,
-    SEPARATOR,
+    DEEPSEEK_CALL_BEGIN,
+    DEEPSEEK_CALL_END,
+    DEEPSEEK_CALLS_BEGIN,
+    DEEPSEEK_SEPARATOR,
 )
 
 _KIND = "function"
 _FENCED = re.compile(r"\s*(?P<name>\S+)\s*```(?:json)?(?P<arguments>.*?)(?:```)?\s*", re.DOTALL)
 
 
-def fenced_call(text: str, tools: Mapping[str, Tool]) -> ToolCall | None:
-    """The one call of a text, marks included; None if it is none of these functions."""
-    inner = text.removeprefix(CALLS_BEGIN).lstrip()
-    inner = inner.removeprefix(CALL_BEGIN).removesuffix(FENCED_END)
-    head, separator, rest = inner.partition(SEPARATOR)
+def parse_deepseek_call(text: str, tools: Mapping[str, Tool]) -> ToolCall | None:
+    """Parse a text that is one call, markers included; None if it calls none of these tools."""
+    inner = text.removeprefix(DEEPSEEK_CALLS_BEGIN).lstrip()
+    inner = inner.removeprefix(DEEPSEEK_CALL_BEGIN).removesuffix(DEEPSEEK_CALL_END)
+    head, separator, rest = inner.partition(DEEPSEEK_SEPARATOR)
     if not separator:
         return None
     if head.strip() != _KIND or rest.lstrip().startswith("{"):
-        return made_call(head.strip(), rest, tools)
+        return build_call(head.strip(), rest, tools)
     found = _FENCED.fullmatch(rest)
-    return made_call(found["name"], found["arguments"], tools) if found else None
+    return build_call(found["name"], found["arguments"], tools) if found else None

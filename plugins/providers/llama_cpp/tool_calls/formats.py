@@ -1,21 +1,26 @@
-"""Where tool calls begin and end in an answer, for each form in which models write them."""
+"""The markers around tool calls, and the parser of one call, for each ToolCallFormat."""
 
 from collections.abc import Mapping
 
 from msgspec import Struct
 
 from appliance.domain.messages import Tool, ToolCall
-from plugins.providers.llama_cpp.protocol.messages import CallForm
+from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
 from plugins.providers.llama_cpp.tool_calls import markers as marks
-from plugins.providers.llama_cpp.tool_calls.deepseek import fenced_call
-from plugins.providers.llama_cpp.tool_calls.json_calls import call_of, listed_calls, row_of_calls
-from plugins.providers.llama_cpp.tool_calls.qwen_xml import xml_call
+from plugins.providers.llama_cpp.tool_calls.deepseek import parse_deepseek_call
+from plugins.providers.llama_cpp.tool_calls.json_calls import (
+    parse_json_call,
+    parse_json_calls,
+    parse_mistral_calls,
+)
+from plugins.providers.llama_cpp.tool_calls.qwen_xml import parse_qwen_xml_call
 
 
-class Frame(Struct, frozen=True):
-    """`starts`: each may open a call. `end` closes one, "" if only the answer's end does.
+class CallMarkers(Struct, frozen=True):
+    """The markers around a call.
 
-    `closing` may stand behind the last call, and says nothing.
+    Each of `starts` may open a call. `end` closes it; "" if only the end of the completion
+    does. `closing` may follow the last call and carries no meaning.
     """
 
     starts: tuple[str, ...]
@@ -23,44 +28,48 @@ class Frame(Struct, frozen=True):
     closing: str = ""
 
 
-_FENCES = Frame((marks.CALLS_BEGIN, marks.CALL_BEGIN), marks.FENCED_END, marks.CALLS_END)
-FRAMES = {
-    CallForm.TAGGED: Frame((marks.CALL_START,), marks.CALL_END),
-    CallForm.LISTED: Frame((marks.LIST_MARK,)),
-    CallForm.BARE: Frame((marks.CODE_MARK,)),
-    CallForm.XML: Frame(
+_DEEPSEEK = CallMarkers(
+    (marks.DEEPSEEK_CALLS_BEGIN, marks.DEEPSEEK_CALL_BEGIN),
+    marks.DEEPSEEK_CALL_END,
+    marks.DEEPSEEK_CALLS_END,
+)
+CALL_MARKERS = {
+    ToolCallFormat.HERMES: CallMarkers((marks.CALL_START,), marks.CALL_END),
+    ToolCallFormat.MISTRAL: CallMarkers((marks.TOOL_CALLS_MARKER,)),
+    ToolCallFormat.LLAMA: CallMarkers((marks.PYTHON_TAG,)),
+    ToolCallFormat.QWEN_XML: CallMarkers(
         (marks.CALL_START, marks.FUNCTION_START), marks.FUNCTION_END, marks.CALL_END
     ),
-    CallForm.FENCED: _FENCES,
-    CallForm.PARTED: _FENCES,
+    ToolCallFormat.DEEPSEEK_V3: _DEEPSEEK,
+    ToolCallFormat.DEEPSEEK_V31: _DEEPSEEK,
 }
-# The text with which an answer ends where one call is all that is wanted.
-LAST_WORDS = {
-    CallForm.TAGGED: marks.CALL_END,
-    CallForm.XML: marks.CALL_END,
-    CallForm.FENCED: marks.FENCED_END,
-    CallForm.PARTED: marks.FENCED_END,
+# The marker after which a completion may be stopped if it must be one call.
+FINAL_MARKERS = {
+    ToolCallFormat.HERMES: marks.CALL_END,
+    ToolCallFormat.QWEN_XML: marks.CALL_END,
+    ToolCallFormat.DEEPSEEK_V3: marks.DEEPSEEK_CALL_END,
+    ToolCallFormat.DEEPSEEK_V31: marks.DEEPSEEK_CALL_END,
 }
 
 
-def read_calls(form: CallForm, text: str, tools: Mapping[str, Tool]) -> list[ToolCall]:
-    """The calls in a text that begins with one of the form's starts, if that is all it holds.
+def parse_calls(format_: ToolCallFormat, text: str, tools: Mapping[str, Tool]) -> list[ToolCall]:
+    """The calls in a text that starts with a start marker, if it holds nothing else.
 
-    The form's end may be missing.
+    The end marker may be missing.
     """
-    match form:
-        case CallForm.TAGGED:
+    match format_:
+        case ToolCallFormat.HERMES:
             inner = text.removeprefix(marks.CALL_START).removesuffix(marks.CALL_END)
-            return _one(call_of(inner, tools))
-        case CallForm.BARE:
-            return row_of_calls(text.removeprefix(marks.CODE_MARK), tools)
-        case CallForm.LISTED:
-            return listed_calls(text, marks.LIST_MARK, tools)
-        case CallForm.XML:
-            return _one(xml_call(text, tools))
-        case CallForm.FENCED | CallForm.PARTED:
-            return _one(fenced_call(text, tools))
+            return _as_list(parse_json_call(inner, tools))
+        case ToolCallFormat.LLAMA:
+            return parse_json_calls(text.removeprefix(marks.PYTHON_TAG), tools)
+        case ToolCallFormat.MISTRAL:
+            return parse_mistral_calls(text, marks.TOOL_CALLS_MARKER, tools)
+        case ToolCallFormat.QWEN_XML:
+            return _as_list(parse_qwen_xml_call(text, tools))
+        case ToolCallFormat.DEEPSEEK_V3 | ToolCallFormat.DEEPSEEK_V31:
+            return _as_list(parse_deepseek_call(text, tools))
 
 
-def _one(call: ToolCall | None) -> list[ToolCall]:
+def _as_list(call: ToolCall | None) -> list[ToolCall]:
     return [call] if call else []

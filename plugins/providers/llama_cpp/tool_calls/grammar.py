@@ -1,4 +1,4 @@
-"""The grammar of answers that must be, or may be, tool calls."""
+"""The GBNF rule of tool calls, for each ToolCallFormat."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,18 +10,18 @@ from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.grammar.charsets import literal
 from plugins.providers.llama_cpp.grammar.gbnf_builder import Rules
 from plugins.providers.llama_cpp.grammar.json_schema.compiler import schema_rule
-from plugins.providers.llama_cpp.protocol.messages import CallForm
+from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
 from plugins.providers.llama_cpp.tool_calls import markers as marks
 from plugins.providers.llama_cpp.tool_calls.markers import CALL_END, CALL_START
-from plugins.providers.llama_cpp.tool_calls.qwen_xml_grammar import xml_body
+from plugins.providers.llama_cpp.tool_calls.qwen_xml_grammar import parameters_rule
 
-_MOST_MORE_CALLS = 15
+_MAX_MORE_CALLS = 15
 
 
-class _Shape(Struct, frozen=True):
-    """What stands before, between and behind the calls, and around one call's arguments.
+class _CallLayout(Struct, frozen=True):
+    """The text before, between and after the calls, and around one call's arguments.
 
-    `head` holds {name}, or {json_name} for the name as JSON.
+    `head` contains {name}, or {json_name} for the name as JSON.
     """
 
     start: str
@@ -32,61 +32,68 @@ class _Shape(Struct, frozen=True):
 
 
 _JSON_HEAD = '{{"name": {json_name}, "arguments": '
-_BARE_HEAD = '{{"name": {json_name}, "parameters": '
-_FENCES_END = marks.FENCED_END + marks.CALLS_END
-_FENCES_START = marks.CALLS_BEGIN + marks.CALL_BEGIN
-_SHAPES = {
-    CallForm.TAGGED: _Shape(
+_LLAMA_HEAD = '{{"name": {json_name}, "parameters": '
+_DEEPSEEK_END = marks.DEEPSEEK_CALL_END + marks.DEEPSEEK_CALLS_END
+_DEEPSEEK_START = marks.DEEPSEEK_CALLS_BEGIN + marks.DEEPSEEK_CALL_BEGIN
+_LAYOUTS = {
+    ToolCallFormat.HERMES: _CallLayout(
         f"{CALL_START}\n", f"\n{CALL_END}\n{CALL_START}\n", f"\n{CALL_END}", _JSON_HEAD, "}"
     ),
-    CallForm.BARE: _Shape("", "", "", _BARE_HEAD, "}"),
-    CallForm.LISTED: _Shape(f"{marks.LIST_MARK}[", ", ", "]", _JSON_HEAD, "}"),
-    CallForm.XML: _Shape(
+    ToolCallFormat.LLAMA: _CallLayout("", "", "", _LLAMA_HEAD, "}"),
+    ToolCallFormat.MISTRAL: _CallLayout(f"{marks.TOOL_CALLS_MARKER}[", ", ", "]", _JSON_HEAD, "}"),
+    ToolCallFormat.QWEN_XML: _CallLayout(
         f"{CALL_START}\n",
         f"\n{CALL_END}\n{CALL_START}\n",
         f"\n{CALL_END}",
         "<function={name}>\n",
         marks.FUNCTION_END,
     ),
-    CallForm.FENCED: _Shape(
-        _FENCES_START,
-        f"{marks.FENCED_END}\n{marks.CALL_BEGIN}",
-        _FENCES_END,
-        f"function{marks.SEPARATOR}{{name}}\n{marks.FENCE_START}",
-        marks.FENCE_END,
+    ToolCallFormat.DEEPSEEK_V3: _CallLayout(
+        _DEEPSEEK_START,
+        f"{marks.DEEPSEEK_CALL_END}\n{marks.DEEPSEEK_CALL_BEGIN}",
+        _DEEPSEEK_END,
+        f"function{marks.DEEPSEEK_SEPARATOR}{{name}}\n{marks.JSON_FENCE_START}",
+        marks.JSON_FENCE_END,
     ),
-    CallForm.PARTED: _Shape(
-        _FENCES_START,
-        marks.FENCED_END + marks.CALL_BEGIN,
-        _FENCES_END,
-        f"{{name}}{marks.SEPARATOR}",
+    ToolCallFormat.DEEPSEEK_V31: _CallLayout(
+        _DEEPSEEK_START,
+        marks.DEEPSEEK_CALL_END + marks.DEEPSEEK_CALL_BEGIN,
+        _DEEPSEEK_END,
+        f"{{name}}{marks.DEEPSEEK_SEPARATOR}",
     ),
 }
-_MARKED = _Shape(marks.LIST_MARK, marks.LIST_MARK, "", "{name}[ARGS]")
+_ARGS_LAYOUT = _CallLayout(marks.TOOL_CALLS_MARKER, marks.TOOL_CALLS_MARKER, "", "{name}[ARGS]")
 
 
-def call_rule(
-    rules: Rules, tools: Sequence[Tool], form: CallForm, *, parallel: bool, marks_arguments: bool
+def add_call_rule(
+    rules: Rules,
+    tools: Sequence[Tool],
+    format_: ToolCallFormat,
+    *,
+    parallel: bool,
+    uses_args_marker: bool,
 ) -> str:
-    """The name of a rule for one call, or with `parallel` up to sixteen, in this form.
+    """Add a rule for one call, or with `parallel` up to sixteen; returns its name.
 
-    Raises InvalidInput for parameters' schemas that no grammar can be made of.
+    Raises InvalidInput for schemas of parameters that have no grammar.
     """
-    marked = form is CallForm.LISTED and marks_arguments
-    shape = _MARKED if marked else _SHAPES[form]
-    one = rules.add("call", " | ".join(_calls(rules, tools, form, shape)))
-    several = parallel and form is not CallForm.BARE
-    more = f"({literal(shape.between)} {one}){{0,{_MOST_MORE_CALLS}}}" if several else ""
-    parts = (literal(shape.start), one, more, literal(shape.end))
+    with_args = format_ is ToolCallFormat.MISTRAL and uses_args_marker
+    layout = _ARGS_LAYOUT if with_args else _LAYOUTS[format_]
+    one = rules.add("call", " | ".join(_calls(rules, tools, format_, layout)))
+    several = parallel and format_ is not ToolCallFormat.LLAMA
+    more = f"({literal(layout.between)} {one}){{0,{_MAX_MORE_CALLS}}}" if several else ""
+    parts = (literal(layout.start), one, more, literal(layout.end))
     return rules.add("calls", " ".join(filter(None, parts)))
 
 
-def _calls(rules: Rules, tools: Sequence[Tool], form: CallForm, shape: _Shape) -> Iterator[str]:
-    body_of = xml_body if form is CallForm.XML else schema_rule
+def _calls(
+    rules: Rules, tools: Sequence[Tool], format_: ToolCallFormat, layout: _CallLayout
+) -> Iterator[str]:
+    body_of = parameters_rule if format_ is ToolCallFormat.QWEN_XML else schema_rule
     for at, tool in enumerate(tools):
         place = f"tools[{at}].parameters"
         schema = {"type": "object", **tool.parameters}
         if schema["type"] != "object":
-            raise InvalidInput.at(f"{place}.type", "a function's parameters are an object")
-        head = shape.head.format(name=tool.name, json_name=json.dumps(tool.name))
-        yield f"{literal(head)} {body_of(rules, schema, place)} {literal(shape.tail)}"
+            raise InvalidInput.at(f"{place}.type", 'must be "object"')
+        head = layout.head.format(name=tool.name, json_name=json.dumps(tool.name))
+        yield f"{literal(head)} {body_of(rules, schema, place)} {literal(layout.tail)}"

@@ -1,7 +1,7 @@
 """The grammar of a call's parameters in Qwen3-Coder's XML.
 
-Texts stand as they are and end with a mark, which they therefore can't hold; a text whose
-length, pattern or format is bound can't hold `<` at all. Other values are JSON.
+Strings are written unquoted up to the end tag, which they therefore can't contain; a
+string with a length, pattern or format can't contain `<` at all. Other values are JSON.
 """
 
 import json
@@ -21,10 +21,10 @@ from plugins.providers.llama_cpp.grammar.gbnf_builder import Rules
 from plugins.providers.llama_cpp.grammar.json_schema.compiler import schema_rule
 from plugins.providers.llama_cpp.grammar.json_schema.normalize import KEYWORDS, Document, Schema
 from plugins.providers.llama_cpp.grammar.json_schema.strings import Writing, string_body
-from plugins.providers.llama_cpp.tool_calls.argument_values import kinds_in, kinds_of
+from plugins.providers.llama_cpp.tool_calls.argument_values import allowed_types, declared_types
 from plugins.providers.llama_cpp.tool_calls.markers import PARAMETER_END, PARAMETER_START
 
-_TEXT = "string"
+_STRING = "string"
 _END = ord(PARAMETER_END[0])
 _LINE: Ranges = ((0x09, 0x0A), (0x0D, 0x0D))
 _CONTROLS: Ranges = minus(((0x00, 0x1F), (0x7F, 0x7F)), _LINE)
@@ -37,13 +37,13 @@ def _one_of(characters: Ranges) -> str:
     return char_class(allowed) if allowed else ""
 
 
-_AS_IT_IS = Writing(lambda rules: rules.add("character", char_class(_INNER)), _one_of)
+_UNQUOTED = Writing(lambda rules: rules.add("character", char_class(_INNER)), _one_of)
 
 
-def xml_body(rules: Rules, schema: Schema, place: str) -> str:
-    """GBNF of the parameters that fulfil a function's schema, in their declared order.
+def parameters_rule(rules: Rules, schema: Schema, place: str) -> str:
+    """GBNF of the parameters that satisfy a function's schema, in their declared order.
 
-    Raises InvalidInput for what this form can't hold.
+    Raises InvalidInput for what this format can't express.
     """
     declared: Any = schema.get("properties", {})
     required: Any = schema.get("required", ())
@@ -60,12 +60,12 @@ def xml_body(rules: Rules, schema: Schema, place: str) -> str:
 
 
 def _undeclared(rules: Rules, schema: Schema, required: list[Any], place: str) -> Iterator[str]:
-    """Parameters that are required all the same: plain texts."""
+    """Parameters that are required but not declared: strings."""
     for name in required:
         if not isinstance(name, str):
             raise InvalidInput.at(f"{place}.required", "must be a list of names")
         if name not in schema.get("properties", {}):
-            yield _element(rules, name, _free_text(rules), place)
+            yield _element(rules, name, _any_string(rules), place)
 
 
 def _parameter(rules: Rules, schema: Schema, name: str, place: str) -> str:
@@ -75,54 +75,55 @@ def _parameter(rules: Rules, schema: Schema, name: str, place: str) -> str:
 
 def _element(rules: Rules, name: str, value: str, place: str) -> str:
     if not name or set(name) & set(">\n"):
-        raise InvalidInput.at(place, "this model's form of calls has no such name")
+        raise InvalidInput.at(
+            place, "the name must not be empty or contain > or a line end, for this model"
+        )
     start, end = f"{PARAMETER_START}{name}>\n", f"\n{PARAMETER_END}\n"
     return rules.add("parameter", f"{literal(start)} {value} {literal(end)}")
 
 
 def _value(rules: Rules, schema: Schema, name: str, place: str) -> str:
     value = schema["properties"][name]
-    if _TEXT not in kinds_of(schema, name):
+    if _STRING not in declared_types(schema, name):
         return schema_rule(rules, value, place, whole=schema)
     variants = Document(schema, place).variants(value, place)
     return rules.add("text", " | ".join(_text(rules, variant, place) for variant in variants))
 
 
 def _text(rules: Rules, variant: Schema, place: str) -> str:
-    """What may be a text may be any text, as far as nothing is said of texts."""
+    """A value that may be a string: any string, unless keywords for strings restrict it."""
     if "enum" in variant:
-        return " | ".join(literal(_written(value, place)) for value in variant["enum"])
-    if _TEXT not in kinds_in(variant):
+        return " | ".join(literal(_render_enum(value, place)) for value in variant["enum"])
+    if _STRING not in allowed_types(variant):
         return schema_rule(rules, variant, place)
-    bound = any(key in variant for key in KEYWORDS[_TEXT])
-    return string_body(rules, variant, place, _AS_IT_IS) if bound else _free_text(rules)
+    bound = any(key in variant for key in KEYWORDS[_STRING])
+    return string_body(rules, variant, place, _UNQUOTED) if bound else _any_string(rules)
 
 
-def _written(value: Any, place: str) -> str:
+def _render_enum(value: Any, place: str) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if PARAMETER_END in text:
-        raise InvalidInput.at(f"{place}.enum", f"this model's calls can't hold {PARAMETER_END}")
+        raise InvalidInput.at(f"{place}.enum", f"must not contain {PARAMETER_END}, for this model")
     return text
 
 
-def _free_text(rules: Rules) -> str:
-    """Any text without the mark that ends it.
+def _any_string(rules: Rules) -> str:
+    """Any string that does not contain the end tag.
 
-    A `<` begins either a part of the mark that another `<` cuts short, or one that
-    another character does.
+    A `<` starts a proper prefix of the tag, which another `<` or another character ends.
     """
-    mark, rest = literal(PARAMETER_END[0]), PARAMETER_END[1:]
-    again, broken = f"({mark} {_beginning(rest[:-1])})*", f"{mark} {_broken(rest)}"
-    return rules.add("free", f"({char_class(_INNER)} | {again} {broken})*")
+    first, rest = literal(PARAMETER_END[0]), PARAMETER_END[1:]
+    repeated, mismatch = f"({first} {_prefix(rest[:-1])})*", f"{first} {_mismatch(rest)}"
+    return rules.add("free", f"({char_class(_INNER)} | {repeated} {mismatch})*")
 
 
-def _beginning(text: str) -> str:
-    """GBNF of any beginning of a text, the empty one too."""
-    return f"({literal(text[0])} {_beginning(text[1:])})?" if text else '""'
+def _prefix(text: str) -> str:
+    """GBNF of any prefix of a text, the empty one included."""
+    return f"({literal(text[0])} {_prefix(text[1:])})?" if text else '""'
 
 
-def _broken(text: str) -> str:
-    """GBNF of a beginning of a text and a character, not `<`, with which it does not go on."""
-    next_one = ord(text[0])
-    other = char_class(minus(_INNER, ((next_one, next_one),)))
-    return f"({other} | {literal(text[0])} {_broken(text[1:])})" if text[1:] else other
+def _mismatch(text: str) -> str:
+    """GBNF of a prefix of a text and a character, not `<`, that does not continue it."""
+    expected = ord(text[0])
+    other = char_class(minus(_INNER, ((expected, expected),)))
+    return f"({other} | {literal(text[0])} {_mismatch(text[1:])})" if text[1:] else other

@@ -29,7 +29,7 @@ from appliance.domain.messages import (
 )
 from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
-from tests.support.llama_box import complete, provider_for, request
+from tests.support.llama_provider import complete, provider_for, request
 from tests.support.tiny_gguf import write_tiny_gguf
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

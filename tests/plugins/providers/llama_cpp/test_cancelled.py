@@ -16,8 +16,8 @@ from appliance.services.completions.service import CompletionService
 from appliance.store.sqlite.database import Database
 from appliance.store.tables import usage_records
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
-from tests.support.gateway_parts import ask, gateway_over, user
-from tests.support.llama_box import provider_for, request
+from tests.support.gateway_parts import chat_spec, gateway_over, user
+from tests.support.llama_provider import provider_for, request
 from tests.support.tiny_gguf import write_tiny_gguf
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -129,7 +129,7 @@ async def test_record_when_a_client_leaves_then_exact_and_an_estimate_where_the_
     db = await Database.open(tmp_path / "box.db")
     gateway = gateway_over(own, db=db)
     await gateway.start()
-    asked = ask(max_tokens=8_000, model="llama_cpp/tiny")
+    asked = chat_spec(max_tokens=8_000, model="llama_cpp/tiny")
     for dies in (False, True):
         (completion,) = await CompletionService(gateway).start(user(), asked)
         events = aiter(completion)

@@ -13,7 +13,7 @@ from appliance.domain.messages import EmbeddingRequest
 from appliance.domain.models import ModelState
 from appliance.errors import ContextLengthExceeded, InvalidInput, ModelUnavailable
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
-from tests.support.llama_box import complete, provider_for, request
+from tests.support.llama_provider import complete, provider_for, request
 from tests.support.tiny_embedder import DIMENSIONS, write_tiny_embedder
 from tests.support.tiny_gguf import write_tiny_gguf
 
@@ -113,14 +113,14 @@ async def test_embed_when_text_holds_marks_of_the_vocabulary_then_they_are_plain
 
 
 async def test_embed_when_model_writes_text_then_refused(provider: LlamaCppProvider):
-    with pytest.raises(InvalidInput, match="writes text"):
+    with pytest.raises(InvalidInput, match="is not an embedding model"):
         await provider.embed(_asked("abc", model="tiny"))
 
 
 async def test_stream_when_model_makes_vectors_then_refused(provider: LlamaCppProvider):
-    with pytest.raises(InvalidInput, match="makes embeddings"):
+    with pytest.raises(InvalidInput, match="is an embedding model"):
         await complete(provider, request("x", model="vectors"))
-    with pytest.raises(InvalidInput, match="makes embeddings"):
+    with pytest.raises(InvalidInput, match="is an embedding model"):
         await provider.count_tokens(request("x", model="vectors"))
 
 

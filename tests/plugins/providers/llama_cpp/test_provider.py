@@ -29,7 +29,7 @@ from appliance.errors import (
 from appliance.spi.registry import Registry
 from plugins.providers.llama_cpp import register
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
-from tests.support.llama_box import GREEDY, complete, provider_for, request, until_gone
+from tests.support.llama_provider import GREEDY, complete, provider_for, request, until_gone
 from tests.support.tiny_gguf import write_tiny_gguf
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

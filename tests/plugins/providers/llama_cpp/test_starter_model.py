@@ -20,7 +20,7 @@ from appliance.domain.messages import (
     TextDelta,
 )
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
-from tests.support.llama_box import complete, provider_for, request
+from tests.support.llama_provider import complete, provider_for, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 _QUESTION = "Write a Python function that adds two numbers."

@@ -1,13 +1,12 @@
-"""Arrays of a JSON schema: how many items, and what they are."""
+"""GBNF of a JSON schema's arrays: items, prefixItems, minItems, maxItems."""
 
 from collections.abc import Sequence
 from typing import Any, cast
 
 from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.grammar.gbnf_builder import Rules
-from plugins.providers.llama_cpp.grammar.json_schema.normalize import Schema
+from plugins.providers.llama_cpp.grammar.json_schema.normalize import Schema, read_bounds
 from plugins.providers.llama_cpp.grammar.json_schema.objects import MakeRule
-from plugins.providers.llama_cpp.grammar.json_schema.sizes import bounds
 
 
 def array_body(rules: Rules, make_rule: MakeRule, schema: Schema, place: str) -> str:
@@ -16,7 +15,7 @@ def array_body(rules: Rules, make_rule: MakeRule, schema: Schema, place: str) ->
     Raises InvalidInput.
     """
     if schema.get("uniqueItems"):
-        raise InvalidInput.at(f"{place}.uniqueItems", "no grammar can see to that")
+        raise InvalidInput.at(f"{place}.uniqueItems", "is not supported")
     lead = _lead(make_rule, schema, place)
     rest = schema.get("items", not lead)
     if isinstance(rest, list | tuple):
@@ -43,13 +42,13 @@ def _lead(make_rule: MakeRule, schema: Schema, place: str) -> list[str]:
 
 def _counts(schema: Schema, lead: int, rest: Any, place: str) -> tuple[int, int | None]:
     """How many items may follow the first ones."""
-    low, high = bounds(schema, "minItems", "maxItems", place)
+    low, high = read_bounds(schema, "minItems", "maxItems", place)
     if high is not None and high < lead:
-        raise InvalidInput.at(f"{place}.maxItems", "is less than prefixItems has")
+        raise InvalidInput.at(f"{place}.maxItems", "is less than the number of prefixItems")
     if rest is not False:
         return max(0, low - lead), None if high is None else high - lead
     if low > lead:
-        raise InvalidInput.at(f"{place}.minItems", "no more items are allowed")
+        raise InvalidInput.at(f"{place}.minItems", "is more than the items that the schema allows")
     return 0, 0
 
 

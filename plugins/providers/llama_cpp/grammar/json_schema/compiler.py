@@ -1,6 +1,6 @@
-"""JSON schema to GBNF, so that llama.cpp lets the model write nothing else.
+"""Converts a JSON schema to GBNF.
 
-The grammar is never weaker than the schema: what it can't express is refused by name.
+The grammar is never weaker than the schema: what it can't express is rejected by name.
 It is stricter where that helps a model: properties come in the order in which they are
 declared, an object that declares some has no others unless `additionalProperties` says
 so, numbers have at most 16 digits before and behind the point, and there is little space.
@@ -63,7 +63,7 @@ class _Compiler:
         if known is not None:
             return known
         if self._depth >= _DEEPEST or len(self._rules) > _MOST_RULES:
-            raise InvalidInput.at(place, "the schema is too deep or too large")
+            raise InvalidInput.at(place, "the schema is nested too deeply or too large")
         name = self._known[key] = self._rules.reserve("part")
         self._depth += 1
         self._rules.define(name, " | ".join(self._ways(schema, place)))
@@ -106,11 +106,11 @@ class _Compiler:
                 if key in schema:
                     raise InvalidInput.at(f"{place}.{key}", "is not supported beside enum or const")
         if not values:
-            raise InvalidInput.at(f"{place}.enum", "none of the values has the type")
+            raise InvalidInput.at(f"{place}.enum", "no value has the schema's type")
         try:
             texts = [json.dumps(value, ensure_ascii=False, allow_nan=False) for value in values]
         except ValueError as error:
-            raise InvalidInput.at(f"{place}.enum", "JSON has no infinite numbers") from error
+            raise InvalidInput.at(f"{place}.enum", "JSON has no infinity or NaN") from error
         return self._rules.add("enum", " | ".join(literal(text) for text in texts))
 
 

@@ -1,4 +1,4 @@
-"""JSON schemas brought into one form: references followed, `allOf` and siblings merged."""
+"""Normalizes JSON schemas: resolves references, merges `allOf`, expands `anyOf`, `oneOf`."""
 
 import itertools
 import json
@@ -27,6 +27,7 @@ _SAYING_NOTHING = frozenset(
 _KNOWN = frozenset((*_GENERAL, *itertools.chain.from_iterable(KEYWORDS.values())))
 _MOST_VARIANTS = 256
 _DEEPEST = 32
+_MAX_COUNT = 1_000_000
 _HIGHER = {"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"}
 _LOWER = {"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"}
 
@@ -49,7 +50,7 @@ class Document:
             elif isinstance(found, list | tuple) and key.isdigit() and int(key) < len(found):  # pyright: ignore[reportUnknownArgumentType]
                 found = cast(Any, found[int(key)])
             else:
-                raise InvalidInput.at(place, f"there is nothing at {reference!r}")
+                raise InvalidInput.at(place, f"{reference!r} does not exist in the schema")
         return found
 
     def variants(self, schema: Any, place: str, depth: int = 0) -> list[Schema]:
@@ -59,15 +60,15 @@ class Document:
         nothing can fulfil.
         """
         if depth > _DEEPEST:
-            raise InvalidInput.at(place, "it refers to itself without an end")
+            raise InvalidInput.at(place, "refers to itself without end")
         plain, parts = self._parts(schema, place, depth)
         variants = [plain]
         for part in parts:
             if len(variants) * len(part) > _MOST_VARIANTS:
-                raise InvalidInput.at(place, f"more than {_MOST_VARIANTS} combinations")
+                raise InvalidInput.at(place, f"expands to more than {_MOST_VARIANTS} combinations")
             variants = list(_merged(variants, part, place))
         if not variants:
-            raise InvalidInput.at(place, "nothing can fulfil all of it")
+            raise InvalidInput.at(place, "no value can satisfy all of it")
         return variants
 
     def _parts(self, schema: Any, place: str, depth: int) -> tuple[Schema, list[list[Schema]]]:
@@ -97,9 +98,9 @@ def as_schema(schema: Any, place: str) -> Schema:
     if schema is True:
         return {}
     if schema is False:
-        raise InvalidInput.at(place, "nothing can fulfil it")
+        raise InvalidInput.at(place, "no value can satisfy it")
     if not isinstance(schema, Mapping):
-        raise InvalidInput.at(place, "a schema is an object")
+        raise InvalidInput.at(place, "must be an object or a boolean")
     copy = {str(key): value for key, value in cast(Mapping[Any, Any], schema).items()}
     for key in copy:
         if key not in _KNOWN and key not in _SAYING_NOTHING:
@@ -123,7 +124,7 @@ def _list(schema: Schema, key: str, place: str) -> list[Any]:
         return []
     found = schema.pop(key)
     if not isinstance(found, list | tuple) or not found:
-        raise InvalidInput.at(f"{place}.{key}", "must be a list with at least one schema")
+        raise InvalidInput.at(f"{place}.{key}", "must be a non-empty list of schemas")
     return list(cast(Iterable[Any], found))
 
 
@@ -132,10 +133,10 @@ def _normal(schema: Schema, place: str) -> Schema:
     if "const" in schema:
         value = schema.pop("const")
         if "enum" in schema and written(value) not in map(written, schema["enum"]):
-            raise InvalidInput.at(place, "nothing can fulfil all of it")
+            raise InvalidInput.at(place, "no value can satisfy all of it")
         schema["enum"] = [value]
     if "enum" in schema and (not isinstance(schema["enum"], list | tuple) or not schema["enum"]):
-        raise InvalidInput.at(f"{place}.enum", "must be a list with at least one value")
+        raise InvalidInput.at(f"{place}.enum", "must be a non-empty list")
     if "type" in schema:
         schema["type"] = _types(schema["type"], f"{place}.type")
     if schema.pop("nullable", False) and "type" in schema:
@@ -148,7 +149,7 @@ def _normal(schema: Schema, place: str) -> Schema:
 def _types(found: Any, place: str) -> list[str]:
     names = list(cast(list[Any], found)) if isinstance(found, list | tuple) else [found]
     if not names or any(name not in KINDS for name in names):
-        raise InvalidInput.at(place, f"must be of: {', '.join(KINDS)}")
+        raise InvalidInput.at(place, f"must be one or more of: {', '.join(KINDS)}")
     return names
 
 
@@ -167,7 +168,7 @@ def _both(left: Schema, right: Schema, place: str) -> Schema | None:
         if written(one) != written(other):
             merge = _MERGES.get(key)
             if merge is None:
-                raise InvalidInput.at(place, f"two different values of {key!r} can't be joined")
+                raise InvalidInput.at(place, f"different values of {key!r} can't be merged")
             merged[key] = merge(one, other)
     if not _joined_properties(merged, left, right):
         return None
@@ -237,7 +238,7 @@ def _check_apart(choices: list[list[Schema]], place: str) -> None:
     for (at, one), (other_at, other) in itertools.combinations(enumerate(choices), 2):
         if any(not _apart(left, right) for left in one for right in other):
             raise InvalidInput.at(
-                place, f"[{at}] and [{other_at}] may both hold; use anyOf where that is fine"
+                place, f"[{at}] and [{other_at}] may both match; use anyOf if that is fine"
             )
 
 
@@ -270,3 +271,24 @@ def _values(schema: Any) -> list[Any]:
     known = cast(Mapping[str, Any], schema)
     found: Any = [known["const"]] if "const" in known else known.get("enum", ())
     return list(cast(Iterable[Any], found)) if isinstance(found, list | tuple) else []
+
+
+def read_bounds(schema: Schema, low_key: str, high_key: str, place: str) -> tuple[int, int | None]:
+    """The values of a pair of keywords such as minItems and maxItems. Raises InvalidInput."""
+    low, high = _read_count(schema, low_key, place) or 0, _read_count(schema, high_key, place)
+    if high is not None and high < low:
+        raise InvalidInput.at(f"{place}.{high_key}", f"is less than {low_key}")
+    return low, high
+
+
+def _read_count(schema: Schema, key: str, place: str) -> int | None:
+    value: Any = schema.get(key)
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInput.at(f"{place}.{key}", "must be a non-negative integer")
+    if value > _MAX_COUNT:
+        raise InvalidInput.at(f"{place}.{key}", f"must be at most {_MAX_COUNT}")
+    return value

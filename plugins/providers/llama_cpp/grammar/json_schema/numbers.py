@@ -1,4 +1,4 @@
-"""Numbers of a JSON schema: bounds on either side."""
+"""GBNF of a JSON schema's numbers within minimum and maximum."""
 
 import math
 from collections.abc import Mapping
@@ -38,13 +38,13 @@ def number_body(schema: Schema, place: str) -> str:
 
 def _some(ways: str, place: str) -> str:
     if not ways:
-        raise InvalidInput.at(place, "no number lies within its bounds")
+        raise InvalidInput.at(place, "no number satisfies its bounds")
     return ways
 
 
 def _check_step(schema: Schema, place: str, *, whole: bool) -> None:
     if "multipleOf" in schema and not (whole and schema["multipleOf"] == 1):
-        raise InvalidInput.at(f"{place}.multipleOf", "no grammar can see to that")
+        raise InvalidInput.at(f"{place}.multipleOf", "is not supported")
 
 
 def _limits(schema: Schema, place: str) -> tuple[Bound | None, Bound | None]:
@@ -74,4 +74,4 @@ def _decimal(schema: Mapping[str, Any], key: str, place: str) -> Decimal | None:
         return exact
     if (exact > 0) == key.endswith("aximum"):
         return None
-    raise InvalidInput.at(f"{place}.{key}", f"numbers have up to {DIGITS_BEFORE} digits")
+    raise InvalidInput.at(f"{place}.{key}", f"must have at most {DIGITS_BEFORE} digits")

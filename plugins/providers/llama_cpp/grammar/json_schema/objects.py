@@ -1,4 +1,4 @@
-"""Objects of a JSON schema: which properties, in their order, and which others."""
+"""GBNF of a JSON schema's objects: properties in declared order, then additional ones."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +16,7 @@ from plugins.providers.llama_cpp.grammar.charsets import (
     union,
 )
 from plugins.providers.llama_cpp.grammar.gbnf_builder import Rules
-from plugins.providers.llama_cpp.grammar.json_schema.normalize import Schema
-from plugins.providers.llama_cpp.grammar.json_schema.sizes import bounds
+from plugins.providers.llama_cpp.grammar.json_schema.normalize import Schema, read_bounds
 
 MakeRule = Callable[[Any, str], str]
 _ANYTHING = plain_class(EVERYTHING)
@@ -75,14 +74,16 @@ class _Object:
 
     def _check_counts(self, properties: list[_Property]) -> None:
         """Counts that the properties fulfil anyway say nothing; others can't be expressed."""
-        low, high = bounds(self._schema, "minProperties", "maxProperties", self._place)
+        low, high = read_bounds(self._schema, "minProperties", "maxProperties", self._place)
         if low > sum(each.required for each in properties):
             raise InvalidInput.at(
-                f"{self._place}.minProperties", "is more than the required properties"
+                f"{self._place}.minProperties",
+                "must not exceed the required properties",
             )
         if high is not None and (self._others is not False or high < len(properties)):
             raise InvalidInput.at(
-                f"{self._place}.maxProperties", "is less than the properties that are allowed"
+                f"{self._place}.maxProperties",
+                "must not be less than the allowed properties",
             )
 
     def _more(self) -> str:

@@ -1,4 +1,4 @@
-"""Strings of a JSON schema: lengths, patterns and formats."""
+"""GBNF of a JSON schema's strings: minLength, maxLength, pattern, format."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,7 @@ from msgspec import Struct
 from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.grammar.charsets import Ranges, in_json
 from plugins.providers.llama_cpp.grammar.gbnf_builder import Rules
-from plugins.providers.llama_cpp.grammar.json_schema.normalize import Schema
-from plugins.providers.llama_cpp.grammar.json_schema.sizes import bounds
+from plugins.providers.llama_cpp.grammar.json_schema.normalize import Schema, read_bounds
 from plugins.providers.llama_cpp.grammar.regex import PatternError, pattern_of
 
 _LEAP = r"([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29"
@@ -50,7 +49,7 @@ def string_body(rules: Rules, schema: Schema, place: str, writing: Writing = _AS
 
     Raises InvalidInput.
     """
-    low, high = bounds(schema, "minLength", "maxLength", place)
+    low, high = read_bounds(schema, "minLength", "maxLength", place)
     form, pattern = schema.get("format"), schema.get("pattern")
     if form is not None and pattern is not None:
         raise InvalidInput.at(f"{place}.pattern", "is not supported beside format")
@@ -69,18 +68,18 @@ def _formed(form: Any, low: int, high: int | None, place: str, writing: Writing)
     source = FORMATS.get(form) if isinstance(form, str) else None
     if source is None:
         known = ", ".join(sorted(FORMATS))
-        raise InvalidInput.at(f"{place}.format", f"{form!r} is not supported; there are: {known}")
+        raise InvalidInput.at(f"{place}.format", f"{form!r} is not supported; supported: {known}")
     return _matching(f"^({source})$", low, high, f"{place}.format", writing)
 
 
 def _matching(source: Any, low: int, high: int | None, place: str, writing: Writing) -> str:
     if not isinstance(source, str):
-        raise InvalidInput.at(place, "must be text")
+        raise InvalidInput.at(place, "must be a string")
     try:
         pattern = pattern_of(source, writing.one_of)
     except PatternError as error:
         raise InvalidInput.at(place, str(error)) from error
     too_short = pattern.shortest < low
     if too_short or (high is not None and (pattern.longest is None or pattern.longest > high)):
-        raise InvalidInput.at(place, "with lengths beside it, it must bound the length itself")
+        raise InvalidInput.at(place, "must itself keep to minLength and maxLength")
     return pattern.gbnf

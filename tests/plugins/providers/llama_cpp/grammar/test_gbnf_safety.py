@@ -13,7 +13,7 @@ from plugins.providers.llama_cpp.grammar.gbnf_parser import GrammarError
 from plugins.providers.llama_cpp.grammar.gbnf_safety import checked_rules, is_recursive
 from plugins.providers.llama_cpp.grammar.number_ranges import Bound, decimals, integers
 from plugins.providers.llama_cpp.native.bindings import Model, NativeError
-from plugins.providers.llama_cpp.sampling.sampler import made_grammar
+from plugins.providers.llama_cpp.sampling.sampler import create_grammar_sampler
 from tests.support.llama_model import follows, open_model
 from tests.support.schema_grammar import schema_grammar
 from tests.support.tiny_gguf import write_tiny_gguf
@@ -29,30 +29,30 @@ _WRONG = [
     ("root ::= y", "uses 'y'"),
     ('root ::= "a', "ends within"),
     ("root ::= [a-", "ends within"),
-    ("root ::= []", "holds no character"),
+    ("root ::= []", "must not be empty"),
     ("root ::= [z-a]", "from the lower"),
     ('root ::= ("a"', r"'\)' is missing"),
-    ("root ::= *", "nothing before it"),
-    ('root ::= ""*', "nothing before it"),
-    ('root ::= "a"{3000}', "repeated 2000 times"),
-    ('root ::= "a"{0,99999999999999999999999}', "repeated 2000 times"),
-    ('root ::= "a"{5,2}', "can't be fulfilled"),
+    ("root ::= *", "must follow an item"),
+    ('root ::= ""*', "must follow an item"),
+    ('root ::= "a"{3000}', "repeated at most 2000 times"),
+    ('root ::= "a"{0,99999999999999999999999}', "repeated at most 2000 times"),
+    ('root ::= "a"{5,2}', "less than the first"),
     ('root ::= "a"{x}', "a number is missing"),
     ('root ::= "a"{1', "'}' is missing"),
     ("root ::= <think>", "tokens in a grammar"),
-    (r'root ::= "\q"', r"no escape \\q"),
+    (r'root ::= "\q"', r"unknown escape \\q"),
     (r'root ::= "\x4"', "needs 2 hexadecimal"),
-    (r'root ::= "\UFFFFFFFF"', "is no character"),
+    (r'root ::= "\UFFFFFFFF"', "is not a character"),
     ('root ::= "a"\n  }', "line 2, column 3"),
     ('root ::= "a"\0', "NUL"),
     ('root ::= root "a" | "b"', "begins with itself"),
     ('root ::= a root "y" | "x"\na ::= b\nb ::= "" | "q"', "begins with itself"),
     ('root ::= ("a"? root) "b" | "c"', "begins with itself"),
-    ('root ::= "a" root', "ever ends"),
-    (_MANY_WAYS + '\nr60 ::= "z"', "can begin in more than"),
+    ('root ::= "a" root', "no finite text"),
+    (_MANY_WAYS + '\nr60 ::= "z"', "can start in more than"),
     ("root ::= " + "(" * 500 + '"a"' + ")" * 500, "nested"),
     ("root ::= " + '"a" ' * 200_000, "bytes"),
-    ("root ::= " + '"aaaaaaaaaa"{2000} ' * 40, "parts"),
+    ("root ::= " + '"aaaaaaaaaa"{2000} ' * 40, "items"),
 ]
 _FINE = [
     ('root ::= "a"', "a"),
@@ -101,7 +101,7 @@ def test_grammar_when_fine_then_llama_takes_it_too(model: Model, grammar: str, t
 
 @pytest.mark.parametrize("grammar", _DOUBLING)
 def test_readings_when_they_double_with_the_text_then_refused_with_such_a_text(grammar: str):
-    with pytest.raises(GrammarError, match="can be read in more than"):
+    with pytest.raises(GrammarError, match="has more than 48 parses"):
         check_readings(checked_rules(grammar))
 
 
@@ -126,7 +126,7 @@ def test_grammar_when_text_is_random_then_checked_or_refused_but_never_a_crash(m
         text = "root ::= " + "".join(drawn.choices(parts, k=drawn.randrange(12)))
         try:
             checked_rules(text)
-            sampler = made_grammar(model, text)
+            sampler = create_grammar_sampler(model, text)
         except (GrammarError, NativeError):
             continue
         model.lib.llama_sampler_free(sampler)

@@ -6,7 +6,7 @@ import pytest
 
 from appliance.domain.messages import Message, MessageRole, Tool, ToolCall
 from plugins.providers.llama_cpp.prompt.template import ChatTemplate
-from plugins.providers.llama_cpp.protocol.messages import CallForm
+from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
 
 _TAGGED = """
 {%- if tools %}<|im_start|>system
@@ -70,20 +70,20 @@ def _template(source: str | None) -> ChatTemplate:
 @pytest.mark.parametrize(
     ("source", "form", "knows"),
     [
-        (_TAGGED, CallForm.TAGGED, True),
-        (_LISTED, CallForm.LISTED, True),
-        (_BARE, CallForm.BARE, True),
-        (_PLAIN, CallForm.TAGGED, False),
-        (_NO_RESULTS, CallForm.TAGGED, False),
-        (_XML, CallForm.TAGGED, False),
-        (None, CallForm.TAGGED, False),
+        (_TAGGED, ToolCallFormat.HERMES, True),
+        (_LISTED, ToolCallFormat.MISTRAL, True),
+        (_BARE, ToolCallFormat.LLAMA, True),
+        (_PLAIN, ToolCallFormat.HERMES, False),
+        (_NO_RESULTS, ToolCallFormat.HERMES, False),
+        (_XML, ToolCallFormat.HERMES, False),
+        (None, ToolCallFormat.HERMES, False),
     ],
 )
 def test_template_when_read_then_known_whether_and_how_it_takes_tools(
-    source: str | None, form: CallForm, knows: bool
+    source: str | None, form: ToolCallFormat, knows: bool
 ):
     template = _template(source)
-    assert (template.form, template.knows_tools) == (form, knows)
+    assert (template.tool_call_format, template.supports_tools) == (form, knows)
 
 
 @pytest.mark.parametrize("source", [_TAGGED, _LISTED, _BARE, _PLAIN, None])

@@ -14,13 +14,7 @@ from appliance.domain.models import ModelState
 from appliance.errors import ModelUnavailable, ProviderFailed
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
 from plugins.providers.llama_cpp.supervision import supervisor
-from tests.support.llama_box import (
-    ListedModels,
-    complete,
-    provider_for,
-    request,
-    until_gone,
-)
+from tests.support.llama_provider import ListedModels, complete, provider_for, request, until_gone
 from tests.support.tiny_gguf import write_tiny_gguf
 
 CONTEXT = 32768
@@ -217,7 +211,7 @@ async def test_load_when_engine_aborts_then_unavailable_with_signal_and_last_wor
     )
     error = await _fails(provider)
     assert "SIGABRT" in error.message
-    assert "(it said: x.cpp:1: BAD)" in error.message
+    assert "(last errors: x.cpp:1: BAD)" in error.message
     again = await _fails(provider)
     assert again.retry_after is not None
     await provider.close()
@@ -260,7 +254,7 @@ async def test_engine_when_server_is_killed_then_it_dies_too(tmp_path: Path):
     path = write_tiny_gguf(tmp_path / "tiny.gguf")
     code = (
         "import asyncio, sys, pathlib\n"
-        "from tests.support.llama_box import provider_for\n"
+        "from tests.support.llama_provider import provider_for\n"
         "async def main():\n"
         "    folder, model = map(pathlib.Path, sys.argv[1:])\n"
         "    provider, _ = provider_for(folder, {'tiny': model})\n"

@@ -12,9 +12,9 @@ from msgspec import structs
 
 from appliance.domain.models import ModelState
 from appliance.errors import ModelUnavailable
-from plugins.providers.llama_cpp.host import host_resources
+from plugins.providers.llama_cpp.host.process_memory import ResidentMemory
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
-from tests.support.llama_box import ListedModels, complete, provider_for, request, until_gone
+from tests.support.llama_provider import ListedModels, complete, provider_for, request, until_gone
 from tests.support.tiny_gguf import write_tiny_gguf
 
 # Room for one tiny model to load beside nothing else: the program takes most of it.
@@ -73,7 +73,7 @@ async def test_load_when_others_are_at_work_then_refused_with_the_figures(tmp_pa
     async with _box(tmp_path, "a", "b", memory_mib=ONE_MODEL_MIB) as (provider, _):
         stream = provider.stream(request("x", model="a", max_tokens=400))
         await anext(stream)
-        with pytest.raises(ModelUnavailable, match="at work") as caught:
+        with pytest.raises(ModelUnavailable, match="in use") as caught:
             await provider.load("b")
         assert "MiB" in caught.value.message
         assert "models.memory_mib" in caught.value.message
@@ -92,7 +92,7 @@ async def test_load_when_model_can_never_fit_then_says_what_is_needed_and_unload
         await provider.load("a")
         with models.files["b"].open("r+b") as file:
             file.truncate(500 * MIB)
-        with pytest.raises(ModelUnavailable, match=r"needs \d+ MiB of memory, and \d+ MiB"):
+        with pytest.raises(ModelUnavailable, match=r"needs \d+ MiB of memory, \d+ MiB"):
             await provider.load("b")
         assert (await _states(provider))["a"] is ModelState.READY
 
@@ -191,6 +191,6 @@ async def test_probe_when_settings_change_then_another_key(tmp_path: Path):
 
 
 def _hold(provider: LlamaCppProvider, alias: str, count: int) -> None:
-    tenant = provider.fleet.known(alias)
-    if tenant is not None:
-        tenant.supervisor.resident = host_resources.Resident(own=count)
+    slot = provider.pool.find_slot(alias)
+    if slot is not None:
+        slot.supervisor.resident = ResidentMemory(own=count)

@@ -18,7 +18,7 @@ from appliance.domain.messages import (
     ToolUse,
 )
 from appliance.errors import InvalidInput
-from plugins.providers.llama_cpp.supervision.validation import checked
+from plugins.providers.llama_cpp.supervision.validation import validate_completion
 
 _USER = Message(MessageRole.USER, "x")
 _DEPTH = 5000
@@ -78,7 +78,7 @@ def test_request_when_a_field_is_senseless_then_refused_by_its_name(
     request_: CompletionRequest, field: str
 ):
     with pytest.raises(InvalidInput) as caught:
-        checked(request_)
+        validate_completion(request_)
     assert caught.value.details["field"] == field
 
 
@@ -92,4 +92,4 @@ def test_request_when_a_field_is_senseless_then_refused_by_its_name(
     ],
 )
 def test_request_when_fields_are_at_their_ends_then_taken_with_a_seed(request_: CompletionRequest):
-    assert checked(request_).sampling.seed is not None
+    assert validate_completion(request_).sampling.seed is not None

@@ -25,14 +25,14 @@ from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.grammar.gbnf_builder import Rules
 from plugins.providers.llama_cpp.grammar.gbnf_safety import checked_rules
 from plugins.providers.llama_cpp.native.bindings import Model
-from plugins.providers.llama_cpp.prompt.special_token_guard import Mask
+from plugins.providers.llama_cpp.prompt.special_token_guard import SpecialTokenGuard
 from plugins.providers.llama_cpp.prompt.template import ChatTemplate
-from plugins.providers.llama_cpp.protocol.messages import CallForm
+from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
-from plugins.providers.llama_cpp.tool_calls.grammar import call_rule
-from plugins.providers.llama_cpp.tool_calls.stream_parser import CallReader
-from tests.support.llama_box import provider_for, request
+from plugins.providers.llama_cpp.tool_calls.grammar import add_call_rule
+from plugins.providers.llama_cpp.tool_calls.stream_parser import ToolCallParser
 from tests.support.llama_model import follows, open_model
+from tests.support.llama_provider import provider_for, request
 from tests.support.tiny_gguf import write_tiny_gguf
 
 _BAR = "\uff5c"
@@ -111,9 +111,9 @@ _PARTED_TEMPLATE = _deepseek(
     "m.tool_calls is defined",
 )
 _TEMPLATES = {
-    CallForm.XML: _XML_TEMPLATE,
-    CallForm.FENCED: _FENCED_TEMPLATE,
-    CallForm.PARTED: _PARTED_TEMPLATE,
+    ToolCallFormat.QWEN_XML: _XML_TEMPLATE,
+    ToolCallFormat.DEEPSEEK_V3: _FENCED_TEMPLATE,
+    ToolCallFormat.DEEPSEEK_V31: _PARTED_TEMPLATE,
 }
 _TALK = (
     Message(MessageRole.USER, "please"),
@@ -149,36 +149,36 @@ _NOTHING: tuple[str, dict[str, Any]] = ("now", {})
 _Told = tuple[str, list[tuple[str, Any]]]
 
 
-def _read(form: CallForm, pieces: list[str], *, cut: bool = False) -> _Told:
-    reader = CallReader(form, _TOOLS, parallel=True)
-    found = [piece for text in pieces for piece in reader.push(text)]
-    found += reader.finish(cut=cut)
+def _read(form: ToolCallFormat, pieces: list[str], *, truncated: bool = False) -> _Told:
+    reader = ToolCallParser(form, _TOOLS, parallel=True)
+    found = [piece for text in pieces for piece in reader.feed(text)]
+    found += reader.finish(truncated=truncated)
     text = "".join(piece for piece in found if isinstance(piece, str))
     calls = [(c.name, json.loads(c.arguments)) for c in found if isinstance(c, ToolCall)]
     return text, calls
 
 
-_REAL: list[tuple[CallForm, str, str, list[tuple[str, Any]]]] = [
-    (CallForm.XML, _XML, "", [("write_file", _WRITTEN)]),
-    (CallForm.XML, f"So.\n\n{_XML_NOW}\n{_XML}\n", "So.", [_NOTHING, ("write_file", _WRITTEN)]),
-    (CallForm.XML, _XML_NOW.removeprefix("<tool_call>\n"), "", [_NOTHING]),
-    (CallForm.XML, _XML_NOW.removesuffix("\n</tool_call>"), "", [_NOTHING]),
-    (CallForm.XML, "a <tool b <functions </tool_call>", "a <tool b <functions </tool_call>", []),
-    (CallForm.FENCED, f"{_CALLS}{_FENCED_ONE}{_CALLS_END}", "", [_B]),
-    (CallForm.FENCED, f"Hm.\n{_CALLS}{_FENCED_ONE}\n{_FENCED_NOW}{_CALLS_END}", "Hm.",
+_REAL: list[tuple[ToolCallFormat, str, str, list[tuple[str, Any]]]] = [
+    (ToolCallFormat.QWEN_XML, _XML, "", [("write_file", _WRITTEN)]),
+    (ToolCallFormat.QWEN_XML, f"So.\n\n{_XML_NOW}\n{_XML}\n", "So.", [_NOTHING, ("write_file", _WRITTEN)]),
+    (ToolCallFormat.QWEN_XML, _XML_NOW.removeprefix("<tool_call>\n"), "", [_NOTHING]),
+    (ToolCallFormat.QWEN_XML, _XML_NOW.removesuffix("\n</tool_call>"), "", [_NOTHING]),
+    (ToolCallFormat.QWEN_XML, "a <tool b <functions </tool_call>", "a <tool b <functions </tool_call>", []),
+    (ToolCallFormat.DEEPSEEK_V3, f"{_CALLS}{_FENCED_ONE}{_CALLS_END}", "", [_B]),
+    (ToolCallFormat.DEEPSEEK_V3, f"Hm.\n{_CALLS}{_FENCED_ONE}\n{_FENCED_NOW}{_CALLS_END}", "Hm.",
      [_B, _NOTHING]),
-    (CallForm.FENCED, f"{_FENCED_ONE}", "", [_B]),
-    (CallForm.FENCED, f"{_CALLS}{_FENCED_ONE}".removesuffix(_END), "", [_B]),
-    (CallForm.FENCED, f"{_CALLS}{_PARTED_ONE}{_CALLS_END}", "", [_B]),
-    (CallForm.PARTED, f"{_CALLS}{_PARTED_ONE}{_PARTED_NOW}{_CALLS_END}", "", [_B, _NOTHING]),
-    (CallForm.PARTED, f"{_CALLS}{_PARTED_ONE}{_CALLS_END} And?", " And?", [_B]),
-    (CallForm.PARTED, f"a <{_BAR}tool b", f"a <{_BAR}tool b", []),
+    (ToolCallFormat.DEEPSEEK_V3, f"{_FENCED_ONE}", "", [_B]),
+    (ToolCallFormat.DEEPSEEK_V3, f"{_CALLS}{_FENCED_ONE}".removesuffix(_END), "", [_B]),
+    (ToolCallFormat.DEEPSEEK_V3, f"{_CALLS}{_PARTED_ONE}{_CALLS_END}", "", [_B]),
+    (ToolCallFormat.DEEPSEEK_V31, f"{_CALLS}{_PARTED_ONE}{_PARTED_NOW}{_CALLS_END}", "", [_B, _NOTHING]),
+    (ToolCallFormat.DEEPSEEK_V31, f"{_CALLS}{_PARTED_ONE}{_CALLS_END} And?", " And?", [_B]),
+    (ToolCallFormat.DEEPSEEK_V31, f"a <{_BAR}tool b", f"a <{_BAR}tool b", []),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("form", "answer", "text", "calls"), _REAL)
 def test_calls_when_answer_comes_in_any_pieces_then_same_text_and_calls(
-    form: CallForm, answer: str, text: str, calls: list[tuple[str, Any]]
+    form: ToolCallFormat, answer: str, text: str, calls: list[tuple[str, Any]]
 ):
     drawn = random.Random(5)
     for size in [1, 2, 3, 7, len(answer)]:
@@ -193,34 +193,40 @@ def test_calls_when_answer_comes_in_any_pieces_then_same_text_and_calls(
 @pytest.mark.parametrize(
     ("form", "answer"),
     [
-        (CallForm.XML, "<tool_call>\n<function=unknown>\n</function>\n</tool_call>"),
-        (CallForm.XML, "<tool_call>\n<function=now>\nwhat?\n</function>\n</tool_call> and on"),
-        (CallForm.XML, "<tool_call>\n<function=now>\n<parameter=a>\n1\n</function></tool_call>"),
-        (CallForm.XML, "<function=now><parameter=a>1</parameter><parameter=a>2</parameter>"
+        (ToolCallFormat.QWEN_XML, "<tool_call>\n<function=unknown>\n</function>\n</tool_call>"),
+        (ToolCallFormat.QWEN_XML, "<tool_call>\n<function=now>\nwhat?\n</function>\n</tool_call> and on"),
+        (ToolCallFormat.QWEN_XML, "<tool_call>\n<function=now>\n<parameter=a>\n1\n</function></tool_call>"),
+        (ToolCallFormat.QWEN_XML, "<function=now><parameter=a>1</parameter><parameter=a>2</parameter>"
                        "</function>"),
-        (CallForm.XML, '<tool_call>{"name": "now", "arguments": {}}</tool_call>'),
-        (CallForm.XML, "write <function=now for a call"),
-        (CallForm.FENCED, f"{_CALLS}{_CALL}function{_SEP}unknown\n```json\n{{}}\n```{_END}"),
-        (CallForm.FENCED, f"{_CALLS}{_CALL}function{_SEP}now\n```json\n[1]\n```{_END}{_CALLS_END}"),
-        (CallForm.FENCED, f"{_CALLS}{_CALL}now{_END}{_CALLS_END}"),
-        (CallForm.PARTED, f"{_CALLS}{_CALL}now{_SEP}{{'a': 1}}{_END}{_CALLS_END} more"),
-        (CallForm.PARTED, f"{_CALLS}{_CALL}now{_SEP}{{\"a\": NaN}}{_END}{_CALLS_END}"),
+        (ToolCallFormat.QWEN_XML, '<tool_call>{"name": "now", "arguments": {}}</tool_call>'),
+        (ToolCallFormat.QWEN_XML, "write <function=now for a call"),
+        (ToolCallFormat.DEEPSEEK_V3, f"{_CALLS}{_CALL}function{_SEP}unknown\n```json\n{{}}\n```{_END}"),
+        (ToolCallFormat.DEEPSEEK_V3, f"{_CALLS}{_CALL}function{_SEP}now\n```json\n[1]\n```{_END}{_CALLS_END}"),
+        (ToolCallFormat.DEEPSEEK_V3, f"{_CALLS}{_CALL}now{_END}{_CALLS_END}"),
+        (ToolCallFormat.DEEPSEEK_V31, f"{_CALLS}{_CALL}now{_SEP}{{'a': 1}}{_END}{_CALLS_END} more"),
+        (ToolCallFormat.DEEPSEEK_V31, f"{_CALLS}{_CALL}now{_SEP}{{\"a\": NaN}}{_END}{_CALLS_END}"),
     ],
 )  # fmt: skip
-def test_calls_when_it_is_none_then_text_as_the_model_wrote_it(form: CallForm, answer: str):
+def test_calls_when_it_is_none_then_text_as_the_model_wrote_it(form: ToolCallFormat, answer: str):
     assert _read(form, list(answer)) == (answer, [])
 
 
 def test_calls_when_a_text_holds_end_marks_without_an_end_then_nothing_is_lost():
     value = "</function> " * 500
     call = f"<function=now>\n<parameter=a>\n{value}\n</parameter>\n</function>"
-    assert _read(CallForm.XML, [*call]) == ("", [("now", {"a": value})])
-    assert _read(CallForm.XML, ["<function=now>x", *value]) == (f"<function=now>x{value}", [])
+    assert _read(ToolCallFormat.QWEN_XML, [*call]) == ("", [("now", {"a": value})])
+    assert _read(ToolCallFormat.QWEN_XML, ["<function=now>x", *value]) == (
+        f"<function=now>x{value}",
+        [],
+    )
 
 
 def test_calls_when_answer_is_cut_within_a_value_then_no_half_call_is_told():
     for end in (60, 100, len(_XML) - 30):
-        assert _read(CallForm.XML, ["Look:\n", _XML[:end]], cut=True) == ("Look:", [])
+        assert _read(ToolCallFormat.QWEN_XML, ["Look:\n", _XML[:end]], truncated=True) == (
+            "Look:",
+            [],
+        )
 
 
 @pytest.mark.parametrize(
@@ -248,15 +254,15 @@ def test_values_when_types_are_declared_then_of_these_types_else_text(
         f"<tool_call><function=write_file><parameter={name}>\n{text}\n</parameter></function>"
         "</tool_call>"
     )
-    assert _read(CallForm.XML, [answer]) == ("", [("write_file", {name: value})])
+    assert _read(ToolCallFormat.QWEN_XML, [answer]) == ("", [("write_file", {name: value})])
 
 
 @pytest.mark.parametrize("form", list(_TEMPLATES))
 def test_template_when_it_writes_calls_in_this_form_then_known_and_rendered_by_itself(
-    form: CallForm,
+    form: ToolCallFormat,
 ):
     template = ChatTemplate(_TEMPLATES[form], bos="<s>", eos="</s>")
-    assert (template.form, template.knows_tools) == (form, True)
+    assert (template.tool_call_format, template.supports_tools) == (form, True)
     rendered = template.render(_TALK, _TOOLS)
     assert [
         part for part in ("write_file", "Writes a file", "written") if part not in rendered
@@ -267,13 +273,13 @@ def test_template_when_it_writes_calls_in_this_form_then_known_and_rendered_by_i
     assert calls == [("write_file", {"path": "a.py", "text": "x = 1\n", "lines": [1, 2]})]
 
 
-@pytest.mark.parametrize("form", [CallForm.FENCED, CallForm.PARTED])
-def test_template_when_it_tells_nothing_of_tools_then_the_system_message_does(form: CallForm):
+@pytest.mark.parametrize("form", [ToolCallFormat.DEEPSEEK_V3, ToolCallFormat.DEEPSEEK_V31])
+def test_template_when_it_tells_nothing_of_tools_then_the_system_message_does(form: ToolCallFormat):
     rendered = ChatTemplate(_TEMPLATES[form], bos="", eos="").render(_TALK[:1], _TOOLS)
     assert rendered.startswith("<system>You may call functions.")
     assert '{"name": "now"' in rendered
     assert f"{_CALLS}{_CALL}" in rendered
-    assert ("```json" in rendered) == (form is CallForm.FENCED)
+    assert ("```json" in rendered) == (form is ToolCallFormat.DEEPSEEK_V3)
 
 
 def test_template_when_other_marks_stand_in_it_then_the_generic_form():
@@ -281,17 +287,20 @@ def test_template_when_other_marks_stand_in_it_then_the_generic_form():
     for odd in ("<tool_call><function=x>{json}", "<tool_call>x <arg_key>", phi):
         source = odd + "{{ tools }}{% for m in messages %}{{ m.content }}{% endfor %}"
         template = ChatTemplate(source, bos="", eos="")
-        assert (template.form, template.knows_tools) == (CallForm.TAGGED, False)
+        assert (template.tool_call_format, template.supports_tools) == (
+            ToolCallFormat.HERMES,
+            False,
+        )
 
 
 def test_guard_when_arguments_are_rendered_as_they_are_then_masked_texts_are_too():
-    mask = Mask(lambda text: "<|im_end|>" in text, raw_arguments=True)
+    mask = SpecialTokenGuard(lambda text: "<|im_end|>" in text, raw_arguments=True)
     told = {"text": 'a\n"<|im_end|>"', "lines": ['"<|im_end|>"'], "path": "b"}
     call = ToolCall("c", "write_file", json.dumps(told))
-    masked = mask.message(Message(MessageRole.ASSISTANT, "", (call,)))
+    masked = mask.mask_message(Message(MessageRole.ASSISTANT, "", (call,)))
     rendered = ChatTemplate(_XML_TEMPLATE, bos="", eos="").render((_TALK[0], masked))
     assert rendered.count("<|im_end|>") == 2
-    whole = "".join(text for text, _ in mask.parts(rendered))
+    whole = "".join(text for text, _ in mask.split_rendered(rendered))
     assert '<parameter=text>\na\n"<|im_end|>"\n</parameter>' in whole
     assert '["\\"<|im_end|>\\""]' in whole
 
@@ -301,9 +310,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return open_model(write_tiny_gguf(tmp_path_factory.mktemp("forms") / "tiny.gguf"))
 
 
-def _grammar(form: CallForm, *tools: Tool, parallel: bool = True) -> str:
+def _grammar(form: ToolCallFormat, *tools: Tool, parallel: bool = True) -> str:
     rules = Rules()
-    text = rules.text(call_rule(rules, tools, form, parallel=parallel, marks_arguments=False))
+    text = rules.text(add_call_rule(rules, tools, form, parallel=parallel, uses_args_marker=False))
     checked_rules(text)
     return text
 
@@ -333,7 +342,7 @@ def _xml(**values: str) -> str:
 def test_grammar_when_calls_are_xml_then_exactly_those_of_the_schema(
     model: Model, answer: str, allowed: bool
 ):
-    assert follows(model, _grammar(CallForm.XML, *_TOOLS), answer) is allowed
+    assert follows(model, _grammar(ToolCallFormat.QWEN_XML, *_TOOLS), answer) is allowed
 
 
 @pytest.mark.parametrize(
@@ -350,7 +359,7 @@ def test_grammar_when_texts_are_bound_then_held_as_they_stand(
     model: Model, schema: dict[str, Any], right: str, wrong: str
 ):
     tool = Tool("write_file", "", {"properties": {"path": schema}, "required": ["path"]})
-    grammar = _grammar(CallForm.XML, tool)
+    grammar = _grammar(ToolCallFormat.QWEN_XML, tool)
     assert follows(model, grammar, _xml(path=right))
     assert not follows(model, grammar, _xml(path=wrong))
 
@@ -370,20 +379,20 @@ def test_grammar_when_xml_can_not_hold_it_then_refused_by_field(
     parameters: dict[str, Any], field: str
 ):
     with pytest.raises(InvalidInput) as caught:
-        _grammar(CallForm.XML, Tool("f", "", parameters))
+        _grammar(ToolCallFormat.QWEN_XML, Tool("f", "", parameters))
     assert caught.value.details["field"] == f"tools[0].parameters.{field}"
 
 
 @pytest.mark.parametrize(
     ("form", "answer"),
     [
-        (CallForm.FENCED, f"{_CALLS}{_FENCED_ONE}{_CALLS_END}"),
-        (CallForm.FENCED, f"{_CALLS}{_FENCED_ONE}\n{_FENCED_NOW}{_CALLS_END}"),
-        (CallForm.PARTED, f"{_CALLS}{_PARTED_ONE}{_PARTED_NOW}{_CALLS_END}"),
+        (ToolCallFormat.DEEPSEEK_V3, f"{_CALLS}{_FENCED_ONE}{_CALLS_END}"),
+        (ToolCallFormat.DEEPSEEK_V3, f"{_CALLS}{_FENCED_ONE}\n{_FENCED_NOW}{_CALLS_END}"),
+        (ToolCallFormat.DEEPSEEK_V31, f"{_CALLS}{_PARTED_ONE}{_PARTED_NOW}{_CALLS_END}"),
     ],
 )
 def test_grammar_when_calls_stand_between_marks_then_as_models_write_them(
-    model: Model, form: CallForm, answer: str
+    model: Model, form: ToolCallFormat, answer: str
 ):
     grammar = _grammar(form, *_TOOLS)
     assert follows(model, grammar, answer)
@@ -405,7 +414,7 @@ async def provider(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ll
     await made.close()
 
 
-def _tiny(folder: Path, form: CallForm) -> Path:
+def _tiny(folder: Path, form: ToolCallFormat) -> Path:
     return write_tiny_gguf(
         folder / f"{form.value}.gguf", context_tokens=4096, template=_TEMPLATES[form]
     )
@@ -414,7 +423,7 @@ def _tiny(folder: Path, form: CallForm) -> Path:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("form", list(_TEMPLATES))
 async def test_required_when_a_model_has_this_form_then_only_calls_that_fit(
-    provider: LlamaCppProvider, form: CallForm
+    provider: LlamaCppProvider, form: ToolCallFormat
 ):
     choice = ToolChoice(ToolUse.REQUIRED, "add", parallel=False)
     for seed in (1, 2):
