@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from msgspec import Meta, Struct, field, structs
 
+from appliance.domain.sandbox_limits import setting_default as _default
+from appliance.domain.sandbox_limits import setting_range as _range
+
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -78,22 +81,24 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[sandbox]. Range and default of the limits of a run come from domain.sandbox_limits."""
+
     backend: str = "auto"
     require: Literal["", "namespaces", "gvisor", "microvm"] = ""
     parallel_runs: Positive = 4
     warm: Annotated[int, Meta(ge=0, le=16)] = 2
-    wall_s: Seconds = 10.0
-    cpu_s: Seconds = 10.0
-    memory_mib: Annotated[int, Meta(ge=32)] = 256
-    processes: Annotated[int, Meta(ge=1)] = 64
-    workspace_mib: Positive = 64
-    workspace_files: Annotated[int, Meta(ge=16)] = 4096
-    tmp_mib: Positive = 32
-    output_kept_kib: Positive = 1024
-    output_killed_kib: Positive = 16384
-    artifact_mib: Positive = 16
-    artifact_files: Positive = 256
-    cpus: Annotated[float, Meta(gt=0)] = 1.0
+    wall_s: Annotated[float, _range("wall_s")] = _default("wall_s")
+    cpu_s: Annotated[float, _range("cpu_s")] = _default("cpu_s")
+    memory_mib: Annotated[int, _range("memory_mib")] = _default("memory_mib")
+    processes: Annotated[int, _range("processes")] = _default("processes")
+    workspace_mib: Annotated[int, _range("workspace_mib")] = _default("workspace_mib")
+    workspace_files: Annotated[int, _range("workspace_files")] = _default("workspace_files")
+    tmp_mib: Annotated[int, _range("tmp_mib")] = _default("tmp_mib")
+    output_kept_kib: Annotated[int, _range("output_kept_kib")] = _default("output_kept_kib")
+    output_killed_kib: Annotated[int, _range("output_killed_kib")] = _default("output_killed_kib")
+    artifact_mib: Annotated[int, _range("artifact_mib")] = _default("artifact_mib")
+    artifact_files: Annotated[int, _range("artifact_files")] = _default("artifact_files")
+    cpus: Annotated[float, _range("cpus")] = _default("cpus")
     queue_limit: Positive = 32
     queue_per_user: Positive = 8
     runs_per_hour: Annotated[int, Meta(ge=0)] = 0
@@ -197,18 +202,18 @@ class PlanSandboxSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_
     """Overrides of [sandbox] for a plan; `parallel_runs` and `queue_per_user` apply per user."""
 
     parallel_runs: Positive | None = None
-    wall_s: Seconds | None = None
-    cpu_s: Seconds | None = None
-    memory_mib: Annotated[int, Meta(ge=32)] | None = None
-    processes: Positive | None = None
-    workspace_mib: Positive | None = None
-    workspace_files: Annotated[int, Meta(ge=16)] | None = None
-    tmp_mib: Positive | None = None
-    output_kept_kib: Positive | None = None
-    output_killed_kib: Positive | None = None
-    artifact_mib: Positive | None = None
-    artifact_files: Positive | None = None
-    cpus: Annotated[float, Meta(gt=0)] | None = None
+    wall_s: Annotated[float, _range("wall_s")] | None = None
+    cpu_s: Annotated[float, _range("cpu_s")] | None = None
+    memory_mib: Annotated[int, _range("memory_mib")] | None = None
+    processes: Annotated[int, _range("processes")] | None = None
+    workspace_mib: Annotated[int, _range("workspace_mib")] | None = None
+    workspace_files: Annotated[int, _range("workspace_files")] | None = None
+    tmp_mib: Annotated[int, _range("tmp_mib")] | None = None
+    output_kept_kib: Annotated[int, _range("output_kept_kib")] | None = None
+    output_killed_kib: Annotated[int, _range("output_killed_kib")] | None = None
+    artifact_mib: Annotated[int, _range("artifact_mib")] | None = None
+    artifact_files: Annotated[int, _range("artifact_files")] | None = None
+    cpus: Annotated[float, _range("cpus")] | None = None
     queue_per_user: Positive | None = None
     runs_per_hour: Annotated[int, Meta(ge=0)] | None = None
 

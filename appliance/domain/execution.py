@@ -4,6 +4,8 @@ from enum import StrEnum
 
 from msgspec import Struct, field
 
+from appliance.domain.sandbox_limits import field_default
+
 MIB = 1024 * 1024
 
 
@@ -16,20 +18,23 @@ class SandboxFile(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True):
-    """What one run may use. Seconds, bytes and counts; `cpus` are processors at a time."""
+    """Limits of one run, described in `sandbox_limits`.
 
-    wall_s: float = 10.0
-    cpu_s: float = 10.0
-    memory_bytes: int = 256 * MIB
-    processes: int = 64
-    workspace_bytes: int = 64 * MIB
-    workspace_files: int = 4096
-    tmp_bytes: int = 32 * MIB
-    output_kept_bytes: int = 1 * MIB
-    output_killed_bytes: int = 16 * MIB
-    artifact_bytes: int = 16 * MIB
-    artifact_files: int = 256
-    cpus: float = 1.0
+    Seconds, bytes and counts; `cpus` is the number of processors at a time.
+    """
+
+    wall_s: float = field_default("wall_s")
+    cpu_s: float = field_default("cpu_s")
+    memory_bytes: int = field_default("memory_bytes")
+    processes: int = field_default("processes")
+    workspace_bytes: int = field_default("workspace_bytes")
+    workspace_files: int = field_default("workspace_files")
+    tmp_bytes: int = field_default("tmp_bytes")
+    output_kept_bytes: int = field_default("output_kept_bytes")
+    output_killed_bytes: int = field_default("output_killed_bytes")
+    artifact_bytes: int = field_default("artifact_bytes")
+    artifact_files: int = field_default("artifact_files")
+    cpus: float = field_default("cpus")
 
 
 class RunRequest(Struct, frozen=True):

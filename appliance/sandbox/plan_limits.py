@@ -3,9 +3,8 @@
 from msgspec import structs
 
 from appliance.config.settings import PlanSettings, SandboxSettings
-from appliance.domain.execution import MIB, Limits
-
-_KIB = 1024
+from appliance.domain.execution import Limits
+from appliance.domain.sandbox_limits import SANDBOX_LIMITS
 
 
 def apply_plan(
@@ -23,17 +22,7 @@ def apply_plan(
 
 def limits_from_settings(settings: SandboxSettings) -> Limits:
     """The limits of one run."""
-    return Limits(
-        wall_s=settings.wall_s,
-        cpu_s=settings.cpu_s,
-        memory_bytes=settings.memory_mib * MIB,
-        processes=settings.processes,
-        workspace_bytes=settings.workspace_mib * MIB,
-        workspace_files=settings.workspace_files,
-        tmp_bytes=settings.tmp_mib * MIB,
-        output_kept_bytes=settings.output_kept_kib * _KIB,
-        output_killed_bytes=settings.output_killed_kib * _KIB,
-        artifact_bytes=settings.artifact_mib * MIB,
-        artifact_files=settings.artifact_files,
-        cpus=settings.cpus,
-    )
+    values = {
+        limit.field: getattr(settings, limit.setting) * limit.factor for limit in SANDBOX_LIMITS
+    }
+    return Limits(**values)

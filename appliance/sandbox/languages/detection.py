@@ -43,7 +43,7 @@ async def detect_languages(
     enabled: Collection[str],
     toolchain_cache: ToolchainCache | None = None,
 ) -> AsyncGenerator[LanguageTrial, None]:
-    """Try each enabled language that is installed and not `detected` yet; yields results as they come.
+    """Try each enabled language that is installed and not `detected`; yields results one by one.
 
     Samples run within `limits`, as a caller's programs do, but with more wall time. `enabled`
     holds language names or ALL_LANGUAGES. Languages whose toolchain cache has to be built first

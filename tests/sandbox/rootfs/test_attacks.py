@@ -222,7 +222,10 @@ def pack(start: bytes, zeros: int, ending: str) -> bytes:
 BOMBS = {
     "a huge file": (header("usr/x", 1 << 40), "rootfs_mib"),
     "a file larger than the numbers of tar": (header("usr/x", (1 << 62)), "rootfs_mib"),
-    "a huge name": (header("././@LongLink", 80 * MIB, tarfile.GNUTYPE_LONGNAME), "header larger than"),
+    "a huge name": (
+        header("././@LongLink", 80 * MIB, tarfile.GNUTYPE_LONGNAME),
+        "header larger than",
+    ),
     "a huge extended header": (header("x", 80 * MIB, tarfile.XHDTYPE), "header larger than"),
     "a huge global header": (header("x", 80 * MIB, tarfile.XGLTYPE), "header larger than"),
     "a gap": (header("x", 1 << 40, b"V"), "rootfs_mib"),
