@@ -25,7 +25,7 @@ from appliance.inference import Gateway, Route, provider_factory
 from appliance.models.cached_registry import CachedModelRegistry
 from appliance.models.registry import ModelRegistry
 from appliance.plugins import PluginProblem
-from appliance.sandbox.languages.toolchain_cache import Preparation
+from appliance.sandbox.languages.toolchain_cache import ToolchainCache
 from appliance.sandbox.python import runtime
 from appliance.sandbox.runner import SandboxRunner, UserSandbox
 from appliance.scheduler import Scheduler
@@ -37,7 +37,7 @@ from appliance.services.container import Services
 from appliance.services.health import HealthService
 from appliance.services.sandbox.service import SandboxService
 from appliance.services.tasks.service import TaskService
-from appliance.spi.registry import PluginContext
+from appliance.spi.registry import PluginContext, Registry
 from appliance.store.sqlite.database import Database
 from appliance.store.tables import task_events, users
 
@@ -81,42 +81,14 @@ async def run_appliance(
         store = await Database.open(database)
         stack.push_async_callback(store.close)
         bus = EventBus(task_events.reader(store))
-        listed = CachedModelRegistry(ModelRegistry(store, data_dir), database)
+        models = CachedModelRegistry(ModelRegistry(store, data_dir), database)
 
         loaded = plugins.load(settings.plugins)
-        context = PluginContext(
-            data_dir=data_dir,
-            runtime_dir=stack.enter_context(_runtime_dir(data_dir)),
-            settings={},
-            models=listed,
-            child_argv=plugins.child_argv,
-            child_env=processes.child_env,
-            host_env=processes.host_env,
-            sandbox_python=lambda: runtime.prepare(data_dir),
-        )
-        limits = structs.asdict(settings.sandbox)
-        for_sandbox = {
-            name: structs.replace(
-                context, settings=limits | settings.plugins.settings.get(name, {})
-            )
-            for name in loaded.registry.sandboxes
-        }
-
-        gateway = Gateway(
-            provider_factory.build_providers(loaded.registry, context, settings),
-            lambda: _default_model(settings, listed),
-            settings,
-            db=store,
-            username=lambda user_id: _username(store, user_id),
-            fingerprint=lambda route: _fingerprint(listed, route),
-        )
+        runtime_dir = stack.enter_context(_runtime_dir(data_dir))
+        context = _plugin_context(data_dir, runtime_dir, models)
+        gateway = _build_gateway(settings, store, models, loaded.registry, context)
         stack.push_async_callback(gateway.close)
-        sandbox = SandboxRunner(
-            {name: make(for_sandbox[name]) for name, make in loaded.registry.sandboxes.items()},
-            settings.sandbox,
-            plans=settings.plans,
-            toolchain_cache=Preparation(data_dir / toolchain_cache.DIRECTORY),
-        )
+        sandbox = _build_sandbox(settings, loaded.registry, context)
         stack.push_async_callback(sandbox.close)
 
         agent = CodingAgent(
@@ -126,11 +98,9 @@ async def run_appliance(
             lambda user_id: _sandbox_for_user(store, sandbox, user_id),
         )
         scheduler = Scheduler(store, bus, agent.run, settings.scheduler)
-        accounts = build_accounts(store, settings.auth, secret)
-        tasks = TaskService(store, bus, scheduler, settings)
         services = Services(
-            accounts=accounts,
-            tasks=tasks,
+            accounts=build_accounts(store, settings.auth, secret),
+            tasks=TaskService(store, bus, scheduler, settings),
             catalog=CatalogService(
                 gateway, sandbox, settings, [problem.name for problem in loaded.problems]
             ),
@@ -142,17 +112,66 @@ async def run_appliance(
         )
 
         await gateway.start()
-        await accounts.start()
-        stack.push_async_callback(accounts.close)
+        await services.accounts.start()
+        stack.push_async_callback(services.accounts.close)
         stack.push_async_callback(scheduler.drain, 0)
         # Neither loading a model nor unpacking Python may delay the first answer.
-        begun = _in_background(stack, "scheduler", _start_scheduler(sandbox, scheduler))
+        start = _in_background(stack, "scheduler", _start_scheduler(sandbox, scheduler))
         if settings.models.preload:
             _in_background(stack, "model", _preload(gateway))
         yield Appliance(
-            settings, data_dir, bus, gateway, sandbox, begun, scheduler, services,
+            settings, data_dir, bus, gateway, sandbox, start, scheduler, services,
             build_api(services, settings), loaded.problems,
         )  # fmt: skip
+
+
+def _plugin_context(
+    data_dir: Path, runtime_dir: Path, models: CachedModelRegistry
+) -> PluginContext:
+    return PluginContext(
+        data_dir=data_dir,
+        runtime_dir=runtime_dir,
+        settings={},
+        models=models,
+        child_argv=plugins.child_argv,
+        child_env=processes.child_env,
+        host_env=processes.host_env,
+        sandbox_python=lambda: runtime.ensure_runtime(data_dir),
+    )
+
+
+def _build_gateway(
+    settings: Settings,
+    store: Database,
+    models: CachedModelRegistry,
+    registry: Registry,
+    context: PluginContext,
+) -> Gateway:
+    return Gateway(
+        provider_factory.build_providers(registry, context, settings),
+        lambda: _default_model(settings, models),
+        settings,
+        db=store,
+        username=lambda user_id: _username(store, user_id),
+        fingerprint=lambda route: _fingerprint(models, route),
+    )
+
+
+def _build_sandbox(settings: Settings, registry: Registry, context: PluginContext) -> SandboxRunner:
+    """The runner over every registered backend, each with [sandbox] and its plugin's settings."""
+    limits = structs.asdict(settings.sandbox)
+    backends = {
+        name: create(
+            structs.replace(context, settings=limits | settings.plugins.settings.get(name, {}))
+        )
+        for name, create in registry.sandboxes.items()
+    }
+    return SandboxRunner(
+        backends,
+        settings.sandbox,
+        plans=settings.plans,
+        toolchain_cache=ToolchainCache(context.data_dir / toolchain_cache.DIRECTORY),
+    )
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""The database: sqlite/ connects, prepares and migrates it; tables/ has one module per table."""

@@ -1,0 +1,1 @@
+"""Built-in providers of models: llama_cpp/ (local), openai/, anthropic/, google/ (remote)."""

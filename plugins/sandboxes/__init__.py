@@ -1,0 +1,1 @@
+"""Built-in sandbox backends: bubblewrap/, gvisor/, microvm/."""

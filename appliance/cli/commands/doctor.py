@@ -128,9 +128,9 @@ def _plugin_context(settings: Settings, folder: Path) -> PluginContext:
         child_argv=plugins.child_argv,
         host_env=processes.host_env,
         child_env=processes.child_env,
-        sandbox_python=lambda: runtime.prepare(python_home),
-        sandbox_roots=home / rootfs.DIRECTORY,
-        sandbox_prepared=home / toolchain_cache.DIRECTORY,
+        sandbox_python=lambda: runtime.ensure_runtime(python_home),
+        rootfs_dir=home / rootfs.DIRECTORY,
+        toolchain_cache_dir=home / toolchain_cache.DIRECTORY,
     )
 
 

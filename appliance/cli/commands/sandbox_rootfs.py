@@ -15,7 +15,7 @@ from appliance.domain.rootfs import RootfsRecord
 from appliance.errors import Conflict
 
 if TYPE_CHECKING:
-    from appliance.sandbox.rootfs.store import RootStore
+    from appliance.sandbox.rootfs.store import RootfsStore
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -101,14 +101,14 @@ def check(name: str, loaded: Loaded, as_json: bool) -> None:
         click.echo("\nEvery file is as it was added.")
 
 
-def _open_store(loaded: Loaded) -> "RootStore":
+def _open_store(loaded: Loaded) -> "RootfsStore":
     # Imported late: most commands unpack nothing and should start fast.
-    from appliance.sandbox.rootfs.formats.entries import MIB, Bounds
-    from appliance.sandbox.rootfs.store import RootStore
+    from appliance.sandbox.rootfs.formats.entries import MIB, ArchiveLimits
+    from appliance.sandbox.rootfs.store import RootfsStore
 
     settings = loaded.settings.sandbox
-    bounds = Bounds(settings.rootfs_mib * MIB, settings.rootfs_files)
-    return RootStore(prepare_data_dir(loaded.settings), bounds)
+    bounds = ArchiveLimits(settings.rootfs_mib * MIB, settings.rootfs_files)
+    return RootfsStore(prepare_data_dir(loaded.settings), bounds)
 
 
 def _print_root(record: RootfsRecord, *, as_json: bool) -> None:

@@ -22,7 +22,7 @@ from appliance.cli.support.instance import (
     run_async,
 )
 from appliance.config.settings import Settings
-from appliance.processes import frozen, resource_dir
+from appliance.processes import is_frozen, resource_dir
 from appliance.server import HttpServer, check_free
 
 _CONNECTIONS_GRACE_S = 5.0
@@ -137,12 +137,12 @@ def _freeze_imports() -> None:
 @contextmanager
 def _unpacked_folder() -> Generator[None, None, None]:
     """Lock the folder of the unpacked executable; remove those that killed processes left."""
-    if not frozen():
+    if not is_frozen():
         yield
         return
     own = resource_dir()
-    with frozen_cleanup.claimed(own):
-        Thread(target=frozen_cleanup.remove_leftovers, args=(own.parent,), daemon=True).start()
+    with frozen_cleanup.mark_in_use(own):
+        Thread(target=frozen_cleanup.remove_abandoned, args=(own.parent,), daemon=True).start()
         yield
 
 

@@ -7,7 +7,7 @@ import sys
 import click
 
 from appliance import __version__
-from appliance.processes import frozen
+from appliance.processes import is_frozen
 
 
 @click.command(epilog="Example: monkey-coder version --json")
@@ -21,6 +21,6 @@ def command(as_json: bool) -> None:
         "version": __version__,
         "python": platform.python_version(),
         "platform": f"{sys.platform}-{platform.machine()}",
-        "executable": frozen(),
+        "executable": is_frozen(),
     }
     click.echo(json.dumps(facts))

@@ -1,0 +1,1 @@
+"""Embedded SQLite: connection, transactions, lock file, migrations, rows as Structs."""

@@ -1,0 +1,1 @@
+"""One module per table, SQL inline; named after the table."""
