@@ -1,4 +1,4 @@
-"""What this box can do: providers, models, and what stands behind them."""
+"""The catalog: providers, models, routes, and the capabilities of the server."""
 
 import time
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from appliance.domain.execution import BackendStatus, Limits
 from appliance.domain.models import ModelInfo, ModelState, ProviderStatus
 from appliance.domain.tasks import CollapseStrategy, Persona, TaskType
 from appliance.inference.gateway import Gateway
-from appliance.inference.request.route import path
-from appliance.inference.response_cache import CacheFigures
+from appliance.inference.request.route import model_path
+from appliance.inference.response_cache import CacheStats
 from appliance.sandbox.runner import SandboxRunner
 
 ROUTES = "route"
-_BROKEN = "the plugin could not be loaded; `monkey-coder doctor` says why"
+_BROKEN_PLUGIN = "the plugin could not be loaded; run `monkey-coder doctor` for the reason"
 
 
 class RequestLimits(Struct, frozen=True):
-    """What one request may hold and how often one may come."""
+    """Limits on the size and the rate of requests."""
 
     prompt_bytes: int
     files: int
@@ -33,7 +33,7 @@ class RequestLimits(Struct, frozen=True):
 
 
 class Capabilities(Struct, frozen=True):
-    """Everything that is really there, at this moment."""
+    """What the server offers at this moment."""
 
     version: str
     personas: tuple[Persona, ...]
@@ -47,9 +47,10 @@ class Capabilities(Struct, frozen=True):
 
 
 class CatalogService:
-    """Answers what exists; changes nothing and loads nothing.
+    """Read-only: lists what exists and loads nothing.
 
-    `broken` names the plugins that could not be loaded: they are shown, not hidden.
+    `broken` are the names of plugins that could not be loaded; they are listed as
+    unavailable providers.
     """
 
     def __init__(
@@ -60,35 +61,39 @@ class CatalogService:
         broken: Sequence[str] = (),
     ) -> None:
         self._gateway = gateway
-        self._broken = tuple(ProviderStatus(name, False, True, _BROKEN) for name in broken)
+        self._broken = tuple(ProviderStatus(name, False, True, _BROKEN_PLUGIN) for name in broken)
         self._sandbox = sandbox
         self._settings = settings
-        self._known_since: dict[str, float] = {}
+        self._first_seen: dict[str, float] = {}
 
-    def cache(self) -> CacheFigures:
-        """How the cache of completions does."""
-        return self._gateway.cache_figures()
+    def cache_stats(self) -> CacheStats:
+        """Hits, misses and size of the response cache."""
+        return self._gateway.cache_stats()
 
     def providers(self) -> Sequence[ProviderStatus]:
         return [*self._gateway.providers(), *self._broken]
 
     async def models(self, provider: str | None = None) -> Sequence[ModelInfo]:
-        """Every name that a request may use: routes first, then models; or of one provider."""
-        known = await self._gateway.models()
-        routes = [_of_route(name, ways, known) for name, ways in self._gateway.aliases.items()]
-        dated = self._dated([*routes, *known])
+        """The models that a request may name: routes first; only those of `provider` if given."""
+        models = await self._gateway.models()
+        routes = [
+            _describe_route(name, targets, models)
+            for name, targets in self._gateway.aliases.items()
+        ]
+        dated = self._add_dates([*routes, *models])
         return [model for model in dated if provider in (None, model.provider)]
 
-    def _dated(self, models: Sequence[ModelInfo]) -> Sequence[ModelInfo]:
-        """Clients' formats demand a time: without one, when this box first heard of the model.
+    def _add_dates(self, models: Sequence[ModelInfo]) -> Sequence[ModelInfo]:
+        """Set missing creation times, which clients' formats require, to the time first seen.
 
-        It does not change while the box runs, so that whoever sorts by it gets one order.
+        The time stays the same while the process runs, so that sorting by it is stable.
         """
         now = time.time()
-        before = self._known_since
-        self._known_since = {path(each): before.get(path(each), now) for each in models}
+        previous = self._first_seen
+        paths = [model_path(each) for each in models]
+        self._first_seen = {path: previous.get(path, now) for path in paths}
         return [
-            structs.replace(each, created_at=each.created_at or self._known_since[path(each)])
+            structs.replace(each, created_at=each.created_at or self._first_seen[model_path(each)])
             for each in models
         ]
 
@@ -119,16 +124,18 @@ class CatalogService:
         )
 
 
-def _of_route(name: str, ways: Sequence[str], known: Sequence[ModelInfo]) -> ModelInfo:
-    """A route as a model: in the state of the first of its models that exists."""
-    leads_to = [each for way in ways for each in known if way in (each.name, path(each))]
-    state = leads_to[0].state if leads_to else ModelState.FAILED
+def _describe_route(name: str, targets: Sequence[str], models: Sequence[ModelInfo]) -> ModelInfo:
+    """A route as a model; its state is that of its first target that exists."""
+    matches = [
+        model for target in targets for model in models if target in (model.name, model_path(model))
+    ]
+    state = matches[0].state if matches else ModelState.FAILED
     return ModelInfo(
         name=name,
         provider=ROUTES,
         state=state,
-        context_tokens=max((each.context_tokens or 0 for each in leads_to), default=0) or None,
-        max_parallel=max((each.max_parallel for each in leads_to), default=1),
-        description=f"the first of these that can serve: {', '.join(ways)}",
-        problem="" if leads_to else "none of its models exists here",
+        context_tokens=max((each.context_tokens or 0 for each in matches), default=0) or None,
+        max_parallel=max((each.max_parallel for each in matches), default=1),
+        description=f"the first of these that can serve: {', '.join(targets)}",
+        problem="" if matches else "none of its models exists",
     )

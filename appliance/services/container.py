@@ -1,10 +1,10 @@
-"""The use cases that every dialect calls."""
+"""The services, as the API receives them."""
 
 from dataclasses import dataclass
 
-from appliance.services.accounts.service import AccountService
+from appliance.services.accounts.service import Accounts
 from appliance.services.catalog import CatalogService
-from appliance.services.completions.protocol import Completions
+from appliance.services.completions.service import CompletionService
 from appliance.services.health import HealthService
 from appliance.services.sandbox.service import SandboxService
 from appliance.services.tasks.service import TaskService
@@ -12,11 +12,11 @@ from appliance.services.tasks.service import TaskService
 
 @dataclass(frozen=True)
 class Services:
-    """Built once by the composition root and handed to the API."""
+    """All services; built once by the composition root."""
 
-    accounts: AccountService
+    accounts: Accounts
     tasks: TaskService
     catalog: CatalogService
     health: HealthService
     sandbox: SandboxService
-    completions: Completions
+    completions: CompletionService

@@ -1,4 +1,4 @@
-"""How the box is: what works, what does not, and whether to send it work."""
+"""Health, readiness and load of the server."""
 
 import asyncio
 import time
@@ -20,55 +20,55 @@ _PROBE_TIMEOUT_S = 2.0
 
 
 class Condition(StrEnum):
-    """HEALTHY: all works. DEGRADED: it serves, without a part. UNHEALTHY: it can't serve."""
+    """DEGRADED: serves without some component. UNHEALTHY: can't serve."""
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
     UNHEALTHY = "unhealthy"
 
 
-class Part(Struct, frozen=True):
-    """One part of the box. `problem` says what is wrong with it and what to do."""
+class Component(Struct, frozen=True):
+    """The state of one component; `problem` is the cause and the remedy."""
 
-    works: bool
+    is_working: bool
     problem: str = ""
 
 
 class Health(Struct, frozen=True):
-    """The state now. `at` is in epoch seconds, `uptime_s` in seconds.
+    """The state of every component at `at` (epoch seconds).
 
-    `models` works where no model is configured, too: an empty box is not a broken one.
+    `models` is also working if no model is configured.
     """
 
     version: str
     at: float
     uptime_s: float
-    database: Part
-    queue: Part
-    providers: Part
-    models: Part
-    sandbox: Part
+    database: Component
+    queue: Component
+    providers: Component
+    models: Component
+    sandbox: Component
 
     @property
     def condition(self) -> Condition:
-        if not (self.database.works and self.queue.works):
+        if not (self.database.is_working and self.queue.is_working):
             return Condition.UNHEALTHY
-        if not (self.providers.works and self.models.works and self.sandbox.works):
+        if not (self.providers.is_working and self.models.is_working and self.sandbox.is_working):
             return Condition.DEGRADED
         return Condition.HEALTHY
 
 
 class Readiness(Struct, frozen=True):
-    """Whether the box should be sent work; `waiting_for` names what is not there yet."""
+    """Whether the server accepts work; `waiting_for` maps what is missing to the reason."""
 
     ready: bool
     waiting_for: dict[str, str]
 
 
 class Load(Struct, frozen=True):
-    """What runs and what waits. `tasks` is None where the store does not answer.
+    """Running and waiting work. `tasks` is None if the store does not answer.
 
-    The completions are those at the gate of every model, the tasks' own among them.
+    The completions are those of all models, including the tasks' own.
     """
 
     tasks: QueueStats | None
@@ -77,9 +77,9 @@ class Load(Struct, frozen=True):
 
 
 class HealthService:
-    """Looks at the real parts at each call; no answer is remembered.
+    """Checks every component at each call; nothing is cached.
 
-    With `preload` the default model is loaded at the start, so that readiness waits for it.
+    With `preload` the default model is loaded at the start, and readiness waits for it.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class HealthService:
         self._gateway = gateway
         self._sandbox = sandbox
         self._scheduler = scheduler
-        self._awaited = {ModelState.LOADING, ModelState.FAILED}
+        self._unready_states = {ModelState.LOADING, ModelState.FAILED}
         if preload:
-            self._awaited.add(ModelState.UNLOADED)
+            self._unready_states.add(ModelState.UNLOADED)
         self._started = time.monotonic()
 
     async def health(self) -> Health:
@@ -105,46 +105,46 @@ class HealthService:
             version=__version__,
             at=time.time(),
             uptime_s=time.monotonic() - self._started,
-            database=await self._database_part(),
-            queue=await self._queue_part(),
-            providers=self._providers_part(),
-            models=_model_part(await self._default_model()),
-            sandbox=self._sandbox_part(),
+            database=await self._check_database(),
+            queue=await self._check_queue(),
+            providers=self._check_providers(),
+            models=_check_model(await self._default_model()),
+            sandbox=self._check_sandbox(),
         )
 
     async def load(self) -> Load:
-        """How busy the box is now."""
-        running, waiting = self._gateway.load_of_gate()
+        """The current load."""
+        running, waiting = self._gateway.queue_load()
         return Load(await self._queue_stats(), running, waiting)
 
     async def readiness(self) -> Readiness:
-        """Ready when the store answers and the default model, if there is one, is loaded."""
+        """Ready if the store answers and the default model, if any, is loaded."""
         waiting: dict[str, str] = {}
-        database = await self._database_part()
-        if not database.works:
+        database = await self._check_database()
+        if not database.is_working:
             waiting["database"] = database.problem
         model = await self._default_model()
-        if model is not None and model.state in self._awaited:
+        if model is not None and model.state in self._unready_states:
             waiting["model"] = model.problem or f"{model.name} is {model.state}"
         return Readiness(ready=not waiting, waiting_for=waiting)
 
-    async def _database_part(self) -> Part:
+    async def _check_database(self) -> Component:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S), self._database.read() as connection:
                 await connection.scalar("SELECT 1", {})
         except Exception:
-            # Whatever stops the store from answering is the finding itself.
+            # Any error means that the store does not answer.
             log.exception("the store does not answer")
-            return Part(works=False, problem="the store does not answer; see the log")
-        return Part(works=True)
+            return Component(is_working=False, problem="the store does not answer; see the log")
+        return Component(is_working=True)
 
-    async def _queue_part(self) -> Part:
+    async def _check_queue(self) -> Component:
         if await self._queue_stats() is None:
-            return Part(works=False, problem="the queue does not answer; see the log")
-        return Part(works=True)
+            return Component(is_working=False, problem="the queue does not answer; see the log")
+        return Component(is_working=True)
 
     async def _queue_stats(self) -> QueueStats | None:
-        """None where the queue does not answer."""
+        """The queue's statistics, None if it does not answer."""
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 return await self._scheduler.stats()
@@ -152,22 +152,24 @@ class HealthService:
             log.exception("the queue does not answer")
             return None
 
-    def _providers_part(self) -> Part:
+    def _check_providers(self) -> Component:
         providers = self._gateway.providers()
         if any(provider.available for provider in providers):
-            return Part(works=True)
+            return Component(is_working=True)
         problems = "; ".join(f"{each.name}: {each.problem}" for each in providers)
-        return Part(works=False, problem=problems or "no provider is installed")
+        return Component(is_working=False, problem=problems or "no provider is installed")
 
-    def _sandbox_part(self) -> Part:
+    def _check_sandbox(self) -> Component:
         status = self._sandbox.status
-        return Part(works=status.available, problem="" if status.available else status.problem)
+        return Component(
+            is_working=status.available, problem="" if status.available else status.problem
+        )
 
     async def _default_model(self) -> ModelInfo | None:
         return next((model for model in await self._gateway.models() if model.is_default), None)
 
 
-def _model_part(model: ModelInfo | None) -> Part:
+def _check_model(model: ModelInfo | None) -> Component:
     if model is None or model.state is not ModelState.FAILED:
-        return Part(works=True)
-    return Part(works=False, problem=f"{model.name}: {model.problem or 'failed to load'}")
+        return Component(is_working=True)
+    return Component(is_working=False, problem=f"{model.name}: {model.problem or 'failed to load'}")

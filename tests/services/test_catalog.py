@@ -1,4 +1,4 @@
-"""What the box says that it offers."""
+"""The catalog: models and routes."""
 
 import time
 
@@ -9,7 +9,7 @@ from appliance.services.catalog import ROUTES, CatalogService
 from tests.support.gateway_parts import Scripted, gateway_over
 
 
-async def test_models_when_routes_are_configured_then_their_names_are_offered_too() -> None:
+async def test_models_when_routes_are_configured_then_they_are_listed_too() -> None:
     routes = {
         "team": RouteSettings(models=("near/model",)),
         "lost": RouteSettings(models=("nowhere/model",)),
@@ -18,16 +18,16 @@ async def test_models_when_routes_are_configured_then_their_names_are_offered_to
     runner = SandboxRunner({}, SandboxSettings())
     catalog = CatalogService(gateway, runner, Settings())
 
-    offered = {model.name: model for model in await catalog.models()}
-    assert list(offered)[:2] == ["team", "lost"]
-    assert offered["team"].state is ModelState.READY
-    assert "near/model" in offered["team"].description
-    assert offered["lost"].state is ModelState.FAILED
+    listed = {model.name: model for model in await catalog.models()}
+    assert list(listed)[:2] == ["team", "lost"]
+    assert listed["team"].state is ModelState.READY
+    assert "near/model" in listed["team"].description
+    assert listed["lost"].state is ModelState.FAILED
     assert [model.name for model in await catalog.models(ROUTES)] == ["team", "lost"]
-    # Its provider does not say since when it is: the box has known it from now on.
+    # The provider has no creation time: it is the time first seen.
     assert {m.name: m.created_at for m in await catalog.models()} == {
-        name: model.created_at for name, model in offered.items()
+        name: model.created_at for name, model in listed.items()
     }
-    assert time.time() - 60 < (offered["team"].created_at or 0) <= time.time()
+    assert time.time() - 60 < (listed["team"].created_at or 0) <= time.time()
     assert ROUTES not in {model.provider for model in await catalog.models("near")}
     await gateway.close()

@@ -53,9 +53,7 @@ class AccountMaintenance:
             elapsed_s += _FLUSH_INTERVAL_S
             if elapsed_s >= _CLEANUP_INTERVAL_S:
                 elapsed_s = 0.0
-                await self._run_logged(
-                    "forgetting expired credentials failed", self.delete_expired
-                )
+                await self._run_logged("forgetting expired credentials failed", self.delete_expired)
 
     async def _wait_for_close(self, seconds: float) -> bool:
         try:

@@ -67,8 +67,8 @@ class Sessions:
         """
         digest, now = tokens.hash_refresh_token(refresh_token), self._clock()
         # Read first: unknown tokens must not occupy the writer.
-        found = await self._find_token(digest)
-        with self._cache.invalidate_after(found.user_id):
+        token = await self._find_token(digest)
+        with self._cache.invalidate_after(token.user_id):
             async with self._db.write() as tx:
                 row, user = await self._require_usable(tx, digest, now)
                 successor = await self._exchange(tx, row, now)

@@ -1,4 +1,4 @@
-"""A caller's program, and the sandbox run that it becomes."""
+"""A caller's program: validation, conversion to a sandbox run, and its result."""
 
 import secrets
 from collections.abc import Mapping
@@ -7,7 +7,6 @@ from typing import Any
 from msgspec import Struct, field, structs
 
 from appliance.domain.execution import (
-    MIB,
     BackendStatus,
     Limits,
     RunRequest,
@@ -15,34 +14,23 @@ from appliance.domain.execution import (
     SandboxFile,
 )
 from appliance.domain.paths import PathSet
+from appliance.domain.sandbox_limits import LIMIT_BY_FIELD
 from appliance.errors import InvalidInput
 from appliance.sandbox.languages import recipes
-from appliance.sandbox.languages.recipes import Recipe
+from appliance.sandbox.languages.entrypoints import main_file_name
+from appliance.sandbox.languages.recipes import LanguageRecipe
 
 _MAX_ARGS = 256
 _MAX_ARTIFACTS = 32
-# What the compiler said comes back as one artifact more, beside the caller's own.
-_LOG_BYTES = 2 * 65536 + 64
-# Below these nothing could even begin.
-_LEAST: Mapping[str, float] = {
-    "wall_s": 0.1,
-    "cpu_s": 0.1,
-    "memory_bytes": 16 * MIB,
-    "workspace_bytes": 4096,
-    "workspace_files": 16,
-    "tmp_bytes": 4096,
-    "cpus": 0.01,
-    "output_kept_bytes": 0,
-    "artifact_bytes": 0,
-    "artifact_files": 0,
-}
+# The output of the build comes back as one more artifact, beside the caller's own.
+_BUILD_LOG_BYTES = 2 * 65536 + 64
 
 
 class Program(Struct, frozen=True):
-    """What a caller wants to be run: `language` with `files`, or `argv` as it is.
+    """A program to run: `files` of a `language`, or an `argv`.
 
-    `entry` names the main file, else it is the first. `limits` hold those that are to be
-    lower than the box's, by the names of appliance.domain.execution.Limits.
+    `entry` is the main file, by default the first. `limits` lowers limits, by the field
+    names of appliance.domain.execution.Limits.
     """
 
     language: str | None = None
@@ -57,7 +45,7 @@ class Program(Struct, frozen=True):
 
 
 class BuildReport(Struct, frozen=True):
-    """How compiling ended, and the start of what the compiler said."""
+    """Exit code and the start of the output of the build."""
 
     exit_code: int
     stdout: bytes
@@ -69,7 +57,7 @@ class BuildReport(Struct, frozen=True):
 
 
 class ProgramResult(Struct, frozen=True):
-    """`language` and `version` are those used, None for an argv; `build` None: nothing to build."""
+    """`language` and `version` are None for an argv, `build` is None if nothing was built."""
 
     run: RunResult
     language: str | None = None
@@ -77,30 +65,33 @@ class ProgramResult(Struct, frozen=True):
     build: BuildReport | None = None
 
 
-class Prepared(Struct, frozen=True):
-    """A program that was found in order. `log` is the file that tells of its build, if any."""
+class PreparedProgram(Struct, frozen=True):
+    """A validated program. `build_log` is the artifact with the build's output, if it is built."""
 
     request: RunRequest
     language: str | None = None
     version: str | None = None
-    log: str | None = None
+    build_log: str | None = None
 
-    def result(self, run: RunResult) -> ProgramResult:
-        """The caller's result, without what the box itself put into the run."""
-        if self.log is None:
+    def build_result(self, run: RunResult) -> ProgramResult:
+        """The result for the caller: without the build log, which becomes `build`."""
+        if self.build_log is None:
             return ProgramResult(run, self.language, self.version)
-        told = next((file.content for file in run.artifacts if file.path == self.log), None)
-        own = tuple(file for file in run.artifacts if file.path != self.log)
-        shown = structs.replace(run, artifacts=own)
-        build = None if told is None else _build_report(told)
-        return ProgramResult(shown, self.language, self.version, build)
+        log = next((file.content for file in run.artifacts if file.path == self.build_log), None)
+        artifacts = tuple(file for file in run.artifacts if file.path != self.build_log)
+        build = None if log is None else _parse_build_log(log)
+        return ProgramResult(
+            structs.replace(run, artifacts=artifacts), self.language, self.version, build
+        )
 
 
-def prepare(program: Program, allowed: Limits, most_files: int, status: BackendStatus) -> Prepared:
-    """Raises InvalidInput, which names the field and what is possible."""
-    _check_counts(program, most_files)
-    files = _with_plain_paths(program.files)
-    limits = lowered(allowed, program.limits)
+def prepare_program(
+    program: Program, allowed: Limits, max_files: int, status: BackendStatus
+) -> PreparedProgram:
+    """Validate a program and convert it to a run. Raises InvalidInput naming the field."""
+    _check_counts(program, max_files)
+    files = _normalize_paths(program.files)
+    limits = lower_limits(allowed, program.limits)
     request = RunRequest(
         argv=program.argv,
         files=files,
@@ -111,49 +102,37 @@ def prepare(program: Program, allowed: Limits, most_files: int, status: BackendS
     )
     if program.language is None:
         _check_argv(program)
-        return Prepared(request)
-    recipe = _recipe(program.language, status)
-    return _by_recipe(recipe, program, request, status.languages[recipe.name])
+        return PreparedProgram(request)
+    recipe = _find_recipe(program.language, status)
+    return _apply_recipe(recipe, program, request, status.languages[recipe.name])
 
 
-def lowered(allowed: Limits, wanted: Mapping[str, float]) -> Limits:
-    """The box's limits with the caller's in their place. Raises InvalidInput for a higher one."""
-    for name, value in wanted.items():
-        most, lowest = getattr(allowed, name), least(name)
-        # Written so that NaN fails too.
-        if not lowest <= value <= most:
-            raise InvalidInput.at(
-                f"limits.{name}",
-                f"{_told(value)} is not from {lowest:.10g} to the {most:.10g} that this box allows",
-            )
-    changes: dict[str, Any] = dict(wanted)
+def lower_limits(allowed: Limits, requested: Mapping[str, float]) -> Limits:
+    """The allowed limits, lowered as requested. Raises InvalidInput for one out of range."""
+    for name, value in requested.items():
+        LIMIT_BY_FIELD[name].check(f"limits.{name}", value, getattr(allowed, name))
+    changes: dict[str, Any] = dict(requested)
     return structs.replace(allowed, **changes)
 
 
-def least(name: str) -> float:
-    """The lowest value that a limit can have."""
-    return _LEAST.get(name, 1)
+def default_file_name(language: str, content: bytes) -> str:
+    """The name of a main file whose sender gives none; "main" if the language is unknown."""
+    recipe = recipes.find_recipe(language)
+    return main_file_name(recipe.name, recipe.main_file, content) if recipe else "main"
 
 
-def _told(value: float) -> str:
-    try:
-        return f"{value:.10g}"
-    except OverflowError:
-        return "a number of hundreds of digits"
-
-
-def _check_counts(program: Program, most_files: int) -> None:
-    counted = {
-        "files": (len(program.files), most_files),
+def _check_counts(program: Program, max_files: int) -> None:
+    counts = {
+        "files": (len(program.files), max_files),
         "args": (len(program.args), _MAX_ARGS),
         "artifacts": (len(program.artifacts), _MAX_ARTIFACTS),
     }
-    for name, (count, most) in counted.items():
-        if count > most:
-            raise InvalidInput.at(name, f"are {count}; this box takes {most}")
+    for name, (count, limit) in counts.items():
+        if count > limit:
+            raise InvalidInput.at(name, f"has {count} entries; the limit is {limit}")
 
 
-def _with_plain_paths(files: tuple[SandboxFile, ...]) -> tuple[SandboxFile, ...]:
+def _normalize_paths(files: tuple[SandboxFile, ...]) -> tuple[SandboxFile, ...]:
     paths = PathSet()
     return tuple(
         structs.replace(file, path=paths.add(f"files[{at}].path", file.path))
@@ -163,55 +142,57 @@ def _with_plain_paths(files: tuple[SandboxFile, ...]) -> tuple[SandboxFile, ...]
 
 def _check_argv(program: Program) -> None:
     if not program.argv:
-        raise InvalidInput.at("language", "is missing: name one, or give argv")
+        raise InvalidInput.at("language", "is required, unless `argv` is given")
     for name in ("entry", "args"):
         if getattr(program, name):
-            raise InvalidInput.at(name, "belongs to a language; with argv, put it there")
+            raise InvalidInput.at(name, "can't be combined with `argv`; put it into `argv`")
 
 
-def _recipe(language: str, status: BackendStatus) -> Recipe:
-    recipe = recipes.find(language)
+def _find_recipe(language: str, status: BackendStatus) -> LanguageRecipe:
+    recipe = recipes.find_recipe(language)
     if recipe is None or recipe.name not in status.languages:
-        here = sorted(status.languages)
+        available = sorted(status.languages)
         raise InvalidInput(
-            f"language: {language[:40]!r} can't be run here; choose from {', '.join(here)}",
-            details={"field": "language", "allowed": here},
+            f"language: {language[:40]!r} is not available; choose from {', '.join(available)}",
+            details={"field": "language", "allowed": available},
         )
     return recipe
 
 
-def _by_recipe(recipe: Recipe, program: Program, request: RunRequest, version: str) -> Prepared:
+def _apply_recipe(
+    recipe: LanguageRecipe, program: Program, request: RunRequest, version: str
+) -> PreparedProgram:
     if program.argv:
-        raise InvalidInput.at("argv", "and a language exclude each other; give one")
+        raise InvalidInput.at("argv", "can't be combined with `language`; give one of them")
     if not request.files:
-        raise InvalidInput.at("files", "are missing: send the program to run")
+        raise InvalidInput.at("files", "is empty; send the program to run")
     paths = [file.path for file in request.files]
     entry = program.entry or paths[0]
     if entry not in paths:
-        raise InvalidInput.at("entry", f"{entry[:200]!r} is none of the files")
-    # "!" sorts before other names, so that it comes out before the limits are used up.
+        raise InvalidInput.at("entry", f"{entry[:200]!r} is not one of the files")
+    # "!" sorts before other names: the log is collected before the limits are used up.
     log = f"!build-{secrets.token_hex(8)}"
-    argv = recipes.command(recipe, entry, paths, program.args, log)
+    argv = recipes.build_command(recipe, entry, paths, program.args, log)
     if not recipe.build:
-        return Prepared(structs.replace(request, argv=argv), recipe.name, version)
+        return PreparedProgram(structs.replace(request, argv=argv), recipe.name, version)
     request = structs.replace(
         request,
         argv=argv,
         artifacts=(*request.artifacts, log),
         limits=structs.replace(
             request.limits,
-            artifact_bytes=request.limits.artifact_bytes + _LOG_BYTES,
+            artifact_bytes=request.limits.artifact_bytes + _BUILD_LOG_BYTES,
             artifact_files=request.limits.artifact_files + 1,
         ),
     )
-    return Prepared(request, recipe.name, version, log)
+    return PreparedProgram(request, recipe.name, version, log)
 
 
-def _build_report(told: bytes) -> BuildReport | None:
-    """What the build wrote; None if it can't be read: the program may have changed it."""
-    first, _, said = told.partition(b"\n")
+def _parse_build_log(content: bytes) -> BuildReport | None:
+    """The report in a build log; None if it is malformed: the program can overwrite it."""
+    header, _, output = content.partition(b"\n")
     try:
-        status, size = (int(word) for word in first.split())
+        status, size = (int(word) for word in header.split())
     except ValueError:
         return None
-    return BuildReport(status & 0xFF, said[:size], said[size:])
+    return BuildReport(status & 0xFF, output[:size], output[size:])

@@ -1,4 +1,4 @@
-"""What a running program says, handed on piece by piece."""
+"""Events of a run: queued, started, output, finished; and their buffer."""
 
 import asyncio
 from collections import deque
@@ -11,14 +11,14 @@ from appliance.domain.execution import OutputStream
 from appliance.services.sandbox.programs import ProgramResult
 
 
-class Waits(Struct, frozen=True):
-    """The run has a place in the queue: 1 is next."""
+class Queued(Struct, frozen=True):
+    """The run is queued; `place` 1 is next."""
 
     place: int
 
 
 class Started(Struct, frozen=True):
-    """The program begins. `live`: what it writes is told as it comes, else at its end."""
+    """The program starts. `live`: its output comes while it runs, else all at its end."""
 
     live: bool
     language: str | None
@@ -34,49 +34,48 @@ class Finished(Struct, frozen=True):
     result: ProgramResult
 
 
-Event = Waits | Started | Output | Finished
+RunEvent = Queued | Started | Output | Finished
 
 
-class Feed:
-    """Between a run and its reader: keeps what was not read yet, up to `most` bytes a stream.
+class RunEvents:
+    """Buffers the events of a run for one reader, up to `max_bytes` of output per stream.
 
-    Output beyond that is in no event; the result holds its end, as always. `begun`: the
-    program began.
+    Output beyond that is dropped here; the result still holds what the limits keep of it.
     """
 
-    def __init__(self, started: Started, most: int) -> None:
+    def __init__(self, started: Started, max_bytes: int) -> None:
         self._started = started
-        self._room = dict.fromkeys(OutputStream, most)
+        self._remaining = dict.fromkeys(OutputStream, max_bytes)
         self._events: deque[Started | tuple[OutputStream, bytearray]] = deque()
-        self._moved = asyncio.Event()
-        self.begun = False
+        self._changed = asyncio.Event()
+        self.is_started = False
 
-    def start(self) -> None:
-        self.begun = True
+    def add_start(self) -> None:
+        self.is_started = True
         self._events.append(self._started)
-        self._moved.set()
+        self._changed.set()
 
-    def output(self, stream: OutputStream, data: bytes) -> None:
-        fits = data[: self._room[stream]]
-        if not fits:
+    def add_output(self, stream: OutputStream, data: bytes) -> None:
+        kept = data[: self._remaining[stream]]
+        if not kept:
             return
-        self._room[stream] -= len(fits)
+        self._remaining[stream] -= len(kept)
         last = self._events[-1] if self._events else None
-        # Joined, so that a program that writes byte by byte fills no memory with events.
+        # Merge: a program that writes byte by byte must not create an event per byte.
         if isinstance(last, tuple) and last[0] is stream:
-            last[1].extend(fits)
+            last[1].extend(kept)
         else:
-            self._events.append((stream, bytearray(fits)))
-        self._moved.set()
+            self._events.append((stream, bytearray(kept)))
+        self._changed.set()
 
-    async def until(self, run: "asyncio.Task[Any]") -> AsyncGenerator[Started | Output, None]:
-        """The events as they come, to the end of `run`."""
-        run.add_done_callback(lambda _: self._moved.set())
+    async def follow(self, run: "asyncio.Task[Any]") -> AsyncGenerator[Started | Output, None]:
+        """Yield the events until `run` is done."""
+        run.add_done_callback(lambda _: self._changed.set())
         while True:
             while self._events:
                 event = self._events.popleft()
                 yield event if isinstance(event, Started) else Output(event[0], bytes(event[1]))
             if run.done():
                 return
-            self._moved.clear()
-            await self._moved.wait()
+            self._changed.clear()
+            await self._changed.wait()

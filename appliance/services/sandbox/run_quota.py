@@ -1,7 +1,7 @@
-"""How many runs a user may begin in an hour, in memory: a restart begins the hour anew.
+"""Limits the runs that a user starts per hour. In memory: a restart clears the counts.
 
-A run is counted when it gets a place in the queue, so that no more can wait than may be begun;
-one that never begins is given back.
+A run is counted when it is queued, so that no more runs can wait than may start, and
+released if it never starts.
 """
 
 import time
@@ -12,50 +12,50 @@ from math import ceil
 from appliance.errors import RateLimited
 
 _HOUR_S = 3600.0
-_USERS = 20_000
+_MAX_USERS = 20_000
 
 
 class RunQuota:
-    """Counts in each user's own hour, which begins with a first run. `clock` gives seconds."""
+    """A fixed window of one hour per user, from the user's first run. `clock` gives seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._hours: OrderedDict[int, tuple[float, int]] = OrderedDict()
+        self._windows: OrderedDict[int, tuple[float, int]] = OrderedDict()
 
-    def take(self, user_id: int, most: int) -> "Counted":
-        """Count one run where at most so many are allowed; 0 is no limit. Raises RateLimited."""
-        if not most:
-            return Counted(lambda: None)
+    def count_run(self, user_id: int, limit: int) -> "QuotaUse":
+        """Count one run of at most `limit` per hour; 0 means no limit. Raises RateLimited."""
+        if not limit:
+            return QuotaUse(lambda: None)
         now = self._clock()
-        began, count = self._hours.get(user_id, (now, 0))
-        if now >= began + _HOUR_S:
-            began, count = now, 0
-        if count >= most:
-            seconds = max(1, ceil(began + _HOUR_S - now))
+        start, count = self._windows.get(user_id, (now, 0))
+        if now >= start + _HOUR_S:
+            start, count = now, 0
+        if count >= limit:
+            seconds = max(1, ceil(start + _HOUR_S - now))
             raise RateLimited(
-                f"at most {most} runs may be begun in an hour; the next in {seconds} s",
-                details={"limit": most},
+                f"limit of {limit} runs per hour reached; retry in {seconds} s",
+                details={"limit": limit},
                 retry_after=seconds,
             )
-        self._hours[user_id] = began, count + 1
-        self._hours.move_to_end(user_id)
-        if len(self._hours) > _USERS:
-            self._hours.popitem(last=False)
-        return Counted(lambda: self._uncount(user_id, began))
+        self._windows[user_id] = start, count + 1
+        self._windows.move_to_end(user_id)
+        if len(self._windows) > _MAX_USERS:
+            self._windows.popitem(last=False)
+        return QuotaUse(lambda: self._release(user_id, start))
 
-    def _uncount(self, user_id: int, began: float) -> None:
-        hour = self._hours.get(user_id)
-        # A run that waited into the next hour was not counted in that one.
-        if hour is not None and hour[0] == began:
-            self._hours[user_id] = began, hour[1] - 1
+    def _release(self, user_id: int, start: float) -> None:
+        window = self._windows.get(user_id)
+        # A run that was counted in an earlier window is not in this count.
+        if window is not None and window[0] == start:
+            self._windows[user_id] = start, window[1] - 1
 
 
-class Counted:
-    """One run that was counted."""
+class QuotaUse:
+    """One counted run."""
 
     def __init__(self, uncount: Callable[[], None]) -> None:
-        self._uncount = uncount
+        self._release = uncount
 
-    def give_back(self) -> None:
-        """It was never begun. To be called once."""
-        self._uncount()
+    def release(self) -> None:
+        """Uncount the run, which never started. Call at most once."""
+        self._release()

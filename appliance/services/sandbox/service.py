@@ -1,4 +1,4 @@
-"""Runs callers' programs in the sandbox: who may, how many wait, and what becomes of each."""
+"""Runs callers' programs in the sandbox: permission, validation, queue, quota, events."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -14,17 +14,17 @@ from appliance.sandbox.languages import recipes
 from appliance.sandbox.runner import SandboxRunner
 from appliance.services.accounts import permissions
 from appliance.services.sandbox import programs
-from appliance.services.sandbox.programs import Prepared, Program, ProgramResult
-from appliance.services.sandbox.queue_limit import Place, WaitingRoom
-from appliance.services.sandbox.run_events import Event, Feed, Finished, Started, Waits
+from appliance.services.sandbox.programs import PreparedProgram, Program, ProgramResult
+from appliance.services.sandbox.queue_limit import QueueLimit, QueuePlace
+from appliance.services.sandbox.run_events import Finished, Queued, RunEvent, RunEvents, Started
 from appliance.services.sandbox.run_quota import RunQuota
 
-# A turn comes when others end; each of them has a limit of its own.
-_TURN_S = 300.0
+# Generous: the queue moves when runs end, and each run has its own time limit.
+_QUEUE_TIMEOUT_S = 300.0
 
 
 class Language(Struct, frozen=True):
-    """A language that can be run here; `main_file` names a program's file where nobody does."""
+    """A language that can be run; `main_file` is the default name of a program's file."""
 
     name: str
     version: str
@@ -34,8 +34,8 @@ class Language(Struct, frozen=True):
     main_file: str = ""
 
 
-class Offer(Struct, frozen=True):
-    """What can be run. `complete`: every language has been tried."""
+class SandboxCapabilities(Struct, frozen=True):
+    """Languages, limits and isolation. `complete`: detection of the languages has finished."""
 
     languages: tuple[Language, ...]
     complete: bool
@@ -45,149 +45,161 @@ class Offer(Struct, frozen=True):
 
 
 class SandboxService:
-    """The use cases of the code-execution API. Every method needs the scope `sandbox`."""
+    """The use cases of the code-execution API. Every method requires the scope `sandbox`."""
 
     def __init__(self, runner: SandboxRunner, settings: Settings) -> None:
-        own = settings.sandbox
+        limits = settings.sandbox
         self._runner = runner
-        self._most_files = settings.limits.files
+        self._max_files = settings.limits.files
         self._quota = RunQuota()
-        self._room = WaitingRoom(own.queue_limit, own.queue_per_user, own.wall_s)
+        self._queue_limit = QueueLimit(limits.queue_limit, limits.queue_per_user, limits.wall_s)
 
-    def offer(self, principal: Principal) -> Offer:
-        """Languages, limits and isolation as they are now. Raises Forbidden."""
-        permissions.require(principal, Scope.SANDBOX)
+    def describe(self, principal: Principal) -> SandboxCapabilities:
+        """The current capabilities. Raises Forbidden."""
+        permissions.require_scope(principal, Scope.SANDBOX)
         runner = self._runner
-        found = tuple(_language(*each) for each in sorted(runner.status.languages.items()))
-        return Offer(
-            found,
-            runner.languages_known,
+        languages = sorted(runner.status.languages.items())
+        return SandboxCapabilities(
+            tuple(_describe_language(name, version) for name, version in languages),
+            runner.languages_detected,
             runner.status,
             runner.limits(principal.user.plan),
-            runner.tells_output,
+            runner.streams_output,
         )
 
-    async def known_offer(self, principal: Principal) -> Offer:
-        """As `offer`, once every language has been tried."""
-        permissions.require(principal, Scope.SANDBOX)
+    async def describe_complete(self, principal: Principal) -> SandboxCapabilities:
+        """The capabilities once every language has been detected, which can take a minute."""
+        permissions.require_scope(principal, Scope.SANDBOX)
         await self._runner.wait_for_languages()
-        return self.offer(principal)
+        return self.describe(principal)
 
-    async def ready_offer(self, principal: Principal) -> Offer:
-        """As `known_offer`. Raises SandboxUnavailable where nothing can be run."""
-        offer = await self.known_offer(principal)
+    async def describe_ready(self, principal: Principal) -> SandboxCapabilities:
+        """As `describe_complete`. Raises SandboxUnavailable if nothing can be run."""
+        capabilities = await self.describe_complete(principal)
         self._runner.check_ready()
-        return offer
+        return capabilities
 
-    async def offer_with(self, principal: Principal, enough: Callable[[Offer], bool]) -> Offer:
-        """As `ready_offer`, but as it is now where that is `enough`: trying can take a minute."""
-        permissions.require(principal, Scope.SANDBOX)
+    async def describe_sufficient(
+        self, principal: Principal, is_sufficient: Callable[[SandboxCapabilities], bool]
+    ) -> SandboxCapabilities:
+        """The current capabilities if they are sufficient, else as `describe_ready`."""
+        permissions.require_scope(principal, Scope.SANDBOX)
         await self._runner.wait_for_start()
         self._runner.check_ready()
-        offer = self.offer(principal)
-        return offer if enough(offer) else await self.ready_offer(principal)
+        capabilities = self.describe(principal)
+        if is_sufficient(capabilities):
+            return capabilities
+        return await self.describe_ready(principal)
 
     async def run(self, principal: Principal, program: Program) -> ProgramResult:
-        """Run it to its end; cancelling the call kills it.
+        """Run a program to its end; cancelling the call kills it.
 
-        Raises Forbidden, SandboxUnavailable, InvalidInput that names the field, QueueFull,
-        RateLimited, and DeadlineExceeded if its turn did not come.
+        Raises Forbidden, SandboxUnavailable, InvalidInput, QueueFull, RateLimited, and
+        DeadlineExceeded if the run waits longer than _QUEUE_TIMEOUT_S.
         """
         async with aclosing(self.events(principal, program)) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     return event.result
-        raise AssertionError("a run ends with its result, or raises")
+        raise AssertionError("the events of a run end with Finished or an error")
 
-    async def events(self, principal: Principal, program: Program) -> AsyncGenerator[Event, None]:
-        """Run it and tell how it goes: Waits at once, then Started, Output …, Finished.
+    async def events(
+        self, principal: Principal, program: Program
+    ) -> AsyncGenerator[RunEvent, None]:
+        """Run a program and yield its events: Queued, Started, Output …, Finished.
 
-        Closing the generator kills the run. Raises as `run` does; what is wrong with the
-        program, the queue or the quota before the first event.
+        Closing the generator kills the run. Raises as `run` does; errors of the program,
+        the queue and the quota come before the first event.
         """
-        permissions.require(principal, Scope.SANDBOX)
+        permissions.require_scope(principal, Scope.SANDBOX)
         user = principal.user
-        prepared = await self._read(program, user.plan)
-        started = Started(self._runner.tells_output, prepared.language, prepared.version)
-        feed = Feed(started, prepared.request.limits.output_kept_bytes)
-        allowed = self._runner.settings(user.plan)
-        with self._room.enter(user.id, allowed.queue_per_user) as place:
-            counted = self._quota.take(user.id, allowed.runs_per_hour)
-            run = asyncio.create_task(self._run(user, prepared, place, feed))
+        prepared = await self._prepare(program, user.plan)
+        started = Started(self._runner.streams_output, prepared.language, prepared.version)
+        run_events = RunEvents(started, prepared.request.limits.output_kept_bytes)
+        allowed = self._runner.settings_for_plan(user.plan)
+        with self._queue_limit.admit(user.id, allowed.queue_per_user) as place:
+            quota_use = self._quota.count_run(user.id, allowed.runs_per_hour)
+            run = asyncio.create_task(self._run(user, prepared, place, run_events))
             try:
-                yield Waits(place.number)
-                async for event in feed.until(run):
+                yield Queued(place.number)
+                async for event in run_events.follow(run):
                     yield event
-                yield Finished(prepared.result(await run))
+                yield Finished(prepared.build_result(await run))
             finally:
-                await _ended(run)
-                if not feed.begun:
-                    counted.give_back()
+                await _cancel_run(run)
+                if not run_events.is_started:
+                    quota_use.release()
 
-    async def begun(self, principal: Principal, program: Program) -> AsyncGenerator[Event, None]:
-        """`events`, once it is sure that the program is in order and has a place in the queue."""
+    async def open_events(
+        self, principal: Principal, program: Program
+    ) -> AsyncGenerator[RunEvent, None]:
+        """As `events`, but raises errors of the program, the queue and the quota at once."""
         events = self.events(principal, program)
-        return _with_first(await anext(events), events)
+        return _prepend(await anext(events), events)
 
-    async def _read(self, program: Program, plan: str) -> Prepared:
+    async def _prepare(self, program: Program, plan: str) -> PreparedProgram:
         runner = self._runner
         await runner.wait_for_start()
         runner.check_ready()
-        recipe = recipes.find(program.language or "")
+        recipe = recipes.find_recipe(program.language or "")
         if recipe is not None and recipe.name not in runner.status.languages:
             await runner.wait_for_languages()
         limits = runner.limits(plan)
-        prepared = programs.prepare(program, limits, self._most_files, runner.status)
-        runner.check(prepared.request)
+        prepared = programs.prepare_program(program, limits, self._max_files, runner.status)
+        runner.check_request(prepared.request)
         return prepared
 
-    async def _run(self, user: User, prepared: Prepared, place: Place, feed: Feed) -> RunResult:
+    async def _run(
+        self, user: User, prepared: PreparedProgram, place: QueuePlace, run_events: RunEvents
+    ) -> RunResult:
         try:
-            async with asyncio.timeout(_TURN_S) as turn:
-                watcher = _Watcher(place, feed, turn)
-                return await self._runner.run_of(user.id, user.plan, prepared.request, watcher)
+            async with asyncio.timeout(_QUEUE_TIMEOUT_S) as timeout:
+                watcher = _RunWatcher(place, run_events, timeout)
+                return await self._runner.run_for_user(
+                    user.id, user.plan, prepared.request, watcher
+                )
         except TimeoutError:
             raise DeadlineExceeded(
-                f"no sandbox became free within {_TURN_S:.0f} s; try again later"
+                f"no sandbox became free within {_QUEUE_TIMEOUT_S:.0f} s; try again later"
             ) from None
 
 
-class _Watcher:
-    """Hears of the run: when it begins it no longer waits."""
+class _RunWatcher:
+    """Receives the runner's callbacks; the start of the run ends its wait in the queue."""
 
-    def __init__(self, place: Place, feed: Feed, turn: asyncio.Timeout) -> None:
+    def __init__(self, place: QueuePlace, run_events: RunEvents, timeout: asyncio.Timeout) -> None:
         self._place = place
-        self._feed = feed
-        self._turn = turn
+        self._run_events = run_events
+        self._timeout = timeout
 
     def started(self) -> None:
-        if not self._turn.expired():
-            self._turn.reschedule(None)
-        self._place.leave()
-        self._feed.start()
+        if not self._timeout.expired():
+            self._timeout.reschedule(None)
+        self._place.release()
+        self._run_events.add_start()
 
     def output(self, stream: OutputStream, data: bytes) -> None:
-        self._feed.output(stream, data)
+        self._run_events.add_output(stream, data)
 
 
-async def _with_first(
-    first: Event, rest: AsyncGenerator[Event, None]
-) -> AsyncGenerator[Event, None]:
+async def _prepend(
+    first: RunEvent, rest: AsyncGenerator[RunEvent, None]
+) -> AsyncGenerator[RunEvent, None]:
     async with aclosing(rest):
         yield first
         async for event in rest:
             yield event
 
 
-async def _ended(run: "asyncio.Task[RunResult]") -> None:
+async def _cancel_run(run: "asyncio.Task[RunResult]") -> None:
     run.cancel()
     await asyncio.wait({run})
     if not run.cancelled():
-        run.exception()  # looked at: who closes the events early has no use for it
+        run.exception()  # mark as retrieved: nobody awaits the run any more
 
 
-def _language(name: str, version: str) -> Language:
-    recipe = recipes.find(name)
+def _describe_language(name: str, version: str) -> Language:
+    recipe = recipes.find_recipe(name)
     if recipe is None:
         return Language(name, version)
     return Language(

@@ -1,4 +1,4 @@
-"""What a task may ask for. Everything is checked before anything is stored."""
+"""Validation of task requests, before anything is stored."""
 
 import math
 import re
@@ -20,8 +20,8 @@ _MAX_SEED = 2**32 - 1
 _MAX_TEMPERATURE = 2.0
 
 
-def admissible(request: TaskRequest, limits: LimitSettings, max_branches: int) -> TaskRequest:
-    """The request with its file paths in their plain form.
+def validate_request(request: TaskRequest, limits: LimitSettings, max_branches: int) -> TaskRequest:
+    """The request with normalized file paths.
 
     Raises InvalidInput, which names the field, or PayloadTooLarge, whose `details`
     are {field, size, limit}.
@@ -32,17 +32,19 @@ def admissible(request: TaskRequest, limits: LimitSettings, max_branches: int) -
     for field in ("provider", "model"):
         _check_name(field, getattr(request, field))
     _check_labels(request.labels)
-    return _with_plain_paths(request, limits)
+    return _normalize_paths(request, limits)
 
 
 def _check_id(client_task_id: str | None) -> None:
     if client_task_id is not None and not TASK_ID.fullmatch(client_task_id):
-        raise InvalidInput.at("task_id", "must be 1 to 128 letters, digits or any of . _ : -")
+        raise InvalidInput.at(
+            "task_id", "must be 1 to 128 characters A-Z, a-z, 0-9, '.', '_', ':' or '-'"
+        )
 
 
 def _check_texts(request: TaskRequest, limits: LimitSettings) -> None:
     if not request.prompt.strip():
-        raise InvalidInput.at("prompt", "is empty; say what to do")
+        raise InvalidInput.at("prompt", "must not be empty")
     for field in ("prompt", "instructions"):
         _check_size(field, _text_bytes(field, getattr(request, field)), limits.prompt_bytes)
     _check_size("context", _context_bytes(request), limits.prompt_bytes)
@@ -52,7 +54,7 @@ def _context_bytes(request: TaskRequest) -> int:
     try:
         return len(msgspec.json.encode(request.context))
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput.at("context", "must be plain JSON with valid text") from error
+        raise InvalidInput.at("context", "must be JSON with valid Unicode text") from error
 
 
 def _check_numbers(request: TaskRequest, max_branches: int) -> None:
@@ -61,13 +63,13 @@ def _check_numbers(request: TaskRequest, max_branches: int) -> None:
     _check_range("seed", request.seed, 0, _MAX_SEED)
     _check_range("max_tokens", request.max_tokens, 1, 2**31 - 1)
     if request.timeout_s is not None and not 0 < request.timeout_s < math.inf:
-        raise InvalidInput.at("timeout_s", "must be a number of seconds above 0")
+        raise InvalidInput.at("timeout_s", "must be a positive number of seconds")
 
 
-def _check_range(field: str, value: float | None, lowest: float, highest: float) -> None:
-    # Written so that NaN fails too.
-    if value is not None and not lowest <= value <= highest:
-        raise InvalidInput.at(field, f"must be from {lowest:.10g} to {highest:.10g}")
+def _check_range(field: str, value: float | None, minimum: float, maximum: float) -> None:
+    # Written so that NaN fails, too.
+    if value is not None and not minimum <= value <= maximum:
+        raise InvalidInput.at(field, f"must be {minimum:.10g} to {maximum:.10g}")
 
 
 def _check_name(field: str, name: str | None) -> None:
@@ -76,21 +78,21 @@ def _check_name(field: str, name: str | None) -> None:
 
 
 def _check_labels(labels: Sequence[str]) -> None:
-    """Rules name whole labels: one that no rule could ever name must not slip past them."""
+    """Raises InvalidInput for a label that a data policy rule in the settings could not name."""
     if len(labels) > _MAX_LABELS:
-        raise InvalidInput.at("labels", f"at most {_MAX_LABELS} labels are possible")
+        raise InvalidInput.at("labels", f"has {len(labels)} labels; the limit is {_MAX_LABELS}")
     for label in labels:
         if not 0 < len(label) <= _MAX_NAME or not label.isprintable() or "," in label:
             raise InvalidInput.at(
                 "labels",
-                f"{label[:40]!r} is none: each must be 1 to {_MAX_NAME} printable characters "
-                "without a comma",
+                f"{label[:40]!r} is invalid: a label has 1 to {_MAX_NAME} printable characters "
+                "and no comma",
             )
 
 
-def _with_plain_paths(request: TaskRequest, limits: LimitSettings) -> TaskRequest:
+def _normalize_paths(request: TaskRequest, limits: LimitSettings) -> TaskRequest:
     if len(request.files) + len(request.tests) > limits.files:
-        _too_large("files", len(request.files) + len(request.tests), limits.files, "files")
+        _raise_too_large("files", len(request.files) + len(request.tests), limits.files, "files")
     _check_size("files", sum(_content_bytes(request)), limits.file_bytes)
     paths = PathSet()
     files = [
@@ -112,7 +114,7 @@ def _content_bytes(request: TaskRequest) -> Iterator[int]:
 
 def _text_bytes(field: str, text: str) -> int:
     if "\0" in text:
-        raise InvalidInput.at(field, "has binary content (a NUL character); send text only")
+        raise InvalidInput.at(field, "contains a NUL character; send text only")
     try:
         return len(text.encode())
     except UnicodeEncodeError as error:
@@ -121,11 +123,11 @@ def _text_bytes(field: str, text: str) -> int:
 
 def _check_size(field: str, size: int, limit: int) -> None:
     if size > limit:
-        _too_large(field, size, limit, "bytes")
+        _raise_too_large(field, size, limit, "bytes")
 
 
-def _too_large(field: str, size: int, limit: int, unit: str) -> NoReturn:
+def _raise_too_large(field: str, size: int, limit: int, unit: str) -> NoReturn:
     raise PayloadTooLarge(
-        f"{field}: {size} {unit} are more than the {limit} that this box takes",
+        f"{field}: {size} {unit} exceed the limit of {limit}",
         details={"field": field, "size": size, "limit": limit},
     )

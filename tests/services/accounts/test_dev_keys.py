@@ -47,7 +47,7 @@ async def test_dev_key_when_asked_from_this_machine_then_works_for_its_time(
         "::",
     ],
 )
-async def test_dev_key_when_asked_from_elsewhere_then_forbidden_and_told_how_to_get_one(
+async def test_dev_key_when_asked_from_elsewhere_then_forbidden_with_a_remedy(
     harness: AccountsHarness, address: str
 ) -> None:
     with pytest.raises(Forbidden, match="monkey-coder key create"):
@@ -55,7 +55,7 @@ async def test_dev_key_when_asked_from_elsewhere_then_forbidden_and_told_how_to_
     assert await harness.accounts.users.list_all() == []
 
 
-async def test_dev_key_when_off_then_forbidden_and_told_how_to_get_one(tmp_path: Path) -> None:
+async def test_dev_key_when_off_then_forbidden_with_a_remedy(tmp_path: Path) -> None:
     async with open_accounts_harness(tmp_path) as harness:
         with pytest.raises(Forbidden, match="monkey-coder key create"):
             await harness.accounts.dev_keys.create("127.0.0.1")

@@ -1,4 +1,4 @@
-"""Completions as the wire formats get them: rights, choices, closing early."""
+"""CompletionService: permissions, choices, closing early."""
 
 import asyncio
 
@@ -61,7 +61,7 @@ async def test_start_when_a_key_may_not_chat_then_forbidden() -> None:
         (chat_spec(), MAX_CHOICES + 1, "n"),
     ],
 )
-async def test_start_when_the_ask_is_wrong_then_the_field_is_named(
+async def test_start_when_the_spec_is_invalid_then_the_field_is_named(
     wrong: CompletionSpec, choices: int, field: str
 ) -> None:
     provider = Scripted("hi")
@@ -71,7 +71,7 @@ async def test_start_when_the_ask_is_wrong_then_the_field_is_named(
     assert provider.requests == []
 
 
-async def test_start_when_the_model_is_unknown_then_it_says_which_exist() -> None:
+async def test_start_when_the_model_is_unknown_then_the_error_lists_models() -> None:
     with pytest.raises(UnknownModel, match="near/model"):
         await service_over(Scripted("hi")).start(user(), chat_spec(model="nope"))
 
@@ -91,7 +91,7 @@ async def test_start_when_several_choices_then_each_has_a_seed_of_its_own() -> N
     assert [(await read_all(choice))[0] for choice in choices] == ["seed None"] * 2
 
 
-async def test_start_when_choices_outnumber_the_places_then_they_come_one_after_the_other() -> None:
+async def test_start_when_choices_exceed_max_parallel_then_they_are_queued() -> None:
     provider = Scripted("a longer answer than one piece", max_parallel=2)
     gateway = gateway_over(provider)
     choices = await CompletionService(gateway).start(user(), chat_spec(), 7)
@@ -144,7 +144,7 @@ async def test_close_when_early_then_the_provider_stops_and_what_was_used_is_cou
     assert all(completion.report.usage.prompt_tokens > 0 for completion in started)
 
 
-async def test_close_when_never_read_then_the_gate_is_free_again() -> None:
+async def test_close_when_never_read_then_the_queue_is_free_again() -> None:
     provider = Scripted("one two three")
     gateway = gateway_over(provider)
     (completion,) = await CompletionService(gateway).start(user(), chat_spec())
@@ -155,7 +155,7 @@ async def test_close_when_never_read_then_the_gate_is_free_again() -> None:
 
 
 @pytest.mark.parametrize("choices", [1, 2])
-async def test_stream_when_it_fails_midway_then_the_reader_is_told(choices: int) -> None:
+async def test_stream_when_it_fails_midway_then_the_reader_gets_the_error(choices: int) -> None:
     gateway = gateway_over(Breaking(2, "one two three four five six"))
     for completion in await CompletionService(gateway).start(user(), chat_spec(), choices):
         events = aiter(completion)
@@ -167,7 +167,7 @@ async def test_stream_when_it_fails_midway_then_the_reader_is_told(choices: int)
     assert gateway.queue_load() == (0, 0)
 
 
-async def test_start_when_the_queue_is_full_then_refused_with_a_place() -> None:
+async def test_start_when_the_queue_is_full_then_rejected_with_its_place() -> None:
     go = asyncio.Event()
     gateway = gateway_over(Scripted(go, max_parallel=1), gateway=GatewaySettings(queue_limit=1))
     service = CompletionService(gateway)
@@ -185,7 +185,7 @@ async def test_start_when_the_queue_is_full_then_refused_with_a_place() -> None:
     assert gateway.queue_load() == (0, 0)
 
 
-async def test_request_when_it_reaches_the_provider_then_all_of_the_ask_is_in_it() -> None:
+async def test_request_when_it_reaches_the_provider_then_all_of_the_spec_is_in_it() -> None:
     provider = Scripted("hi")
     asked = chat_spec(
         "hello", sampling=Sampling(top_k=3, seed=9), max_tokens=5, context_shift=True, model="model"

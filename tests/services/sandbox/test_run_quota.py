@@ -1,4 +1,4 @@
-"""Runs per hour: counted by user, given back after the hour, and a reason with a time."""
+"""Runs per hour: counted per user in a fixed window, released if a run never starts."""
 
 import pytest
 
@@ -13,46 +13,46 @@ class Clock:
         return self.now
 
 
-def test_take_when_the_hour_is_used_up_then_refused_until_its_end() -> None:
+def test_count_run_when_the_hour_is_used_up_then_refused_until_its_end() -> None:
     clock = Clock()
     quota = RunQuota(clock)
-    quota.take(1, 2)
+    quota.count_run(1, 2)
     clock.now = 600.0
-    quota.take(1, 2)
+    quota.count_run(1, 2)
 
-    with pytest.raises(RateLimited, match="at most 2 runs") as refused:
-        quota.take(1, 2)
+    with pytest.raises(RateLimited, match="limit of 2 runs") as refused:
+        quota.count_run(1, 2)
 
     assert refused.value.retry_after == 3000
-    quota.take(2, 2)  # another user's hour is another's
+    quota.count_run(2, 2)  # windows are per user
     clock.now = 3600.0
-    quota.take(1, 2)
+    quota.count_run(1, 2)
 
 
-def test_take_when_there_is_no_limit_then_never_refused() -> None:
+def test_count_run_when_there_is_no_limit_then_never_refused() -> None:
     quota = RunQuota()
     for _ in range(1000):
-        quota.take(1, 0)
+        quota.count_run(1, 0)
 
 
-def test_take_when_the_limit_was_lowered_then_it_holds_at_once() -> None:
+def test_count_run_when_the_limit_was_lowered_then_it_holds_at_once() -> None:
     quota = RunQuota()
-    quota.take(1, 5)
-    quota.take(1, 5)
+    quota.count_run(1, 5)
+    quota.count_run(1, 5)
     with pytest.raises(RateLimited):
-        quota.take(1, 1)
+        quota.count_run(1, 1)
 
 
-def test_give_back_when_the_run_never_began_then_another_may() -> None:
+def test_release_when_the_run_never_started_then_another_may_start() -> None:
     clock = Clock()
     quota = RunQuota(clock)
-    counted = quota.take(1, 1)
-    counted.give_back()
-    late = quota.take(1, 1)
+    use = quota.count_run(1, 1)
+    use.release()
+    late = quota.count_run(1, 1)
 
     clock.now = 3600.0
-    quota.take(1, 1)
-    late.give_back()  # of the hour before
+    quota.count_run(1, 1)
+    late.release()  # counted in the window before
 
     with pytest.raises(RateLimited):
-        quota.take(1, 1)
+        quota.count_run(1, 1)

@@ -1,4 +1,4 @@
-"""The code-execution service: rights, queue, limits, and what its events tell."""
+"""The code-execution service: permissions, queue, quota, limits, events."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,8 +34,8 @@ from appliance.sandbox.runner import SandboxRunner
 from appliance.services.accounts import permissions
 from appliance.services.sandbox import programs
 from appliance.services.sandbox.programs import Program
-from appliance.services.sandbox.queue_limit import WaitingRoom
-from appliance.services.sandbox.run_events import Feed, Finished, Output, Started, Waits
+from appliance.services.sandbox.queue_limit import QueueLimit
+from appliance.services.sandbox.run_events import Finished, Output, Queued, RunEvents, Started
 from appliance.services.sandbox.service import SandboxService
 from appliance.spi.sandbox import RunWatcher
 
@@ -50,7 +50,7 @@ def result_of(**changes: Any) -> RunResult:
 
 
 class Backend:
-    """Stands for a real one: its runs end when the test says so."""
+    """A fake backend; its runs end when the test sets `go`."""
 
     name = "test"
 
@@ -77,8 +77,8 @@ class Backend:
         self.go.set()
 
 
-class Telling(Backend):
-    """One that tells of its runs."""
+class StreamingBackend(Backend):
+    """Streams the output of its runs."""
 
     async def run_watched(self, request: RunRequest, watcher: RunWatcher) -> RunResult:
         watcher.started()
@@ -89,7 +89,7 @@ class Telling(Backend):
 
 def principal(role: Role = Role.DEVELOPER, number: int = 1) -> Principal:
     user = User(number, f"user_{number}", "x", "x@example.com", "X", role, False, 0.0)
-    return Principal(user, permissions.role_scopes(role))
+    return Principal(user, permissions.scopes_of_role(role))
 
 
 @pytest.fixture
@@ -109,50 +109,50 @@ async def service(backend: Backend) -> AsyncIterator[SandboxService]:
 PROGRAM = Program(argv=("true",))
 
 
-def test_scope_when_a_viewer_then_not_among_theirs() -> None:
+def test_scope_when_the_role_is_viewer_then_it_lacks_sandbox() -> None:
     assert principal().may(Scope.SANDBOX)
     assert not principal(Role.VIEWER).may(Scope.SANDBOX)
-    assert permissions.granted(principal(), ["sandbox"]) == ("sandbox",)
+    assert permissions.grant_scopes(principal(), ["sandbox"]) == ("sandbox",)
     with pytest.raises(Forbidden):
-        permissions.granted(principal(Role.VIEWER), ["sandbox"])
+        permissions.grant_scopes(principal(Role.VIEWER), ["sandbox"])
 
 
-async def test_every_use_when_the_scope_is_missing_then_forbidden(service: SandboxService) -> None:
+async def test_methods_when_the_scope_is_missing_then_forbidden(service: SandboxService) -> None:
     viewer = principal(Role.VIEWER)
-    for work in (service.run(viewer, PROGRAM), service.begun(viewer, PROGRAM),
-                 service.known_offer(viewer), service.ready_offer(viewer),
-                 service.offer_with(viewer, lambda _: True)):  # fmt: skip
+    for work in (service.run(viewer, PROGRAM), service.open_events(viewer, PROGRAM),
+                 service.describe_complete(viewer), service.describe_ready(viewer),
+                 service.describe_sufficient(viewer, lambda _: True)):  # fmt: skip
         with pytest.raises(Forbidden, match="'sandbox'"):
             await work
     with pytest.raises(Forbidden):
-        service.offer(viewer)
+        service.describe(viewer)
 
 
-class Slow(Backend):
-    """Its trials of compilers take as long as the test wants."""
+class SlowBackend(Backend):
+    """Detection of its languages ends when the test sets `go`."""
 
     async def run(self, request: RunRequest) -> RunResult:
         await self.go.wait()
         return result_of()
 
 
-@pytest.mark.parametrize("backend", [Slow], indirect=True)
-async def test_offer_when_languages_are_still_tried_then_waits_only_for_what_it_lacks(
+@pytest.mark.parametrize("backend", [SlowBackend], indirect=True)
+async def test_describe_when_languages_are_being_detected_then_waits_only_if_insufficient(
     service: SandboxService, backend: Backend
 ) -> None:
-    now = await service.offer_with(
-        principal(), lambda offer: "python" in [each.name for each in offer.languages]
+    now = await service.describe_sufficient(
+        principal(), lambda current: "python" in [each.name for each in current.languages]
     )
     assert not now.complete
 
-    later = asyncio.create_task(service.offer_with(principal(), lambda _: False))
+    later = asyncio.create_task(service.describe_sufficient(principal(), lambda _: False))
     await asyncio.sleep(0.01)
     assert not later.done()
     backend.go.set()
     assert (await later).complete
 
 
-async def test_run_when_the_hour_is_used_up_then_refused_with_the_time(backend: Backend) -> None:
+async def test_run_when_the_quota_is_used_up_then_rate_limited(backend: Backend) -> None:
     settings = Settings(sandbox=SandboxSettings(runs_per_hour=1))
     runner = SandboxRunner({"test": backend}, settings.sandbox)
     await runner.start()
@@ -161,18 +161,18 @@ async def test_run_when_the_hour_is_used_up_then_refused_with_the_time(backend: 
 
     await service.run(principal(), PROGRAM)
 
-    with pytest.raises(RateLimited, match="at most 1 runs"):
-        await service.begun(principal(), PROGRAM)
+    with pytest.raises(RateLimited, match="limit of 1 runs"):
+        await service.open_events(principal(), PROGRAM)
     await runner.close()
 
 
-class Refusing(Backend):
+class RefusingBackend(Backend):
     async def run_watched(self, request: RunRequest, watcher: RunWatcher) -> RunResult:
         raise InvalidInput.at("argv", "is too long")
 
 
-@pytest.mark.parametrize("backend", [Refusing], indirect=True)
-async def test_run_when_it_never_begins_then_it_counts_for_nothing(backend: Backend) -> None:
+@pytest.mark.parametrize("backend", [RefusingBackend], indirect=True)
+async def test_run_when_it_never_starts_then_it_is_not_counted(backend: Backend) -> None:
     settings = Settings(sandbox=SandboxSettings(runs_per_hour=1))
     runner = SandboxRunner({"test": backend}, settings.sandbox)
     await runner.start()
@@ -184,7 +184,7 @@ async def test_run_when_it_never_begins_then_it_counts_for_nothing(backend: Back
     await runner.close()
 
 
-async def test_quota_when_many_ask_at_once_then_exactly_so_many_run(backend: Backend) -> None:
+async def test_quota_when_many_run_at_once_then_exactly_the_limit_run(backend: Backend) -> None:
     settings = Settings(
         sandbox=SandboxSettings(runs_per_hour=10, queue_limit=200, queue_per_user=200)
     )
@@ -193,15 +193,15 @@ async def test_quota_when_many_ask_at_once_then_exactly_so_many_run(backend: Bac
     service = SandboxService(runner, settings)
     backend.go.set()
 
-    asked = [service.run(principal(), PROGRAM) for _ in range(100)]
-    ended = await asyncio.gather(*asked, return_exceptions=True)
+    calls = [service.run(principal(), PROGRAM) for _ in range(100)]
+    ended = await asyncio.gather(*calls, return_exceptions=True)
 
     assert len(backend.requests) == 10
     assert sum(isinstance(each, RateLimited) for each in ended) == 90
     await runner.close()
 
 
-async def test_run_when_there_is_no_sandbox_then_the_reason() -> None:
+async def test_run_when_there_is_no_sandbox_then_unavailable() -> None:
     settings = Settings()
     runner = SandboxRunner({}, settings.sandbox)
     await runner.start()
@@ -227,15 +227,15 @@ async def test_queue_when_full_then_refused_with_the_place_and_free_again_later(
     assert (await service.run(principal(), PROGRAM)).run.stdout == b"done\n"
 
 
-def test_room_when_one_user_fills_their_part_then_others_still_get_in() -> None:
-    room = WaitingRoom(limit=3, per_user=1, retry_after_s=1.0)
-    first = room.enter(1)
-    with pytest.raises(QueueFull, match="of your runs"):
-        room.enter(1)
-    assert room.enter(2).number == 2
-    first.leave()
-    first.leave()
-    with room.enter(1) as again:
+def test_queue_limit_when_one_user_fills_their_part_then_others_are_admitted() -> None:
+    queue_limit = QueueLimit(limit=3, per_user=1, retry_after_s=1.0)
+    first = queue_limit.admit(1)
+    with pytest.raises(QueueFull, match="your part of the sandbox queue"):
+        queue_limit.admit(1)
+    assert queue_limit.admit(2).number == 2
+    first.release()
+    first.release()
+    with queue_limit.admit(1) as again:
         assert again.number == 2
 
 
@@ -254,12 +254,12 @@ async def test_run_when_its_caller_is_cancelled_then_killed_and_its_place_is_fre
     assert (await service.run(principal(), PROGRAM)).run.ok
 
 
-@pytest.mark.parametrize("backend", [Telling], indirect=True)
-async def test_events_when_the_backend_tells_then_as_they_come(
+@pytest.mark.parametrize("backend", [StreamingBackend], indirect=True)
+async def test_events_when_the_backend_streams_then_output_comes_live(
     service: SandboxService, backend: Backend
 ) -> None:
     events = service.events(principal(), PROGRAM)
-    assert await anext(events) == Waits(1)
+    assert await anext(events) == Queued(1)
     assert await anext(events) == Started(True, None, None)
     assert await anext(events) == Output(OutputStream.STDOUT, b"ab" + b"c" * 100)
     backend.go.set()
@@ -267,7 +267,7 @@ async def test_events_when_the_backend_tells_then_as_they_come(
     assert isinstance(last[-1], Finished)
 
 
-async def test_events_when_the_backend_can_not_tell_then_said_and_told_at_the_end(
+async def test_events_when_the_backend_can_not_stream_then_output_comes_at_the_end(
     service: SandboxService, backend: Backend
 ) -> None:
     backend.go.set()
@@ -276,11 +276,11 @@ async def test_events_when_the_backend_can_not_tell_then_said_and_told_at_the_en
     assert events[1:3] == [Started(False, None, None), Output(OutputStream.STDOUT, b"done\n")]
 
 
-@pytest.mark.parametrize("backend", [Telling], indirect=True)
+@pytest.mark.parametrize("backend", [StreamingBackend], indirect=True)
 async def test_events_when_closed_early_then_the_run_is_killed(
     service: SandboxService, backend: Backend
 ) -> None:
-    events = await service.begun(principal(), PROGRAM)
+    events = await service.open_events(principal(), PROGRAM)
     async for event in events:
         if isinstance(event, Output):
             break
@@ -289,13 +289,13 @@ async def test_events_when_closed_early_then_the_run_is_killed(
     assert backend.cancelled == 1
 
 
-async def test_feed_when_nobody_reads_then_bounded_and_joined() -> None:
-    feed = Feed(Started(True, None, None), most=10)
+async def test_run_events_when_nobody_reads_then_bounded_and_merged() -> None:
+    events = RunEvents(Started(True, None, None), max_bytes=10)
     for _ in range(1000):
-        feed.output(OutputStream.STDERR, b"xyz")
+        events.add_output(OutputStream.STDERR, b"xyz")
     done = asyncio.create_task(asyncio.sleep(0))
 
-    assert [event async for event in feed.until(done)] == [
+    assert [event async for event in events.follow(done)] == [
         Output(OutputStream.STDERR, b"xyzxyzxyzx")
     ]
 
@@ -303,55 +303,58 @@ async def test_feed_when_nobody_reads_then_bounded_and_joined() -> None:
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        ({"wall_s": 10.5}, "10.5 is not from 0.1 to the 10 that"),
+        ({"wall_s": 10.5}, r"10.5 is out of range \(0.1 to 10\)"),
         ({"memory_bytes": 1}, "limits.memory_bytes"),
         ({"processes": 0}, "limits.processes"),
         ({"cpu_s": float("nan")}, "limits.cpu_s"),
         ({"artifact_files": -1}, "limits.artifact_files"),
-        ({"memory_bytes": 10**400}, "limits.memory_bytes: a number of hundreds of digits is not"),
+        (
+            {"memory_bytes": 10**400},
+            "limits.memory_bytes: a number with hundreds of digits is out of range",
+        ),
     ],
 )
-def test_limits_when_outside_of_the_boxes_then_both_ends_are_named(
+def test_limits_when_out_of_range_then_error_names_the_range(
     limits: dict[str, float], words: str
 ) -> None:
     with pytest.raises(InvalidInput, match=words):
-        programs.lowered(Limits(), limits)
+        programs.lower_limits(Limits(), limits)
 
 
-def test_limits_when_lower_then_taken() -> None:
-    lowered = programs.lowered(Limits(), {"wall_s": 1.5, "processes": 3})
+def test_limits_when_lower_then_applied() -> None:
+    lowered = programs.lower_limits(Limits(), {"wall_s": 1.5, "processes": 3})
 
     assert (lowered.wall_s, lowered.processes, lowered.cpu_s) == (1.5, 3, Limits().cpu_s)
 
 
-def test_program_when_it_has_to_be_built_then_what_the_compiler_said_comes_apart() -> None:
+def test_program_when_it_is_built_then_the_build_output_is_separate() -> None:
     program = Program(language="C", files=(SandboxFile("a.c", b""),), artifacts=("*",))
-    prepared = programs.prepare(program, Limits(), 10, STATUS)
-    assert prepared.log
+    prepared = programs.prepare_program(program, Limits(), 10, STATUS)
+    assert prepared.build_log
     assert (prepared.language, prepared.version) == ("c", "12.2")
     assert prepared.request.limits.artifact_files == Limits().artifact_files + 1
-    told = SandboxFile(prepared.log, b"1 4\noutERR")
+    log = SandboxFile(prepared.build_log, b"1 4\noutERR")
 
-    done = prepared.result(result_of(artifacts=(told, SandboxFile("x", b""))))
+    done = prepared.build_result(result_of(artifacts=(log, SandboxFile("x", b""))))
 
     assert [file.path for file in done.run.artifacts] == ["x"]
     assert done.build
     assert (done.build.exit_code, done.build.stdout, done.build.stderr) == (1, b"outE", b"RR")
-    forged = prepared.result(result_of(artifacts=(SandboxFile(prepared.log, b"\xff"),)))
+    forged = prepared.build_result(result_of(artifacts=(SandboxFile(prepared.build_log, b"\xff"),)))
     assert forged.build is None
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES, ids=lambda recipe: recipe.name)
-def test_recipe_when_filled_then_each_name_stays_one_word(recipe: recipes.Recipe) -> None:
+def test_recipe_when_filled_then_each_name_stays_one_word(recipe: recipes.LanguageRecipe) -> None:
     entry = "{sources} '$(x).zz"
-    argv = recipes.command(recipe, entry, [entry, "b;c"], ["$x"], "log")
+    argv = recipes.build_command(recipe, entry, [entry, "b;c"], ["$x"], "log")
 
     quoted = "'./{sources} '\"'\"'$(x).zz'"
     if recipe.build:
         assert quoted in argv[2] or "{sources} '\"'\"'$(x)" in argv[2]
     else:
         assert argv == (recipe.tool, f"./{entry}", "$x")
-    assert recipes.find(recipe.name.upper()) is recipe
+    assert recipes.find_recipe(recipe.name.upper()) is recipe
 
 
 @pytest.mark.parametrize(
@@ -365,7 +368,7 @@ def test_recipe_when_filled_then_each_name_stays_one_word(recipe: recipes.Recipe
     ],
 )
 def test_interpreter_when_started_then_takes_no_file_for_an_option(entry: str, named: str) -> None:
-    node = recipes.find("node")
+    node = recipes.find_recipe("node")
 
     assert node
-    assert recipes.command(node, entry, [entry], (), "log") == ("node", named)
+    assert recipes.build_command(node, entry, [entry], (), "log") == ("node", named)

@@ -6,13 +6,13 @@ import pytest
 from appliance.config.settings import LimitSettings
 from appliance.domain.tasks import SourceFile, TaskRequest
 from appliance.errors import InvalidInput, PayloadTooLarge
-from appliance.services.tasks.validation import admissible
+from appliance.services.tasks.validation import validate_request
 
 LIMITS = LimitSettings(prompt_bytes=100, files=4, file_bytes=50)
 
 
 def _check(prompt: str = "write it", **more: Any) -> TaskRequest:
-    return admissible(TaskRequest(prompt=prompt, **more), LIMITS, max_branches=8)
+    return validate_request(TaskRequest(prompt=prompt, **more), LIMITS, max_branches=8)
 
 
 def _file(path: str, content: str = "x") -> tuple[SourceFile, ...]:
@@ -62,7 +62,7 @@ def _file(path: str, content: str = "x") -> tuple[SourceFile, ...]:
         ("files[1].path", {"files": _file("a") + _file("a/b/c.py")}),
     ],
 )
-def test_admissible_when_a_field_is_wrong_then_it_is_named(
+def test_validate_request_when_a_field_is_invalid_then_error_names_it(
     field: str, request_fields: dict[str, Any]
 ):
     with pytest.raises(InvalidInput) as caught:
@@ -100,7 +100,7 @@ def test_admissible_when_a_field_is_wrong_then_it_is_named(
         "a/" * 600 + "b",
     ],
 )
-def test_admissible_when_a_path_is_unsafe_then_refused(path: str):
+def test_validate_request_when_a_path_is_unsafe_then_refused(path: str):
     with pytest.raises(InvalidInput) as caught:
         _check(files=_file(path))
     assert caught.value.details["field"] == "files[0].path"
@@ -116,7 +116,7 @@ def test_admissible_when_a_path_is_unsafe_then_refused(path: str):
         ("a..b/c", "a..b/c"),
     ],
 )
-def test_admissible_when_a_path_is_harmless_then_in_its_plain_form(path: str, plain: str):
+def test_validate_request_when_a_path_is_harmless_then_normalized(path: str, plain: str):
     assert _check(files=_file(path)).files[0].path == plain
 
 
@@ -134,7 +134,7 @@ def test_admissible_when_a_path_is_harmless_then_in_its_plain_form(path: str, pl
         ),
     ],
 )
-def test_admissible_when_too_large_then_size_and_limit_are_said(
+def test_validate_request_when_too_large_then_error_has_size_and_limit(
     details: tuple[str, int, int], request_fields: dict[str, Any]
 ):
     with pytest.raises(PayloadTooLarge) as caught:
@@ -142,7 +142,7 @@ def test_admissible_when_too_large_then_size_and_limit_are_said(
     assert caught.value.details == dict(zip(("field", "size", "limit"), details, strict=True))
 
 
-def test_admissible_when_everything_is_right_then_unchanged():
+def test_validate_request_when_everything_is_right_then_unchanged():
     request = TaskRequest(
         prompt="x" * 100,
         files=_file("src/a.py"),
@@ -155,4 +155,4 @@ def test_admissible_when_everything_is_right_then_unchanged():
         model="qwen 2.5/coder:7b",
         labels=("x" * 200, *(f"größe {at}" for at in range(63))),
     )
-    assert admissible(request, LIMITS, max_branches=8) == request
+    assert validate_request(request, LIMITS, max_branches=8) == request
