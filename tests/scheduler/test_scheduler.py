@@ -35,13 +35,13 @@ async def work() -> Work:
 
 @pytest.fixture
 async def system(tmp_path: Path, work: Work) -> AsyncGenerator[TaskSystem, None]:
-    async with open_task_system(tmp_path / "box.db", work) as opened:
+    async with open_task_system(tmp_path / "monkey.db", work) as opened:
         yield opened
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "box.db"
+    return tmp_path / "monkey.db"
 
 
 async def _stored(system: TaskSystem, task: Task) -> Task:
@@ -249,7 +249,7 @@ async def test_cancel_when_twice_at_once_then_it_is_cancelled_once(system: TaskS
     cancels = (system.scheduler.cancel(task.id) for _ in range(2))
     ends = await asyncio.gather(*cancels, return_exceptions=True)
     seen = [end.status for end in ends if not isinstance(end, BaseException)]
-    # The second one may be so late that it is told that the task has ended.
+    # The second one may be so late that the task has ended before.
     assert set(seen) == {TaskStatus.CANCELLED}
     assert all(isinstance(end, Task | TaskNotCancellable) for end in ends)
     assert (await system.final(task)).status is TaskStatus.CANCELLED

@@ -172,9 +172,9 @@ class FairQueue:
             elif batch or not counts_as_batch:
                 same_class[waiter.request.owner] += 1
         own = same_class.pop(request.owner, 0)
-        turns = own + 1
+        rounds = own + 1
         others = sum(
-            min(count, math.ceil(turns * queue.virtual_time.weight_ratio(owner, request.owner)))
+            min(count, math.ceil(rounds * queue.virtual_time.weight_ratio(owner, request.owner)))
             for owner, count in same_class.items()
         )
         return ahead + own + others + 1

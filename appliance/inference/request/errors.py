@@ -33,14 +33,14 @@ NOT_TRIED = (CircuitOpen, QuotaExceeded, ProviderQueueFull)
 
 
 def can_fall_back(error: ApplianceError) -> bool:
-    """Whether the next candidate may be asked: not if the request itself is invalid."""
+    """Whether the next target may be asked: not if the request itself is invalid."""
     if isinstance(error, ContextLengthExceeded | UnknownModel):
         return True
     return not isinstance(error, InvalidInput | Forbidden)
 
 
 def can_retry(error: ApplianceError) -> bool:
-    """Whether the same candidate may be asked again."""
+    """Whether the same target may be asked again."""
     if isinstance(error, NOT_TRIED):
         return False
     if error.details.get("retryable"):
