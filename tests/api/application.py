@@ -1,4 +1,4 @@
-"""The API over a real store, real accounts and a real queue; only the work is scripted."""
+"""The API over a real store, real accounts and a real queue, with scripted tasks."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -43,7 +43,7 @@ PASSWORD = "correct horse battery"
 
 
 class OneModel:
-    """A provider that offers one model, in the state that the test sets."""
+    """A provider with one model, whose state the test sets."""
 
     def __init__(self) -> None:
         self.info = ModelInfo(
@@ -84,8 +84,8 @@ class OneModel:
         pass
 
 
-class StillSandbox:
-    """What a sandbox says of itself; nothing is run in these tests."""
+class IdleSandbox:
+    """The status of a sandbox; these tests run nothing in it."""
 
     def __init__(self) -> None:
         self.status = BackendStatus(
@@ -101,14 +101,14 @@ class StillSandbox:
 
 @dataclass
 class Api:
-    """The application, the box behind it, and what its users hold."""
+    """The application, the services behind it, and the keys of its users."""
 
     app: Litestar
     system: TaskSystem
     services: Services
     script: Script
     provider: OneModel
-    sandbox: StillSandbox
+    sandbox: IdleSandbox
     keys: dict[str, str]
 
     def client(self, user: str | None = "alice", **options: Any) -> httpx.AsyncClient:
@@ -119,12 +119,12 @@ class Api:
         transport = httpx.ASGITransport(
             cast("Any", self.app), client=(address, 1234), raise_app_exceptions=False
         )
-        url = options.pop("base_url", "http://box.test")
+        url = options.pop("base_url", "http://server.test")
         return httpx.AsyncClient(transport=transport, base_url=url, headers=headers, **options)
 
 
 def settings_with(**changes: Any) -> Settings:
-    """Settings in which limits are out of the way unless a test asks for them."""
+    """Settings with high limits, unless `changes` says otherwise."""
     chosen: dict[str, Any] = {
         "limits": LimitSettings(requests_per_minute=100_000, burst=100_000),
         "auth": AuthSettings(dev_keys=True),
@@ -137,13 +137,13 @@ def settings_with(**changes: Any) -> Settings:
 async def open_api(
     path: Path, settings: Settings, work: TaskHandler | None = None
 ) -> AsyncGenerator[Api, None]:
-    """The application on a new store at `path`; `work` does the tasks instead of the script."""
+    """The application on a new store at `path`; `work` handles the tasks instead of the script."""
     script = Script()
     async with open_task_system(path, work or script, settings) as system:
         hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
         passwords = Passwords(hasher)
         accounts = build_accounts(system.db, settings.auth, b"s" * 32, passwords=passwords)
-        provider, sandbox = OneModel(), StillSandbox()
+        provider, sandbox = OneModel(), IdleSandbox()
         gateway = Gateway({"llama_cpp": provider}, starter)
         runner = cast("Any", sandbox)
         services = Services(
@@ -154,7 +154,7 @@ async def open_api(
             sandbox=SandboxService(runner, settings),
             completions=CompletionService(gateway),
         )
-        keys = {user: await _key(accounts, who) for user, who in _people(system).items()}
+        keys = {user: await _key(accounts, who) for user, who in _principals(system).items()}
         yield Api(build_api(services, settings), system, services, script, provider, sandbox, keys)
         script.release()
         await accounts.close()
@@ -175,7 +175,7 @@ async def starter() -> str | None:
     return "starter"
 
 
-def _people(system: TaskSystem) -> dict[str, Principal]:
+def _principals(system: TaskSystem) -> dict[str, Principal]:
     return {
         "alice": system.alice,
         "bob": system.bob,

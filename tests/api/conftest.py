@@ -18,7 +18,7 @@ def settings() -> Settings:
 
 @pytest.fixture
 async def api(tmp_path: Path, settings: Settings) -> AsyncIterator[Api]:
-    async with open_api(tmp_path / "box.db", settings) as opened:
+    async with open_api(tmp_path / "server.db", settings) as opened:
         yield opened
 
 

@@ -27,8 +27,8 @@ MODELS = (
 )
 
 
-class ManyScripted(ScriptedCompletions):
-    """As many completions as are asked for; `scripts` are their steps, where they differ."""
+class ScriptedChoices(ScriptedCompletions):
+    """Any number of choices; `scripts` are their steps, if they differ."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,9 +36,9 @@ class ManyScripted(ScriptedCompletions):
         self.embedded: list[EmbeddingRequest] = []
 
     async def start(
-        self, principal: Principal, ask: CompletionSpec, choices: int = 1
+        self, principal: Principal, spec: CompletionSpec, choices: int = 1
     ) -> Sequence[Completion]:
-        await super().start(principal, ask)
+        await super().start(principal, spec)
         self.started.pop()
         state = [Scripted(self._next_steps()) for _ in range(choices)]
         self.started += state
@@ -63,23 +63,25 @@ class Catalog:
 class OpenAiApi:
     app: Litestar
     key: str
-    service: ManyScripted
+    service: ScriptedChoices
 
     def client(self, key: str | None = None) -> httpx.AsyncClient:
         """A client in this process; "" for one without credentials."""
         given = self.key if key is None else key
         headers = {"Authorization": f"Bearer {given}"} if given else {}
         transport = httpx.ASGITransport(cast("Any", self.app), raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://box.test", headers=headers)
+        return httpx.AsyncClient(
+            transport=transport, base_url="http://server.test", headers=headers
+        )
 
 
 @asynccontextmanager
 async def open_openai(folder: Path, settings: Settings) -> AsyncGenerator[OpenAiApi, None]:
-    """The application with real accounts; of the other services these tests use none."""
+    """The application with real accounts; the other services are unused."""
     async with open_accounts_harness(folder) as harness:
         await harness.add("alice")
         key = await harness.create_key("alice")
-        service = ManyScripted()
+        service = ScriptedChoices()
         unused = dict.fromkeys(each.name for each in fields(Services))
         given: Any = unused | {
             "accounts": harness.accounts,

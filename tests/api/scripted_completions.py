@@ -1,4 +1,4 @@
-"""Completions that say what a test wrote down beforehand, and remember what was asked."""
+"""Scripted completions that record their requests."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -56,16 +56,16 @@ class Scripted:
 
 
 class ScriptedCompletions:
-    """Implements the service; `steps` is what the next completion does."""
+    """Stands in for CompletionService; `steps` are those of the next completion."""
 
     def __init__(self) -> None:
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Begin anew, for the next test."""
+    def reset(self) -> None:
+        """Reset for the next test."""
         self.steps: Sequence[Step] = HELLO
         self.refusal: Exception | None = None
-        self.asks: list[CompletionSpec] = []
+        self.specs: list[CompletionSpec] = []
         self.principals: list[Principal] = []
         self.started: list[Scripted] = []
         self.waiting = asyncio.Event()
@@ -74,22 +74,22 @@ class ScriptedCompletions:
         self.may_start.set()
 
     async def start(
-        self, principal: Principal, ask: CompletionSpec, choices: int = 1
+        self, principal: Principal, spec: CompletionSpec, choices: int = 1
     ) -> Sequence[Completion]:
-        self._note(principal, ask)
+        self._record(principal, spec)
         await self._turn()
         self.started.append(Scripted(self.steps))
         return [self.started[-1]]
 
-    async def count_tokens(self, principal: Principal, ask: CompletionSpec) -> int:
-        self._note(principal, ask)
+    async def count_tokens(self, principal: Principal, spec: CompletionSpec) -> int:
+        self._record(principal, spec)
         return 42
 
     async def embed(self, principal: Principal, request: EmbeddingRequest) -> Embeddings:
         raise AssertionError("nothing is embedded in these tests")
 
-    def _note(self, principal: Principal, ask: CompletionSpec) -> None:
-        self.asks.append(ask)
+    def _record(self, principal: Principal, spec: CompletionSpec) -> None:
+        self.specs.append(spec)
         self.principals.append(principal)
         if self.refusal is not None:
             raise self.refusal
@@ -106,7 +106,7 @@ class ScriptedCompletions:
 class ScriptedApi:
     """The application over scripted completions, and Alice's client of it.
 
-    One serves all tests of a file; each begins with `service.forget()`.
+    One serves all tests of a file; each begins with `service.reset()`.
     """
 
     def __init__(self, app: Any, client: httpx.AsyncClient, service: ScriptedCompletions) -> None:
@@ -115,13 +115,13 @@ class ScriptedApi:
         self.service = service
 
     @property
-    def ask(self) -> CompletionSpec:
-        return self.service.asks[-1]
+    def spec(self) -> CompletionSpec:
+        return self.service.specs[-1]
 
 
 @asynccontextmanager
 async def open_scripted(folder: Path, settings: Settings) -> AsyncGenerator[ScriptedApi, None]:
-    """The application with real accounts; of the other services these tests use none."""
+    """The application with real accounts; the other services are unused."""
     async with open_accounts_harness(folder) as harness:
         await harness.add("alice")
         key = await harness.create_key("alice")
@@ -131,16 +131,16 @@ async def open_scripted(folder: Path, settings: Settings) -> AsyncGenerator[Scri
         app = build_api(Services(**given), settings)
         transport = httpx.ASGITransport(cast("Any", app), raise_app_exceptions=False)
         async with httpx.AsyncClient(
-            transport=transport, base_url="http://box.test", headers={"x-api-key": key}
+            transport=transport, base_url="http://server.test", headers={"x-api-key": key}
         ) as client:
             yield ScriptedApi(app, client, service)
 
 
 @asynccontextmanager
-async def leaving_client(
+async def disconnecting_client(
     scripted: ScriptedApi, path: str, body: Mapping[str, Any], *, refuses_headers: bool = False
 ) -> AsyncGenerator[asyncio.Event, None]:
-    """A request whose client goes away once the event is set; awaited at the end."""
+    """A request whose client disconnects once the event is set; awaited at the end."""
     leave = asyncio.Event()
     given = [{"type": "http.request", "body": msgspec.json.encode(body), "more_body": False}]
 
@@ -158,7 +158,7 @@ async def leaving_client(
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
         "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"",
-        "root_path": "", "client": ("127.0.0.1", 1), "server": ("box.test", 80),
+        "root_path": "", "client": ("127.0.0.1", 1), "server": ("server.test", 80),
         "headers": [(b"x-api-key", key), (b"content-type", b"application/json")],
     }  # fmt: skip
     asked = asyncio.ensure_future(scripted.app(scope, receive, send))

@@ -1,4 +1,4 @@
-"""A handler whose steps and outcome the test writes down beforehand."""
+"""A task handler with scripted steps and outcome."""
 
 import asyncio
 from typing import Any

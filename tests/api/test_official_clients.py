@@ -68,7 +68,7 @@ class Served(ScriptedApi):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
-    async with open_scripted(tmp_path_factory.mktemp("box"), settings_with()) as api:
+    async with open_scripted(tmp_path_factory.mktemp("server"), settings_with()) as api:
         served = Served(api.app, api.client, api.service)
         server = HttpServer(api.app, "127.0.0.1", 0)
         await server.start()
@@ -83,7 +83,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 @pytest.fixture
 def served(running: Served) -> Served:
-    running.service.forget()
+    running.service.reset()
     return running
 
 
@@ -103,8 +103,8 @@ async def test_anthropic_when_tools_are_called_then_their_input(served: Served) 
         tools=[{"name": "weather", "input_schema": SCHEMA}],
         tool_choice={"type": "any", "disable_parallel_tool_use": True},
     )
-    assert served.ask.tool_choice.use is ToolUse.REQUIRED
-    assert not served.ask.tool_choice.parallel
+    assert served.spec.tool_choice.use is ToolUse.REQUIRED
+    assert not served.spec.tool_choice.parallel
     assert message.stop_reason == "tool_use"
     text, *uses = message.content
     assert text.type == "text"
@@ -127,7 +127,7 @@ async def test_anthropic_when_an_answer_is_passed_back_then_it_is_understood(
     ]
     turns.append({"role": "user", "content": results})
     await message_of(served, messages=turns)
-    assert [each.role.value for each in served.ask.messages] == [
+    assert [each.role.value for each in served.spec.messages] == [
         "user", "assistant", "tool", "tool",
     ]  # fmt: skip
 
@@ -146,8 +146,8 @@ async def test_anthropic_when_the_package_runs_the_tools_then_whole_conversation
     runner = messages.tool_runner(**ASK, tools=[weather])
     message = await runner.until_done()
     assert message.stop_reason == "end_turn"
-    assert [each.role.value for each in served.ask.messages] == ["user", "assistant", "tool"]
-    assert served.ask.messages[-1].content == "rain in Oslo"
+    assert [each.role.value for each in served.spec.messages] == ["user", "assistant", "tool"]
+    assert served.spec.messages[-1].content == "rain in Oslo"
 
 
 async def test_anthropic_when_streaming_tools_then_the_helpers_see_them(served: Served) -> None:
@@ -165,7 +165,7 @@ async def test_anthropic_when_a_type_is_asked_for_then_parsed(served: Served) ->
     served.service.steps = JSON
     message = await served.anthropic.messages.parse(**ASK, output_format=City)
     assert message.parsed_output == City(name="Oslo")
-    assert served.ask.output.kind is OutputKind.SCHEMA
+    assert served.spec.output.kind is OutputKind.SCHEMA
     async with served.anthropic.messages.stream(**ASK, output_format=City) as stream:
         assert (await stream.get_final_message()).parsed_output == City(name="Oslo")
 
@@ -198,16 +198,16 @@ async def test_anthropic_when_the_queue_is_full_then_the_package_tries_again(
 ) -> None:
     served.service.refusal = QueueFull("x", retry_after=0.001)
 
-    async def make_room() -> None:
-        while not served.service.asks:
+    async def finish_first() -> None:
+        while not served.service.specs:
             await asyncio.sleep(0.01)
         served.service.refusal = None
 
-    room = asyncio.create_task(make_room())
+    room = asyncio.create_task(finish_first())
     patient = served.anthropic.with_options(max_retries=1)
     await patient.messages.create(**ASK)
     await room
-    assert len(served.service.asks) == 2
+    assert len(served.service.specs) == 2
 
 
 async def test_anthropic_when_a_stream_fails_then_the_package_raises(served: Served) -> None:
@@ -221,7 +221,7 @@ async def test_responses_when_tools_are_called_then_their_arguments(served: Serv
     served.service.steps = CALLS
     tool: Any = {"type": "function", "name": "weather", "parameters": SCHEMA, "strict": True}
     answer = await response_of(served, tools=[tool], tool_choice="required")
-    assert served.ask.tool_choice.use is ToolUse.REQUIRED
+    assert served.spec.tool_choice.use is ToolUse.REQUIRED
     calls = [item for item in answer.output if item.type == "function_call"]
     assert [call.arguments for call in calls] == ['{"city": "Oslo"}', '{"city": "Rome"}']
     again: list[Any] = [{"role": "user", "content": "hi"}, *answer.output]
@@ -230,7 +230,7 @@ async def test_responses_when_tools_are_called_then_their_arguments(served: Serv
         for call in calls
     ]
     await response_of(served, input=again)
-    assert [each.role.value for each in served.ask.messages] == [
+    assert [each.role.value for each in served.spec.messages] == [
         "user", "assistant", "tool", "tool",
     ]  # fmt: skip
 
@@ -251,7 +251,7 @@ async def test_responses_when_a_type_is_asked_for_then_parsed(served: Served) ->
     served.service.steps = JSON
     answer = await served.openai.responses.parse(**INPUT, text_format=City)
     assert answer.output_parsed == City(name="Oslo")
-    assert served.ask.output.kind is OutputKind.SCHEMA
+    assert served.spec.output.kind is OutputKind.SCHEMA
     async with served.openai.responses.stream(**INPUT, text_format=City) as stream:
         assert (await stream.get_final_response()).output_parsed == City(name="Oslo")
 

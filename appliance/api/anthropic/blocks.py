@@ -73,7 +73,7 @@ def _turn(place: str, turn: MessageBody) -> Iterator[Message]:
     content = turn.content
     bodies = [{"type": "text", "text": content}] if isinstance(content, str) else content
     blocks = list(_blocks(f"{place}.content", bodies, _ALLOWED[turn.role]))
-    yield from _READERS[turn.role](place, blocks)
+    yield from _CONVERTERS[turn.role](place, blocks)
 
 
 def _user(place: str, blocks: list[KnownBlock]) -> Iterator[Message]:
@@ -100,7 +100,7 @@ def _system(place: str, blocks: list[KnownBlock]) -> Iterator[Message]:  # noqa:
         yield Message(MessageRole.SYSTEM, text)
 
 
-_READERS: dict[Role, Callable[[str, list[KnownBlock]], Iterator[Message]]] = {
+_CONVERTERS: dict[Role, Callable[[str, list[KnownBlock]], Iterator[Message]]] = {
     Role.USER: _user,
     Role.ASSISTANT: _assistant,
     Role.SYSTEM: _system,
@@ -122,9 +122,9 @@ def _blocks(place: str, bodies: Sequence[Block], allowed: frozenset[str]) -> Ite
         if kind in _REASONING_TYPES and allowed is _ALLOWED[Role.ASSISTANT]:
             continue
         if kind not in allowed:
-            known = ", ".join(sorted(allowed))
+            types = ", ".join(sorted(allowed))
             raise InvalidInput.at(
-                f"{here}.type", f"{kind[:40]!r} is not supported here; use {known}"
+                f"{here}.type", f"{kind[:40]!r} is not supported here; use {types}"
             )
         yield _converted(here, block, _KINDS[kind])
 

@@ -91,11 +91,11 @@ def _tool(place: str, body: dict[str, Any]) -> Tool:
 
 
 def _check_unique(tools: tuple[Tool, ...]) -> None:
-    seen: set[str] = set()
+    names: set[str] = set()
     for tool in tools:
-        if tool.name in seen:
+        if tool.name in names:
             raise InvalidInput.at("tools", f"has two tools named {tool.name!r}")
-        seen.add(tool.name)
+        names.add(tool.name)
 
 
 def _tool_choice(choice: ToolChoiceBody | None, tools: tuple[Tool, ...]) -> ToolChoice:

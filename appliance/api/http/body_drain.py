@@ -61,5 +61,5 @@ def _sends_body(headers: dict[bytes, bytes]) -> bool:
 def _declared_length(headers: dict[bytes, bytes]) -> float:
     """The Content-Length; infinity if unknown."""
     length = headers.get(b"content-length", b"")
-    known = length.isdigit() and b"transfer-encoding" not in headers
-    return int(length) if known else math.inf
+    usable = length.isdigit() and b"transfer-encoding" not in headers
+    return int(length) if usable else math.inf

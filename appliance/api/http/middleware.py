@@ -53,9 +53,9 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                given = list(message.get("headers", []))
+                own = list(message.get("headers", []))
                 elapsed = time.perf_counter() - started
-                message["headers"] = given + self._common_headers(scope, path, given, elapsed)
+                message["headers"] = own + self._common_headers(scope, path, own, elapsed)
             elif not message.get("more_body", False):
                 await body.drain()
             await send(message)
@@ -78,8 +78,10 @@ class RequestMiddleware:
         return [(name, value) for name, value in common if name not in own_names]
 
     def _rate_status(self, scope: HTTPScope) -> RateStatus:
-        known = request_context.rate_status(scope)
-        return known or self._limiter.peek(address_key(request_context.client_address(scope)))
+        status = request_context.rate_status(scope)
+        if status is None:
+            status = self._limiter.peek(address_key(request_context.client_address(scope)))
+        return status
 
 
 def _record_metrics(scope: HTTPScope, status: int, seconds: float) -> None:

@@ -24,9 +24,9 @@ from appliance.services.catalog import Capabilities
 def provider_list(
     providers: Sequence[ProviderStatus], models: Sequence[ModelInfo]
 ) -> ProviderListAnswer:
-    shown = [_provider(each, models) for each in providers]
+    answers = [_provider(each, models) for each in providers]
     active = any(each.available for each in providers)
-    return ProviderListAnswer(shown, len(shown), "active" if active else "unavailable")
+    return ProviderListAnswer(answers, len(answers), "active" if active else "unavailable")
 
 
 def model_list(models: Sequence[ModelInfo], provider: str | None) -> ModelListAnswer:
@@ -37,17 +37,17 @@ def model_list(models: Sequence[ModelInfo], provider: str | None) -> ModelListAn
     return ModelListAnswer(dict(by_provider), len(models), default, provider)
 
 
-def capabilities_answer(known: Capabilities) -> CapabilitiesAnswer:
+def capabilities_answer(capabilities: Capabilities) -> CapabilitiesAnswer:
     return CapabilitiesAnswer(
-        version=known.version,
-        personas=[_persona(each) for each in known.personas],
-        task_types=list(known.task_types),
-        collapse_strategies=list(known.strategies),
+        version=capabilities.version,
+        personas=[_persona(each) for each in capabilities.personas],
+        task_types=list(capabilities.task_types),
+        collapse_strategies=list(capabilities.strategies),
         verification_levels=list(VerificationLevel),
-        sandbox=_sandbox(known.sandbox, known.sandbox_limits),
-        providers=[_provider(each, known.models) for each in known.providers],
-        models=[_model(each) for each in known.models],
-        limits=msgspec.to_builtins(known.limits),
+        sandbox=_sandbox(capabilities.sandbox, capabilities.sandbox_limits),
+        providers=[_provider(each, capabilities.models) for each in capabilities.providers],
+        models=[_model(each) for each in capabilities.models],
+        limits=msgspec.to_builtins(capabilities.limits),
         streaming={"protocol": "sse", "resume": "Last-Event-ID"},
     )
 

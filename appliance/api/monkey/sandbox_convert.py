@@ -81,17 +81,17 @@ def run_answer(result: ProgramResult) -> RunAnswer:
     )
 
 
-def languages_answer(offer: SandboxCapabilities) -> LanguagesAnswer:
-    status = offer.status
+def languages_answer(capabilities: SandboxCapabilities) -> LanguagesAnswer:
+    status = capabilities.status
     return LanguagesAnswer(
-        languages=[_language(each) for each in offer.languages],
-        complete=offer.complete,
-        live_output=offer.live_output,
+        languages=[_language(each) for each in capabilities.languages],
+        complete=capabilities.complete,
+        live_output=capabilities.live_output,
         available=status.available,
         problem=status.problem or None,
         remedy=status.remedy or None,
         isolation=_isolation(status.isolation) if status.isolation else None,
-        limits=msgspec.to_builtins(offer.limits),
+        limits=msgspec.to_builtins(capabilities.limits),
     )
 
 

@@ -101,11 +101,11 @@ async def task_events(
     finished task has no later events, the answer is 204, which stops a browser's retries.
     """
     principal = get_principal(request)
-    seen = parse_last_event_id(request, after)
+    last_id = parse_last_event_id(request, after)
     task = await services.tasks.get(principal, task_id)
-    if seen and task.status.final and await _is_exhausted(request, services, task_id, seen):
+    if last_id and task.status.final and await _is_exhausted(request, services, task_id, last_id):
         return Response(None, status_code=204)
-    return _task_stream(services, principal, task, seen)
+    return _task_stream(services, principal, task, last_id)
 
 
 def _task_stream(services: Services, principal: Principal, task: Task, after: int) -> Stream:
@@ -145,9 +145,9 @@ def _raise_rejection(task: Task) -> None:
 
 
 async def _is_exhausted(
-    request: AnyRequest, services: ServicesDependency, task_id: str, seen: int
+    request: AnyRequest, services: ServicesDependency, task_id: str, last_id: int
 ) -> bool:
-    async for _ in services.tasks.events(get_principal(request), task_id, seen):
+    async for _ in services.tasks.events(get_principal(request), task_id, last_id):
         return False
     return True
 

@@ -75,7 +75,7 @@ def system_fingerprint(provider: str, model: str) -> str:
 
 
 def chat_answer(
-    head: AnswerHeader, done: Sequence[CollectedCompletion], *, logprobs: bool, legacy: bool
+    head: AnswerHeader, completions: Sequence[CollectedCompletion], *, logprobs: bool, legacy: bool
 ) -> ChatAnswer:
     """`legacy` clients have sent `functions` and read `function_call`."""
     return ChatAnswer(
@@ -90,9 +90,11 @@ def chat_answer(
                 finish_reason(each.finished.reason, legacy=legacy),
                 chat_logprobs(each.likelihoods) if logprobs else None,
             )
-            for index, each in enumerate(done)
+            for index, each in enumerate(completions)
         ],
-        usage=usage_answer(total_usage([each.finished.usage for each in done], len(done))),
+        usage=usage_answer(
+            total_usage([each.finished.usage for each in completions], len(completions))
+        ),
         service_tier=UNSET if head.tier is None else head.tier,
     )
 
@@ -100,14 +102,14 @@ def chat_answer(
 def plain_answer(
     head: AnswerHeader,
     groups: Sequence[Sequence[CollectedCompletion]],
-    shown: int,
+    choices: int,
     *,
     logprobs: bool,
     echoes: Sequence[str],
 ) -> PlainAnswer:
-    """The `shown` best completions of each prompt, each after the prompt's echo ("": none)."""
+    """The `choices` best completions of each prompt, each after the prompt's echo ("": none)."""
     best = [(echo, each) for echo, group in zip(echoes, groups, strict=True)
-            for each in most_likely(group, shown)]  # fmt: skip
+            for each in most_likely(group, choices)]  # fmt: skip
     used = [each.finished.usage for group in groups for each in group]
     return PlainAnswer(
         id=head.id,
@@ -189,13 +191,13 @@ def plain_logprobs(likelihoods: Sequence[TokenLikelihood], start: int) -> PlainL
     )
 
 
-def _message(done: CollectedCompletion, *, legacy: bool) -> MessageAnswer:
-    content = None if done.tool_calls and not done.text else done.text
-    if not done.tool_calls:
+def _message(completion: CollectedCompletion, *, legacy: bool) -> MessageAnswer:
+    content = None if completion.tool_calls and not completion.text else completion.text
+    if not completion.tool_calls:
         return MessageAnswer(content)
     if legacy:
-        return MessageAnswer(content, function_call=function_answer(done.tool_calls[0]))
-    calls = [ToolCallAnswer(call.id, function_answer(call)) for call in done.tool_calls]
+        return MessageAnswer(content, function_call=function_answer(completion.tool_calls[0]))
+    calls = [ToolCallAnswer(call.id, function_answer(call)) for call in completion.tool_calls]
     return MessageAnswer(content, tool_calls=calls)
 
 
@@ -211,6 +213,6 @@ def _clamp_logprob(logprob: float) -> float:
     return max(logprob, _MIN_LOGPROB)
 
 
-def _mean_logprob(done: CollectedCompletion) -> float:
-    drawn = [each.drawn.logprob for each in done.likelihoods]
-    return fmean(drawn) if drawn else float("-inf")
+def _mean_logprob(completion: CollectedCompletion) -> float:
+    logprobs = [each.drawn.logprob for each in completion.likelihoods]
+    return fmean(logprobs) if logprobs else float("-inf")

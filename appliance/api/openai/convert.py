@@ -147,11 +147,11 @@ def _stop_sequences(stop: str | list[str] | None) -> tuple[str, ...]:
     return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
-def _texts(field: str, given: str | list[str | int | list[int]], max_texts: int) -> list[str]:
-    if isinstance(given, str):
-        return [given]
-    texts = [each for each in given if isinstance(each, str)]
-    if len(texts) < len(given):
+def _texts(field: str, value: str | list[str | int | list[int]], max_texts: int) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    texts = [each for each in value if isinstance(each, str)]
+    if len(texts) < len(value):
         raise InvalidInput.at(field, _NO_IDS)
     if not 0 < len(texts) <= max_texts:
         raise InvalidInput.at(field, f"must hold 1 to {max_texts} texts")

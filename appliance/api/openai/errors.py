@@ -38,11 +38,11 @@ _SHOWN_ELSEWHERE = frozenset({"field", "reason"})  # in the message and in `para
 
 def render_error(request: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
     """The response; the code of an unmatched path is unknown_url."""
-    shown = with_openai_status(problem)
-    body = error_body(shown)
-    if shown.status == _NOT_FOUND and request_context.path_template(request.scope) is None:
+    problem = with_openai_status(problem)
+    body = error_body(problem)
+    if problem.status == _NOT_FOUND and request_context.path_template(request.scope) is None:
         body["error"]["code"] = "unknown_url"
-    return problem_response(body, shown)
+    return problem_response(body, problem)
 
 
 def with_openai_status(problem: Problem) -> Problem:

@@ -34,8 +34,8 @@ class _MessageConverter:
     def _convert(self, at: str, index: int, body: MessageBody) -> Message:
         role = _ROLES.get(body.role)
         if role is None:
-            known = ", ".join(_ROLES)
-            raise InvalidInput.at(f"{at}.role", f"{body.role!r} is unknown; use one of: {known}")
+            roles = ", ".join(_ROLES)
+            raise InvalidInput.at(f"{at}.role", f"{body.role!r} is unknown; use one of: {roles}")
         if role is MessageRole.ASSISTANT:
             return self._convert_assistant(at, index, body)
         content = _text(f"{at}.content", body.content)

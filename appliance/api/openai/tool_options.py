@@ -102,11 +102,11 @@ def _check_name(at: str, name: str) -> None:
 
 
 def _require_unique_names(tools: Iterable[Tool], field: str) -> None:
-    seen: set[str] = set()
+    names: set[str] = set()
     for tool in tools:
-        if tool.name in seen:
+        if tool.name in names:
             raise InvalidInput.at(field, f"{tool.name!r} occurs twice")
-        seen.add(tool.name)
+        names.add(tool.name)
 
 
 def _convert_choice(

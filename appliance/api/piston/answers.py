@@ -27,17 +27,17 @@ def execute_answer(result: ProgramResult, output: bytes) -> ExecuteAnswer:
     A failed compilation is shown as both stages, as Piston does.
     """
     name = result.language or ""
-    shown, version = piston_name(name), result.version or ""
+    language, version = piston_name(name), result.version or ""
     run, build = _run_stage(result.run, output), result.build
     if build is None:
-        return ExecuteAnswer(shown, version, run)
+        return ExecuteAnswer(language, version, run)
     compiled = _compile_stage(build)
     if build.ok:
-        return ExecuteAnswer(shown, version, run, compiled)
+        return ExecuteAnswer(language, version, run, compiled)
     # Only the compiler ran, so the figures of the run are those of the compilation.
     figures = {name: getattr(run, name) for name in _FIGURES}
     compiled = structs.replace(compiled, **figures)
-    return ExecuteAnswer(shown, version, compiled, compiled)
+    return ExecuteAnswer(language, version, compiled, compiled)
 
 
 def _run_stage(run: RunResult, output: bytes) -> StageAnswer:

@@ -54,11 +54,13 @@ async def connect(
 
 async def _run_program(client: JsonSocket, services: Services, principal: Principal) -> None:
     body = await receive_init(client)
-    offer = await services.sandbox.describe_sufficient(
+    capabilities = await services.sandbox.describe_sufficient(
         principal, lambda now: convert.has_runtime(body, now)
     )
-    program = convert.convert_program(body, offer)
-    compiled = any(each.compiled for each in offer.languages if each.name == program.language)
+    program = convert.convert_program(body, capabilities)
+    compiled = any(
+        each.compiled for each in capabilities.languages if each.name == program.language
+    )
     events = services.sandbox.events(principal, program)
     await follow_run(client, run_follower.stream_messages(events, compiled=compiled))
 

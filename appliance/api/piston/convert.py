@@ -29,46 +29,46 @@ _RUNTIMES = {"node": "node"}
 _MS = 1000
 
 
-def runtime_answers(offer: SandboxCapabilities) -> list[RuntimeAnswer]:
-    return [_runtime(language) for language in offer.languages]
+def runtime_answers(capabilities: SandboxCapabilities) -> list[RuntimeAnswer]:
+    return [_runtime(language) for language in capabilities.languages]
 
 
-def package_entries(offer: SandboxCapabilities) -> list[PackageEntry]:
+def package_entries(capabilities: SandboxCapabilities) -> list[PackageEntry]:
     """The languages in the form of installed packages."""
     return [
         PackageEntry(piston_name(language.name), language.version, installed=True)
-        for language in offer.languages
+        for language in capabilities.languages
     ]
 
 
-def installed_package(body: PackageBody, offer: SandboxCapabilities) -> PackageAnswer:
+def installed_package(body: PackageBody, capabilities: SandboxCapabilities) -> PackageAnswer:
     """The requested package. Raises NotFound if the language is not available."""
-    language = _find_language(body.language, body.version, offer.languages)
+    language = _find_language(body.language, body.version, capabilities.languages)
     if language is None:
         raise NotFound(
             f"{_package_name(body.language, body.version)} is not available, and "
-            f"can't be installed over HTTP; available: {_list_languages(offer.languages)}"
+            f"can't be installed over HTTP; available: {_list_languages(capabilities.languages)}"
         )
     return PackageAnswer(piston_name(language.name), language.version)
 
 
-def has_runtime(body: ExecuteBody, offer: SandboxCapabilities) -> bool:
+def has_runtime(body: ExecuteBody, capabilities: SandboxCapabilities) -> bool:
     """Whether the requested runtime is available. Raises InvalidInput for a malformed version."""
-    return _find_language(body.language, body.version, offer.languages) is not None
+    return _find_language(body.language, body.version, capabilities.languages) is not None
 
 
-def convert_program(body: ExecuteBody, offer: SandboxCapabilities) -> Program:
+def convert_program(body: ExecuteBody, capabilities: SandboxCapabilities) -> Program:
     """The program of a request.
 
     Raises InvalidInput: unknown runtime, limit out of range, content that doesn't decode.
     """
-    language = _require_language(body, offer.languages)
+    language = _require_language(body, capabilities.languages)
     return Program(
         language=language.name,
         files=tuple(_file(at, file, language) for at, file in enumerate(body.files)),
         args=tuple(body.args or ()),
         stdin=(body.stdin or "").encode(),
-        limits=_limits(body, offer.limits, compiled=language.compiled),
+        limits=_limits(body, capabilities.limits, compiled=language.compiled),
     )
 
 
@@ -89,20 +89,20 @@ def _all_names(language: Language) -> set[str]:
     return {language.name, piston_name(language.name), *language.aliases} | extra
 
 
-def _require_language(body: ExecuteBody, known: Sequence[Language]) -> Language:
-    language = _find_language(body.language, body.version, known)
+def _require_language(body: ExecuteBody, languages: Sequence[Language]) -> Language:
+    language = _find_language(body.language, body.version, languages)
     if language is None:
         raise InvalidInput(
             f"{_package_name(body.language, body.version)} is an unknown runtime; "
-            f"available: {_list_languages(known)}"
+            f"available: {_list_languages(languages)}"
         )
     return language
 
 
-def _find_language(name: str, version: str, known: Sequence[Language]) -> Language | None:
+def _find_language(name: str, version: str, languages: Sequence[Language]) -> Language | None:
     """The language of that name and version; one with that alias comes second."""
     requested = name.strip().lower()
-    candidates = [each for each in known if requested in _all_names(each)]
+    candidates = [each for each in languages if requested in _all_names(each)]
     candidates.sort(key=lambda each: requested != each.name)
     return next((each for each in candidates if versions.matches(version, each.version)), None)
 
@@ -111,8 +111,8 @@ def _package_name(language: str, version: str) -> str:
     return f"{language[:40]}-{version[:40]}"
 
 
-def _list_languages(known: Sequence[Language]) -> str:
-    return ", ".join(f"{piston_name(each.name)} {each.version}" for each in known)
+def _list_languages(languages: Sequence[Language]) -> str:
+    return ", ".join(f"{piston_name(each.name)} {each.version}" for each in languages)
 
 
 def _file(at: int, file: PistonFile, language: Language) -> SandboxFile:

@@ -29,10 +29,10 @@ async def execute(
 ) -> ExecuteAnswer:
     """Compile (if the language needs it) and run a program, with stdin, args and limits."""
     principal = get_principal(request)
-    offer = await services.sandbox.describe_sufficient(
+    capabilities = await services.sandbox.describe_sufficient(
         principal, lambda now: convert.has_runtime(data, now)
     )
-    events = services.sandbox.events(principal, convert.convert_program(data, offer))
+    events = services.sandbox.events(principal, convert.convert_program(data, capabilities))
     return await cancel_on_disconnect(request.receive, run_follower.collect_answer(events))
 
 

@@ -33,7 +33,7 @@ async def stream_messages(events: AsyncGenerator[RunEvent, None], *, compiled: b
     """`runtime` and `stage` at the start, `data` as it arrives, `exit` at the end.
 
     The first output of a `compiled` program counts as that of the stage `run`. Whether it
-    was the compiler's is known at the end only, from the stage of `exit`.
+    was the compiler's is clear at the end only, from the stage of `exit`.
     """
     decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in OutputStream}
     stage = _COMPILE if compiled else _RUN

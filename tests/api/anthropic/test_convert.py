@@ -1,4 +1,4 @@
-"""From /v1/messages bodies to what the box is asked: pure, and precise about mistakes."""
+"""Conversion of /v1/messages bodies to completion specs, and errors of invalid ones."""
 
 from typing import Any
 
@@ -28,27 +28,27 @@ USE = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city":
 RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "rain"}
 
 
-def ask(**fields: Any) -> CompletionSpec:
-    given = {"model": "starter", "max_tokens": 5, "messages": [HI]} | fields
-    return message_spec(msgspec.convert(given, MessagesBody))
+def spec_of(**fields: Any) -> CompletionSpec:
+    body = {"model": "starter", "max_tokens": 5, "messages": [HI]} | fields
+    return message_spec(msgspec.convert(body, MessagesBody))
 
 
 def text(words: str, **more: Any) -> dict[str, Any]:
     return {"type": "text", "text": words} | more
 
 
-def test_ask_when_only_the_needed_is_given_then_the_usual_defaults() -> None:
-    made = ask()
-    assert made.model == "starter"
-    assert made.max_tokens == 5
-    assert made.messages == (Message(MessageRole.USER, "hi"),)
-    assert made.sampling == Sampling()
-    assert made.tools == ()
-    assert made.output == OutputFormat()
+def test_spec_when_only_required_fields_then_defaults() -> None:
+    spec = spec_of()
+    assert spec.model == "starter"
+    assert spec.max_tokens == 5
+    assert spec.messages == (Message(MessageRole.USER, "hi"),)
+    assert spec.sampling == Sampling()
+    assert spec.tools == ()
+    assert spec.output == OutputFormat()
 
 
-def test_ask_when_sampling_is_given_then_it_is_used() -> None:
-    sampling = ask(temperature=0, top_p=0.5, top_k=3, stop_sequences=["END", "\n"]).sampling
+def test_spec_when_sampling_options_then_used() -> None:
+    sampling = spec_of(temperature=0, top_p=0.5, top_k=3, stop_sequences=["END", "\n"]).sampling
     assert sampling.temperature == 0.0
     assert sampling.top_p == 0.5
     assert sampling.top_k == 3
@@ -59,24 +59,24 @@ def test_ask_when_sampling_is_given_then_it_is_used() -> None:
     "system", ["be brief", [text("be brief", cache_control={"type": "ephemeral"})]]
 )
 def test_system_when_a_string_or_blocks_then_the_first_message(system: Any) -> None:
-    first, second = ask(system=system).messages
+    first, second = spec_of(system=system).messages
     assert first == Message(MessageRole.SYSTEM, "be brief")
     assert second.role is MessageRole.USER
 
 
 @pytest.mark.parametrize("system", ["", [], None])
 def test_system_when_empty_then_no_message(system: Any) -> None:
-    assert len(ask(system=system).messages) == 1
+    assert len(spec_of(system=system).messages) == 1
 
 
 def test_turn_when_of_several_texts_then_paragraphs() -> None:
     turns = [{"role": "user", "content": [text("one"), text(""), text("two")]}]
-    assert ask(messages=turns).messages == (Message(MessageRole.USER, "one\n\ntwo"),)
+    assert spec_of(messages=turns).messages == (Message(MessageRole.USER, "one\n\ntwo"),)
 
 
 def test_turns_when_of_the_same_side_then_one_message() -> None:
     turns = [HI, {"role": "user", "content": "there"}]
-    assert ask(messages=turns).messages == (Message(MessageRole.USER, "hi\n\nthere"),)
+    assert spec_of(messages=turns).messages == (Message(MessageRole.USER, "hi\n\nthere"),)
 
 
 def test_tools_when_used_before_then_calls_and_results() -> None:
@@ -85,7 +85,7 @@ def test_tools_when_used_before_then_calls_and_results() -> None:
         {"role": "assistant", "content": [text("let me see"), USE]},
         {"role": "user", "content": [RESULT, text("and?")]},
     ]
-    assert ask(messages=turns).messages[1:] == (
+    assert spec_of(messages=turns).messages[1:] == (
         Message(
             MessageRole.ASSISTANT,
             "let me see",
@@ -104,10 +104,10 @@ def test_tools_when_used_before_then_calls_and_results() -> None:
         (None, "The tool failed: "),
     ],
 )
-def test_tool_result_when_it_failed_then_the_model_is_told(content: Any, told: str) -> None:
+def test_tool_result_when_an_error_then_the_text_says_so(content: Any, told: str) -> None:
     failed = RESULT | {"content": content, "is_error": True}
     turns = [HI, {"role": "assistant", "content": [USE]}, {"role": "user", "content": [failed]}]
-    assert ask(messages=turns).messages[-1].content == told
+    assert spec_of(messages=turns).messages[-1].content == told
 
 
 def test_thinking_when_passed_back_then_dropped() -> None:
@@ -116,23 +116,27 @@ def test_thinking_when_passed_back_then_dropped() -> None:
         {"type": "redacted_thinking", "data": "x"},
     ]
     turns = [HI, {"role": "assistant", "content": [*thoughts, text("yes")]}, HI]
-    assert ask(messages=turns).messages[1] == Message(MessageRole.ASSISTANT, "yes")
+    assert spec_of(messages=turns).messages[1] == Message(MessageRole.ASSISTANT, "yes")
     only_thoughts = [HI, {"role": "assistant", "content": thoughts}, HI]
-    assert ask(messages=only_thoughts).messages == (Message(MessageRole.USER, "hi\n\nhi"),)
+    assert spec_of(messages=only_thoughts).messages == (Message(MessageRole.USER, "hi\n\nhi"),)
 
 
 def test_system_turn_when_among_the_messages_then_it_stays_there() -> None:
     turns = [HI, {"role": "system", "content": "now be brief"}, HI]
-    assert [each.role.value for each in ask(messages=turns).messages] == ["user", "system", "user"]
+    assert [each.role.value for each in spec_of(messages=turns).messages] == [
+        "user",
+        "system",
+        "user",
+    ]
 
 
 @pytest.mark.parametrize("more", [{}, {"type": "custom", "strict": True}])
 def test_tools_when_of_the_clients_own_then_offered(more: dict[str, Any]) -> None:
-    assert ask(tools=[WEATHER | more]).tools == (Tool("weather", "of a city", SCHEMA),)
+    assert spec_of(tools=[WEATHER | more]).tools == (Tool("weather", "of a city", SCHEMA),)
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("body", "expected"),
     [
         ({"type": "auto"}, ToolChoice()),
         (
@@ -145,14 +149,14 @@ def test_tools_when_of_the_clients_own_then_offered(more: dict[str, Any]) -> Non
     ],
 )
 def test_tool_choice_when_given_then_its_meaning(
-    given: dict[str, Any], expected: ToolChoice
+    body: dict[str, Any], expected: ToolChoice
 ) -> None:
-    assert ask(tools=[WEATHER], tool_choice=given).tool_choice == expected
+    assert spec_of(tools=[WEATHER], tool_choice=body).tool_choice == expected
 
 
 def test_output_config_when_a_schema_then_the_answer_follows_it() -> None:
     config = {"format": {"type": "json_schema", "schema": SCHEMA}, "effort": "low"}
-    assert ask(output_config=config).output == OutputFormat(OutputKind.SCHEMA, SCHEMA)
+    assert spec_of(output_config=config).output == OutputFormat(OutputKind.SCHEMA, SCHEMA)
 
 
 def test_unknown_fields_when_sent_then_ignored() -> None:
@@ -164,7 +168,7 @@ def test_unknown_fields_when_sent_then_ignored() -> None:
         "metadata": {"user_id": "u"},
         "of_next_year": 1,
     }
-    assert ask(**later) == ask()
+    assert spec_of(**later) == spec_of()
 
 
 IMAGE = {"type": "image", "source": {"type": "url", "url": "http://x"}}
@@ -233,6 +237,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_ask_when_something_is_not_possible_then_the_field_is_named(name: str) -> None:
     fields, field = REFUSED[name]
     with pytest.raises(InvalidInput) as refused:
-        ask(**fields)
+        spec_of(**fields)
     assert refused.value.details["field"] == field
     assert refused.value.message.startswith(field)

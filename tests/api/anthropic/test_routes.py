@@ -1,4 +1,4 @@
-"""/v1/messages over scripted completions: answers, streams, errors, and clients that leave."""
+"""/v1/messages over scripted completions: answers, streams, errors, disconnects."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ from tests.api.scripted_completions import (
     HELLO,
     USAGE,
     ScriptedApi,
-    leaving_client,
+    disconnecting_client,
     open_scripted,
 )
 
@@ -50,13 +50,13 @@ CALL = ToolCall("call_1", "weather", '{"city": "Oslo"}')
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ScriptedApi]:
-    async with open_scripted(tmp_path_factory.mktemp("box"), settings_with()) as api:
+    async with open_scripted(tmp_path_factory.mktemp("server"), settings_with()) as api:
         yield api
 
 
 @pytest.fixture
 def scripted(opened: ScriptedApi) -> ScriptedApi:
-    opened.service.forget()
+    opened.service.reset()
     return opened
 
 
@@ -191,7 +191,7 @@ async def test_stream_when_text_and_tools_then_the_exact_order(scripted: Scripte
     ]
 
 
-async def test_stream_when_nothing_is_said_then_no_blocks(scripted: ScriptedApi) -> None:
+async def test_stream_when_the_answer_is_empty_then_no_blocks(scripted: ScriptedApi) -> None:
     scripted.service.steps = [Finished(FinishReason.STOP, USAGE)]
     types = [each["type"] for each in events(await scripted.client.post(PATH, json=STREAM))]
     assert types == ["message_start", "ping", "message_delta", "message_stop"]
@@ -201,7 +201,7 @@ async def test_stream_when_nothing_is_said_then_no_blocks(scripted: ScriptedApi)
 FAILURES: dict[str, tuple[list[Any], str]] = {
     "the provider fails": ([ProviderFailed("the engine died")], "api_error"),
     "the time is over": ([DeadlineExceeded("too slow")], "timeout_error"),
-    "the box is wrong": ([RuntimeError("secret")], "api_error"),
+    "an internal error": ([RuntimeError("secret")], "api_error"),
     "the end is missing": ([], "api_error"),
     "the arguments are broken": ([ToolCall("c", "weather", '{"city')], "api_error"),
     "the arguments are a list": ([ToolCall("c", "weather", "[]")], "api_error"),
@@ -316,32 +316,32 @@ async def test_count_when_asked_then_only_the_tokens(scripted: ScriptedApi) -> N
     answer = await scripted.client.post(f"{PATH}/count_tokens", json=body | {"system": "be brief"})
     assert answer.json() == {"input_tokens": 42}
     assert answer.headers["request-id"]
-    assert len(scripted.ask.messages) == 2
+    assert len(scripted.spec.messages) == 2
     assert scripted.service.started == []
 
 
 async def test_labels_when_sent_then_part_of_the_ask(scripted: ScriptedApi) -> None:
     await scripted.client.post(PATH, json=BODY, headers={"X-Labels": "secret, repo-1,secret"})
-    assert scripted.ask.labels == ("secret", "repo-1")
+    assert scripted.spec.labels == ("secret", "repo-1")
 
 
 @pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "stream"])
-async def test_client_when_it_leaves_while_waiting_then_the_start_is_cancelled(
+async def test_disconnect_when_before_the_start_then_the_start_is_cancelled(
     body: dict[str, Any], scripted: ScriptedApi
 ) -> None:
     scripted.service.may_start.clear()
-    async with leaving_client(scripted, PATH, body) as leave:
+    async with disconnecting_client(scripted, PATH, body) as leave:
         await scripted.service.waiting.wait()
         leave.set()
     assert scripted.service.cancelled.is_set()
 
 
 @pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "stream"])
-async def test_client_when_it_leaves_on_the_way_then_the_completion_is_closed(
+async def test_disconnect_when_in_the_stream_then_the_completion_is_closed(
     body: dict[str, Any], scripted: ScriptedApi
 ) -> None:
     scripted.service.steps = [TextDelta("a"), None, *HELLO]
-    async with leaving_client(scripted, PATH, body) as leave:
+    async with disconnecting_client(scripted, PATH, body) as leave:
         await scripted.service.waiting.wait()
         while not scripted.service.started:
             await asyncio.sleep(0)
@@ -350,10 +350,10 @@ async def test_client_when_it_leaves_on_the_way_then_the_completion_is_closed(
             await scripted.service.started[0].closed.wait()
 
 
-async def test_client_when_gone_before_the_first_event_then_the_completion_is_closed(
+async def test_disconnect_when_before_the_first_event_then_the_completion_is_closed(
     scripted: ScriptedApi,
 ) -> None:
-    async with leaving_client(scripted, PATH, STREAM, refuses_headers=True):
+    async with disconnecting_client(scripted, PATH, STREAM, refuses_headers=True):
         async with asyncio.timeout(10):
             await scripted.service.waiting.wait()
     assert scripted.service.started[0].closed.is_set()

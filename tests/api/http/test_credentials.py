@@ -1,4 +1,4 @@
-"""Who may ask: every way to send credentials, and 401 before anything is read."""
+"""Authentication: all ways to send credentials, and 401 before the body is read."""
 
 import re
 from typing import Any
@@ -34,7 +34,7 @@ async def test_request_when_without_credentials_then_401_before_the_body_is_read
 
 
 def protected(api: Api) -> list[tuple[str, str]]:
-    """Every way into the API that needs credentials."""
+    """All routes that need credentials."""
     return [
         (str(method), re.sub(r"{[^}]*}", "x", route.path))
         for route in api.app.routes

@@ -1,4 +1,4 @@
-"""What holds for every answer: shape of errors, common headers, CORS, sizes, paths."""
+"""Properties of all responses: error shape, common headers, CORS, size limit, paths."""
 
 import json
 from collections.abc import AsyncIterator
@@ -55,7 +55,7 @@ async def test_answer_when_any_path_then_the_common_headers(
 
 
 async def test_answer_when_asked_by_https_then_strict_transport(api: Api) -> None:
-    async with api.client(base_url="https://box.test") as client:
+    async with api.client(base_url="https://server.test") as client:
         headers = (await client.get("/health")).headers
     assert headers["strict-transport-security"].startswith("max-age=")
 
@@ -111,14 +111,14 @@ async def test_error_when_something_breaks_then_500_without_the_reason(
     api: Api, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any, **__: Any) -> None:
-        raise RuntimeError("SELECT secret FROM /var/lib/box.db")
+        raise RuntimeError("SELECT secret FROM /var/lib/server.db")
 
     monkeypatch.setattr(api.services.tasks, "get", broken)
     answer = await client.get("/api/v1/tasks/x")
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "INTERNAL_ERROR"
     assert answer.json()["error"]["details"] == {}
-    for leak in ("SELECT", "box.db", "RuntimeError", "Traceback", "appliance"):
+    for leak in ("SELECT", "server.db", "RuntimeError", "Traceback", "appliance"):
         assert leak not in answer.text
 
 
@@ -133,14 +133,14 @@ def test_statuses_when_an_error_is_added_to_the_tree_then_it_has_one() -> None:
 async def test_path_when_slashes_are_doubled_then_collapsed(
     path: str, client: httpx.AsyncClient
 ) -> None:
-    answer = await client.get(f"http://box.test{path}")
+    answer = await client.get(f"http://server.test{path}")
     assert answer.status_code == 200
     assert "x-ratelimit-limit" in answer.headers
 
 
 async def test_health_when_slashes_are_doubled_then_found(client: httpx.AsyncClient) -> None:
-    assert (await client.get("http://box.test//health")).status_code == 200
-    unknown = await client.get("http://box.test//api//v1//nothing")
+    assert (await client.get("http://server.test//health")).status_code == 200
+    unknown = await client.get("http://server.test//api//v1//nothing")
     assert unknown.json()["error"]["code"] == "RESOURCE_NOT_FOUND"
 
 

@@ -1,4 +1,4 @@
-"""What belongs to a text, as a client says it in a header."""
+"""Labels in the header X-Labels."""
 
 from typing import Any
 

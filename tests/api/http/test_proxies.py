@@ -1,4 +1,4 @@
-"""Who a request is from: proxies are believed if they are trusted, and nobody else is."""
+"""The client of a request behind proxies: only trusted ones are believed."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def _applied(peer: str, *headers: tuple[str, str], trusted: tuple[str, ...] = _T
         ("", ["127.0.0.1"], ""),
     ],
 )
-def test_caller_when_told_by_a_header_then_the_nearest_that_is_no_trusted_proxy(
+def test_caller_when_forwarded_then_the_last_untrusted_address(
     peer: str, forwarded: list[str], caller: str
 ) -> None:
     assert _applied(peer, *(("x-forwarded-for", each) for each in forwarded))[0] == caller
@@ -58,7 +58,7 @@ def test_caller_when_told_by_a_header_then_the_nearest_that_is_no_trusted_proxy(
         ("203.0.113.66", "https", "http"),
     ],
 )
-def test_scheme_when_told_by_a_header_then_believed_of_a_trusted_proxy_only(
+def test_scheme_when_forwarded_then_accepted_from_a_trusted_proxy_only(
     peer: str, told: str, scheme: str
 ) -> None:
     assert _applied(peer, ("x-forwarded-proto", told))[1] == scheme
@@ -82,7 +82,7 @@ async def test_limit_when_an_attacker_forges_the_header_then_by_its_own_address(
         limits=LimitSettings(requests_per_minute=3, burst=3),
         server=ServerSettings(trusted_proxies=("10.1.0.0/16",)),
     )
-    async with open_api(tmp_path / "box.db", settings) as api:
+    async with open_api(tmp_path / "server.db", settings) as api:
         for address, last in (("203.0.113.66", 429), ("10.1.2.3", 401)):
             async with api.client(None, address=address) as client:
                 statuses = [
@@ -99,7 +99,7 @@ async def test_login_when_an_attacker_forges_the_header_then_its_address_is_held
         auth=AuthSettings(login_attempts_per_address=2),
         server=ServerSettings(trusted_proxies=("10.1.0.0/16",)),
     )
-    async with open_api(tmp_path / "box.db", settings) as api:
+    async with open_api(tmp_path / "server.db", settings) as api:
         for address, last in (("203.0.113.66", 429), ("10.1.2.3", 401)):
             async with api.client(None, address=address) as client:
                 for at, expected in enumerate((401, 401, last)):
@@ -110,12 +110,12 @@ async def test_login_when_an_attacker_forges_the_header_then_its_address_is_held
                     assert answer.status_code == expected
 
 
-async def test_dev_key_when_a_trusted_proxy_stands_beside_the_box_then_its_callers_get_none(
+async def test_dev_key_when_requested_through_a_local_proxy_then_403(
     tmp_path: Path,
 ) -> None:
     settings = settings_with(server=ServerSettings(trusted_proxies=("127.0.0.1",)))
     async with (
-        open_api(tmp_path / "box.db", settings) as api,
+        open_api(tmp_path / "server.db", settings) as api,
         api.client(None, base_url="http://localhost") as client,
     ):
         path = "/api/v1/auth/keys/dev"
@@ -123,11 +123,11 @@ async def test_dev_key_when_a_trusted_proxy_stands_beside_the_box_then_its_calle
         assert (await client.post(path, headers=_from("127.0.0.1"))).status_code == 403
 
 
-async def test_answer_when_the_proxy_speaks_tls_then_browsers_are_told_to_stay_with_it(
+async def test_answer_when_the_proxy_speaks_tls_then_hsts(
     tmp_path: Path,
 ) -> None:
     settings = settings_with(server=ServerSettings(trusted_proxies=("127.0.0.1",)))
-    async with open_api(tmp_path / "box.db", settings) as api:
+    async with open_api(tmp_path / "server.db", settings) as api:
         for address, told in (("127.0.0.1", True), ("203.0.113.66", False)):
             async with api.client(address=address) as client:
                 answer = await client.get("/health", headers={"X-Forwarded-Proto": "https"})

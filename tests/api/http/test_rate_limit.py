@@ -1,4 +1,4 @@
-"""The window and the burst, by a clock that the test sets."""
+"""Window and burst of the rate limit, with a fake clock."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""When a request's body is known to be whole, and what is left of it is thrown away."""
+"""The end of a request's body, and draining the rest of it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -11,7 +11,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Sent:
-    """What the server has of a request; `asked` counts how often it was asked for more."""
+    """Messages of a request; `asked` counts the calls of `receive`."""
 
     def __init__(self, *pieces: bytes, last: bool) -> None:
         self.asked = 0
@@ -54,7 +54,7 @@ async def test_body_when_its_announced_length_has_come_then_nobody_is_asked_for_
 
 
 @pytest.mark.parametrize("headers", [((b"transfer-encoding", b"chunked"),), ()])
-async def test_body_when_its_length_is_not_known_then_the_server_tells_its_end(
+async def test_body_when_its_length_is_unknown_then_the_server_reports_its_end(
     headers: Headers,
 ) -> None:
     sent = Sent(b"he", b"llo", last=True)
@@ -63,7 +63,7 @@ async def test_body_when_its_length_is_not_known_then_the_server_tells_its_end(
     assert sent.asked == 3
 
 
-async def test_body_when_the_client_leaves_within_then_it_ends_there() -> None:
+async def test_body_when_the_client_disconnects_then_it_ends_there() -> None:
     sent = Sent(b"he", last=False)
     body = body_of(sent, (b"content-length", b"5"))
     assert await read(body) == b"he"

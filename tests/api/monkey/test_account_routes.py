@@ -142,7 +142,7 @@ async def test_refresh_when_the_cookie_is_used_then_only_from_our_own_page(
     anyone: httpx.AsyncClient,
 ) -> None:
     await sign_in(anyone)
-    for origin, status in (("http://evil.test", 403), ("http://box.test", 200)):
+    for origin, status in (("http://evil.test", 403), ("http://server.test", 200)):
         answer = await anyone.post("/api/v1/auth/refresh", headers={"Origin": origin})
         assert answer.status_code == status, answer.text
     assert (await anyone.post("/api/v1/auth/refresh")).status_code == 403
@@ -159,9 +159,9 @@ async def test_cookies_when_logged_in_then_hidden_from_scripts(anyone: httpx.Asy
     assert all("Secure" not in cookie for cookie in cookies)
 
 
-async def test_cookies_when_the_box_is_asked_by_https_then_secure(api: Api) -> None:
+async def test_cookies_when_the_request_uses_https_then_secure(api: Api) -> None:
     await add_user(api)
-    async with api.client(None, base_url="https://box.test") as client:
+    async with api.client(None, base_url="https://server.test") as client:
         answer = await client.post("/api/v1/auth/login", json=LOGIN)
     assert all("Secure" in cookie for cookie in answer.headers.get_list("set-cookie"))
 
@@ -176,8 +176,8 @@ async def test_session_cookie_when_sent_then_reads_and_own_pages_may_write(
         ({}, 403),
         ({"Origin": "null"}, 403),
         ({"Origin": "http://evil.test"}, 403),
-        ({"Origin": "http://box.test.evil.test"}, 403),
-        ({"Origin": "http://box.test"}, 200),
+        ({"Origin": "http://server.test.evil.test"}, 403),
+        ({"Origin": "http://server.test"}, 200),
     ):
         answer = await anyone.post(path, json=body, headers=headers)
         assert answer.status_code == status, headers

@@ -1,4 +1,4 @@
-"""POST /api/v1/execute: the three shapes, the answer, and what a failure looks like."""
+"""POST /api/v1/execute: the three body shapes, the answer, and failures."""
 
 from typing import Any
 

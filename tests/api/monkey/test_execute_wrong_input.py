@@ -1,4 +1,4 @@
-"""What clients get wrong in a task: a precise error each, on one box that goes on."""
+"""Invalid bodies of /execute: each has a precise error, and the server goes on."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def shared_client(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """One box for the whole table: no row may leave a trace that disturbs the next."""
-    folder = tmp_path_factory.mktemp("box")
-    async with open_api(folder / "box.db", settings_with()) as api, api.client() as client:
+    """One server for the whole table: no row may affect the next one."""
+    folder = tmp_path_factory.mktemp("server")
+    async with open_api(folder / "server.db", settings_with()) as api, api.client() as client:
         yield client
 
 

@@ -1,4 +1,4 @@
-"""From wire to domain and back: exact, for every shape and alias."""
+"""Conversion of bodies to tasks and of tasks to answers, for every shape and alias."""
 
 import json
 from pathlib import Path

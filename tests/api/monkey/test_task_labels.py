@@ -1,4 +1,4 @@
-"""Labels of a task: what carries one that must stay is never seen by a far provider."""
+"""Labels of a task: a local-only label is never sent to a remote provider."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ WHY = "'secret' never leaves this machine"
 
 
 class Watched(Scripted):
-    """Remembers that it was asked to count, too."""
+    """Records requests to count tokens, too."""
 
     counted = 0
 
@@ -42,7 +42,7 @@ class Labelled:
         return await self.client.post("/api/v1/execute", json=body, headers={"X-Labels": header})
 
     @property
-    def left_the_box(self) -> bool:
+    def sent_to_remote(self) -> bool:
         return bool(self.far.requests or self.far.counted)
 
 
@@ -53,7 +53,7 @@ def near() -> Watched:
 
 @pytest.fixture
 async def server(tmp_path: Path, near: Watched) -> AsyncIterator[Labelled]:
-    """A box whose default is a far model, and whose route "smart" has a near one behind it."""
+    """A server whose default model is remote; the route "smart" falls back to a local one."""
     far = Watched(FAR, name="far", local=False, models=("m",))
     policy = PolicySettings(local_only_labels=("secret",))
     gateway = gateway_over(
@@ -61,7 +61,7 @@ async def server(tmp_path: Path, near: Watched) -> AsyncIterator[Labelled]:
     )
     agent = CodingAgent(gateway, UnconfinedRunner(), AgentSettings())
     async with (
-        open_api(tmp_path / "box.db", settings_with(), agent.run) as api,
+        open_api(tmp_path / "server.db", settings_with(), agent.run) as api,
         api.client() as client,
     ):
         yield Labelled(client, far, near)
@@ -86,7 +86,7 @@ async def test_task_when_its_label_must_stay_then_a_local_model_serves_it(
     assert answer.status_code == 200, answer.text
     assert answer.json()["metadata"]["provider_used"] == "near"
     assert "near = 1" in answer.json()["result"]["result"]
-    assert not server.left_the_box
+    assert not server.sent_to_remote
 
 
 async def test_task_when_only_a_barred_model_was_named_then_403_and_it_failed(
@@ -99,7 +99,7 @@ async def test_task_when_only_a_barred_model_was_named_then_403_and_it_failed(
     task = (await server.client.get(f"/api/v1/tasks/{error['details']['task_id']}")).json()
     assert (task["status"], task["error"]["code"]) == ("failed", "FORBIDDEN")
     assert WHY in task["error"]["message"]
-    assert not server.left_the_box
+    assert not server.sent_to_remote
 
 
 async def test_task_when_it_streams_and_is_barred_then_the_stream_ends_with_why(
@@ -111,17 +111,17 @@ async def test_task_when_it_streams_and_is_barred_then_the_stream_ends_with_why(
     assert answer.status_code == 200
     assert '"code":"FORBIDDEN"' in answer.text
     assert WHY in answer.text
-    assert not server.left_the_box
+    assert not server.sent_to_remote
 
 
 @pytest.mark.parametrize("near", [Watched(PERMANENT)])
-async def test_task_when_the_local_model_fails_then_no_far_one_takes_its_place(
+async def test_task_when_the_local_model_fails_then_no_remote_one_replaces_it(
     near: Watched, server: Labelled
 ) -> None:
     answer = await server.execute("secret", model="smart")
     assert answer.json()["status"] == "failed"
     assert near.requests
-    assert not server.left_the_box
+    assert not server.sent_to_remote
 
 
 async def test_task_when_sent_again_with_another_label_then_conflict(server: Labelled) -> None:

@@ -1,4 +1,4 @@
-"""GET /api/v1/tasks…: one task, the list, cancel, and whose they are."""
+"""/api/v1/tasks: get, list, cancel; other users' tasks are hidden."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""Requests of the OpenAI dialect as what the box is asked, and completions as its answers."""
+"""Conversion of OpenAI requests to completion specs, and of completions to answers."""
 
 import json
 from typing import Any
@@ -57,24 +57,24 @@ TIME = {"type": "function", "function": {"name": "time"}}
 HEAD = AnswerHeader("chatcmpl-1", 7, "starter", "fp_1")
 
 
-def ask_of(**fields: Any) -> CompletionSpec:
+def spec_of(**fields: Any) -> CompletionSpec:
     body = msgspec.convert({"messages": [USER]} | fields, ChatBody, strict=False)
     return chat_spec(body)
 
 
-def plain_asks(**fields: Any) -> list[CompletionSpec]:
+def plain_specs(**fields: Any) -> list[CompletionSpec]:
     return completion_specs(msgspec.convert({"prompt": "a"} | fields, CompletionBody))
 
 
 def refusal(**fields: Any) -> dict[str, Any]:
-    """The field and the reason of the refusal of this chat."""
+    """Field and reason of the error of this chat."""
     with pytest.raises(InvalidInput) as refused:
-        ask_of(**fields)
+        spec_of(**fields)
     return refused.value.details
 
 
-def test_chat_when_little_is_said_then_the_defaults_of_openai() -> None:
-    spec = ask_of(model="starter")
+def test_chat_when_only_required_fields_then_the_defaults_of_openai() -> None:
+    spec = spec_of(model="starter")
     assert spec.model == "starter"
     assert spec.messages == (Message(MessageRole.USER, "hi"),)
     sampling = spec.sampling
@@ -85,8 +85,8 @@ def test_chat_when_little_is_said_then_the_defaults_of_openai() -> None:
     assert spec.may_cache
 
 
-def test_chat_when_everything_is_said_then_all_of_it_is_asked() -> None:
-    spec = ask_of(
+def test_chat_when_all_options_then_all_are_in_the_spec() -> None:
+    spec = spec_of(
         model="a/b",
         temperature=0,
         top_p=0.5,
@@ -120,9 +120,9 @@ def test_chat_when_everything_is_said_then_all_of_it_is_asked() -> None:
     assert spec.provider == "openai"
 
 
-def test_messages_when_of_every_role_then_those_of_the_box() -> None:
+def test_messages_when_of_every_role_then_converted() -> None:
     calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
-    spec = ask_of(
+    spec = spec_of(
         messages=[
             {"role": "developer", "content": "be kind"},
             {"role": "system", "content": [{"type": "text", "text": each} for each in "ab"]},
@@ -167,9 +167,7 @@ def test_messages_when_of_every_role_then_those_of_the_box() -> None:
         ),
     ],
 )
-def test_messages_when_one_can_not_be_read_then_its_place(
-    message: dict[str, Any], field: str
-) -> None:
+def test_messages_when_one_is_invalid_then_its_field(message: dict[str, Any], field: str) -> None:
     assert refusal(messages=[message])["field"] == field
 
 
@@ -183,18 +181,18 @@ def test_messages_when_one_can_not_be_read_then_its_place(
     ],
 )
 def test_tools_when_a_choice_is_made_then_it_is_asked(choice: Any, expected: ToolChoice) -> None:
-    spec = ask_of(tools=[WEATHER, TIME], tool_choice=choice)
+    spec = spec_of(tools=[WEATHER, TIME], tool_choice=choice)
     assert [tool.name for tool in spec.tools] == ["weather", "time"]
     assert spec.tools[0].parameters == WEATHER["function"]["parameters"]  # pyright: ignore[reportArgumentType, reportIndexIssue]
     assert spec.tool_choice == expected
-    alone = ask_of(tools=[WEATHER, TIME], tool_choice=choice, parallel_tool_calls=False)
+    alone = spec_of(tools=[WEATHER, TIME], tool_choice=choice, parallel_tool_calls=False)
     assert not alone.tool_choice.parallel
 
 
 def test_tools_when_some_are_allowed_then_only_those() -> None:
     allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "time"}}]}
     choice = {"type": "allowed_tools", "allowed_tools": allowed}
-    spec = ask_of(tools=[WEATHER, TIME], tool_choice=choice)
+    spec = spec_of(tools=[WEATHER, TIME], tool_choice=choice)
     assert [tool.name for tool in spec.tools] == ["time"]
     assert spec.tool_choice == ToolChoice(ToolUse.REQUIRED)
 
@@ -202,7 +200,7 @@ def test_tools_when_some_are_allowed_then_only_those() -> None:
 @pytest.mark.parametrize("choice", [None, "auto", "none", {"name": "time"}])
 def test_functions_when_sent_then_tools_one_at_a_time(choice: Any) -> None:
     functions = [WEATHER["function"], TIME["function"]]
-    spec = ask_of(functions=functions, function_call=choice)
+    spec = spec_of(functions=functions, function_call=choice)
     assert [tool.name for tool in spec.tools] == ["weather", "time"]
     assert not spec.tool_choice.parallel
     assert spec.tool_choice.name == ("time" if isinstance(choice, dict) else "")
@@ -222,14 +220,14 @@ def test_functions_when_sent_then_tools_one_at_a_time(choice: Any) -> None:
 def test_output_when_a_format_is_named_then_it_is_asked(
     wanted: dict[str, Any], kind: OutputKind
 ) -> None:
-    output = ask_of(response_format=wanted).output
+    output = spec_of(response_format=wanted).output
     assert output.kind is kind
     assert (output.schema == {}) is (kind is OutputKind.SCHEMA)
 
 
 def test_output_when_a_grammar_is_sent_then_it_is_asked() -> None:
-    assert ask_of(grammar='root ::= "x"').output.grammar == 'root ::= "x"'
-    assert plain_asks(grammar='root ::= "x"')[0].output.kind is OutputKind.GRAMMAR
+    assert spec_of(grammar='root ::= "x"').output.grammar == 'root ::= "x"'
+    assert plain_specs(grammar='root ::= "x"')[0].output.kind is OutputKind.GRAMMAR
 
 
 @pytest.mark.parametrize(
@@ -295,8 +293,8 @@ def test_chat_when_it_can_not_be_done_then_the_field_is_named(
 
 
 def test_chat_when_a_field_is_unknown_or_without_effect_then_ignored() -> None:
-    plain = ask_of()
-    assert plain == ask_of(
+    plain = spec_of()
+    assert plain == spec_of(
         user="u",
         store=False,
         reasoning_effort="low",
@@ -323,21 +321,21 @@ def test_stream_options_when_nothing_is_streamed_then_refused() -> None:
     assert wants_usage(msgspec.convert(options | {"stream": True}, ChatBody))
 
 
-def test_completion_when_little_is_said_then_sixteen_tokens() -> None:
-    (spec,) = plain_asks(prompt="def f(", suffix="return", logprobs=2, stop=["a", "b"])
+def test_completion_when_only_required_fields_then_sixteen_tokens() -> None:
+    (spec,) = plain_specs(prompt="def f(", suffix="return", logprobs=2, stop=["a", "b"])
     assert spec.raw == RawPrompt("def f(", "return")
     assert spec.messages == ()
     assert (spec.max_tokens, spec.sampling.logprobs, spec.sampling.stop) == (16, 2, ("a", "b"))
 
 
 def test_completion_when_several_prompts_then_one_ask_each() -> None:
-    specs = plain_asks(prompt=["a", "b"], n=2)
+    specs = plain_specs(prompt=["a", "b"], n=2)
     assert [spec.raw for spec in specs] == [RawPrompt("a"), RawPrompt("b")]
 
 
-def test_completion_when_the_best_is_wanted_then_likelihoods_are_asked() -> None:
-    assert plain_asks(best_of=3)[0].sampling.logprobs == 0
-    assert plain_asks(best_of=1)[0].sampling.logprobs is None
+def test_completion_when_best_of_then_logprobs_are_requested() -> None:
+    assert plain_specs(best_of=3)[0].sampling.logprobs == 0
+    assert plain_specs(best_of=1)[0].sampling.logprobs is None
 
 
 @pytest.mark.parametrize(
@@ -357,7 +355,7 @@ def test_completion_when_it_can_not_be_done_then_the_field_is_named(
     fields: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
-        plain_asks(**fields)
+        plain_specs(**fields)
     assert refused.value.details["field"] == field
 
 
@@ -466,7 +464,7 @@ def test_chat_answer_when_a_tool_is_asked_for_then_as_the_client_knows_it(legacy
         assert choice["finish_reason"] == "tool_calls"
 
 
-def test_plain_answer_when_the_best_is_wanted_then_the_likeliest_of_each_prompt() -> None:
+def test_plain_answer_when_best_of_then_the_most_likely_of_each_prompt() -> None:
     groups = [
         [collected("a", logprob=-3), collected("b", logprob=-1)],
         [collected("c", logprob=-1), collected("d", logprob=-2)],
@@ -485,7 +483,7 @@ def test_plain_answer_when_the_best_is_wanted_then_the_likeliest_of_each_prompt(
     assert encoded_answer["usage"]["completion_tokens"] == 8
 
 
-def test_likeliest_when_nothing_was_told_then_still_some() -> None:
+def test_most_likely_when_there_are_no_logprobs_then_still_some() -> None:
     silent = CollectedCompletion("x", [], [], Finished(FinishReason.STOP, TokenUsage()))
     assert most_likely([silent, collected()], 1)[0].text == "Hi"
 
@@ -539,7 +537,7 @@ def test_chat_chunks_when_written_then_the_shape_of_openai(with_usage: bool) -> 
     assert used["usage"]["total_tokens"] == 3
 
 
-def test_chat_chunks_when_tools_are_asked_for_then_each_has_its_place() -> None:
+def test_chat_chunks_when_tools_are_called_then_each_has_its_index() -> None:
     chunks = ChatChunks(HEAD, with_usage=False, logprobs=False, legacy=False)
     calls = [
         chunk(chunks.event(choice, ToolCall(f"c{at}", "f", "{}")))["choices"][0]["delta"]

@@ -1,4 +1,4 @@
-"""The official package over a real socket: what its users see of answers, errors and streams."""
+"""The official package over a real socket: answers, errors and streams."""
 
 import asyncio
 import json
@@ -53,7 +53,7 @@ async def client(api: OpenAiApi) -> AsyncIterator[openai.AsyncOpenAI]:
         await server.stop(5)
 
 
-async def test_package_when_the_box_refuses_then_its_own_exceptions(
+async def test_package_when_the_request_is_rejected_then_its_exceptions(
     api: OpenAiApi, client: openai.AsyncOpenAI
 ) -> None:
     expected: list[tuple[ApplianceError, type[openai.APIStatusError], str]] = [
@@ -81,7 +81,7 @@ async def test_package_when_the_key_is_wrong_then_authentication_error(
     assert raised.value.code == "invalid_api_key"
 
 
-async def test_package_when_a_wait_is_told_then_it_tries_again(
+async def test_package_when_retry_after_is_sent_then_it_retries(
     api: OpenAiApi, client: openai.AsyncOpenAI
 ) -> None:
     api.service.refusal = ModelUnavailable("loading", retry_after=1)
@@ -89,7 +89,7 @@ async def test_package_when_a_wait_is_told_then_it_tries_again(
     patient = client.with_options(max_retries=3)
     answer = await patient.chat.completions.create(model="starter", messages=HI)
     assert answer.choices[0].message.content == "Hello"
-    assert len(api.service.asks) == 2
+    assert len(api.service.specs) == 2
 
 
 async def test_package_when_a_stream_fails_then_api_error_after_what_came(
@@ -122,7 +122,7 @@ async def test_package_when_a_stream_is_closed_then_the_completion_ends(
 
 
 @pytest.mark.parametrize("started", [False, True])
-async def test_package_when_a_call_is_given_up_then_the_completion_ends(
+async def test_package_when_a_call_is_cancelled_then_the_completion_ends(
     started: bool, api: OpenAiApi, client: openai.AsyncOpenAI
 ) -> None:
     api.service.steps = (TextDelta("a"), None)
@@ -157,7 +157,7 @@ async def test_package_when_a_stream_is_helped_then_parsed_tools_and_content(
     assert final.choices[0].message.parsed == City(name="Bern", people=130000)
     assert final.usage is not None
     assert final.usage.total_tokens == 7
-    output = api.service.asks[0].output
+    output = api.service.specs[0].output
     assert (output.name, output.strict) == ("City", True)
 
 
@@ -177,7 +177,7 @@ async def test_package_when_tools_are_asked_for_in_a_stream_then_both_calls(
     assert final.choices[0].finish_reason == "tool_calls"
 
 
-async def test_package_when_vectors_are_wanted_then_its_own_encoding(
+async def test_package_when_embeddings_are_requested_then_base64_is_decoded(
     client: openai.AsyncOpenAI,
 ) -> None:
     answer = await client.embeddings.create(model="starter", input=["a", "b"])

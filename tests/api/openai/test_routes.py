@@ -1,4 +1,4 @@
-"""/v1 as OpenAI's clients use it: answers, headers, models, and what an error looks like."""
+"""/v1 as OpenAI's clients use it: answers, headers, models and errors."""
 
 import asyncio
 import base64
@@ -27,7 +27,7 @@ from appliance.errors import (
 )
 from tests.api.application import settings_with
 from tests.api.openai_application import OpenAiApi, open_openai
-from tests.api.scripted_completions import ScriptedApi, leaving_client
+from tests.api.scripted_completions import ScriptedApi, disconnecting_client
 from tests.support.task_system import until
 
 CHAT: dict[str, Any] = {"model": "starter", "messages": [{"role": "user", "content": "hi"}]}
@@ -74,12 +74,12 @@ async def test_chat_when_asked_then_the_answer_and_its_headers(
     assert all(each.closed.is_set() for each in api.service.started)
 
 
-async def test_chat_when_labelled_then_the_box_knows(
+async def test_chat_when_labelled_then_the_labels_are_in_the_spec(
     api: OpenAiApi, client: httpx.AsyncClient
 ) -> None:
     body = CHAT | {"metadata": {"labels": "repo-a, repo-b"}}
     await client.post(CHATS, json=body, headers={"X-Labels": "repo-b,secret"})
-    assert api.service.asks[0].labels == ("repo-b", "secret", "repo-a")
+    assert api.service.specs[0].labels == ("repo-b", "secret", "repo-a")
 
 
 async def test_chat_when_several_choices_then_each_with_its_index(
@@ -222,7 +222,7 @@ async def test_chat_when_it_fails_before_the_first_token_then_the_error_of_opena
         assert answer.headers.get("retry-after") == (str(wait) if wait else None)
 
 
-async def test_error_when_the_box_knows_a_field_or_counts_then_they_are_told(
+async def test_error_when_there_are_details_then_they_are_in_the_body(
     api: OpenAiApi, client: httpx.AsyncClient
 ) -> None:
     api.service.refusal = InvalidInput.at("seed", "odd")
@@ -272,7 +272,7 @@ MALFORMED: list[tuple[bytes, str]] = [
 ]
 
 
-async def test_chat_when_the_body_is_malformed_then_400_with_the_place(
+async def test_chat_when_the_body_is_malformed_then_400_with_the_field(
     client: httpx.AsyncClient,
 ) -> None:
     for content, param in MALFORMED:
@@ -325,7 +325,7 @@ async def test_chat_when_the_client_goes_away_then_every_completion_is_closed(
     api.service.steps = (TextDelta("a"), None)
     client.headers["x-api-key"] = api.key
     scripted = ScriptedApi(api.app, client, api.service)
-    async with leaving_client(scripted, CHATS, CHAT | {"n": n, "stream": streamed}) as leave:
+    async with disconnecting_client(scripted, CHATS, CHAT | {"n": n, "stream": streamed}) as leave:
         await until(lambda: len(api.service.started) == n)
         await asyncio.sleep(0.05)
         leave.set()

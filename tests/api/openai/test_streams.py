@@ -1,4 +1,4 @@
-"""Streams of the OpenAI dialect: order, merging, usage, failures on the way, heartbeats."""
+"""Streams of the OpenAI dialect: order, merging, usage, failures, heartbeats."""
 
 import asyncio
 import json
@@ -78,7 +78,7 @@ async def test_stream_when_asked_then_role_pieces_end_and_done(
     assert api.service.started[0].closed.is_set()
 
 
-async def test_stream_when_usage_is_wanted_then_null_until_the_last_chunk(
+async def test_stream_when_usage_is_requested_then_null_until_the_last_chunk(
     client: httpx.AsyncClient,
 ) -> None:
     options = {"include_usage": True, "include_obfuscation": False}
@@ -166,7 +166,7 @@ async def test_stream_when_plain_then_text_completion_objects(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A heartbeat comes after a hundredth of a second."""
+    """Heartbeats each 10 ms."""
 
     async def soon(*given: Any) -> CompletionStream:
         return await open_stream(*given, heartbeat_s=0.01)

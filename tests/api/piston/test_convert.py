@@ -115,9 +115,7 @@ def test_file_when_its_base64_has_line_breaks_then_read_all_the_same(given: str)
         ("compile_timeout", 99_999, "wall_s", 10.0),
     ],
 )
-def test_limit_when_in_range_then_kept(
-    field: str, value: Any, limit: str, meant: float
-) -> None:
+def test_limit_when_in_range_then_kept(field: str, value: Any, limit: str, meant: float) -> None:
     assert convert.convert_program(body(**{field: value}), OFFER).limits[limit] == meant
 
 
@@ -158,7 +156,7 @@ async def test_output_when_both_streams_speak_then_in_their_order() -> None:
     assert cut.run.output == "acb"
 
 
-async def test_stages_when_the_compiler_fails_then_its_figures_and_in_both_places() -> None:
+async def test_stages_when_the_compiler_fails_then_both_show_it_with_figures() -> None:
     result = ProgramResult(RUN, "cpp", "12.2.0", BuildReport(1, b"", b"no"))
     answer = await run_follower.collect_answer(events_of(Finished(result)))
 
@@ -180,7 +178,7 @@ async def test_stages_when_the_compiler_fails_then_its_figures_and_in_both_place
         (BuildReport(1, b"", b"x"), False, ["compile"], "compile"),
     ],
 )
-async def test_messages_when_there_are_stages_then_told_in_turn(
+async def test_messages_when_there_are_stages_then_sent_in_order(
     build: BuildReport | None, said: bool, stages: list[str], exited: str
 ) -> None:
     finished = Finished(ProgramResult(RUN, "c", "12.2.0", build))

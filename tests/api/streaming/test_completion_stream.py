@@ -1,4 +1,4 @@
-"""Streams of completions, whatever the format: when they begin, breathe and end."""
+"""Streams of completions in any format: start, heartbeats, end."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -43,7 +43,7 @@ async def test_stream_when_all_goes_well_then_its_frames_and_the_end() -> None:
         await completion.closed.wait()
 
 
-async def test_stream_when_the_start_takes_long_then_it_breathes_until_then() -> None:
+async def test_stream_when_the_start_takes_long_then_heartbeats_until_then() -> None:
     completion, go = Scripted(HELLO), asyncio.Event()
 
     async def start() -> Sequence[Completion]:
@@ -60,7 +60,7 @@ async def test_stream_when_the_start_takes_long_then_it_breathes_until_then() ->
     assert chunks[-2:] == [FRAME.encode()] * 2
 
 
-async def test_stream_when_nothing_comes_then_it_breathes_and_ends_with_its_reader() -> None:
+async def test_stream_when_idle_then_heartbeats_until_the_reader_closes() -> None:
     completion = Scripted([TextDelta("a"), None])
 
     async def start() -> Sequence[Completion]:

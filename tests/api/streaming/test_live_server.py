@@ -1,4 +1,4 @@
-"""Over a real socket: events arrive while the task runs, and who leaves is forgotten."""
+"""Over a real socket: events arrive while the task runs; disconnects release resources."""
 
 import asyncio
 import json
@@ -76,7 +76,7 @@ async def test_execute_when_the_client_goes_away_then_the_task_goes_on(
     assert len(api.script.seen) == 1
 
 
-async def test_stream_when_the_box_shuts_down_then_it_ends(
+async def test_stream_when_the_server_shuts_down_then_it_ends(
     api: Api, live: httpx.AsyncClient
 ) -> None:
     api.script.hold()
@@ -105,7 +105,7 @@ async def test_body_when_chunked_and_too_large_then_413(live: httpx.AsyncClient)
 
 
 async def test_body_when_announced_too_large_then_413_reaches_who_sends_it(api: Api) -> None:
-    head = b"POST /api/v1/execute HTTP/1.1\r\nHost: box\r\nContent-Length: 33554432\r\n%s\r\n"
+    head = b"POST /api/v1/execute HTTP/1.1\r\nHost: server\r\nContent-Length: 33554432\r\n%s\r\n"
     key = b"Authorization: Bearer " + api.keys["alice"].encode() + b"\r\n"
     for sent, wanted in ((head % key, b"413"), (head % b"", b"401")):
         server = HttpServer(api.app, "127.0.0.1", 0)
@@ -127,7 +127,7 @@ async def test_body_when_announced_too_large_then_413_reaches_who_sends_it(api: 
 async def test_body_when_it_never_comes_then_the_answer_does(live: httpx.AsyncClient) -> None:
     reader, writer = await asyncio.open_connection(live.base_url.host, live.base_url.port)
     try:
-        writer.write(b"POST /nowhere HTTP/1.1\r\nHost: box\r\nContent-Length: 10\r\n\r\n")
+        writer.write(b"POST /nowhere HTTP/1.1\r\nHost: server\r\nContent-Length: 10\r\n\r\n")
         async with asyncio.timeout(20):
             assert b"404" in await reader.readline()
     finally:

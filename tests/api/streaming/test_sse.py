@@ -1,4 +1,4 @@
-"""Server-sent events: both addresses, the frames, and resuming."""
+"""Server-sent events: both paths, the frames, and resuming."""
 
 import asyncio
 import json
@@ -152,9 +152,7 @@ async def test_events_when_after_what_never_was_then_all_is_sent(
 
 
 @pytest.mark.parametrize("after", ["-1", str(2**63), "x", "1.5"])
-async def test_events_when_after_is_no_place_then_400(
-    after: str, client: httpx.AsyncClient
-) -> None:
+async def test_events_when_after_is_invalid_then_400(after: str, client: httpx.AsyncClient) -> None:
     await client.post("/api/v1/execute", json=TASK | {"task_id": "mine"})
     answer = await client.get(f"/api/v1/tasks/mine/events?after={after}")
     assert answer.status_code == 400
@@ -170,7 +168,7 @@ async def test_events_when_another_users_task_then_404(api: Api, client: httpx.A
 
 
 class Source:
-    """Frames that come when the test says so."""
+    """A source of frames that the test controls."""
 
     def __init__(self) -> None:
         self.frames: asyncio.Queue[Frame | Exception | None] = asyncio.Queue()

@@ -1,4 +1,4 @@
-"""/metrics/cache: how the cache of completions does."""
+"""/metrics/cache: statistics of the response cache."""
 
 import httpx
 

@@ -1,4 +1,4 @@
-"""/api/docs: complete, valid, and without a word to the outside."""
+"""/api/docs: complete, valid, and without external requests."""
 
 import hashlib
 import re
@@ -28,7 +28,7 @@ def settings(request: pytest.FixtureRequest) -> Settings:
     return settings_with(server=getattr(request, "param", ServerSettings()))
 
 
-async def test_page_when_opened_then_everything_comes_from_the_box(api: Api) -> None:
+async def test_page_when_opened_then_everything_comes_from_the_server(api: Api) -> None:
     async with api.client(None) as client:
         page = await client.get("/api/docs")
         assert page.status_code == 200

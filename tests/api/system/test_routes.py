@@ -1,4 +1,4 @@
-"""Health, readiness, metrics, and what the box says that it can do."""
+"""Health, readiness, metrics and capabilities."""
 
 from typing import Any, cast
 
@@ -56,11 +56,11 @@ async def test_health_when_the_sandbox_is_missing_then_degraded_with_the_reason(
     assert capabilities.json()["sandbox"]["problem"] == "no user namespaces"
 
 
-async def test_health_when_the_store_is_gone_then_503_without_its_path(
+async def test_health_when_the_store_fails_then_503_without_its_path(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> Any:
-        raise OSError("/var/lib/box.db is gone")
+        raise OSError("/var/lib/server.db is gone")
 
     monkeypatch.setattr(api.system.db, "read", broken)
     async with api.client(None) as client:
@@ -69,7 +69,7 @@ async def test_health_when_the_store_is_gone_then_503_without_its_path(
     assert answer.status_code == readiness.status_code == 503
     assert answer.json()["status"] == "unhealthy"
     assert answer.json()["services"]["database"] == "unhealthy"
-    assert "box.db" not in answer.text + readiness.text
+    assert "server.db" not in answer.text + readiness.text
 
 
 async def test_comprehensive_when_asked_then_the_parts_and_how_much_runs_and_waits(
@@ -95,11 +95,11 @@ async def test_comprehensive_when_asked_then_the_parts_and_how_much_runs_and_wai
     }
 
 
-async def test_comprehensive_when_the_store_is_gone_then_503_and_no_tasks(
+async def test_comprehensive_when_the_store_fails_then_503_and_no_tasks(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> Any:
-        raise OSError("/var/lib/box.db is gone")
+        raise OSError("/var/lib/server.db is gone")
 
     monkeypatch.setattr(api.system.db, "read", broken)
     async with api.client(None) as client:
@@ -178,7 +178,8 @@ async def test_providers_when_listed_then_their_real_state(
                 "type": "local",
                 "status": "unavailable",
                 "available": False,
-                "problem": "the plugin could not be loaded; run `monkey-coder doctor` for the reason",
+                "problem": "the plugin could not be loaded; "
+                "run `monkey-coder doctor` for the reason",
                 "models": [],
             },
         ],

@@ -52,11 +52,11 @@ def convert_input(instructions: str | None, items: str | Sequence[Item]) -> tupl
 
 def _convert_item(place: str, item: Item) -> Iterator[Message]:
     kind = str(item.get("type") or "message")
-    reader = _READERS.get(kind)
-    if reader is None:
-        known = ", ".join(sorted(_READERS))
-        raise InvalidInput.at(f"{place}.type", f"{kind[:60]!r} is not supported; use {known}")
-    return reader(place, item)
+    converter = _CONVERTERS.get(kind)
+    if converter is None:
+        types = ", ".join(sorted(_CONVERTERS))
+        raise InvalidInput.at(f"{place}.type", f"{kind[:60]!r} is not supported; use {types}")
+    return converter(place, item)
 
 
 def _message(place: str, item: Item) -> Iterator[Message]:
@@ -84,7 +84,7 @@ def _ignore_item(place: str, item: Item) -> Iterator[Message]:  # noqa: ARG001
     return iter(())
 
 
-_READERS: dict[str, Callable[[str, Item], Iterator[Message]]] = {
+_CONVERTERS: dict[str, Callable[[str, Item], Iterator[Message]]] = {
     "message": _message,
     "function_call": _call,
     "function_call_output": _output,

@@ -1,4 +1,4 @@
-"""From /v1/responses bodies to what the box is asked: pure, and precise about mistakes."""
+"""Conversion of /v1/responses bodies to completion specs, and errors of invalid ones."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def roles(converted: CompletionSpec) -> list[str]:
     return [each.role.value for each in converted.messages]
 
 
-def test_ask_when_only_input_is_given_then_the_usual_defaults() -> None:
+def test_spec_when_only_input_then_defaults() -> None:
     converted = spec()
     assert converted.model is None
     assert converted.max_tokens is None
@@ -51,7 +51,7 @@ def test_ask_when_only_input_is_given_then_the_usual_defaults() -> None:
     assert not converted.context_shift
 
 
-def test_ask_when_options_are_given_then_they_are_used() -> None:
+def test_spec_when_options_then_used() -> None:
     converted = spec(
         model="starter",
         max_output_tokens=9,

@@ -1,4 +1,4 @@
-"""/v1/responses over scripted completions: answers, streams, errors, and clients that leave."""
+"""/v1/responses over scripted completions: answers, streams, errors, disconnects."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ from tests.api.scripted_completions import (
     HELLO,
     USAGE,
     ScriptedApi,
-    leaving_client,
+    disconnecting_client,
     open_scripted,
 )
 
@@ -49,13 +49,13 @@ DRAWN = TokenLikelihood(
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ScriptedApi]:
-    async with open_scripted(tmp_path_factory.mktemp("box"), settings_with()) as api:
+    async with open_scripted(tmp_path_factory.mktemp("server"), settings_with()) as api:
         yield api
 
 
 @pytest.fixture
 def scripted(opened: ScriptedApi) -> ScriptedApi:
-    opened.service.forget()
+    opened.service.reset()
     return opened
 
 
@@ -185,7 +185,7 @@ FAILURES: dict[str, tuple[list[Any], str]] = {
     "the provider fails": ([ProviderFailed("the engine died")], "server_error"),
     "too much was asked": ([RateLimited("slower")], "rate_limit_exceeded"),
     "the prompt is bad": ([InvalidInput("no")], "invalid_prompt"),
-    "the box is wrong": ([RuntimeError("secret")], "server_error"),
+    "an internal error": ([RuntimeError("secret")], "server_error"),
     "the end is missing": ([], "server_error"),
 }
 
@@ -299,7 +299,7 @@ async def test_input_tokens_when_asked_then_only_counted(scripted: ScriptedApi) 
 async def test_labels_when_sent_then_part_of_the_ask(scripted: ScriptedApi) -> None:
     body = BODY | {"metadata": {"labels": "repo-1, secret"}}
     await scripted.client.post(PATH, json=body, headers={"X-Labels": "secret"})
-    assert scripted.ask.labels == ("secret", "repo-1")
+    assert scripted.spec.labels == ("secret", "repo-1")
 
 
 async def test_labels_when_too_many_then_refused(scripted: ScriptedApi) -> None:
@@ -310,22 +310,22 @@ async def test_labels_when_too_many_then_refused(scripted: ScriptedApi) -> None:
 
 
 @pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "stream"])
-async def test_client_when_it_leaves_while_waiting_then_the_start_is_cancelled(
+async def test_disconnect_when_before_the_start_then_the_start_is_cancelled(
     body: dict[str, Any], scripted: ScriptedApi
 ) -> None:
     scripted.service.may_start.clear()
-    async with leaving_client(scripted, PATH, body) as leave:
+    async with disconnecting_client(scripted, PATH, body) as leave:
         await scripted.service.waiting.wait()
         leave.set()
     assert scripted.service.cancelled.is_set()
 
 
 @pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "stream"])
-async def test_client_when_it_leaves_on_the_way_then_the_completion_is_closed(
+async def test_disconnect_when_in_the_stream_then_the_completion_is_closed(
     body: dict[str, Any], scripted: ScriptedApi
 ) -> None:
     scripted.service.steps = [TextDelta("a"), None, *HELLO]
-    async with leaving_client(scripted, PATH, body) as leave:
+    async with disconnecting_client(scripted, PATH, body) as leave:
         await scripted.service.waiting.wait()
         while not scripted.service.started:
             await asyncio.sleep(0)
