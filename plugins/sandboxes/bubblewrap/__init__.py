@@ -1,34 +1,30 @@
 """Sandbox backend on bubblewrap: namespaces, seccomp and rlimits, without privileges.
 
-What it promises: the program sees a read-only system, a workspace and a /tmp of
-limited size, no network, no process but its own; it holds no capability and can't
-gain one; dangerous system calls are refused; it and everything that it started
-are dead when the run is over. Where the service gets control groups, the kernel
-limits memory, processes and processors of a run as a whole; elsewhere each process has
-limits of its own, and their sum is watched and ends the run a few hundredths of a second
-after it was passed. What it does not promise: the host's kernel is shared, so a hole in
-the kernel is a hole in the wall.
+Guaranteed: the program sees a read-only system, a workspace and a /tmp of limited size, no
+network, and no processes but its own. It holds no capabilities and can't gain any. Dangerous
+system calls are refused. It and every process that it started have ended when the run is over.
+Where the service can make control groups, the kernel limits memory, processes and processors of
+a run as a whole; elsewhere each process has limits of its own, and their sum is measured
+periodically and ends the run when it is exceeded. Not guaranteed: protection from vulnerabilities
+of the host's kernel, which is shared.
 
-In the service:
+A run: the backend takes a prewarmed sandbox or has one created; the service sends the job to its
+init process (plugins/_shared/stage), reads output and report, and kills it at a time limit; the
+launcher reports the end and what was used; the result is built from both.
 
-    command.py    what the program sees: the command line of bwrap; masks.py: not of /proc
-    places.py     what bwrap needs for that, and where the launcher has put it
-    seccomp.py    which system calls are refused; arguments.py: for their arguments
-    spawner.py    has sandboxes started; link.py: the talk with the launcher
-    run.py        one run, from outside: feeding it, reading it, ending it
     backend.py    the SandboxBackend
+    runs/         runs, on the service's side; the client of the launcher
+    pool/         prewarmed sandboxes
+    bwrap/        bwrap's arguments and files: what the program sees of the host
+    launcher/     the process that starts sandboxes and sees them end; ends with the service
+    results.py    converts a finished run to its result
+    probe.py      verifies the isolation from inside
+    diagnosis.py  why no sandbox can be made, and the remedy
 
-In the launcher, a small process of its own:
-
-    launcher.py   starts sandboxes, sees them end, and ends with the service
-    ward.py       one sandbox in its hands
-    nest.py       its namespaces, and what it mounts in them
-    fence.py      the control groups of the runs; groups_v1.py, groups_v2.py, leftovers.py
-
-What runs inside as PID 1, and the talk with it, is in plugins/_shared/stage.
+Control groups are in plugins/_shared/cgroups, the system-call filter in plugins/_shared/seccomp.
 """
 
-# The launcher, a module of this package, is to stay small: it has no use for these.
+# Not imported at run time: the launcher imports this package and is to stay small.
 TYPE_CHECKING = False  # as in typing, which takes a megabyte
 if TYPE_CHECKING:
     from appliance.spi.registry import PluginContext, Registry
@@ -36,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def register(registry: "Registry") -> None:
-    """Offer the backend under the name "bubblewrap"."""
+    """Register the backend "bubblewrap"."""
     registry.add_sandbox("bubblewrap", _create)
 
 

@@ -1,4 +1,4 @@
-"""The sandbox backend: probes once, then runs."""
+"""The sandbox backend: probes this machine, keeps prewarmed sandboxes, runs programs."""
 
 import asyncio
 from pathlib import Path
@@ -18,16 +18,16 @@ from appliance.errors import SandboxUnavailable
 from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
 from plugins._shared.rootfs import selection
-from plugins._shared.rootfs.python import interpreter
-from plugins._shared.stage import landlock_probe, toolchain_cache
-from plugins._shared.stage.backend import ProbedBackend
-from plugins._shared.stage.prewarm_setup import Readiness
+from plugins._shared.rootfs.python import choose_interpreter
+from plugins._shared.stage import landlock_probe
+from plugins._shared.stage.backend import ProbedBackend, toolchain_cache_folder
+from plugins._shared.stage.prewarm_setup import PrewarmKind
 from plugins.sandboxes.bubblewrap import probe
 from plugins.sandboxes.bubblewrap.bwrap.layout import Sources
-from plugins.sandboxes.bubblewrap.pool.warm_pool import Warmth
-from plugins.sandboxes.bubblewrap.results import result
+from plugins.sandboxes.bubblewrap.pool.warm_pool import WarmPool
+from plugins.sandboxes.bubblewrap.results import build_result
 from plugins.sandboxes.bubblewrap.runs.run import Run
-from plugins.sandboxes.bubblewrap.runs.sandboxes import Sandboxes
+from plugins.sandboxes.bubblewrap.runs.sandbox import SandboxFactory
 from plugins.sandboxes.bubblewrap.runs.spawner import Spawner
 
 _NAME = "bubblewrap"
@@ -35,7 +35,7 @@ _UNKNOWN = Isolation(_NAME, IsolationLevel.NAMESPACES, ())
 _PROBE_LIMITS = Limits(wall_s=60.0, cpu_s=30.0, memory_bytes=1 << 30)
 _CLOSE_S = 5.0
 
-# What tells the version of a language that the host may have.
+# Commands that print the version of a language, if the host has it.
 _HOST_LANGUAGES = {
     "sh": ("sh", "-c", "p=$(readlink -f /bin/sh); p=${p:-sh}; echo ${p##*/}"),
     "node": ("node", "-p", "process.versions.node"),
@@ -50,20 +50,20 @@ class Bubblewrap(ProbedBackend):
         self._context = context
         self._spawner = Spawner(context)
         self._toolchains = tuple(map(Path, context.settings.get("toolchains", ())))
-        self._sandboxes = Sandboxes(self._spawner, len(self._toolchains))
-        self._warmth = Warmth(self._sandboxes, context.settings, lambda: self._active)
+        self._sandboxes = SandboxFactory(self._spawner, len(self._toolchains))
+        self._warm_pool = WarmPool(self._sandboxes, context.settings, lambda: self._active)
         self._active = 0
         self._started = False
 
-    def waiting(self, kind: Readiness = Readiness.PYTHON) -> int:
-        """How many sandboxes wait for a run with that ready."""
-        return self._warmth.waiting(kind)
+    def count_idle(self, kind: PrewarmKind = PrewarmKind.PYTHON) -> int:
+        """Number of idle sandboxes with that prewarmed."""
+        return self._warm_pool.count_idle(kind)
 
     async def close(self) -> None:
         self._closed = True
-        runs = self._sandboxes.kill(EndReason.CANCELLED)
-        ending = asyncio.gather(self._warmth.close(), *(run.over.wait() for run in runs))
-        # A launcher that does not answer is not waited for: what is left ends with it.
+        runs = self._sandboxes.kill_all(EndReason.CANCELLED)
+        ending = asyncio.gather(self._warm_pool.close(), *(run.done.wait() for run in runs))
+        # If the launcher does not answer, the remaining sandboxes end with it.
         await asyncio.wait({ending}, timeout=_CLOSE_S)
         await self._spawner.stop()
         await ending
@@ -71,30 +71,30 @@ class Bubblewrap(ProbedBackend):
     async def _probe(self) -> BackendStatus:
         if not self._started:
             await self._start()
-        request = RunRequest(("python", "-c", probe.FACTS), limits=_PROBE_LIMITS)
+        request = RunRequest(("python", "-c", probe.PROGRAM), limits=_PROBE_LIMITS)
         outcome = await self._run(request, _UNKNOWN)
         if not outcome.ok:
             raise SandboxUnavailable(f"the sandbox's Python does not work: {_last_line(outcome)}")
-        fence = self._spawner.fence
-        isolation, facts = probe.isolation(
-            outcome.stdout, _NAME, fence, own_user=self._spawner.users.own_user
+        capabilities = self._spawner.capabilities
+        isolation, facts = probe.verify_isolation(
+            outcome.stdout, _NAME, capabilities, own_user=self._spawner.user_ids.own_user
         )
         isolation = await self._with_landlock(isolation)
         languages = {"python": facts.python} | await self._host_languages()
-        # One place stays for runs that none of those that wait can serve.
-        self._warmth.start(self._spawner.parallel - 1, with_node="node" in languages)
-        return BackendStatus(_NAME, True, isolation, languages, remedy=fence.remedy)
+        # One slot stays free for runs that no prewarmed sandbox serves.
+        self._warm_pool.start(self._spawner.max_parallel - 1, with_node="node" in languages)
+        return BackendStatus(_NAME, True, isolation, languages, remedy=capabilities.remedy)
 
     async def _start(self) -> None:
         context = self._context
-        root = selection.chosen(context)
-        python = await asyncio.to_thread(interpreter, root, context.sandbox_python)
+        root = selection.selected_root(context)
+        python = await asyncio.to_thread(choose_interpreter, root, context.sandbox_python)
         sources = Sources(
-            python.own,
+            python.bundled,
             self._toolchains,
             root and root.path,
             python.program,
-            await asyncio.to_thread(toolchain_cache.folder, context),
+            await asyncio.to_thread(toolchain_cache_folder, context),
         )
         await self._spawner.start(sources, context.runtime_dir)
         self._started = True
@@ -103,7 +103,7 @@ class Bubblewrap(ProbedBackend):
         request = RunRequest(("python", "-c", landlock_probe.PROGRAM), limits=_PROBE_LIMITS)
         outcome = await self._run(request, _UNKNOWN)
         try:
-            layers, degraded = landlock_probe.layers(outcome.stdout)
+            layers, degraded = landlock_probe.proven_layers(outcome.stdout)
         except msgspec.DecodeError as error:
             raise SandboxUnavailable(
                 f"the sandbox's Python does not work: {_last_line(outcome)}"
@@ -115,34 +115,34 @@ class Bubblewrap(ProbedBackend):
         )
 
     async def _host_languages(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+        versions: dict[str, str] = {}
         for name, argv in _HOST_LANGUAGES.items():
             outcome = await self._run(RunRequest(argv, limits=_PROBE_LIMITS), _UNKNOWN)
             if outcome.ok:
-                found[name] = outcome.stdout.decode(errors="replace").strip()[:40]
-        return found
+                versions[name] = outcome.stdout.decode(errors="replace").strip()[:40]
+        return versions
 
     async def _run(
         self, request: RunRequest, isolation: Isolation, watcher: RunWatcher | None = None
     ) -> RunResult:
         self._require_open()
         self._active += 1
-        self._warmth.moved()
+        self._warm_pool.notify()
         try:
-            run = await self._play(request, watcher)
+            run = await self._execute(request, watcher)
         finally:
             self._active -= 1
-            self._warmth.moved()
-        return result(run, isolation)
+            self._warm_pool.notify()
+        return build_result(run, isolation)
 
-    async def _play(self, request: RunRequest, watcher: RunWatcher | None) -> Run:
-        ready = await self._warmth.take(request)
-        if ready is not None:
-            await ready.play(request, watcher)
-            if not ready.run.in_vain:
-                return ready.run
-        sandbox = await self._sandboxes.make(request.limits)
-        await sandbox.play(request, watcher)
+    async def _execute(self, request: RunRequest, watcher: RunWatcher | None) -> Run:
+        prewarmed = await self._warm_pool.take(request)
+        if prewarmed is not None:
+            await prewarmed.execute(request, watcher)
+            if not prewarmed.run.never_started:
+                return prewarmed.run
+        sandbox = await self._sandboxes.create(request.limits)
+        await sandbox.execute(request, watcher)
         return sandbox.run
 
 

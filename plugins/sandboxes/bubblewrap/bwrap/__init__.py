@@ -1,0 +1,6 @@
+"""What a run sees of the host: bwrap's arguments and the files that it needs.
+
+layout.py      what the launcher lays out, and the paths where bwrap finds it
+argv.py        the arguments of bwrap
+proc_masks.py  what is hidden of /proc
+"""

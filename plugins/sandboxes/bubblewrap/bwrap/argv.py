@@ -1,44 +1,48 @@
-"""The command line of bwrap: what a run sees of the host."""
+"""The arguments of bwrap: what a run sees of the host."""
 
 from pathlib import Path
 
 from appliance.domain import toolchain_cache
 from plugins._shared.rootfs import system_mounts
 from plugins._shared.stage import init
-from plugins._shared.stage.environment import TOOLCHAINS
+from plugins._shared.stage.job import TOOLCHAINS
 from plugins.sandboxes.bubblewrap.bwrap import proc_masks
-from plugins.sandboxes.bubblewrap.bwrap.layout import STAGE, Places
-from plugins.sandboxes.bubblewrap.launcher.limits_codec import Bounds
-from plugins.sandboxes.bubblewrap.launcher.mounts import DEVICES, SHARED, TERMINALS, TMP, WORKSPACE
-from plugins.sandboxes.bubblewrap.launcher.sandbox_process import FILTER, INFO, STREAMS
+from plugins.sandboxes.bubblewrap.bwrap.layout import INIT_PROGRAM, SandboxPaths
+from plugins.sandboxes.bubblewrap.launcher.mounts import DEVICES, PTS, SHM, TMP, WORKSPACE
+from plugins.sandboxes.bubblewrap.launcher.sandbox_process import FILTER_FD, INFO_FD, STREAM_FDS
+from plugins.sandboxes.bubblewrap.launcher.spawn_request import KernelLimits
 
-_BINDS = ("--ro-bind", "--ro-bind-try")
+_BIND_OPTIONS = ("--ro-bind", "--ro-bind-try")
 _WRITABLE = (
-    ("/dev/shm", SHARED, "1777"),  # noqa: S108 - the sandbox's own
+    ("/dev/shm", SHM, "1777"),  # noqa: S108 - the sandbox's own
     ("/tmp", TMP, "1777"),  # noqa: S108 - the sandbox's own
     (init.WORKSPACE, WORKSPACE, "0755"),
 )
 
 
-def words(places: Places, slot: int, bounds: Bounds) -> list[str]:
-    """Options and the stage. Later options work on what earlier ones made."""
+def build_argv(paths: SandboxPaths, slot: int, limits: KernelLimits) -> list[str]:
+    """Return bwrap's options and the init process's command line.
+
+    bwrap applies the options in order: a later one may mount over what an earlier one made.
+    Raises OSError if a folder of the root file system can't be read.
+    """
     return [
-        *_namespaces(),
-        *("--seccomp", str(FILTER)),
-        *("--info-fd", str(INFO)),
-        *_system(places),
+        *_namespace_options(),
+        *("--seccomp", str(FILTER_FD)),
+        *("--info-fd", str(INFO_FD)),
+        *_system_options(paths),
         *("--proc", "/proc"),
-        *proc_masks.words(),
-        *_devices(places, slot),
-        *_writable(places, slot, bounds),
+        *proc_masks.mask_options(),
+        *_device_options(paths, slot),
+        *_writable_options(paths, slot, limits),
         *("--symlink", "../tmp", "/var/tmp"),  # noqa: S108 - the sandbox's own
-        *(word for path in ("/proc", "/dev", "/") for word in ("--remount-ro", path)),
+        *(option for path in ("/proc", "/dev", "/") for option in ("--remount-ro", path)),
         *("--chdir", init.WORKSPACE),
-        *("--", places.supervisor, "-I", "-S", STAGE, *map(str, STREAMS)),
+        *("--", paths.supervisor, "-I", "-S", INIT_PROGRAM, *map(str, STREAM_FDS)),
     ]
 
 
-def _namespaces() -> list[str]:
+def _namespace_options() -> list[str]:
     return [
         *("--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
         *("--unshare-cgroup-try", "--disable-userns", "--as-pid-1"),
@@ -47,40 +51,42 @@ def _namespaces() -> list[str]:
     ]
 
 
-def _system(places: Places) -> list[str]:
-    seen = places.seen
-    words = system_mounts.system(seen.root, places.etc, places.host_etc)
-    if seen.root is not None and places.root is not None:
-        words = _moved(words, seen.root, places.root)
-    for number, folder in enumerate(places.toolchains):
+def _system_options(paths: SandboxPaths) -> list[str]:
+    sources = paths.sources
+    words = system_mounts.system_mount_options(sources.root, paths.etc, paths.host_etc)
+    if sources.root is not None and paths.root is not None:
+        words = _rebase_binds(words, sources.root, paths.root)
+    for number, folder in enumerate(paths.toolchains):
         words += ["--ro-bind", str(folder), f"{TOOLCHAINS}/{number}"]
-    if places.prepared is not None:
-        words += ["--ro-bind", str(places.prepared), toolchain_cache.INSIDE]
-    return [*words, *system_mounts.python(places.python, seen.program)]
+    if paths.toolchain_cache is not None:
+        words += ["--ro-bind", str(paths.toolchain_cache), toolchain_cache.MOUNT_POINT]
+    return [*words, *system_mounts.python_mount_options(paths.python, sources.python_program)]
 
 
-def _moved(words: list[str], old: Path, new: Path) -> list[str]:
-    """With what is bound from below one folder bound from below another."""
-    start = f"{old}/"
+def _rebase_binds(words: list[str], old: Path, new: Path) -> list[str]:
+    """Replace the folder `old` in the sources of bind mounts."""
+    prefix = f"{old}/"
     return [
-        f"{new}/{word.removeprefix(start)}" if before in _BINDS and word.startswith(start) else word
-        for before, word in zip(["", *words], words, strict=False)
+        f"{new}/{word.removeprefix(prefix)}"
+        if previous in _BIND_OPTIONS and word.startswith(prefix)
+        else word
+        for previous, word in zip(["", *words], words, strict=False)
     ]
 
 
-def _devices(places: Places, slot: int) -> list[str]:
-    if places.slots is None:
+def _device_options(paths: SandboxPaths, slot: int) -> list[str]:
+    if paths.slots is None:
         return ["--dev", "/dev"]
-    devices, terminals = places.slots.parent / DEVICES, places.slots / str(slot) / TERMINALS
+    devices, terminals = paths.slots.parent / DEVICES, paths.slots / str(slot) / PTS
     return ["--dev-bind", str(devices), "/dev", "--dev-bind", str(terminals), "/dev/pts"]
 
 
-def _writable(places: Places, slot: int, bounds: Bounds) -> list[str]:
+def _writable_options(paths: SandboxPaths, slot: int, limits: KernelLimits) -> list[str]:
     words: list[str] = []
     for path, name, mode in _WRITABLE:
-        if places.slots:
-            words += ["--bind", f"{places.slots}/{slot}/{name}", path]
+        if paths.slots:
+            words += ["--bind", f"{paths.slots}/{slot}/{name}", path]
         else:
-            size = bounds.workspace_bytes if name == WORKSPACE else bounds.tmp_bytes
+            size = limits.workspace_bytes if name == WORKSPACE else limits.tmp_bytes
             words += ["--perms", mode, "--size", str(size), "--tmpfs", path]
     return words

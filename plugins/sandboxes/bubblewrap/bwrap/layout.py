@@ -1,4 +1,4 @@
-"""What a run needs of the host, and where bwrap finds it once the launcher has laid it out."""
+"""What runs need of the host: what the launcher is to lay out, and where bwrap finds it."""
 
 import platform
 import sys
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from appliance.errors import SandboxUnavailable
 from plugins._shared import bwrap_binary
 from plugins._shared.rootfs import system_mounts
 from plugins._shared.seccomp import run_filter
 from plugins._shared.stage import bytecode, prewarm_setup
-from plugins._shared.stage.unavailable import unavailable
-from plugins.sandboxes.bubblewrap.launcher.mounts import Wanted
-from plugins.sandboxes.bubblewrap.launcher.sandbox_process import FILTERS
+from plugins.sandboxes.bubblewrap.launcher.mounts import LayoutRequest
+from plugins.sandboxes.bubblewrap.launcher.sandbox_process import FILTER_FILES
 
 _ETC = {
     "passwd": "sandbox:x:1000:1000::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
@@ -22,87 +22,95 @@ _ETC = {
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "ld.so.cache": "",
 }
-STAGE = "/etc/sandbox/stage.pyc"
-_STAGE_MODULES = {"stage": "init", "collect": "collect", "memory": "memory_watch"}
+INIT_PROGRAM = "/etc/sandbox/init.pyc"
+_STAGE_MODULES = tuple(
+    f"plugins._shared.stage.{name}" for name in ("init", "collect", "memory_watch")
+)
 
 
 class Sources(Struct, frozen=True):
-    """Folders of the host that runs see. `python` is that of the box's Python.
+    """Folders of the host that runs see. `python` holds the bundled Python.
 
-    `toolchains` are of the administrator's choice, `prepared` is what languages have ready-made
-    (None: nothing). `root` is the root file system that runs
-    see, None: the host's own. Where the root's Python serves instead of the box's, `python`
-    is None and `program` names it.
+    `toolchains` are set by the administrator; `toolchain_cache` holds cached artifacts of
+    languages. `root` is the root file system that runs see, None: the host's own. If runs use
+    that root's Python, `python` is None and `python_program` is its path in the root.
     """
 
     python: Path | None
     toolchains: tuple[Path, ...] = ()
     root: Path | None = None
-    program: str = ""
-    prepared: Path | None = None
+    python_program: str = ""
+    toolchain_cache: Path | None = None
 
 
-class Places(Struct, frozen=True):
-    """Where bwrap finds that. `seen` is what the service itself sees.
+class SandboxPaths(Struct, frozen=True):
+    """Where bwrap finds the sources: the paths in the launcher's mount namespace.
 
-    `host_etc` names what the system's own compilers need of /etc. `slots` holds a folder
-    with what is mounted for each run, by its number; None where bwrap mounts that itself.
+    `supervisor` is the Python of the init process, inside. `host_etc` are names in /etc that
+    the system's compilers need. `slots` holds the folder of each slot; None if bwrap mounts
+    the writable folders itself.
     """
 
-    seen: Sources
+    sources: Sources
     etc: Path
     python: Path | None
     root: Path | None
     toolchains: tuple[Path, ...]
-    prepared: Path | None
+    toolchain_cache: Path | None
     supervisor: str
     host_etc: tuple[str, ...]
     slots: Path | None
 
 
-def wanted(sources: Sources, runtime_dir: Path) -> Wanted:
-    """What the launcher is to lay out. Raises SandboxUnavailable with the reason."""
+def build_layout_request(sources: Sources, runtime_dir: Path) -> LayoutRequest:
+    """Raises SandboxUnavailable if the machine or the sources can't be used."""
     _check_machine()
     if sources.python is not None:
         _check_python(sources.python)
     _check_toolchains(sources.toolchains)
-    bwrap = bwrap_binary.locate()
-    folders = (sources.python, sources.root, sources.prepared, *sources.toolchains)
-    rooms = ("alternatives", "sandbox", *system_mounts.config_of(sources.root))
-    return Wanted(
+    bwrap = bwrap_binary.locate_bwrap()
+    folders = (sources.python, sources.root, sources.toolchain_cache, *sources.toolchains)
+    etc_folders = ("alternatives", "sandbox", *system_mounts.etc_config_names(sources.root))
+    return LayoutRequest(
         str(runtime_dir),
         str(bwrap.program),
-        str(bwrap.of_the_host or ""),
+        str(bwrap.host_program or ""),
         libraries=list(map(str, bwrap.libraries)),
         folders=[str(folder) for folder in folders if folder],
-        rooms=[f"etc/{name}" for name in rooms],
-        files=_files(),
+        directories=[f"etc/{name}" for name in etc_folders],
+        files=_build_files(),
     )
 
 
-def found(sources: Sources, base: Path, folders: Sequence[str], *, mounts: bool) -> Places:
-    """Where it lies; `folders` are those of `wanted`, in that order."""
+def resolve_paths(
+    sources: Sources, base: Path, folders: Sequence[str], *, mounts: bool
+) -> SandboxPaths:
+    """`folders` are the bind mounts of the request's folders, in the same order."""
     rest = list(map(Path, folders))
     python = rest.pop(0) if sources.python else None
     root = rest.pop(0) if sources.root else None
-    prepared = rest.pop(0) if sources.prepared else None
-    return Places(
-        seen=sources,
+    toolchain_cache = rest.pop(0) if sources.toolchain_cache else None
+    if sources.python is not None:
+        supervisor = _supervisor_program(sources.python)
+    else:
+        supervisor = sources.python_program
+    return SandboxPaths(
+        sources=sources,
         etc=base / "etc",
         python=python,
         root=root,
         toolchains=tuple(rest),
-        prepared=prepared,
-        supervisor=_supervisor(sources.python) if sources.python else sources.program,
-        host_etc=system_mounts.config_of(sources.root),
+        toolchain_cache=toolchain_cache,
+        supervisor=supervisor,
+        host_etc=system_mounts.etc_config_names(sources.root),
         slots=base / "slots" if mounts else None,
     )
 
 
 def _check_machine() -> None:
     machine = platform.machine()
-    if not run_filter.supported(machine):
-        raise unavailable(
+    if not run_filter.is_supported(machine):
+        raise SandboxUnavailable.with_remedy(
             f"no system-call filter is known for {machine} machines",
             "run the service on an x86_64 or aarch64 machine",
         )
@@ -111,33 +119,33 @@ def _check_machine() -> None:
 def _check_python(python: Path) -> None:
     library = "python{}.{}".format(*sys.version_info[:2])
     if not any((python / folder / library).is_dir() for folder in ("lib", "lib64")):
-        raise unavailable(
-            f"the sandbox's Python is not of the service's own version ({library})",
-            "remove the folder sandbox-python from the data directory and start again",
+        raise SandboxUnavailable.with_remedy(
+            f"the sandbox's Python is not {library}, the service's version",
+            "remove the folder sandbox-python from the data directory and restart the service",
         )
 
 
 def _check_toolchains(folders: Sequence[Path]) -> None:
     for folder in folders:
         if not (folder.is_absolute() and (folder / "bin").is_dir()):
-            raise unavailable(
-                f"the setting sandbox.toolchains names {folder}, which is no folder with a bin",
-                "name folders by their whole path, such as /opt/go",
+            raise SandboxUnavailable.with_remedy(
+                f"sandbox.toolchains: {folder} is not an absolute path of a folder with a bin/",
+                "use the absolute paths of the toolchains, such as /opt/go",
             )
 
 
-def _files() -> dict[str, bytes]:
+def _build_files() -> dict[str, bytes]:
     machine = platform.machine()
     files = {f"etc/{name}": text.encode() for name, text in _ETC.items()}
-    for name, module in _STAGE_MODULES.items():
-        files[f"etc/sandbox/{name}.pyc"] = bytecode.pyc(module)
-    files[prewarm_setup.NODE_STARTER.lstrip("/")] = prewarm_setup.node_starter()
-    for counted, name in FILTERS.items():
-        files[name] = run_filter.program(machine, memory_counted=counted)
+    for name, content in bytecode.pyc_files(_STAGE_MODULES).items():
+        files[f"etc/sandbox/{name}"] = content
+    files[prewarm_setup.NODE_PRELOAD_PATH.lstrip("/")] = prewarm_setup.node_preload_script()
+    for counted, name in FILTER_FILES.items():
+        files[name] = run_filter.build_run_filter(machine, memory_counted=counted)
     return files
 
 
-def _supervisor(python: Path) -> str:
-    """The Python that the stage runs under: one that the run's user can't read, if there is."""
-    shielded = Path("libexec", "supervisor")
-    return f"/opt/python/{shielded if (python / shielded).is_file() else 'bin/python3'}"
+def _supervisor_program(python: Path) -> str:
+    """The init process's Python, inside: one that the run's user can't read, if there is."""
+    unreadable = Path("libexec", "supervisor")
+    return f"/opt/python/{unreadable if (python / unreadable).is_file() else 'bin/python3'}"

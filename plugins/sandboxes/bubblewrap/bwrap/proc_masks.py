@@ -1,50 +1,50 @@
-"""What of /proc a run does not see: files that tell of the machine, and of others on it.
+"""Hides files of /proc that reveal the machine's hardware, kernel and other users.
 
-Each is covered by something empty, where this kernel has it. What language runtimes read stays
-(meminfo, cpuinfo, stat, loadavg, uptime, version, filesystems, cgroups, all of sys), and so does
-what only the machine's root may read, since a run is nobody's root.
+Each file is covered by an empty one, if the kernel has it. Files that language runtimes read stay
+visible (meminfo, cpuinfo, stat, loadavg, uptime, version, filesystems, cgroups, all of sys), and
+so do files that only root can read, since a run is never root on the host.
 """
 
-# Each run waits for this; pathlib would take longer than the kernel.
+# In the path of every run, and pathlib is slow.
 # ruff: noqa: PTH116, PTH208
 import os
 import stat
 
 _FILES = (
-    # How the machine was started, at times with passwords
+    # Boot parameters, which may contain passwords
     "bootconfig", "cmdline",
-    # Its kernel: addresses, options, what is loaded
+    # The kernel: addresses, options, modules
     "config.gz", "kallsyms", "modules",
-    # Its processes by name, on kernels before 5.13
+    # Names of all processes, on kernels before 5.13
     "latency_stats", "sched_debug",
-    # Its devices, and how busy they are
+    # Devices and their load
     "diskstats", "interrupts", "partitions",
 )  # fmt: skip
-# Its devices; and in fs the servers and folders that it mounts and shares.
+# Devices; and in fs, mounted and exported network folders.
 _FOLDERS = ("asound", "bus", "driver", "fs", "scsi")
 
 
-def words() -> list[str]:
-    """Options of bwrap, for after its --proc. Looked up each time: modules come and go."""
+def mask_options() -> list[str]:
+    """Options of bwrap, to follow --proc. Not cached: modules are loaded and unloaded."""
     words: list[str] = []
     for path in (f"/proc/{name}" for name in _FILES):
-        if _readable(path):
+        if _is_world_readable(path):
             words += ["--dev-bind", "/dev/null", path]
     for path in (f"/proc/{name}" for name in _FOLDERS):
-        if _filled(path):
+        if _is_nonempty(path):
             words += ["--perms", "0555", "--size", "4096", "--tmpfs", path, "--remount-ro", path]
     return words
 
 
-def _readable(path: str) -> bool:
-    """Whether it is there, and for everybody to read."""
+def _is_world_readable(path: str) -> bool:
+    """Whether it exists and everybody may read it."""
     try:
         return bool(os.stat(path).st_mode & stat.S_IROTH)
     except OSError:
         return False
 
 
-def _filled(path: str) -> bool:
+def _is_nonempty(path: str) -> bool:
     try:
         return bool(os.listdir(path))
     except OSError:

