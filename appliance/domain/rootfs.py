@@ -1,6 +1,6 @@
 """Root file systems for sandboxes: record and layout on disk.
 
-    sandbox-rootfs/NAME/record.json      a RootRecord
+    sandbox-rootfs/NAME/record.json      a RootfsRecord
     sandbox-rootfs/NAME/tree/            the unpacked files, read-only
     sandbox-rootfs/NAME/image.squashfs   the source image, if it was a squashfs image
 

@@ -1,4 +1,4 @@
-"""What a user's plan changes: the limits of a run, how many at once, how many may wait."""
+"""A user's plan: limits of a run, concurrent runs and queued runs."""
 
 import asyncio
 import io
@@ -86,7 +86,7 @@ class Backend:
 
 
 def loaded(folder: Path, text: str = FILE, **environ: str) -> Loaded:
-    file = folder / "box.toml"
+    file = folder / "server.toml"
     file.write_text(text)
     return load(file, {"XDG_DATA_HOME": "/nonexistent"} | environ, {})
 
@@ -147,7 +147,7 @@ def test_settings_when_a_plan_is_wrong_then_names_the_line_and_the_reason(
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, f"[plans.pro]\nsandbox = {value}\n")
-    assert "box.toml:2: plans.pro.sandbox" in caught.value.message
+    assert "server.toml:2: plans.pro.sandbox" in caught.value.message
     assert reason in caught.value.message
 
 
@@ -259,25 +259,25 @@ async def test_queue_when_the_plan_lets_more_wait_then_only_its_users(settings: 
 async def test_task_when_its_user_has_a_plan_then_its_runs_have_that_plans_limits(
     settings: Settings,
 ) -> None:
-    sandbox, asked = UnconfinedRunner(), list[int]()
+    sandbox, user_ids = UnconfinedRunner(), list[int]()
     allowed = runner_of(settings).limits("pro")
 
     class AsAllowed(UnconfinedRunner):
         def limits(self) -> Limits:
             return allowed
 
-    async def sandbox_of(user_id: int) -> UnconfinedRunner:
-        asked.append(user_id)
+    async def sandbox_for_user(user_id: int) -> UnconfinedRunner:
+        user_ids.append(user_id)
         return users
 
     users = AsAllowed()
     answer = "```python\ndef add(a, b):\n    return a + b\n```"
     gateway = make_gateway(ScriptedProvider(answers_in_turn(answer)))
     request = TaskRequest(prompt="Write add such that add(1, 2) == 3", branches=1)
-    agent = CodingAgent(gateway, sandbox, AgentSettings(), sandbox_of)
+    agent = CodingAgent(gateway, sandbox, AgentSettings(), sandbox_for_user)
     result = await agent.run(MemoryContext(request))
     assert result.verification.ok
-    assert asked == [1]
+    assert user_ids == [1]
     assert sandbox.requests == []
     assert {request.limits.memory_bytes for request in users.requests} == {1024 * MIB}
 
@@ -305,7 +305,7 @@ def test_users_answer_when_the_user_has_a_plan_then_it_is_the_tier() -> None:
 
 
 class Shell:
-    """A box's command line; the streams of the last command are in `out` and `err`."""
+    """A command line; the streams of the last command are in `out` and `err`."""
 
     def __init__(
         self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]

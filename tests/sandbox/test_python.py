@@ -1,4 +1,4 @@
-"""The sandbox's own Python: made once, whole, safe under a race."""
+"""The sandbox's own Python: created once, atomically, by concurrent processes too."""
 
 import asyncio
 import subprocess
@@ -76,7 +76,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return built
 
 
-def test_prepare_twice_builds_once(tmp_path: Path, quick: list[Path]):
+def test_ensure_runtime_twice_builds_once(tmp_path: Path, quick: list[Path]):
     first = runtime.ensure_runtime(tmp_path)
 
     assert runtime.ensure_runtime(tmp_path) == first
@@ -84,24 +84,24 @@ def test_prepare_twice_builds_once(tmp_path: Path, quick: list[Path]):
     assert [path.name for path in first.parent.iterdir() if path.name != ".lock"] == [first.name]
 
 
-async def test_prepare_at_once_builds_once(tmp_path: Path, quick: list[Path]):
-    made = await asyncio.gather(
+async def test_ensure_runtime_at_once_builds_once(tmp_path: Path, quick: list[Path]):
+    folders = await asyncio.gather(
         *(asyncio.to_thread(runtime.ensure_runtime, tmp_path) for _ in range(4))
     )
 
-    assert len(set(made)) == 1
+    assert len(set(folders)) == 1
     assert len(quick) == 1
 
 
-def test_prepare_sweeps_what_a_killed_process_left(tmp_path: Path, quick: list[Path]):
-    left = tmp_path / "sandbox-python" / ".unfinished-x" / "tree"
-    left.mkdir(parents=True)
+def test_ensure_runtime_removes_the_remains_of_a_killed_process(tmp_path: Path, quick: list[Path]):
+    stale = tmp_path / "sandbox-python" / ".unfinished-x" / "tree"
+    stale.mkdir(parents=True)
     runtime.ensure_runtime(tmp_path)
 
-    assert not left.exists()
+    assert not stale.exists()
 
 
-def test_prepare_of_a_python_that_does_not_work_leaves_nothing(
+def test_ensure_runtime_of_a_python_that_does_not_work_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def build(tree: Path) -> None:
@@ -122,15 +122,17 @@ def test_packed_python_unpacks_to_the_same_key(
     monkeypatch.setattr(runtime, "is_frozen", lambda: True)
     monkeypatch.setattr(runtime, "resource_dir", lambda: tmp_path)
 
-    made = runtime.ensure_runtime(tmp_path / "data")
+    folder = runtime.ensure_runtime(tmp_path / "data")
 
-    assert made.name == python_build.runtime_key()
-    assert (made / "bin" / "python3").is_file()
+    assert folder.name == python_build.runtime_key()
+    assert (folder / "bin" / "python3").is_file()
     assert len(quick) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive"])
-def test_damaged_archive_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes):
+def test_ensure_runtime_names_a_damaged_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+):
     (tmp_path / runtime.ARCHIVE).write_bytes(content)
     monkeypatch.setattr(runtime, "is_frozen", lambda: True)
     monkeypatch.setattr(runtime, "resource_dir", lambda: tmp_path)
@@ -149,7 +151,7 @@ def test_archive_with_files_at_its_top_is_refused(tmp_path: Path, monkeypatch: p
         runtime.ensure_runtime(tmp_path / "data")
 
 
-def test_data_directory_that_is_a_file_is_said(tmp_path: Path, quick: list[Path]):
+def test_ensure_runtime_reports_a_data_directory_that_is_a_file(tmp_path: Path, quick: list[Path]):
     (tmp_path / "data").write_text("")
 
     with pytest.raises(SetupError, match="data directory"):

@@ -1,4 +1,4 @@
-"""Which backend is chosen, and that nothing runs without one."""
+"""Selection of the backend; nothing runs without one."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A small root file system of this machine's own programs, and tar archives made by hand."""
+"""A small root file system of this machine's programs, and handcrafted tar archives."""
 
 import bz2
 import gzip
@@ -11,16 +11,16 @@ import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from appliance.sandbox.rootfs.formats.entries import Bounds
-from appliance.sandbox.rootfs.store import RootStore
+from appliance.sandbox.rootfs.formats.entries import ArchiveLimits
+from appliance.sandbox.rootfs.store import RootfsStore
 
 MIB = 1024 * 1024
-BOUNDS = Bounds(64 * MIB, 2000)
+LIMITS = ArchiveLimits(64 * MIB, 2000)
 _LIBRARY = re.compile(r"(/\S+) \(0x[0-9a-f]+\)")
 
 
-def quiet(_step: str, _done: int, _total: int | None) -> None:
-    """For tests that look at no progress."""
+def ignore_progress(_step: str, _done: int, _total: int | None) -> None:
+    """A progress callback for tests that don't check progress."""
 
 
 def make_root(folder: Path, programs: Iterable[str] = ("sh", "cat", "ls", "id")) -> Path:
@@ -55,12 +55,12 @@ def copy_libraries_of_python(python: Path, folder: Path) -> None:
     copy_libraries((python / "bin" / "python3", *python.rglob("*.so")), folder)
 
 
-def store(data_dir: Path, bounds: Bounds = BOUNDS) -> RootStore:
+def open_store(data_dir: Path, limits: ArchiveLimits = LIMITS) -> RootfsStore:
     data_dir.mkdir(mode=0o700, exist_ok=True)
-    return RootStore(data_dir, bounds)
+    return RootfsStore(data_dir, limits)
 
 
-def left(data_dir: Path) -> set[str]:
+def remaining_names(data_dir: Path) -> set[str]:
     """What lies in the folder of the roots."""
     home = data_dir / "sandbox-rootfs"
     return {path.name for path in home.iterdir()} - {".lock"} if home.is_dir() else set()

@@ -42,7 +42,7 @@ class ElfProgram(Struct, frozen=True):
 
 
 class RootfsFacts(Struct, frozen=True):
-    """See RootRecord for the fields."""
+    """See RootfsRecord for the fields."""
 
     machine: str
     shell: str

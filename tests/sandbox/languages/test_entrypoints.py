@@ -1,4 +1,4 @@
-"""How a program's file is called where nobody names it."""
+"""The name of a program's main file if the caller gives none."""
 
 import pytest
 

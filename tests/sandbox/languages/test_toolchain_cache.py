@@ -1,4 +1,4 @@
-"""Unpacking what a run has made ready: a run is never believed."""
+"""The toolchain cache: archives built in the sandbox are not trusted."""
 
 import io
 import tarfile
@@ -102,11 +102,11 @@ async def test_preparation_when_too_large_unpacked_then_nothing_is_taken(
 ) -> None:
     monkeypatch.setattr(toolchain_cache, "_MAX_BYTES", 10)
 
-    made = await ToolchainCache(tmp_path).build(
+    built = await ToolchainCache(tmp_path).build(
         GO, "1.2", giving(packed(("a", b"x" * 6), ("b", b"y" * 6)))
     )
 
-    assert not made
+    assert not built
     assert not names_in(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Root file systems: what is taken over of a folder or an archive, and how it lies on disk."""
+"""Root file systems: import from a folder or an archive, and the layout on disk."""
 
 import errno
 import hashlib
@@ -22,7 +22,16 @@ from appliance.sandbox.rootfs import inspection
 from appliance.sandbox.rootfs.formats.entries import ArchiveLimits
 from appliance.sandbox.rootfs.store import default_name
 from plugins._shared.rootfs import selection
-from tests.support.rootfs import BOUNDS, MIB, add_file, left, make_root, quiet, store, tar_of
+from tests.support.rootfs import (
+    LIMITS,
+    MIB,
+    add_file,
+    ignore_progress,
+    make_root,
+    open_store,
+    remaining_names,
+    tar_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +52,9 @@ def tree_of(data: Path, name: str = "tiny") -> Path:
 def test_add_when_a_folder_or_an_archive_then_the_same_tree_and_record(
     root: Path, data: Path, tmp_path: Path, ending: str
 ) -> None:
-    from_folder = store(tmp_path / "other").add(root, None, "", quiet)
+    from_folder = open_store(tmp_path / "other").add(root, None, "", ignore_progress)
     source = root if not ending else tar_of(root, tmp_path / f"tiny{ending}", lambda _: None)
-    record = store(data).add(source, None, "", quiet)
+    record = open_store(data).add(source, None, "", ignore_progress)
     assert record.name == "tiny"
     assert record.kind == ("tar" if ending else "directory")
     assert record.sha256 == from_folder.sha256
@@ -54,15 +63,15 @@ def test_add_when_a_folder_or_an_archive_then_the_same_tree_and_record(
         assert record.source_sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
     assert record.machine == platform.machine()
     assert (record.shell, record.python) == ("/bin/sh", "")
-    assert left(data) == {"tiny"}
-    assert store(data).list() == [record]
-    assert store(data).check("tiny", quiet) == record
+    assert remaining_names(data) == {"tiny"}
+    assert open_store(data).list() == [record]
+    assert open_store(data).check("tiny", ignore_progress) == record
 
 
 def test_add_when_done_then_it_is_read_only_and_open_to_the_users_of_runs(
     root: Path, data: Path
 ) -> None:
-    store(data).add(root, None, "", quiet)
+    open_store(data).add(root, None, "", ignore_progress)
     tree = tree_of(data)
     for path in (tree.parents[1], tree.parent, tree, *tree.rglob("*")):
         if path.is_symlink():
@@ -82,9 +91,9 @@ def test_add_when_files_have_several_names_then_they_share_their_content(
     linked = tmp_path / "linked"
     shutil.copytree(root, linked, symlinks=True)
     (linked / "bin" / "dash").hardlink_to(linked / "bin" / "sh")
-    sizes = [store(data).add(linked, "folder", "", quiet).size]
+    sizes = [open_store(data).add(linked, "folder", "", ignore_progress).size]
     archive = tar_of(linked, tmp_path / "linked.tar", lambda _: None)
-    sizes.append(store(data).add(archive, "archive", "", quiet).size)
+    sizes.append(open_store(data).add(archive, "archive", "", ignore_progress).size)
     for name in ("folder", "archive"):
         tree = tree_of(data, name)
         assert (tree / "bin" / "sh").samefile(tree / "bin" / "dash")
@@ -103,7 +112,9 @@ def test_add_when_setuid_and_special_files_then_bits_are_gone_and_files_left_out
             info.type, info.devmajor, info.devminor = kind, 1, 3
             archive.addfile(info)
 
-    record = store(data).add(tar_of(root, tmp_path / "t.tar", change), None, "", quiet)
+    record = open_store(data).add(
+        tar_of(root, tmp_path / "t.tar", change), None, "", ignore_progress
+    )
     tree = tree_of(data, "t")
     assert (tree / "usr" / "bin" / "su").stat().st_mode & 0o7777 == 0o555
     assert (tree / "etc" / "shadow").stat().st_mode & 0o7777 == 0o444
@@ -117,7 +128,7 @@ def test_add_when_a_folder_holds_pipes_and_sockets_then_they_are_left_out(
     copy = tmp_path / "copy"
     shutil.copytree(root, copy, symlinks=True)
     os.mkfifo(copy / "usr" / "pipe")
-    record = store(data).add(copy, None, "", quiet)
+    record = open_store(data).add(copy, None, "", ignore_progress)
     assert record.left_out == 1
     assert not (tree_of(data, "copy") / "usr" / "pipe").exists()
 
@@ -128,27 +139,27 @@ def test_add_when_the_folder_holds_the_data_directory_then_that_is_left_out(
     copy = tmp_path / "copy"
     shutil.copytree(root, copy, symlinks=True)
     data = copy / "data"
-    store(data).add(copy, "first", "", quiet)
-    store(data).add(copy, "second", "", quiet)
+    open_store(data).add(copy, "first", "", ignore_progress)
+    open_store(data).add(copy, "second", "", ignore_progress)
     assert not (tree_of(data, "second") / "data" / "sandbox-rootfs").exists()
 
 
 def test_add_when_the_name_is_taken_then_refused_and_the_first_stays(
     root: Path, data: Path
 ) -> None:
-    first = store(data).add(root, None, "", quiet)
+    first = open_store(data).add(root, None, "", ignore_progress)
     with pytest.raises(Conflict, match="already"):
-        store(data).add(root, None, "", quiet)
-    assert store(data).get("tiny") == first
+        open_store(data).add(root, None, "", ignore_progress)
+    assert open_store(data).get("tiny") == first
 
 
 @pytest.mark.parametrize("name", ["", "..", ".x", "A", "a/b", "x" * 65, "a b", "-a"])
 def test_add_when_the_name_is_none_then_refused(root: Path, data: Path, name: str) -> None:
     with pytest.raises(InvalidInput, match="no valid name"):
-        store(data).add(root, name, "", quiet)
+        open_store(data).add(root, name, "", ignore_progress)
     with pytest.raises(NotFound):
-        store(data).get(name)
-    assert left(data) == set()
+        open_store(data).get(name)
+    assert remaining_names(data) == set()
 
 
 @pytest.mark.parametrize(
@@ -167,58 +178,60 @@ def test_add_when_the_sha256_is_another_then_nothing_is_added(
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     for wrong, reason in (("0" * 64, "not the expected one"), ("abc", "64 hexadecimal")):
         with pytest.raises(InvalidInput, match=reason):
-            store(data).add(archive, None, wrong, quiet)
+            open_store(data).add(archive, None, wrong, ignore_progress)
     with pytest.raises(InvalidInput, match="folder"):
-        store(data).add(root, None, digest, quiet)
-    assert left(data) == set()
-    assert store(data).add(archive, None, digest.upper(), quiet).source_sha256 == digest
+        open_store(data).add(root, None, digest, ignore_progress)
+    assert remaining_names(data) == set()
+    assert (
+        open_store(data).add(archive, None, digest.upper(), ignore_progress).source_sha256 == digest
+    )
 
 
 def test_check_when_a_file_changed_then_says_so(root: Path, data: Path) -> None:
-    store(data).add(root, None, "", quiet)
+    open_store(data).add(root, None, "", ignore_progress)
     word = tree_of(data) / "usr" / "share" / "word"
     word.chmod(0o644)
     word.write_text("another word\n")
     with pytest.raises(InvalidInput, match="has changed since it was added"):
-        store(data).check("tiny", quiet)
+        open_store(data).check("tiny", ignore_progress)
     shutil.rmtree(tree_of(data))
     with pytest.raises(InvalidInput, match="has lost its files"):
-        store(data).check("tiny", quiet)
+        open_store(data).check("tiny", ignore_progress)
     with pytest.raises(NotFound):
-        store(data).check("other", quiet)
+        open_store(data).check("other", ignore_progress)
 
 
 def test_remove_when_there_then_gone_and_unknown_after(root: Path, data: Path) -> None:
-    store(data).add(root, None, "", quiet)
-    store(data).remove("tiny")
-    assert left(data) == set()
+    open_store(data).add(root, None, "", ignore_progress)
+    open_store(data).remove("tiny")
+    assert remaining_names(data) == set()
     with pytest.raises(NotFound):
-        store(data).remove("tiny")
+        open_store(data).remove("tiny")
 
 
 def test_record_when_damaged_then_named(root: Path, data: Path) -> None:
-    store(data).add(root, None, "", quiet)
+    open_store(data).add(root, None, "", ignore_progress)
     record = data / "sandbox-rootfs" / "tiny" / "record.json"
     record.write_text("{")
     with pytest.raises(SetupError, match="tiny"):
-        store(data).get("tiny")
+        open_store(data).get("tiny")
     with pytest.raises(Exception, match="tiny"):
         selection.find_root(data / "sandbox-rootfs", "tiny")
-    store(data).remove("tiny")
-    assert left(data) == set()
+    open_store(data).remove("tiny")
+    assert remaining_names(data) == set()
 
 
 def test_list_when_something_else_lies_there_then_it_is_left_alone(root: Path, data: Path) -> None:
-    record = store(data).add(root, None, "", quiet)
+    record = open_store(data).add(root, None, "", ignore_progress)
     home = data / "sandbox-rootfs"
     (home / "notes").mkdir()
     (home / "Upper").mkdir()
     (home / "file").write_text("x")
-    assert store(data).list() == [record]
+    assert open_store(data).list() == [record]
     with pytest.raises(NotFound):
-        store(data).get("notes")
+        open_store(data).get("notes")
     with pytest.raises(NotFound, match="rootfs list"):
-        store(data).remove("file")
+        open_store(data).remove("file")
 
 
 # What counts as a root
@@ -274,7 +287,8 @@ def no_loader(root: Path) -> None:
         (no_usr, "no folder /usr"), (usr_is_a_link, "no folder /usr"),
         (no_shell, "neither /bin/sh"), (shell_is_a_script, "no executable ELF"),
         (shell_leads_out, "neither /bin/sh"), (shell_is_a_loop, "neither /bin/sh"),
-        (other_machine, "this one is"), (cut_shell, "no executable ELF"), (no_loader, "needs '/lib"),
+        (other_machine, "this one is"), (cut_shell, "no executable ELF"),
+        (no_loader, "needs '/lib"),
     ],
 )  # fmt: skip
 def test_add_when_it_is_no_root_for_this_machine_then_says_what_is_missing(
@@ -285,8 +299,8 @@ def test_add_when_it_is_no_root_for_this_machine_then_says_what_is_missing(
     shutil.copytree(root, broken, symlinks=True)
     break_it(broken)
     with pytest.raises(InvalidInput, match=reason):
-        store(data).add(broken, None, "", quiet)
-    assert left(data) == set()
+        open_store(data).add(broken, None, "", ignore_progress)
+    assert remaining_names(data) == set()
 
 
 def test_resolve_when_links_lead_about_then_as_inside(tmp_path: Path) -> None:
@@ -299,7 +313,7 @@ def test_resolve_when_links_lead_about_then_as_inside(tmp_path: Path) -> None:
     assert inspection.resolve_path(tmp_path, "/bin/out") is None
 
 
-# Interrupted, at once, and without room
+# Interrupted, concurrent, and on a full disk
 
 
 def test_add_when_killed_midway_then_nothing_shows_and_the_next_clears_up(
@@ -311,8 +325,8 @@ def test_add_when_killed_midway_then_nothing_shows_and_the_next_clears_up(
         (big / "usr" / f"block-{number}").write_bytes(os.urandom(1 * MIB))
     data.mkdir(mode=0o700)
     code = (
-        "import sys; from pathlib import Path; from tests.support.rootfs import store, quiet\n"
-        "store(Path(sys.argv[1])).add(Path(sys.argv[2]), 'big', '', quiet)"
+        "import sys; from pathlib import Path; from tests.support.rootfs import open_store, ignore_progress\n"
+        "open_store(Path(sys.argv[1])).add(Path(sys.argv[2]), 'big', '', ignore_progress)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(data), str(big)])
     deadline = time.monotonic() + 60
@@ -322,10 +336,10 @@ def test_add_when_killed_midway_then_nothing_shows_and_the_next_clears_up(
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert [name for name in left(data) if not name.startswith(".")] == []
-    assert store(data).list() == []
-    store(data).add(root, None, "", quiet)
-    assert left(data) == {"tiny"}
+    assert [name for name in remaining_names(data) if not name.startswith(".")] == []
+    assert open_store(data).list() == []
+    open_store(data).add(root, None, "", ignore_progress)
+    assert remaining_names(data) == {"tiny"}
 
 
 def test_add_when_another_add_goes_on_then_refused_at_once(root: Path, data: Path) -> None:
@@ -334,14 +348,14 @@ def test_add_when_another_add_goes_on_then_refused_at_once(root: Path, data: Pat
     def again(step: str, _done: int, _total: int | None) -> None:
         if step == "unpacking" and not refused:
             with pytest.raises(Conflict, match="another root file system") as caught:
-                store(data).add(root, "tiny", "", quiet)
+                open_store(data).add(root, "tiny", "", ignore_progress)
             refused.append(caught.value.message)
             with pytest.raises(Conflict):
-                store(data).remove("tiny")
+                open_store(data).remove("tiny")
 
-    store(data).add(root, "tiny", "", again)
+    open_store(data).add(root, "tiny", "", again)
     assert len(refused) == 1
-    assert left(data) == {"tiny"}
+    assert remaining_names(data) == {"tiny"}
 
 
 def test_add_when_interrupted_then_nothing_is_left(root: Path, data: Path) -> None:
@@ -350,8 +364,8 @@ def test_add_when_interrupted_then_nothing_is_left(root: Path, data: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store(data).add(root, None, "", interrupt)
-    assert left(data) == set()
+        open_store(data).add(root, None, "", interrupt)
+    assert remaining_names(data) == set()
 
 
 def test_add_when_the_disk_is_full_then_says_so_and_nothing_is_left(
@@ -368,8 +382,8 @@ def test_add_when_the_disk_is_full_then_says_so_and_nothing_is_left(
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(SetupError, match="No space left"):
-        store(data).add(root, None, "", quiet)
-    assert left(data) == set()
+        open_store(data).add(root, None, "", ignore_progress)
+    assert remaining_names(data) == set()
 
 
 def test_add_when_the_file_changes_meanwhile_then_refused(
@@ -382,8 +396,8 @@ def test_add_when_the_file_changes_meanwhile_then_refused(
             os.utime(archive, (1, 1))
 
     with pytest.raises(InvalidInput, match="changed while it was read"):
-        store(data).add(archive, None, "", change)
-    assert left(data) == set()
+        open_store(data).add(archive, None, "", change)
+    assert remaining_names(data) == set()
 
 
 @pytest.mark.parametrize(
@@ -395,14 +409,14 @@ def test_add_when_it_is_more_than_the_settings_allow_then_names_the_setting(
 ) -> None:
     for source in (root, tar_of(root, tmp_path / "t.tar", lambda _: None)):
         with pytest.raises(InvalidInput, match=reason):
-            store(data, bounds).add(source, None, "", quiet)
-        assert left(data) == set()
+            open_store(data, bounds).add(source, None, "", ignore_progress)
+        assert remaining_names(data) == set()
 
 
 def test_find_when_the_record_is_for_another_machine_then_unavailable_with_the_remedy(
     root: Path, data: Path
 ) -> None:
-    record = store(data, BOUNDS).add(root, None, "", quiet)
+    record = open_store(data, LIMITS).add(root, None, "", ignore_progress)
     other: RootfsRecord = structs.replace(record, machine="vax")
     home = data / "sandbox-rootfs"
     found = selection.find_root(home, "tiny")

@@ -1,4 +1,4 @@
-"""Headers of archives that cost whoever believes them time or memory: refused before that."""
+"""Archive headers that would cost time or memory are refused."""
 
 import io
 import lzma
@@ -14,14 +14,14 @@ import pytest
 from appliance.errors import InvalidInput
 from appliance.sandbox.rootfs.formats.tar_guard import GuardedStream
 from tests.support.rootfs import (
-    BOUNDS,
+    LIMITS,
     MIB,
     add_file,
-    left,
+    ignore_progress,
     make_root,
     member,
-    quiet,
-    store,
+    open_store,
+    remaining_names,
     tar_of,
 )
 
@@ -95,8 +95,8 @@ def test_add_when_a_header_is_laid_out_to_harm_then_refused(tmp_path: Path, atta
     content, reason = HEADERS[attack]
     (tmp_path / "t.tar").write_bytes(header("usr/", 0, tarfile.DIRTYPE) + content + _END)
     with pytest.raises(InvalidInput, match=reason):
-        store(tmp_path / "data").add(tmp_path / "t.tar", None, "", quiet)
-    assert left(tmp_path / "data") == set()
+        open_store(tmp_path / "data").add(tmp_path / "t.tar", None, "", ignore_progress)
+    assert remaining_names(tmp_path / "data") == set()
 
 
 def test_add_when_an_archive_has_a_global_header_then_it_is_read(tmp_path: Path) -> None:
@@ -104,11 +104,14 @@ def test_add_when_an_archive_has_a_global_header_then_it_is_read(tmp_path: Path)
     plain = tar_of(root, tmp_path / "plain.tar", lambda _: None).read_bytes()
     one = records(record(b"comment", b"of all that follow"), tarfile.XGLTYPE)
     (tmp_path / "t.tar").write_bytes(one + plain)
-    assert store(tmp_path / "data").add(tmp_path / "t.tar", None, "", quiet).kind == "tar"
+    assert (
+        open_store(tmp_path / "data").add(tmp_path / "t.tar", None, "", ignore_progress).kind
+        == "tar"
+    )
 
 
 def test_stream_when_read_in_a_header_then_the_bound_is_for_one_file() -> None:
-    stream = GuardedStream(io.BytesIO(bytes(8 * MIB)), BOUNDS)
+    stream = GuardedStream(io.BytesIO(bytes(8 * MIB)), LIMITS)
     for _ in range(3):
         with stream.header():
             stream.read(MIB)
@@ -127,7 +130,7 @@ def test_add_when_xz_wants_far_too_much_memory_then_says_how_to_pack(tmp_path: P
     packed[12 : 12 + size] = block
     (tmp_path / "t.tar.xz").write_bytes(packed)
     with pytest.raises(InvalidInput, match="needs more than 256 MiB of memory"):
-        store(tmp_path / "data").add(tmp_path / "t.tar.xz", None, "", quiet)
+        open_store(tmp_path / "data").add(tmp_path / "t.tar.xz", None, "", ignore_progress)
 
 
 @pytest.mark.parametrize("padding", [0, 8])
@@ -136,8 +139,8 @@ def test_add_when_xz_has_several_streams_then_all_are_read(tmp_path: Path, paddi
     parts = (plain[:5000], plain[5000:])
     packed = bytes(padding).join(lzma.compress(part, preset=0) for part in parts)
     (tmp_path / "t.tar.xz").write_bytes(packed + bytes(padding))
-    expected = store(tmp_path / "other").add(tmp_path / "t.tar", None, "", quiet)
-    record = store(tmp_path / "data").add(tmp_path / "t.tar.xz", None, "", quiet)
+    expected = open_store(tmp_path / "other").add(tmp_path / "t.tar", None, "", ignore_progress)
+    record = open_store(tmp_path / "data").add(tmp_path / "t.tar.xz", None, "", ignore_progress)
     assert record.sha256 == expected.sha256
 
 
@@ -147,7 +150,7 @@ def test_add_when_the_file_is_far_larger_than_a_root_may_be_then_it_is_not_read(
     (tmp_path / "t.tar").write_bytes(header("usr/x", 0))
     os.truncate(tmp_path / "t.tar", 1 << 42)
     with pytest.raises(InvalidInput, match="rootfs_mib"):
-        store(tmp_path / "data").add(tmp_path / "t.tar", None, "", quiet)
+        open_store(tmp_path / "data").add(tmp_path / "t.tar", None, "", ignore_progress)
 
 
 # Names and marks that are ours, or the kernel's
@@ -161,10 +164,10 @@ def test_add_when_members_are_named_as_our_own_files_then_they_are_in_the_tree_a
             add_file(archive, name, b"{}")
 
     archive = tar_of(make_root(tmp_path / "root"), tmp_path / "t.tar", change)
-    record = store(tmp_path / "data").add(archive, None, "", quiet)
+    record = open_store(tmp_path / "data").add(archive, None, "", ignore_progress)
     home = tmp_path / "data" / "sandbox-rootfs" / "t"
     assert {path.name for path in home.iterdir()} == {"record.json", "tree"}
-    assert store(tmp_path / "data").list() == [record]
+    assert open_store(tmp_path / "data").list() == [record]
     assert (home / "tree" / "record.json").read_bytes() == b"{}"
 
 
@@ -184,7 +187,7 @@ def test_add_when_files_carry_capabilities_then_they_are_gone(tmp_path: Path) ->
 
     archive = tar_of(root, tmp_path / "t.tar", change)
     for source in (root, archive):
-        store(tmp_path / "data").add(source, None, "", quiet)
+        open_store(tmp_path / "data").add(source, None, "", ignore_progress)
     trees = tmp_path / "data" / "sandbox-rootfs"
     for path in (trees / "root" / "tree" / "bin" / "sh", trees / "t" / "tree" / "bin" / "rich"):
         assert path.is_file()
@@ -208,10 +211,12 @@ def library_with(content: bytes) -> Callable[[Path], None]:
 def test_add_when_the_c_library_names_an_absurd_version_then_it_is_passed_over(
     tmp_path: Path, content: bytes
 ) -> None:
-    plain = store(tmp_path / "other").add(make_root(tmp_path / "plain"), None, "", quiet)
+    plain = open_store(tmp_path / "other").add(
+        make_root(tmp_path / "plain"), None, "", ignore_progress
+    )
     root = make_root(tmp_path / "root")
     library_with(content)(root)
-    assert store(tmp_path / "data").add(root, None, "", quiet).glibc == plain.glibc
+    assert open_store(tmp_path / "data").add(root, None, "", ignore_progress).glibc == plain.glibc
 
 
 @pytest.mark.parametrize("name", ["\x1b[31mred", "caf\udce9", "a\nb"])
@@ -222,7 +227,7 @@ def test_add_when_the_shell_has_a_name_that_acts_on_a_terminal_then_refused(
     (root / "bin" / "sh").rename(root / "bin" / name)
     (root / "bin" / "sh").symlink_to(name)
     with pytest.raises(InvalidInput, match="not printable") as caught:
-        store(tmp_path / "data").add(root, None, "", quiet)
+        open_store(tmp_path / "data").add(root, None, "", ignore_progress)
     assert caught.value.message.isprintable()
 
 
@@ -234,7 +239,7 @@ def test_add_when_the_shell_asks_for_a_strange_loader_then_it_is_shown_harmless(
     at = shell.index(b"/ld-linux")
     (root / "bin" / "sh").write_bytes(shell[:at] + b"/\x1b[2J\n" + shell[at + 6 :])
     with pytest.raises(InvalidInput, match="its sh needs") as caught:
-        store(tmp_path / "data").add(root, None, "", quiet)
+        open_store(tmp_path / "data").add(root, None, "", ignore_progress)
     assert caught.value.message.isprintable()
 
 
@@ -242,6 +247,6 @@ def test_add_when_the_sources_own_name_is_no_utf8_then_the_record_tells_it_as_we
     tmp_path: Path,
 ) -> None:
     root = make_root(tmp_path / "root").rename(tmp_path / "caf\udce9")
-    record = store(tmp_path / "data").add(root, "cafe", "", quiet)
+    record = open_store(tmp_path / "data").add(root, "cafe", "", ignore_progress)
     assert record.source == f"{tmp_path}/caf\N{REPLACEMENT CHARACTER}"
-    assert store(tmp_path / "data").list() == [record]
+    assert open_store(tmp_path / "data").list() == [record]

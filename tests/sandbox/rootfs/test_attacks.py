@@ -1,4 +1,4 @@
-"""Archives and images that were made to do harm: refused whole, nothing written outside."""
+"""Hostile archives and images are refused as a whole; nothing is written outside."""
 
 import gzip
 import io
@@ -13,7 +13,16 @@ import pytest
 
 from appliance.errors import InvalidInput, SetupError
 from appliance.sandbox.rootfs.formats.entries import ArchiveLimits
-from tests.support.rootfs import MIB, add_file, left, make_root, member, quiet, store, tar_of
+from tests.support.rootfs import (
+    MIB,
+    add_file,
+    ignore_progress,
+    make_root,
+    member,
+    open_store,
+    remaining_names,
+    tar_of,
+)
 
 Change = Callable[[tarfile.TarFile], None]
 # As much as the process may take while it reads what would unpack to far more.
@@ -96,8 +105,8 @@ def test_add_when_an_archive_leads_astray_then_refused_whole(
 ) -> None:
     change, reason = ATTACKS[attack]
     with pytest.raises(InvalidInput, match=reason):
-        store(data).add(tar_of(root, tmp_path / "t.tar", change), None, "", quiet)
-    assert left(data) == set()
+        open_store(data).add(tar_of(root, tmp_path / "t.tar", change), None, "", ignore_progress)
+    assert remaining_names(data) == set()
     assert not Path("/tmp/rootfs-was-here").exists()
     assert not list(tmp_path.rglob("rootfs-was-here"))
 
@@ -106,7 +115,7 @@ def test_add_when_a_link_only_dangles_inside_then_it_is_kept(
     root: Path, data: Path, tmp_path: Path
 ) -> None:
     archive = tar_of(root, tmp_path / "t.tar", link("etc/mtab", "/proc/mounts"))
-    store(data).add(archive, None, "", quiet)
+    open_store(data).add(archive, None, "", ignore_progress)
     kept = data / "sandbox-rootfs" / "t" / "tree" / "etc" / "mtab"
     assert kept.readlink() == Path("/proc/mounts")
 
@@ -115,7 +124,7 @@ def test_add_when_a_name_is_no_utf8_then_it_is_kept_as_it_is(
     root: Path, data: Path, tmp_path: Path
 ) -> None:
     archive = tar_of(root, tmp_path / "t.tar", files("usr/caf\udce9 \x1b[31m\nx"))
-    store(data).add(archive, None, "", quiet)
+    open_store(data).add(archive, None, "", ignore_progress)
     names = {path.name for path in (data / "sandbox-rootfs" / "t" / "tree" / "usr").iterdir()}
     assert "caf\udce9 \x1b[31m\nx" in names
 
@@ -125,7 +134,7 @@ def test_add_when_a_wrong_name_would_act_on_a_terminal_then_it_is_shown_harmless
 ) -> None:
     archive = tar_of(root, tmp_path / "t.tar", files("../\x1b[2J\n"))
     with pytest.raises(InvalidInput) as caught:
-        store(data).add(archive, None, "", quiet)
+        open_store(data).add(archive, None, "", ignore_progress)
     assert caught.value.message.isprintable()
 
 
@@ -153,8 +162,8 @@ def test_add_when_an_archive_is_damaged_then_says_so(
     broken = tmp_path / "broken.tar"
     broken.write_bytes(damaged(good)[how])
     with pytest.raises(InvalidInput, match="damaged"):
-        store(data).add(broken, None, "", quiet)
-    assert left(data) == set()
+        open_store(data).add(broken, None, "", ignore_progress)
+    assert remaining_names(data) == set()
 
 
 def test_add_when_it_is_cut_between_two_files_then_says_so(
@@ -165,7 +174,7 @@ def test_add_when_it_is_cut_between_two_files_then_says_so(
         last = opened.getmembers()[-1]
     archive.write_bytes(archive.read_bytes()[: last.offset])
     with pytest.raises(InvalidInput, match="unexpected end"):
-        store(data).add(archive, None, "", quiet)
+        open_store(data).add(archive, None, "", ignore_progress)
 
 
 @pytest.mark.parametrize(
@@ -177,8 +186,8 @@ def test_add_when_it_is_no_archive_then_says_what_it_takes(
     file = tmp_path / "file"
     file.write_bytes(content)
     with pytest.raises(InvalidInput, match="neither a squashfs image nor a tar archive"):
-        store(data).add(file, None, "", quiet)
-    assert left(data) == set()
+        open_store(data).add(file, None, "", ignore_progress)
+    assert remaining_names(data) == set()
 
 
 def test_add_when_it_is_no_plain_file_then_refused_without_waiting(
@@ -186,15 +195,15 @@ def test_add_when_it_is_no_plain_file_then_refused_without_waiting(
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InvalidInput, match="neither a file nor a folder"):
-        store(data).add(tmp_path / "pipe", None, "", quiet)
+        open_store(data).add(tmp_path / "pipe", None, "", ignore_progress)
     with pytest.raises(SetupError, match="No such file"):
-        store(data).add(tmp_path / "missing", None, "", quiet)
+        open_store(data).add(tmp_path / "missing", None, "", ignore_progress)
 
 
 def test_add_when_packed_with_zstd_then_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
     (tmp_path / "t.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
     with pytest.raises(InvalidInput, match="decompress the archive first"):
-        store(data).add(tmp_path / "t.tar.zst", None, "", quiet)
+        open_store(data).add(tmp_path / "t.tar.zst", None, "", ignore_progress)
 
 
 # More than it seems
@@ -243,9 +252,9 @@ def test_add_when_an_archive_unpacks_to_far_more_then_stopped_early(
     file.write_bytes(pack(start, 80 * MIB, ending))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InvalidInput, match=reason):
-        store(data).add(file, None, "", quiet)
+        open_store(data).add(file, None, "", ignore_progress)
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < _LITTLE
-    assert left(data) == set()
+    assert remaining_names(data) == set()
 
 
 def test_add_when_a_sparse_file_claims_more_than_allowed_then_refused(
@@ -260,7 +269,7 @@ def test_add_when_a_sparse_file_claims_more_than_allowed_then_refused(
         archive.addfile(info, io.BytesIO(content))
 
     with pytest.raises(InvalidInput, match="rootfs_mib"):
-        store(data).add(tar_of(root, tmp_path / "t.tar", change), None, "", quiet)
+        open_store(data).add(tar_of(root, tmp_path / "t.tar", change), None, "", ignore_progress)
 
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE, b"Z"])
@@ -272,8 +281,8 @@ def test_add_when_there_are_very_many_names_then_stopped_at_the_bound(
         for number in range(3_000):
             packed.write(header(f"usr/{number}", 0, kind))
     with pytest.raises(InvalidInput, match="rootfs_files"):
-        store(data, ArchiveLimits(64 * MIB, 500)).add(file, None, "", quiet)
-    assert left(data) == set()
+        open_store(data, ArchiveLimits(64 * MIB, 500)).add(file, None, "", ignore_progress)
+    assert remaining_names(data) == set()
 
 
 def test_add_when_folders_are_made_by_deep_names_then_they_count(
@@ -284,14 +293,14 @@ def test_add_when_folders_are_made_by_deep_names_then_they_count(
         for number in range(50):
             add_file(archive, f"{number}/" + "d/" * 90 + "x")
     with pytest.raises(InvalidInput, match="rootfs_files"):
-        store(data).add(file, None, "", quiet)
+        open_store(data).add(file, None, "", ignore_progress)
 
 
 def test_add_when_headers_are_nested_without_end_then_damaged(data: Path, tmp_path: Path) -> None:
     long = header("././@LongLink", 1, tarfile.GNUTYPE_LONGNAME) + b"x" + bytes(511)
     (tmp_path / "t.tar").write_bytes(long * 5000)
     with pytest.raises(InvalidInput, match="damaged"):
-        store(data).add(tmp_path / "t.tar", None, "", quiet)
+        open_store(data).add(tmp_path / "t.tar", None, "", ignore_progress)
 
 
 def test_add_when_a_folder_is_exchanged_for_a_link_meanwhile_then_it_is_not_followed(
@@ -310,9 +319,9 @@ def test_add_when_a_folder_is_exchanged_for_a_link_meanwhile_then_it_is_not_foll
             (copy / "usr" / "zone").symlink_to(secret)
 
     try:
-        store(data).add(copy, None, "", exchange)
+        open_store(data).add(copy, None, "", exchange)
     except (InvalidInput, SetupError):
-        assert left(data) == set()
+        assert remaining_names(data) == set()
     else:
         tree = data / "sandbox-rootfs" / "copy" / "tree"
         assert "secret" not in {

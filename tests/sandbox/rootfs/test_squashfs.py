@@ -1,4 +1,4 @@
-"""Squashfs images: read without any tool, held against what mksquashfs makes, and damaged ones."""
+"""Squashfs images: compared with mksquashfs, and damaged ones."""
 
 import base64
 import io
@@ -14,7 +14,14 @@ from appliance.errors import InvalidInput
 from appliance.sandbox.rootfs.formats import squashfs as rootfs_squashfs
 from appliance.sandbox.rootfs.formats import squashfs_reader
 from appliance.sandbox.rootfs.formats.entries import ArchiveLimits, EntryKind
-from tests.support.rootfs import BOUNDS, MIB, left, make_root, quiet, store
+from tests.support.rootfs import (
+    LIMITS,
+    MIB,
+    ignore_progress,
+    make_root,
+    open_store,
+    remaining_names,
+)
 
 # Made by mksquashfs 4.5.1 (gzip): two names of one file, a link, a setuid script, a sparse
 # file of 300,000 bytes, an empty one, a device node and a pipe.
@@ -38,7 +45,7 @@ def content(image: bytes) -> dict[str, tuple[EntryKind, str, bytes, bool]]:
     """Every name in the image, with what is behind it."""
     return {
         entry.path: (entry.kind, entry.target, b"".join(entry.content()), entry.executable)
-        for entry in rootfs_squashfs.read_squashfs(io.BytesIO(image), BOUNDS)
+        for entry in rootfs_squashfs.read_squashfs(io.BytesIO(image), LIMITS)
     }
 
 
@@ -101,18 +108,18 @@ def test_entries_when_an_image_is_read_then_everything_is_there() -> None:
 def test_add_when_an_image_is_made_in_any_way_then_the_tree_is_the_folders(
     root: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    expected = store(tmp_path / "other").add(root, None, "", quiet)
+    expected = open_store(tmp_path / "other").add(root, None, "", ignore_progress)
     image = make_image(root, tmp_path / "tiny.squashfs", *options)
-    record = store(tmp_path / "data").add(image, None, "", quiet)
+    record = open_store(tmp_path / "data").add(image, None, "", ignore_progress)
     assert (record.kind, record.sha256) == ("squashfs", expected.sha256)
     kept = tmp_path / "data" / "sandbox-rootfs" / "tiny" / "image.squashfs"
     assert kept.read_bytes() == image.read_bytes()
     assert kept.stat().st_mode & 0o777 == 0o444
-    assert store(tmp_path / "data").check("tiny", quiet) == record
+    assert open_store(tmp_path / "data").check("tiny", ignore_progress) == record
     kept.chmod(0o644)
     kept.write_bytes(b"hsqs")
     with pytest.raises(InvalidInput, match="image"):
-        store(tmp_path / "data").check("tiny", quiet)
+        open_store(tmp_path / "data").check("tiny", ignore_progress)
 
 
 @needs_mksquashfs
@@ -122,8 +129,8 @@ def test_add_when_packed_in_another_way_then_says_which_and_what_to_do(
 ) -> None:
     image = make_image(root / "bin", tmp_path / "image", "-comp", packer)
     with pytest.raises(InvalidInput, match=f"compressed with {packer}.*mksquashfs -comp xz"):
-        store(tmp_path / "data").add(image, "x", "", quiet)
-    assert left(tmp_path / "data") == set()
+        open_store(tmp_path / "data").add(image, "x", "", ignore_progress)
+    assert remaining_names(tmp_path / "data") == set()
 
 
 def changed(at: int, layout: str, value: int) -> bytes:
@@ -182,7 +189,7 @@ def read_or_refuse(image: bytes) -> None:
     """As the store does: within bounds of names and bytes."""
     names = size = 0
     try:
-        for entry in rootfs_squashfs.read_squashfs(io.BytesIO(image), BOUNDS):
+        for entry in rootfs_squashfs.read_squashfs(io.BytesIO(image), LIMITS):
             names += 1
             if names > 200 or entry.size > MIB:
                 return
@@ -196,14 +203,16 @@ def read_or_refuse(image: bytes) -> None:
 def test_add_when_a_file_claims_more_than_allowed_then_refused(tmp_path: Path) -> None:
     (tmp_path / "small").write_bytes(SMALL)
     with pytest.raises(InvalidInput, match="rootfs_mib"):
-        store(tmp_path / "data", ArchiveLimits(100_000, 100)).add(
-            tmp_path / "small", None, "", quiet
+        open_store(tmp_path / "data", ArchiveLimits(100_000, 100)).add(
+            tmp_path / "small", None, "", ignore_progress
         )
     with pytest.raises(InvalidInput, match="rootfs_files"):
-        store(tmp_path / "data", ArchiveLimits(MIB, 5)).add(tmp_path / "small", None, "", quiet)
+        open_store(tmp_path / "data", ArchiveLimits(MIB, 5)).add(
+            tmp_path / "small", None, "", ignore_progress
+        )
     with pytest.raises(InvalidInput, match="neither /bin/sh"):
-        store(tmp_path / "data").add(tmp_path / "small", None, "", quiet)
-    assert left(tmp_path / "data") == set()
+        open_store(tmp_path / "data").add(tmp_path / "small", None, "", ignore_progress)
+    assert remaining_names(tmp_path / "data") == set()
 
 
 def test_image_when_the_same_blocks_are_unpacked_without_end_then_damaged() -> None:
