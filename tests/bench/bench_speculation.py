@@ -2,15 +2,14 @@
 
     python -m tests.bench.bench_speculation --model FILE [--rounds 5] [--tokens 256]
 
-`edit`: the prompt holds a file of some sixty lines and the answer is that file with two
-names changed. Small models can't be relied on to do that, so a grammar spells the answer:
-what is timed is what an able model would do with the same tokens. `repeat`: the model goes
-on by itself behind a text that begins to repeat. `open`: a free text at the usual
-temperature, where there is little to look up. The time is that of decoding alone, from the
-first token to the last; the figure is the median over the rounds of (without / with), so
-more than 1 is faster. The same of the processor's time is told too: it says more where
-others use the machine. What rows cost is measured first, as at an engine's first load.
-Prints a line for each and, last, one line of JSON.
+`edit`: the prompt holds a file of about sixty lines and the answer is that file with two names
+changed. Small models don't do that reliably, so a grammar spells the answer: the time is that of
+an able model with the same tokens. `repeat`: the model continues by itself a text that starts to
+repeat. `open`: a free text at the usual temperature, where there is little to look up. The time
+is that of decoding alone, from the first token to the last; the figure is the median over the
+rounds of (without / with), so more than 1 is faster. The same ratio of CPU time is more reliable
+on a shared machine. Step costs are measured first, as at an engine's first load. Prints a line
+per task and, last, one line of JSON.
 """
 
 import argparse
@@ -67,12 +66,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=256, help="new tokens of each answer")
     parser.add_argument("--threads", type=int, default=usable_cpus())
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    bench = _Bench(chosen.model.resolve(), chosen.threads)
-    print(f"rows cost {[round(cost, 2) for cost in bench.costs.times]}; {chosen.threads} threads")
-    results = [bench.compare(task, chosen.rounds, chosen.tokens) for task in _tasks()]
-    line = {"bench": "speculation", "model": chosen.model.name, "threads": chosen.threads}
+    bench = _Bench(options.model.resolve(), options.threads)
+    print(f"rows cost {[round(cost, 2) for cost in bench.costs.times]}; {options.threads} threads")
+    results = [bench.compare(task, options.rounds, options.tokens) for task in _tasks()]
+    line = {"bench": "speculation", "model": options.model.name, "threads": options.threads}
     print(json.dumps(line | {"costs": bench.costs.times, "results": results}))
     return 0
 
@@ -83,17 +82,17 @@ def _tasks() -> list[Task]:
     edited = file
     for old, new in _RENAMES:
         edited = edited.replace(old, new)
-    asked = f"Here is a file:\n\n{file}\nHere it is with other names:\n\n"
+    prompt = f"Here is a file:\n\n{file}\nHere it is with other names:\n\n"
     greedy = Sampling(temperature=0)
     return [
-        Task("edit", asked, greedy, f"root ::= {json.dumps(edited, ensure_ascii=False)}"),
+        Task("edit", prompt, greedy, f"root ::= {json.dumps(edited, ensure_ascii=False)}"),
         Task("repeat", f"{file}\n\n# The same again:\n{file[:400]}", greedy),
         Task("open", "Once upon a time there was a", Sampling(temperature=0.8, seed=1)),
     ]
 
 
-class Taken(Struct, frozen=True):
-    """What decoding took, in seconds for each token behind the first."""
+class DecodeTime(Struct, frozen=True):
+    """Time of decoding, in seconds per token after the first."""
 
     wall: float
     processor: float
@@ -123,20 +122,20 @@ class _Bench:
             context_tokens=self._context.cells,
             divisible=True,
         )
-        # Disturbed or not: an engine would leave it to the next load.
+        # Used even if other processes disturbed it; an engine would wait for its next load.
         prober = Prober(self._model, self._context, _CHUNK)
         self.costs = prober.measure_costs()
         prober.close()
 
     def compare(self, task: Task, rounds: int, tokens: int) -> dict[str, Any]:
-        """The median of (seconds without / seconds with), and what was drafted."""
+        """The median of (seconds without / seconds with), and the draft tokens."""
         ratios: list[tuple[float, float]] = []
         usage = TokenUsage()
         for number in range(rounds + 1):
             sides = [StepCosts(), self.costs]
             order = sides if number % 2 else reversed(sides)
-            taken = {costs.usable: self._run(task, costs, tokens) for costs in order}
-            plain, drafting = taken[False], taken[True]
+            timings = {costs.usable: self._run(task, costs, tokens) for costs in order}
+            plain, drafting = timings[False], timings[True]
             usage = drafting.usage
             if number:
                 ratios.append((plain.wall / drafting.wall, plain.processor / drafting.processor))
@@ -144,13 +143,13 @@ class _Bench:
         drafted, accepted = usage.drafted_tokens, usage.accepted_tokens
         print(
             f"{task.name}: {wall:.2f} x as fast with drafts, {processor:.2f} x by processor time; "
-            f"{accepted} of {drafted} drafted tokens held, {usage.completion_tokens} written"
+            f"{accepted} of {drafted} draft tokens accepted, {usage.completion_tokens} generated"
         )
-        found = {"task": task.name, "ratio": wall, "processor_ratio": processor}
+        result = {"task": task.name, "ratio": wall, "processor_ratio": processor}
         counts = {"drafted": drafted, "accepted": accepted, "tokens": usage.completion_tokens}
-        return found | counts
+        return result | counts
 
-    def _run(self, task: Task, costs: StepCosts, tokens: int) -> Taken:
+    def _run(self, task: Task, costs: StepCosts, tokens: int) -> DecodeTime:
         sent: list[FromEngine] = []
         batcher = Batcher(
             self._model,
@@ -171,7 +170,7 @@ class _Bench:
         last = sent[-1]
         assert isinstance(last, Done)
         behind = last.usage.completion_tokens - 1
-        return Taken(seconds / behind, used / behind, last.usage)
+        return DecodeTime(seconds / behind, used / behind, last.usage)
 
     def _job(self, task: Task, tokens: int) -> Job:
         output = OutputFormat(

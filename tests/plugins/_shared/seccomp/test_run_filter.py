@@ -61,10 +61,10 @@ def verdict(
 def test_every_call_gets_a_verdict_and_the_common_ones_pass(machine: str):
     denied = numbers.syscall_numbers(run_filter.DENIED, machine).values()
     ignored = numbers.syscall_numbers(run_filter.IGNORED, machine).values()
-    known = [*range(numbers.HIGHEST_OF_ARCHITECTURE[machine] + 1)]
-    known += range(numbers.FIRST_COMMON, numbers.HIGHEST + 1)
+    all_numbers = [*range(numbers.HIGHEST_OF_ARCHITECTURE[machine] + 1)]
+    all_numbers += range(numbers.FIRST_COMMON, numbers.HIGHEST + 1)
     special = {call(machine, name) for name in ("clone3", "ioctl", "socket", "socketpair")}
-    for number in {*known} - special:
+    for number in {*all_numbers} - special:
         expected = IGNORED if number in ignored else ALLOW
         expected = REFUSED if number in denied else expected
         assert verdict(machine, number) == expected, number

@@ -134,7 +134,7 @@ def test_backoff_when_engine_never_loaded_then_waits_from_the_first_time():
 
 
 @pytest.mark.parametrize(
-    ("status", "errors", "said"),
+    ("status", "errors", "expected"),
     [
         (-9, "", "smaller model"),
         (-4, "", "CPU instructions"),
@@ -145,18 +145,18 @@ def test_backoff_when_engine_never_loaded_then_waits_from_the_first_time():
     ],
 )
 def test_advice_when_engine_ended_then_says_how_and_what_helps(
-    status: int | None, errors: str, said: str
+    status: int | None, errors: str, expected: str
 ):
     advice = diagnose_exit(status, errors)
-    assert said in advice
+    assert expected in advice
     assert "/home" not in advice
 
 
 def test_options_when_read_then_same_fields_and_defaults_as_the_settings():
     fields = ModelSettings.__struct_fields__
     assert fields == Options.__struct_fields__
-    given = {name: getattr(ModelSettings(), name) for name in fields}
-    assert read_options(given) == read_options({}) == Options()
+    settings = {name: getattr(ModelSettings(), name) for name in fields}
+    assert read_options(settings) == read_options({}) == Options()
 
 
 def test_options_when_type_is_wrong_then_config_error():

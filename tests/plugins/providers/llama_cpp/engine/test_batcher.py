@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model(lib, str(write_tiny_gguf(path, context_tokens=CELLS)))
 
 
-class _Scripted:
+class _ScriptedSampler:
     """Samples token (seed + 7 * step), whatever the logits say, and records them."""
 
     seen: ClassVar[Logits] = {}
@@ -62,7 +62,7 @@ class _Scripted:
 
 @pytest.fixture
 def bench(model: Model, monkeypatch: pytest.MonkeyPatch) -> "_Bench":
-    monkeypatch.setattr(batcher, "Sampler", _Scripted)
+    monkeypatch.setattr(batcher, "Sampler", _ScriptedSampler)
     return _Bench(model)
 
 
@@ -106,12 +106,12 @@ class _Bench:
         return job
 
     def run(self, jobs: list[Job]) -> Logits:
-        _Scripted.seen = {}
+        _ScriptedSampler.seen = {}
         for job in jobs:
             self.submit(job)
         for _ in self.steps():
             pass
-        return _Scripted.seen
+        return _ScriptedSampler.seen
 
     def steps(self) -> Iterator[None]:
         for _ in range(5000):
@@ -145,11 +145,11 @@ def _same(left: Logits, right: Logits) -> None:
 
 
 def _alone(bench: _Bench, jobs: list[Job]) -> Logits:
-    found: Logits = {}
+    logits: Logits = {}
     for job in jobs:
         bench.fresh()
-        found |= bench.run([_job(job.number, job.tokens, tokens=job.max_tokens or 1)])
-    return found
+        logits |= bench.run([_job(job.number, job.tokens, tokens=job.max_tokens or 1)])
+    return logits
 
 
 @pytest.mark.parametrize("count", [1, 4, 11])
@@ -175,12 +175,12 @@ def test_batch_when_beginnings_are_shared_then_each_computes_as_alone(bench: _Be
 
 def test_batch_when_sharer_comes_late_then_it_computes_as_alone(bench: _Bench):
     first, late = _job(1, _prompt(90), tokens=40, key="k"), _job(2, _prompt(90), key="k")
-    _Scripted.seen = {}
+    _ScriptedSampler.seen = {}
     bench.submit(first)
     for step, _ in enumerate(bench.steps()):
         if step == 20:
             bench.submit(late)
-    _same(_Scripted.seen, _alone(bench, [first, late]))
+    _same(_ScriptedSampler.seen, _alone(bench, [first, late]))
 
 
 def test_batch_when_longer_prompt_follows_then_kept_prefix_is_right(bench: _Bench):
@@ -191,7 +191,7 @@ def test_batch_when_longer_prompt_follows_then_kept_prefix_is_right(bench: _Benc
 
 def test_batch_when_neighbour_is_cancelled_then_others_compute_as_alone(bench: _Bench):
     jobs = [_job(at, _prompt(80), tokens=30, key="k") for at in range(3)]
-    _Scripted.seen = {}
+    _ScriptedSampler.seen = {}
     for job in jobs:
         bench.submit(job)
     for step, _ in enumerate(bench.steps()):
@@ -199,7 +199,7 @@ def test_batch_when_neighbour_is_cancelled_then_others_compute_as_alone(bench: _
             jobs[1].cancelled = True
             bench.batcher.step()
             assert bench.batcher.running == 2
-    seen = {seed: rows for seed, rows in _Scripted.seen.items() if seed != 1}
+    seen = {seed: rows for seed, rows in _ScriptedSampler.seen.items() if seed != 1}
     _same(seen, _alone(bench, [jobs[0], jobs[2]]))
 
 
@@ -276,13 +276,13 @@ def test_sampler_when_llama_creates_none_then_job_is_refused_and_its_slot_free(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(model.lib, "llama_sampler_init_greedy", _nothing)
-    made = _Bench(model)
+    bench = _Bench(model)
     greedy = CompletionRequest("tiny", (), Sampling(temperature=0), max_tokens=4)
     job = Job(1, greedy)
     job.tokens = _prompt(4)
-    made.run([job])
-    assert [type(message) for message in made.sent] == [Refused]
-    assert made.batcher.idle
+    bench.run([job])
+    assert [type(message) for message in bench.sent] == [Refused]
+    assert bench.batcher.idle
 
 
 def test_sampler_when_made_then_freed_twice_without_harm(model: Model):

@@ -37,8 +37,8 @@ def test_estimate_when_nothing_is_known_then_all_cpus_and_the_estimate():
 
 
 def test_estimate_when_profile_has_a_chunk_then_used_and_for_a_probe_the_largest():
-    known = _configure(chunk=32)
-    assert estimate_calibration(known, 1).chunk == 32
+    configure = _configure(chunk=32)
+    assert estimate_calibration(configure, 1).chunk == 32
     assert estimate_calibration(_configure(probe=True), 10**12).chunk == kv_sizing.LARGEST_CHUNK
 
 
@@ -72,8 +72,8 @@ def test_costs_when_fewer_rows_fit_then_only_those(model: Model):
 
 
 def test_estimate_when_costs_were_measured_then_used():
-    known = Configure("", context_tokens=0, threads=0, max_sequences=1, row_costs=(1.0, 2.5))
-    assert estimate_calibration(known, 1).costs.step_time(4) == 2.5
+    configure = Configure("", context_tokens=0, threads=0, max_sequences=1, row_costs=(1.0, 2.5))
+    assert estimate_calibration(configure, 1).costs.step_time(4) == 2.5
 
 
 def test_typical_request_when_nothing_was_measured_then_infinite():

@@ -266,25 +266,25 @@ def test_kv_cache_when_memory_cannot_shift_then_a_shiftable_answer_shares_too():
 def test_kv_cache_when_jobs_come_and_go_at_random_then_context_and_cache_agree(
     seed: int, divisible: bool
 ):
-    drawn = random.Random(seed)
+    rng = random.Random(seed)
     harness = KvCacheHarness(cells=600, sequences=4, divisible=divisible)
-    texts = [[drawn.randrange(3) for _ in range(200)] for _ in range(3)]
+    texts = [[rng.randrange(3) for _ in range(200)] for _ in range(3)]
     for _ in range(300):
-        act = drawn.random()
+        action = rng.random()
         running = harness.kv_cache.sequences
-        if act < 0.4:
-            text = drawn.choice(texts)[: drawn.randrange(1, 200)]
-            tail = [drawn.randrange(3) for _ in range(drawn.randrange(1, 40))]
-            most = drawn.choice([None, 20])
-            harness.start([*text, *tail], max_tokens=most, key=drawn.choice("ab"), shared=100)
-        elif act < 0.6:
-            _advance_one(harness, drawn)
-        elif running and act < 0.9:
-            chosen = drawn.choice(running)
-            harness.answer(chosen, [drawn.randrange(3) for _ in range(drawn.randrange(1, 20))])
+        if action < 0.4:
+            text = rng.choice(texts)[: rng.randrange(1, 200)]
+            tail = [rng.randrange(3) for _ in range(rng.randrange(1, 40))]
+            limit = rng.choice([None, 20])
+            harness.start([*text, *tail], max_tokens=limit, key=rng.choice("ab"), shared=100)
+        elif action < 0.6:
+            _advance_one(harness, rng)
+        elif running and action < 0.9:
+            chosen = rng.choice(running)
+            harness.answer(chosen, [rng.randrange(3) for _ in range(rng.randrange(1, 20))])
             harness.kv_cache.finish_sequence(chosen)
         elif running:
-            harness.kv_cache.remove_sequence(drawn.choice(running))
+            harness.kv_cache.remove_sequence(rng.choice(running))
         harness.check()
     for sequence in list(harness.kv_cache.sequences):
         harness.kv_cache.remove_sequence(sequence)
@@ -293,8 +293,8 @@ def test_kv_cache_when_jobs_come_and_go_at_random_then_context_and_cache_agree(
     assert harness.context.used == 0
 
 
-def _advance_one(harness: KvCacheHarness, drawn: random.Random) -> None:
+def _advance_one(harness: KvCacheHarness, rng: random.Random) -> None:
     entries = [entry for entry in harness.entries() if entry.pending and entry.base_ready]
     if entries:
-        entry = drawn.choice(entries)
-        harness.advance(entry, drawn.randrange(1, entry.pending + 1))
+        entry = rng.choice(entries)
+        harness.advance(entry, rng.randrange(1, entry.pending + 1))

@@ -70,8 +70,8 @@ class _Engine:
         return "".join(each.text for each in texts)
 
     def done(self, job: Job) -> Done:
-        [found] = [each for each in self.sent if isinstance(each, Done) and each.id == job.number]
-        return found
+        [message] = [each for each in self.sent if isinstance(each, Done) and each.id == job.number]
+        return message
 
     def order(self) -> list[int]:
         """The jobs in the order in which their first text came."""
@@ -124,12 +124,12 @@ def test_reuse_when_chat_goes_on_then_only_what_is_new_is_computed(model: Model)
     engine, fresh = _Engine(model), _Engine(model)
     first = _job(1, _prompt(60))
     engine.run(first)
-    [kept] = [node.tokens for node in engine.kv_cache.prefixes.nodes]
-    second = _job(2, [*kept, *_prompt(20, start=9)[1:]])
+    [cached] = [node.tokens for node in engine.kv_cache.prefixes.nodes]
+    second = _job(2, [*cached, *_prompt(20, start=9)[1:]])
     engine.run(second)
     fresh.run(_job(2, second.tokens, owner=""))
     assert engine.text(second) == fresh.text(second)
-    assert engine.done(second).usage.cached_tokens == len(kept) == 60 + 23
+    assert engine.done(second).usage.cached_tokens == len(cached) == 60 + 23
 
 
 def test_reuse_when_owner_is_another_then_nothing_is_cached(model: Model):

@@ -60,10 +60,10 @@ def test_told_when_answer_ends_within_a_character_then_drawn_tokens_are_told():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_told_when_pieces_are_random_then_each_once_and_in_order(seed: int):
-    drawn = random.Random(seed)
+    rng = random.Random(seed)
     data = "naïve 🐒 STO STOPP 日本 end".encode()
-    cuts = [0, *sorted(drawn.choices(range(len(data)), k=8)), len(data)]
+    cuts = [0, *sorted(rng.choices(range(len(data)), k=8)), len(data)]
     pieces = [data[a:b] for a, b in itertools.pairwise(cuts)]
     steps = _run(TextStream(("nothing", "STX")), pieces)
     assert "".join(text for text, _ in steps) == data.decode()
-    assert [each for _, told in steps for each in told] == pieces
+    assert [each for _, likelihoods in steps for each in likelihoods] == pieces

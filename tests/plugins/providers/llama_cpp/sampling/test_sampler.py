@@ -28,7 +28,7 @@ def at(model: Model) -> tuple[Context, int]:
     return computed(model, _PROMPT)
 
 
-def _draws(
+def _sample(
     model: Model, at: tuple[Context, int], sampling: Sampling, *, count: int = 1, grammar: str = ""
 ) -> list[int]:
     sampler = Sampler(model, sampling, _PROMPT, grammar)
@@ -46,63 +46,63 @@ def _logits(model: Model, at: tuple[Context, int]) -> list[float]:
 
 def test_greedy_when_drawn_then_the_likeliest(model: Model, at: tuple[Context, int]):
     logits = _logits(model, at)
-    assert _draws(model, at, _GREEDY) == [max(range(len(logits)), key=logits.__getitem__)]
+    assert _sample(model, at, _GREEDY) == [max(range(len(logits)), key=logits.__getitem__)]
 
 
 def test_bias_when_largest_then_forces_and_when_lowest_then_forbids(
     model: Model, at: tuple[Context, int]
 ):
-    (best,) = _draws(model, at, _GREEDY)
-    assert _draws(model, at, Sampling(temperature=0, logit_bias=((200, 100.0),))) == [200]
-    assert _draws(model, at, Sampling(temperature=1, logit_bias=((200, 100.0),), seed=4)) == [200]
-    assert _draws(model, at, Sampling(temperature=0, logit_bias=((best, -100.0),))) != [best]
+    (best,) = _sample(model, at, _GREEDY)
+    assert _sample(model, at, Sampling(temperature=0, logit_bias=((200, 100.0),))) == [200]
+    assert _sample(model, at, Sampling(temperature=1, logit_bias=((200, 100.0),), seed=4)) == [200]
+    assert _sample(model, at, Sampling(temperature=0, logit_bias=((best, -100.0),))) != [best]
 
 
 def test_penalties_when_token_was_drawn_then_others_come(model: Model, at: tuple[Context, int]):
-    plain = _draws(model, at, _GREEDY, count=12)
+    plain = _sample(model, at, _GREEDY, count=12)
     assert len(set(plain)) == 1
     for sampling in (
         Sampling(temperature=0, presence_penalty=2),
         Sampling(temperature=0, frequency_penalty=2),
     ):
-        assert len(set(_draws(model, at, sampling, count=12))) > 1
+        assert len(set(_sample(model, at, sampling, count=12))) > 1
     negative = Sampling(temperature=0, frequency_penalty=-2)
-    assert _draws(model, at, negative, count=5) == plain[:5]
+    assert _sample(model, at, negative, count=5) == plain[:5]
 
 
 def test_penalties_when_token_stands_in_the_prompt_then_only_repetition_counts(
     model: Model, at: tuple[Context, int]
 ):
-    known = [_PROMPT[1]]
-    push = ((known[0], 40.0),)
+    repeated = [_PROMPT[1]]
+    push = ((repeated[0], 40.0),)
     presence = Sampling(temperature=0, presence_penalty=2, logit_bias=push)
     repeat = Sampling(temperature=0, repeat_penalty=100, logit_bias=push)
-    assert _draws(model, at, presence) == known
-    assert _draws(model, at, repeat) != known
+    assert _sample(model, at, presence) == repeated
+    assert _sample(model, at, repeat) != repeated
 
 
 def test_seed_when_same_then_same_draws(model: Model, at: tuple[Context, int]):
-    drawn = [
-        _draws(model, at, Sampling(temperature=1.5, top_k=0, seed=seed), count=8)
+    sampled = [
+        _sample(model, at, Sampling(temperature=1.5, top_k=0, seed=seed), count=8)
         for seed in (1, 1, 2)
     ]
-    assert drawn[0] == drawn[1] != drawn[2]
+    assert sampled[0] == sampled[1] != sampled[2]
 
 
 def test_grammar_when_given_then_only_its_tokens_are_drawn(model: Model, at: tuple[Context, int]):
     for seed in range(5):
         sampling = Sampling(temperature=1.5, seed=seed)
-        drawn = _draws(model, at, sampling, count=4, grammar="root ::= [x-z]{3}")
-        text = b"".join(model.piece(token) for token in drawn[:3]).decode()
+        sampled = _sample(model, at, sampling, count=4, grammar="root ::= [x-z]{3}")
+        text = b"".join(model.piece(token) for token in sampled[:3]).decode()
         assert set(text) <= set("xyz")
         assert len(text) == 3
-        assert model.ends_generation(drawn[3])
+        assert model.ends_generation(sampled[3])
 
 
 def test_grammar_when_seed_is_same_then_same_draws(model: Model, at: tuple[Context, int]):
     sampling = Sampling(temperature=2, top_k=0, seed=9)
     grammar = "root ::= [a-z]*"
-    first, second = (_draws(model, at, sampling, count=6, grammar=grammar) for _ in "ab")
+    first, second = (_sample(model, at, sampling, count=6, grammar=grammar) for _ in "ab")
     assert first == second
 
 
@@ -110,18 +110,18 @@ def test_grammar_when_bias_pushes_a_forbidden_token_then_still_not_drawn(
     model: Model, at: tuple[Context, int]
 ):
     push = Sampling(temperature=0, logit_bias=((BYTES + ord("q"), 100.0),))
-    (token,) = _draws(model, at, push, grammar="root ::= [x-z]")
+    (token,) = _sample(model, at, push, grammar="root ::= [x-z]")
     assert model.piece(token) in {b"x", b"y", b"z"}
 
 
 def test_grammar_when_no_token_fits_then_only_an_error(model: Model, at: tuple[Context, int]):
     with pytest.raises(NativeError, match="allows no token"):
-        _draws(model, at, _GREEDY, grammar='root ::= "\\x00"')
+        _sample(model, at, _GREEDY, grammar='root ::= "\\x00"')
 
 
 def test_grammar_when_control_token_spells_it_then_not_drawn(model: Model, at: tuple[Context, int]):
     assert load_vocabulary(model).hidden == (0, 1, 3)
-    (token,) = _draws(
+    (token,) = _sample(
         model,
         at,
         Sampling(temperature=0, logit_bias=((3, 100.0),)),
@@ -136,13 +136,15 @@ def test_likelihoods_when_asked_then_probabilities_of_the_raw_logits(
     logits = _logits(model, at)
     total = math.log(sum(math.exp(logit - max(logits)) for logit in logits)) + max(logits)
     sampler = Sampler(model, Sampling(temperature=2, top_k=5, seed=1, logprobs=20), _PROMPT)
-    drawn = sampler.sample(*at)
+    sampled = sampler.sample(*at)
     sampler.close()
-    assert drawn.likelihood is not None
-    assert drawn.likelihood.drawn.logprob == pytest.approx(logits[drawn.token] - total, abs=1e-3)
+    assert sampled.likelihood is not None
+    assert sampled.likelihood.drawn.logprob == pytest.approx(
+        logits[sampled.token] - total, abs=1e-3
+    )
     expected = sorted((logit - total for logit in logits), reverse=True)[:20]
-    assert [each.logprob for each in drawn.likelihood.top] == pytest.approx(expected, abs=1e-3)
-    assert drawn.likelihood.drawn.bytes == model.piece(drawn.token)
+    assert [each.logprob for each in sampled.likelihood.top] == pytest.approx(expected, abs=1e-3)
+    assert sampled.likelihood.drawn.bytes == model.piece(sampled.token)
 
 
 def test_likelihoods_when_all_tokens_are_summed_then_one(model: Model, at: tuple[Context, int]):
@@ -150,9 +152,9 @@ def test_likelihoods_when_all_tokens_are_summed_then_one(model: Model, at: tuple
     for token in range(model.vocabulary_size):
         sampling = Sampling(temperature=0, logprobs=0, logit_bias=((token, 100.0),))
         sampler = Sampler(model, sampling, _PROMPT)
-        drawn = sampler.sample(*at)
+        sampled = sampler.sample(*at)
         sampler.close()
-        assert drawn.likelihood is not None
-        assert drawn.likelihood.top == ()
-        total += math.exp(drawn.likelihood.drawn.logprob)
+        assert sampled.likelihood is not None
+        assert sampled.likelihood.top == ()
+        total += math.exp(sampled.likelihood.drawn.logprob)
     assert total == pytest.approx(1.0, abs=1e-3)

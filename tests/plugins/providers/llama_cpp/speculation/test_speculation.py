@@ -311,8 +311,8 @@ def test_lookup_when_run_stood_twice_then_the_last_place_and_near_goes_first():
 
 def test_lookup_when_text_is_long_then_learned_piece_by_piece():
     lookup, tokens = PromptLookup(), [*range(10_000), 5, 6, 7]
-    found = [lookup.find(tokens) for _ in range(3)]
-    assert found[-1] == 8
+    positions = [lookup.find(tokens) for _ in range(3)]
+    assert positions[-1] == 8
     grown = [*tokens, 8, 9998, 9999, 5]
     assert lookup.find(grown) == 10_001
 

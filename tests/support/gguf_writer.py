@@ -1,4 +1,4 @@
-"""The pieces that a GGUF file is written of."""
+"""Encodes the parts of a GGUF file and writes it."""
 
 import struct
 from collections.abc import Iterable, Sequence
