@@ -27,15 +27,15 @@ HTTP_REQUESTS = Counter(
 )
 HTTP_SECONDS = Histogram(
     "monkey_coder_http_request_duration_seconds",
-    "Time to the end of an answer.",
+    "Time to the end of a response.",
     ["method", "route"],
     registry=REGISTRY,
 )
 TASKS = Counter(
     "monkey_coder_tasks", "Tasks that reached a final status.", ["status"], registry=REGISTRY
 )
-QUEUE_LENGTH = Gauge("monkey_coder_queue_length", "Tasks that wait.", registry=REGISTRY)
-TASKS_RUNNING = Gauge("monkey_coder_tasks_running", "Tasks that run.", registry=REGISTRY)
+QUEUE_LENGTH = Gauge("monkey_coder_queue_length", "Queued tasks.", registry=REGISTRY)
+TASKS_RUNNING = Gauge("monkey_coder_tasks_running", "Running tasks.", registry=REGISTRY)
 TOKENS = Counter(
     "monkey_coder_tokens",
     "Tokens of finished completions.",
@@ -44,19 +44,19 @@ TOKENS = Counter(
 )
 DRAFTED_TOKENS = Counter(
     "monkey_coder_drafted_tokens",
-    "Tokens that an engine tried ahead of their turn, by whether they were drawn then.",
+    "Tokens drafted by speculative decoding, by whether they were accepted.",
     ["provider", "model", "outcome"],
     registry=REGISTRY,
 )
 ATTEMPTS = Counter(
     "monkey_coder_provider_attempts",
-    "Tries at providers by how they ended; ok: the answer began.",
+    "Attempts at providers by outcome; ok: the answer began.",
     ["provider", "outcome"],
     registry=REGISTRY,
 )
 FIRST_TOKEN_SECONDS = Histogram(
     "monkey_coder_first_token_seconds",
-    "Time from a request to the first of its answer, waiting included.",
+    "Time from a request to the first event of its answer, including waiting.",
     ["provider", "model"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
     registry=REGISTRY,
@@ -67,18 +67,16 @@ COST = Counter(
     ["provider", "model"],
     registry=REGISTRY,
 )
-COMPLETIONS_WAITING = Gauge(
-    "monkey_coder_gate_waiting", "Completions that wait.", registry=REGISTRY
-)
-COMPLETIONS_RUNNING = Gauge("monkey_coder_gate_running", "Completions that run.", registry=REGISTRY)
+COMPLETIONS_WAITING = Gauge("monkey_coder_gate_waiting", "Waiting completions.", registry=REGISTRY)
+COMPLETIONS_RUNNING = Gauge("monkey_coder_gate_running", "Running completions.", registry=REGISTRY)
 RESPONSE_CACHE = Counter(
     "monkey_coder_response_cache",
-    "Completions by how they stand to the response cache.",
+    "Completions by response cache status.",
     ["status"],
     registry=REGISTRY,
 )
 SANDBOX_RUNS = Counter(
-    "monkey_coder_sandbox_runs", "Sandbox runs by how they ended.", ["reason"], registry=REGISTRY
+    "monkey_coder_sandbox_runs", "Sandbox runs by end reason.", ["reason"], registry=REGISTRY
 )
 BUILD = Gauge("monkey_coder_build_info", "Always 1.", ["version"], registry=REGISTRY)
 
