@@ -1,23 +1,28 @@
-"""Sandbox backend on QEMU's microvm: each run gets a kernel and a machine of its own.
+"""Sandbox backend on QEMU's microvm: each run gets a virtual machine with its own kernel.
 
-What it promises beyond the namespaces: the host's kernel is not shared. The program runs
-on a kernel of its own that sees a disk it can only read, a serial port, and no network;
-what it would have to break to get out is the processor's virtualization (KVM) and QEMU,
-which is itself without privileges and, with bwrap, without a view of the host. Each run
-begins from a snapshot of a machine that has just started and never ran a program; what
-must not be the same in two runs (randomness, clock) is renewed before the program starts.
+The program runs on a kernel that sees a read-only disk, a serial port and no network. To escape it
+would have to break the CPU's virtualization (KVM) and QEMU, which itself has no privileges and,
+under bwrap, no view of the host. Each run starts from a snapshot of a machine that has booted and
+never ran a program; what must differ between runs (randomness, clock) is renewed first.
 
-Without KVM a processor can be emulated, if the settings allow it: the walls are the same
-in kind, but QEMU's developers do not treat its emulation as one, and it is slow.
+Without KVM a CPU can be emulated if the settings allow it. The isolation has the same form, but
+QEMU's developers do not consider emulation a security boundary, and it is slow.
 
-    kernel.py, modules.py          the host's kernel and the drivers that it needs
-    cpio.py, first_program.py, initramfs.py    from the kernel to the root file system
-    root.py, files.py              that file system, made once and kept
-    init.py                        PID 1 in the guest; then plugins/_shared/guest takes over
-    command.py, confinement.py     QEMU's command line, and what keeps QEMU in
-    machine.py, starter.py, machines.py, monitor.py    one QEMU; starting them; the snapshot
-    acceleration.py, probe.py      what this machine offers, found out by trying
-    backend.py                     the SandboxBackend
+    backend.py            the SandboxBackend
+    machine_factory.py    starts machines: booted, or resumed from the snapshot
+    machine.py            one QEMU process and the guest in it
+    qemu_spawner.py       starts QEMU in a control group
+    qemu_confinement.py   confines QEMU
+    qemu_argv.py          QEMU's command line
+    qmp.py                saves a machine's state through QEMU's monitor
+    boot_files.py         kernel, initramfs and root file system, made once and kept
+    kernel.py             finds the host's kernel
+    kernel_modules.py     the drivers that a guest needs, in loading order
+    initramfs.py          the initramfs
+    elf_assembler.py      its only program, assembled from system calls
+    root_image.py         the root file system's image
+    guest_init.py         PID 1 in the guest; the agent (plugins/_shared/guest) takes over
+    probe.py              KVM on this machine; what a guest isolates, seen from inside
 """
 
 from appliance.spi.registry import PluginContext, Registry
@@ -25,7 +30,7 @@ from appliance.spi.sandbox import SandboxBackend
 
 
 def register(registry: Registry) -> None:
-    """Offer the backend under the name "microvm"."""
+    """Add the backend under the name "microvm"."""
     registry.add_sandbox("microvm", _create)
 
 

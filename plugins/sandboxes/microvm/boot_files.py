@@ -1,7 +1,7 @@
 """The kernel, initramfs and root file system that every guest is started from.
 
-They lie in the data directory under a name that tells what went into them, are made
-once, and are never written to again.
+They lie in the data directory under a name derived from their sources, are made once and never
+written to again.
 """
 
 import contextlib
@@ -16,47 +16,48 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from plugins._shared.guest.agent_bundle import agent_files, compiled
+from appliance.errors import SandboxUnavailable
+from plugins._shared.guest.agent_bundle import agent_files
 from plugins._shared.rootfs.python import Interpreter
-from plugins._shared.stage.unavailable import unavailable
+from plugins._shared.stage.bytecode import pyc_files
 from plugins.sandboxes.microvm import initramfs, root_image
 from plugins.sandboxes.microvm.kernel import Kernel
-from plugins.sandboxes.microvm.kernel_modules import Modules
+from plugins.sandboxes.microvm.kernel_modules import KernelModules
 
-# Raise it when what is made from the same parts changes.
+# Increase it when the same sources give other files.
 _FORMAT = 1
 _LOCK_S = 300.0
 _POLL_S = 0.1
 _NAMES = ("kernel", "initramfs", "root.img")
 
 
-class Parts(Struct, frozen=True):
-    """What they are made from.
+class BootSources(Struct, frozen=True):
+    """What the boot files are made from.
 
-    `base` is the root file system that the administrator chose, if any, and `base_name` what
-    tells it from others; `own` are the files of what runs inside.
+    `base` is the root file system that the administrator chose (None: a small one is made), and
+    `base_digest` its digest. `guest_files` are the product's own files that run in the guest.
     """
 
     kernel: Kernel
     python: Interpreter
     base: Path | None
-    base_name: str
-    own: Mapping[str, bytes]
+    base_digest: str
+    guest_files: Mapping[str, bytes]
 
     def key(self) -> str:
-        """The same key, the same content."""
+        """Sources with the same key give the same files."""
         image = self.kernel.image.stat()
-        known = [_FORMAT, self.kernel.version, image.st_size, image.st_mtime_ns]
-        names = [*map(str, known), str(self.kernel.modules), self.base_name]
-        names.append(self.python.own.name if self.python.own else self.python.program)
+        numbers = [_FORMAT, self.kernel.version, image.st_size, image.st_mtime_ns]
+        names = [*map(str, numbers), str(self.kernel.modules), self.base_digest]
+        names.append(self.python.bundled.name if self.python.bundled else self.python.program)
         digest = hashlib.sha256("\n".join(names).encode())
-        for name, content in sorted(self.own.items()):
+        for name, content in sorted(self.guest_files.items()):
             digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
         return digest.hexdigest()[:24]
 
 
-class Files(Struct, frozen=True):
-    """Open for reading; `folder` is where they lie and has room for more."""
+class BootFiles(Struct, frozen=True):
+    """Descriptors open for reading. `folder` is on the same file system, for snapshots."""
 
     folder: Path
     kernel: int
@@ -68,68 +69,71 @@ class Files(Struct, frozen=True):
             os.close(fd)
 
 
-def parts(kernel: Kernel, python: Interpreter, base: Path | None, base_name: str) -> Parts:
-    """Those of this product. Raises SandboxUnavailable."""
-    own = {**agent_files(), "init.pyc": compiled("plugins.sandboxes.microvm.guest_init")}
-    return Parts(kernel, python, base, base_name, own)
+def boot_sources(
+    kernel: Kernel, python: Interpreter, base: Path | None, base_digest: str
+) -> BootSources:
+    """With the guest files of this version. Raises SandboxUnavailable."""
+    guest_files = agent_files() | pyc_files(["plugins.sandboxes.microvm.guest_init"])
+    return BootSources(kernel, python, base, base_digest, guest_files)
 
 
-def prepare(data_dir: Path, given: Parts) -> Files:
-    """The files, made now if they are not there yet, which takes seconds.
+def prepare_boot_files(data_dir: Path, sources: BootSources) -> BootFiles:
+    """Open the files; if they do not exist they are made first, which takes seconds.
 
     Raises SandboxUnavailable.
     """
     home = data_dir.absolute() / "microvm"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = home / given.key()
-        with _locked(home / ".lock"):
+        target = home / sources.key()
+        with _exclusive_lock(home / ".lock"):
             if not target.is_dir():
-                _clear(home)
-                _make(home, target, given)
-            opened = [os.open(target / name, os.O_RDONLY) for name in _NAMES]
+                _remove_folders(home)
+                _build(home, target, sources)
+            fds = [os.open(target / name, os.O_RDONLY) for name in _NAMES]
     except OSError as error:
-        raise unavailable(
+        raise SandboxUnavailable.with_remedy(
             f"the guests' root file system can't be made in the data directory ({error})",
-            "see that it can be written to and has room",
+            "check that it is writable and has free space",
         ) from error
-    return Files(home, *opened)
+    return BootFiles(home, *fds)
 
 
-def _make(home: Path, target: Path, given: Parts) -> None:
+def _build(home: Path, target: Path, sources: BootSources) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="unfinished-", dir=home))
     try:
-        made = scratch / "made"
-        made.mkdir()
-        root_image.lay_out(scratch / "tree", given.base, given.python, given.own)
-        root_image.write_image(scratch / "tree", made / "root.img")
-        modules = Modules(given.kernel.modules)
-        (made / "initramfs").write_bytes(initramfs.initramfs(modules))
-        shutil.copyfile(given.kernel.image, made / "kernel")
-        for name in _NAMES:  # QEMU's own user reads them
-            (made / name).chmod(0o444)
-        made.rename(target)
+        output = scratch / "output"
+        output.mkdir()
+        tree = scratch / "tree"
+        root_image.build_tree(tree, sources.base, sources.python, sources.guest_files)
+        root_image.write_image(tree, output / "root.img")
+        modules = KernelModules(sources.kernel.modules)
+        (output / "initramfs").write_bytes(initramfs.build_initramfs(modules))
+        shutil.copyfile(sources.kernel.image, output / "kernel")
+        for name in _NAMES:  # QEMU reads them as another user
+            (output / name).chmod(0o444)
+        output.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _clear(home: Path) -> None:
-    """What was made from other parts, or by a process that was killed."""
+def _remove_folders(home: Path) -> None:
+    """Remove files of other sources, and what a killed process left."""
     for path in home.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Generator[None]:
+def _exclusive_lock(path: Path) -> Generator[None]:
     with path.open("w") as lock:
         deadline = time.monotonic() + _LOCK_S
         while not _try_lock(lock.fileno()):
             if time.monotonic() > deadline:
-                raise unavailable(
+                raise SandboxUnavailable.with_remedy(
                     "another process has been making the guests' root file system for "
                     f"{_LOCK_S:.0f} s",
-                    "end it",
+                    "end that process",
                 )
             time.sleep(_POLL_S)
         yield

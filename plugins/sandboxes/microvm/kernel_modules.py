@@ -1,8 +1,8 @@
-"""The kernel's modules: which ones a driver takes, in the order to load them.
+"""The kernel's modules: those that a driver requires, in loading order.
 
-Each module file says itself what it needs (its .modinfo section: "depends=", and
-"softdep=pre:" for what it asks for by another name), so no index made by `depmod` is
-needed, which an unpacked kernel does not have.
+Each module names its dependencies in its .modinfo section ("depends=", and "softdep=pre:" for
+those requested by an alias). So no index of `depmod` is required, which an unpacked kernel package
+does not have.
 """
 
 import gzip
@@ -13,84 +13,84 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from plugins._shared.stage.unavailable import unavailable
+from appliance.errors import SandboxUnavailable
 
 _MODULE = re.compile(r"(.+)\.ko(\.gz|\.xz|\.zst)?")
-_UNPACK_S = 30.0
-_PLACES = "/usr/bin:/bin:/usr/local/bin"
+_UNCOMPRESS_S = 30.0
+_PATH = "/usr/bin:/bin:/usr/local/bin"
 _INFO = re.compile(rb"\0(depends|softdep)=([^\0]*)(?=\0)")
 
 
-class Modules:
-    """The modules in one folder /lib/modules/<version>; empty where there is no such folder."""
+class KernelModules:
+    """The modules in a folder /lib/modules/<version>; none without a folder."""
 
     def __init__(self, folder: Path | None) -> None:
         self._files = dict(_files(folder)) if folder is not None else {}
 
-    def load_order(self, wanted: Iterable[str]) -> list[bytes]:
-        """The unpacked modules behind these names and all that they need, needed ones first.
+    def load_order(self, names: Iterable[str]) -> list[bytes]:
+        """The uncompressed modules of these names and their dependencies, dependencies first.
 
-        A name without a file is a part of the kernel itself, or missing; that shows when
-        the guest is started. Raises SandboxUnavailable if one can't be unpacked.
+        A name without a file is built in, or missing: that shows when the guest is started. Raises
+        SandboxUnavailable if one can't be uncompressed.
         """
-        found: dict[str, bytes] = {}
-        for name in wanted:
-            self._add(_plain(name), found, set())
-        return list(found.values())
+        ordered: dict[str, bytes] = {}
+        for name in names:
+            self._add(_normalize(name), ordered, set())
+        return list(ordered.values())
 
-    def _add(self, name: str, found: dict[str, bytes], above: set[str]) -> None:
+    def _add(self, name: str, ordered: dict[str, bytes], ancestors: set[str]) -> None:
         path = self._files.get(name)
-        if path is None or name in found or name in above:
+        if path is None or name in ordered or name in ancestors:
             return
-        content = _unpacked(path)
-        for needed in needs(content):
-            self._add(needed, found, above | {name})
-        found[name] = content
+        content = _uncompress(path)
+        for dependency in required_modules(content):
+            self._add(dependency, ordered, ancestors | {name})
+        ordered[name] = content
 
 
-def needs(module: bytes) -> list[str]:
-    """The names of the modules that must be there before this one."""
+def required_modules(module: bytes) -> list[str]:
+    """Names of the modules that must be loaded before this one."""
     names: list[str] = []
     for match in _INFO.finditer(b"\0" + module):
         words = match[2].decode(errors="replace")
         if match[1] == b"depends":
             names += words.split(",")
         else:
-            before = words.partition("pre:")[2].partition("post:")[0]
-            names += before.split()
-    return [_plain(name) for name in names if name]
+            earlier = words.partition("pre:")[2].partition("post:")[0]
+            names += earlier.split()
+    return [_normalize(name) for name in names if name]
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*.ko*")):
         if match := _MODULE.fullmatch(path.name):
-            yield _plain(match[1]), path
+            yield _normalize(match[1]), path
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _unpacked(path: Path) -> bytes:
-    unpack = {".gz": gzip.decompress, ".xz": lzma.decompress, ".zst": _unzstd}
+def _uncompress(path: Path) -> bytes:
+    functions = {".gz": gzip.decompress, ".xz": lzma.decompress, ".zst": _unzstd}
     content = path.read_bytes()
-    return unpack[path.suffix](content) if path.suffix in unpack else content
+    return functions[path.suffix](content) if path.suffix in functions else content
 
 
 def _unzstd(content: bytes) -> bytes:
-    program = shutil.which("zstd", path=_PLACES)
+    program = shutil.which("zstd", path=_PATH)
     if program is None:
-        raise unavailable(
-            "the kernel's modules are packed with zstd and that program is missing",
+        raise SandboxUnavailable.with_remedy(
+            "the kernel's modules are compressed with zstd, and that program is missing",
             "install the package zstd",
         )
     done = subprocess.run(
-        [program, "-dcq"], input=content, capture_output=True, timeout=_UNPACK_S, check=False
+        [program, "-dcq"], input=content, capture_output=True, timeout=_UNCOMPRESS_S, check=False
     )
     if done.returncode:
-        raise unavailable(
-            "a module of the kernel could not be unpacked: "
+        raise SandboxUnavailable.with_remedy(
+            "a kernel module could not be uncompressed: "
             + done.stderr.decode(errors="replace").strip()[:200],
-            "install the kernel's package anew",
+            "reinstall the kernel's package",
         )
     return done.stdout

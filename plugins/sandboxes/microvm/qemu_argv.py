@@ -1,4 +1,4 @@
-"""The command line of QEMU: a machine with a disk to read from, a serial port, and no more."""
+"""The command line of QEMU: a machine with a read-only disk and a serial port, and no more."""
 
 from enum import StrEnum
 
@@ -7,9 +7,9 @@ from msgspec import Struct
 _MIB = 1024 * 1024
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _KERNEL = ("console=ttyS0", "quiet", "panic=-1", "reboot=t", "pci=off", "random.trust_cpu=on")
-# What runs beside the program: the kernel, and Python twice.
-_OVERHEAD = 160 * _MIB
-_STEP = 64 * _MIB
+# The kernel, and Python for the agent and the init process.
+_OVERHEAD_BYTES = 160 * _MIB
+_STEP_BYTES = 64 * _MIB
 
 
 class Accelerator(StrEnum):
@@ -17,25 +17,25 @@ class Accelerator(StrEnum):
     EMULATION = "tcg"
 
 
-class Shape(Struct, frozen=True, order=True):
-    """How large a machine is."""
+class MachineShape(Struct, frozen=True, order=True):
+    """The size of a machine."""
 
     memory_mib: int
     processors: int
 
-    def holds(self, other: "Shape") -> bool:
-        """Whether a run that asks for the other finds room in this one."""
+    def can_hold(self, other: "MachineShape") -> bool:
+        """Whether a run that needs the other fits into this one."""
         return self.memory_mib >= other.memory_mib and self.processors >= other.processors
 
 
-def shape(memory_bytes: int, cpus: float) -> Shape:
-    """The machine for runs of so much memory and so many processors."""
-    whole = -(-(memory_bytes + _OVERHEAD) // _STEP) * _STEP
-    return Shape(whole // _MIB, max(1, -int(-cpus // 1)))
+def shape_for(memory_bytes: int, cpus: float) -> MachineShape:
+    """The smallest machine for a run with this memory and these CPUs."""
+    rounded = -(-(memory_bytes + _OVERHEAD_BYTES) // _STEP_BYTES) * _STEP_BYTES
+    return MachineShape(rounded // _MIB, max(1, -int(-cpus // 1)))
 
 
-class Descriptors(Struct, frozen=True):
-    """What QEMU finds open, by number. `state` holds a machine to go on with, if any."""
+class QemuDescriptors(Struct, frozen=True):
+    """Descriptors that QEMU inherits. `state` is a saved machine to resume, if any."""
 
     kernel: int
     initramfs: int
@@ -45,47 +45,49 @@ class Descriptors(Struct, frozen=True):
     state: int | None = None
 
     def all(self) -> list[int]:
-        given = (self.kernel, self.initramfs, self.root, self.port, self.monitor, self.state)
-        return [fd for fd in given if fd is not None]
+        fds = (self.kernel, self.initramfs, self.root, self.port, self.monitor, self.state)
+        return [fd for fd in fds if fd is not None]
 
 
-def arguments(accelerator: Accelerator, size: Shape, fds: Descriptors) -> list[str]:
-    """Everything behind the program's name.
+def qemu_arguments(
+    accelerator: Accelerator, shape: MachineShape, fds: QemuDescriptors
+) -> list[str]:
+    """The arguments after the program's name.
 
-    A machine that goes on from a state must be given the same but for `fds.state`.
+    A machine that is resumed needs the arguments of the saved one, except `fds.state`.
     """
-    words = [
+    arguments = [
         *("-nodefaults", "-no-user-config", "-nographic", "-no-reboot"),
         *("-sandbox", _SANDBOX),
         *("-M", "microvm,acpi=on,x-option-roms=off,isa-serial=on"),
-        *_processor(accelerator, size),
-        *("-m", f"{size.memory_mib}M"),
-        *("-kernel", _path(fds.kernel), "-initrd", _path(fds.initramfs)),
+        *_processor(accelerator, shape),
+        *("-m", f"{shape.memory_mib}M"),
+        *("-kernel", _fd_path(fds.kernel), "-initrd", _fd_path(fds.initramfs)),
         *("-append", " ".join(_KERNEL)),
         *_disk(fds.root),
         *_port(fds.port),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
     ]
     if fds.monitor is not None:
-        words += ["-chardev", f"socket,id=monitor,fd={fds.monitor}"]
-        words += ["-mon", "chardev=monitor,mode=control"]
+        arguments += ["-chardev", f"socket,id=monitor,fd={fds.monitor}"]
+        arguments += ["-mon", "chardev=monitor,mode=control"]
     if fds.state is not None:
-        words += ["-incoming", f"fd:{fds.state}"]
-    return words
+        arguments += ["-incoming", f"fd:{fds.state}"]
+    return arguments
 
 
-def _processor(accelerator: Accelerator, size: Shape) -> list[str]:
-    count = ["-smp", str(size.processors)]
+def _processor(accelerator: Accelerator, shape: MachineShape) -> list[str]:
+    count = ["-smp", str(shape.processors)]
     if accelerator is Accelerator.KVM:
-        # No machines within machines: that takes code of the host's that nothing here uses.
+        # No nested virtualization: it would expose code of the host's kernel that nothing needs.
         return ["-accel", "kvm", "-cpu", "host,-vmx,-svm", *count]
-    # Time goes by the instructions done, 4 ns each: a guest that measures its clocks while
-    # the host is busy would find them broken and not start.
+    # -icount ties the guest's clock to its instructions (4 ns each): with the host's clock, a guest
+    # that calibrates its timers while the host is busy would not start.
     return ["-accel", "tcg,tb-size=64", "-icount", "shift=2", "-cpu", "max", *count]
 
 
 def _disk(fd: int) -> list[str]:
-    file = f"driver=file,node-name=file,filename={_path(fd)},read-only=on,locking=off"
+    file = f"driver=file,node-name=file,filename={_fd_path(fd)},read-only=on,locking=off"
     raw = "driver=raw,node-name=root,file=file,read-only=on"
     return ["-blockdev", file, "-blockdev", raw, "-device", "virtio-blk-device,drive=root"]
 
@@ -98,6 +100,6 @@ def _port(fd: int) -> list[str]:
     ]
 
 
-def _path(fd: int) -> str:
-    """Works also where the file's folder can't be entered."""
+def _fd_path(fd: int) -> str:
+    """Works even if the file's folder is not accessible."""
     return f"/proc/self/fd/{fd}"

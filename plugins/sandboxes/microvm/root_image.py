@@ -1,9 +1,8 @@
-"""The root file system of the guests: what lies in it, and the image that holds it.
+"""The root file system of the guests: its content, and the image of it.
 
-Where the administrator chose a root file system it is that one; else a small one: the
-box's own Python, a shell, and the usual small tools of the host. It is written once as
-an ext4 image, which every kernel for servers can read and `mke2fs -d` makes without
-privileges.
+It is the one that the administrator chose, or else a small one: the bundled Python, a shell and
+common tools of the host. It is written as an ext4 image, which every server kernel can read and
+`mke2fs -d` makes without privileges.
 """
 
 import re
@@ -12,8 +11,8 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from appliance.errors import SandboxUnavailable
 from plugins._shared.rootfs.python import Interpreter
-from plugins._shared.stage.unavailable import unavailable
 from plugins.sandboxes.microvm.initramfs import SANDBOX
 
 _TOOLS = (
@@ -34,25 +33,27 @@ _ETC = {
     "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
-# No journal, no room for growth: nobody will ever write to it.
+# No journal and no space to grow: it is read-only.
 _EXT4 = (
     *("-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-E", "root_owner=0:0"),
     *("-O", "^has_journal,^metadata_csum,^resize_inode"),
 )
-_FOUND = re.compile(r"(/\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
+_LIBRARY_LINE = re.compile(r"(/\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
 _TOOL_S = 30.0
 _IMAGE_S = 300.0
 _SLACK = 16 * 1024 * 1024
-_PLACES = "/usr/sbin:/sbin:/usr/bin:/bin"
+_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 
 
-def lay_out(folder: Path, base: Path | None, python: Interpreter, own: Mapping[str, bytes]) -> None:
-    """Make the tree in `folder`: that of `base`, or a small one; the Python and `own` files.
+def build_tree(
+    folder: Path, base: Path | None, python: Interpreter, guest_files: Mapping[str, bytes]
+) -> None:
+    """Build the tree: a copy of `base` or a small one, with the Python and the guest files.
 
     Raises SandboxUnavailable or OSError.
     """
     if base is None:
-        _small(folder)
+        _build_small_root(folder)
     else:
         shutil.copytree(base, folder, symlinks=True)
     for name in _FOLDERS:
@@ -61,18 +62,20 @@ def lay_out(folder: Path, base: Path | None, python: Interpreter, own: Mapping[s
     for name, text in _ETC.items():
         if base is None or not (folder / "etc" / name).exists():
             (folder / "etc" / name).write_text(text)
-    _place_python(folder / "opt/python", python)
-    home = folder / SANDBOX.lstrip("/")
-    home.mkdir()
-    for name, content in own.items():
-        (home / name).write_bytes(content)
+    _install_python(folder / "opt/python", python)
+    sandbox = folder / SANDBOX.lstrip("/")
+    sandbox.mkdir()
+    for name, content in guest_files.items():
+        (sandbox / name).write_bytes(content)
 
 
 def write_image(folder: Path, image: Path) -> None:
-    """The tree as an ext4 image. Raises SandboxUnavailable."""
-    program = shutil.which("mke2fs", path=_PLACES)
+    """Write the tree as an ext4 image. Raises SandboxUnavailable."""
+    program = shutil.which("mke2fs", path=_PATH)
     if program is None:
-        raise unavailable("the program mke2fs is missing", "install the package e2fsprogs")
+        raise SandboxUnavailable.with_remedy(
+            "the program mke2fs is missing", "install the package e2fsprogs"
+        )
     files = list(folder.rglob("*"))
     sizes = sum(path.lstat().st_size + 4096 for path in files)
     with image.open("wb") as file:
@@ -85,48 +88,52 @@ def write_image(folder: Path, image: Path) -> None:
         check=False,
     )
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()[-300:]
-        raise unavailable(
-            f"mke2fs could not make the guests' root file system ({said})",
-            "see that the data directory has room",
+        message = done.stderr.decode(errors="replace").strip()[-300:]
+        raise SandboxUnavailable.with_remedy(
+            f"mke2fs could not make the guests' root file system ({message})",
+            "check that the data directory has free space",
         )
 
 
-def _small(folder: Path) -> None:
+def _build_small_root(folder: Path) -> None:
     folder.mkdir()
     for name in _MERGED:
         (folder / "usr" / name).mkdir(parents=True)
         (folder / name).symlink_to(f"usr/{name}")
     _copy(Path(_LOADER), folder)
-    tools = {name: path for name in _TOOLS if (path := shutil.which(name, path=_PLACES))}
+    tools = {name: path for name in _TOOLS if (path := shutil.which(name, path=_PATH))}
     if "sh" not in tools:
-        raise unavailable("this machine has no shell at /bin/sh", "install one")
+        raise SandboxUnavailable.with_remedy(
+            "this machine has no shell (sh)", "install one, such as the package dash"
+        )
     for name, path in tools.items():
         _copy_as(Path(path), folder / "usr/bin" / name)
-    for library in {*_needed(tools.values()), *_of_the_c_library()}:
+    for library in {*_required_libraries(tools.values()), *_libc_libraries()}:
         _copy(Path(library), folder)
 
 
-def _of_the_c_library() -> list[str]:
-    """Those that the Python and its modules look for."""
-    home = next(Path(path).parent for path in _needed(["/bin/sh"]) if path.endswith("libc.so.6"))
+def _libc_libraries() -> list[str]:
+    """Libraries of the C library that the Python and its modules load."""
+    home = next(
+        Path(path).parent for path in _required_libraries(["/bin/sh"]) if path.endswith("libc.so.6")
+    )
     return [str(home / name) for name in _LIBRARIES if (home / name).exists()]
 
 
-def _needed(programs: Iterable[str]) -> set[str]:
-    found: set[str] = set()
+def _required_libraries(programs: Iterable[str]) -> set[str]:
+    libraries: set[str] = set()
     for program in programs:
         done = subprocess.run(
             [_LOADER, "--list", program],
             env={}, capture_output=True, text=True, timeout=_TOOL_S, check=False,
         )  # fmt: skip
-        # A script has no libraries; what it can't do without fails when it is run.
-        found.update(_FOUND.findall(done.stdout))
-    return found
+        # A script has none; if its interpreter is missing, it fails when it is run.
+        libraries.update(_LIBRARY_LINE.findall(done.stdout))
+    return libraries
 
 
 def _copy(source: Path, folder: Path) -> None:
-    """To the same path below `folder`, whose links lead to the same place as the host's."""
+    """Copy to the same path below `folder`, whose links lead to the same folder as the host's."""
     _copy_as(source, folder / str(source).lstrip("/"))
 
 
@@ -137,24 +144,24 @@ def _copy_as(source: Path, target: Path) -> None:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    """Also what the owner may run but not read."""
+    """Copy also programs that the owner may execute but not read."""
 
     def copy(path: str, to: str) -> None:
         mode = Path(path).stat().st_mode & 0o777
         try:
             shutil.copyfile(path, to)
         except PermissionError:
-            shutil.copyfile(source / "bin/python3", to)  # its hidden twin
+            shutil.copyfile(source / "bin/python3", to)  # a readable copy of it
         Path(to).chmod(mode | 0o400)
 
     shutil.copytree(source, target, symlinks=True, copy_function=copy)
 
 
-def _place_python(inside: Path, python: Interpreter) -> None:
-    """The box's own, or names for the root's at the places where the box's would be."""
+def _install_python(inside: Path, python: Interpreter) -> None:
+    """Copy the bundled Python, or link the root's where the bundled one would be."""
     shutil.rmtree(inside, ignore_errors=True)
-    if python.own is not None:
-        _copy_tree(python.own, inside)
+    if python.bundled is not None:
+        _copy_tree(python.bundled, inside)
         return
     for name in ("bin/python3", "bin/python", "libexec/supervisor"):
         (inside / name).parent.mkdir(parents=True, exist_ok=True)

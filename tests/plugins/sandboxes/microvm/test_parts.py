@@ -17,20 +17,19 @@ from appliance.domain.execution import Limits
 from appliance.errors import SandboxUnavailable
 from plugins._shared.rootfs.python import Interpreter
 from plugins.sandboxes.microvm import (
-    acceleration,
-    cpio,
     guest_init,
     kernel,
     kernel_modules,
-    machine_pool,
+    machine_factory,
+    probe,
     qemu_argv,
     root_image,
 )
-from plugins.sandboxes.microvm.first_program import Call, program
-from plugins.sandboxes.microvm.initramfs import initramfs
-from plugins.sandboxes.microvm.kernel_modules import Modules, needs
-from plugins.sandboxes.microvm.qemu_argv import Accelerator, Descriptors, Shape
-from plugins.sandboxes.microvm.qmp import Monitor
+from plugins.sandboxes.microvm.elf_assembler import SystemCall, assemble_elf
+from plugins.sandboxes.microvm.initramfs import build_initramfs, cpio_archive
+from plugins.sandboxes.microvm.kernel_modules import KernelModules, required_modules
+from plugins.sandboxes.microvm.qemu_argv import Accelerator, MachineShape, QemuDescriptors
+from plugins.sandboxes.microvm.qmp import QmpClient
 
 WRITE, EXIT, CHDIR = 1, 60, 80
 only_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="microvm is x86_64 only")
@@ -57,7 +56,7 @@ def unpacked(archive: bytes) -> dict[str, tuple[int, bytes]]:
 
 @pytest.mark.parametrize("content", [b"", b"a", b"abc", b"abcd", bytes(5000)])
 def test_cpio_of_any_length_is_read_back_whole(content: bytes):
-    archive = cpio.archive(("dev", "root"), {"init": content, "next": b"x"})
+    archive = cpio_archive(("dev", "root"), {"init": content, "next": b"x"})
 
     assert unpacked(archive) == {
         "dev": (0o040755, b""),
@@ -70,16 +69,20 @@ def test_cpio_of_any_length_is_read_back_whole(content: bytes):
 # The first program
 
 
-def run(tmp_path: Path, calls: list[Call]) -> "subprocess.CompletedProcess[bytes]":
+def run(tmp_path: Path, calls: list[SystemCall]) -> "subprocess.CompletedProcess[bytes]":
     path = tmp_path / "program"
-    path.write_bytes(program(calls))
+    path.write_bytes(assemble_elf(calls))
     path.chmod(0o755)
     return subprocess.run([path], capture_output=True, timeout=30, check=False)
 
 
 @only_x86_64
 def test_first_program_does_its_calls_in_order(tmp_path: Path):
-    calls = [Call(WRITE, (1, b"one ", 4)), Call(WRITE, (1, b"two", 3)), Call(EXIT, (7,))]
+    calls = [
+        SystemCall(WRITE, (1, b"one ", 4)),
+        SystemCall(WRITE, (1, b"two", 3)),
+        SystemCall(EXIT, (7,)),
+    ]
 
     done = run(tmp_path, calls)
 
@@ -88,14 +91,18 @@ def test_first_program_does_its_calls_in_order(tmp_path: Path):
 
 @only_x86_64
 def test_first_program_whose_required_call_fails_ends_with_its_number(tmp_path: Path):
-    calls = [Call(CHDIR, (b"/",)), Call(CHDIR, (b"/there/is/none",)), Call(EXIT, (0,))]
+    calls = [
+        SystemCall(CHDIR, (b"/",)),
+        SystemCall(CHDIR, (b"/there/is/none",)),
+        SystemCall(EXIT, (0,)),
+    ]
 
     assert run(tmp_path, calls).returncode == 2
 
 
 @only_x86_64
 def test_first_program_whose_other_call_fails_goes_on(tmp_path: Path):
-    calls = [Call(CHDIR, (b"/there/is/none",), required=False), Call(EXIT, (5,))]
+    calls = [SystemCall(CHDIR, (b"/there/is/none",), required=False), SystemCall(EXIT, (5,))]
 
     assert run(tmp_path, calls).returncode == 5
 
@@ -105,7 +112,7 @@ def test_first_program_hands_lists_of_words_to_the_next_one(tmp_path: Path):
     execve = 59
     argv = [b"sh", b"-c", b'echo "$0 $1 $A"', b"zero", b"one"]
 
-    done = run(tmp_path, [Call(execve, (b"/bin/sh", argv, [b"A=b"])), Call(EXIT, (9,))])
+    done = run(tmp_path, [SystemCall(execve, (b"/bin/sh", argv, [b"A=b"])), SystemCall(EXIT, (9,))])
 
     assert (done.stdout, done.returncode) == (b"zero one b\n", 0)
 
@@ -122,7 +129,7 @@ def test_modules_are_loaded_after_what_they_need(tmp_path: Path):
     for name, depends in {"a": "b-c,d", "b_c": "d", "d": ""}.items():
         (tmp_path / f"{name.replace('_', '-')}.ko").write_bytes(module(name, depends))
 
-    order = Modules(tmp_path).load_order(["a", "d"])
+    order = KernelModules(tmp_path).load_order(["a", "d"])
 
     assert order == [module("d"), module("b_c", "d"), module("a", "b-c,d")]
 
@@ -132,33 +139,33 @@ def test_modules_are_unpacked_however_they_are_packed(tmp_path: Path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "y.ko.xz").write_bytes(lzma.compress(module("y")))
 
-    assert Modules(tmp_path).load_order(["x", "y"]) == [module("x"), module("y")]
+    assert KernelModules(tmp_path).load_order(["x", "y"]) == [module("x"), module("y")]
 
 
 def test_modules_that_need_each_other_are_loaded_once(tmp_path: Path):
     (tmp_path / "a.ko").write_bytes(module("a", "b"))
     (tmp_path / "b.ko").write_bytes(module("b", "a"))
 
-    assert len(Modules(tmp_path).load_order(["a"])) == 2
+    assert len(KernelModules(tmp_path).load_order(["a"])) == 2
 
 
 def test_module_asking_for_another_by_its_alias_needs_it_first():
-    assert needs(module("ext4", "jbd2", "pre: crc32c post: late")) == ["jbd2", "crc32c"]
+    assert required_modules(module("ext4", "jbd2", "pre: crc32c post: late")) == ["jbd2", "crc32c"]
 
 
 def test_modules_of_a_kernel_without_any_are_none():
-    assert Modules(None).load_order(["virtio_blk"]) == []
-    assert "init" in unpacked(initramfs(Modules(None)))
+    assert KernelModules(None).load_order(["virtio_blk"]) == []
+    assert "init" in unpacked(build_initramfs(KernelModules(None)))
 
 
 def test_module_packed_with_zstd_without_that_program_names_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(kernel_modules, "_PLACES", str(tmp_path))
+    monkeypatch.setattr(kernel_modules, "_PATH", str(tmp_path))
     (tmp_path / "a.ko.zst").write_bytes(b"\x28\xb5\x2f\xfd")
 
     with pytest.raises(SandboxUnavailable, match="install the package zstd"):
-        Modules(tmp_path).load_order(["a"])
+        KernelModules(tmp_path).load_order(["a"])
 
 
 # The kernel
@@ -181,7 +188,7 @@ def test_kernel_of_the_setting_is_found_with_the_modules_beside_it(tmp_path: Pat
     image.parent.mkdir()
     image.write_bytes(bz_image("6.1.0-7-cloud"))
 
-    assert kernel.find(str(image)) == kernel.Kernel(image, "6.1.0-7-cloud", folder)
+    assert kernel.find_kernel(str(image)) == kernel.Kernel(image, "6.1.0-7-cloud", folder)
 
 
 @only_x86_64
@@ -189,14 +196,14 @@ def test_kernel_of_the_setting_is_found_with_the_modules_beside_it(tmp_path: Pat
 def test_kernel_of_the_setting_that_is_none_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "image").write_bytes(content)
 
-    with pytest.raises(SandboxUnavailable, match="is no Linux kernel"):
-        kernel.find(str(tmp_path / "image"))
+    with pytest.raises(SandboxUnavailable, match="is not a Linux kernel"):
+        kernel.find_kernel(str(tmp_path / "image"))
 
 
 @only_x86_64
 def test_kernel_of_the_setting_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(SandboxUnavailable, match=r"/gone, which can't be read.*microvm_kernel"):
-        kernel.find(str(tmp_path / "gone"))
+        kernel.find_kernel(str(tmp_path / "gone"))
 
 
 @only_x86_64
@@ -205,7 +212,7 @@ def test_newest_kernel_of_the_host_is_taken(tmp_path: Path, monkeypatch: pytest.
         (tmp_path / f"vmlinuz-{version}").write_bytes(bz_image(version))
     monkeypatch.setattr(kernel, "_BOOT", tmp_path)
 
-    assert kernel.find("").version == "6.10.2"
+    assert kernel.find_kernel("").version == "6.10.2"
 
 
 @only_x86_64
@@ -215,17 +222,17 @@ def test_host_without_a_kernel_is_told_how_to_get_one(
     monkeypatch.setattr(kernel, "_BOOT", tmp_path)
     monkeypatch.setattr(kernel, "_OTHER_KERNELS", tmp_path)
 
-    with pytest.raises(SandboxUnavailable, match=r"no kernel in /boot.*install the host's package"):
-        kernel.find("")
+    with pytest.raises(SandboxUnavailable, match=r"no kernel in /boot.*install a kernel package"):
+        kernel.find_kernel("")
 
 
 # QEMU's command line
 
-FDS = Descriptors(kernel=10, initramfs=11, root=12, port=13)
+FDS = QemuDescriptors(kernel=10, initramfs=11, root=12, port=13)
 
 
 def test_command_line_gives_a_machine_without_a_network():
-    words = qemu_argv.arguments(Accelerator.KVM, Shape(384, 1), FDS)
+    words = qemu_argv.qemu_arguments(Accelerator.KVM, MachineShape(384, 1), FDS)
 
     assert {"-nodefaults", "-no-user-config", "-nographic", "-no-reboot"} <= set(words)
     assert not any("net" in word for word in words)
@@ -242,16 +249,16 @@ def test_command_line_gives_a_machine_without_a_network():
 
 @pytest.mark.parametrize("accelerator", list(Accelerator))
 def test_command_line_of_a_restored_machine_differs_in_its_state_only(accelerator: Accelerator):
-    fresh = qemu_argv.arguments(accelerator, Shape(384, 1), FDS)
-    restored = qemu_argv.arguments(
-        accelerator, Shape(384, 1), Descriptors(10, 11, 12, 13, state=14)
+    fresh = qemu_argv.qemu_arguments(accelerator, MachineShape(384, 1), FDS)
+    restored = qemu_argv.qemu_arguments(
+        accelerator, MachineShape(384, 1), QemuDescriptors(10, 11, 12, 13, state=14)
     )
 
     assert restored == [*fresh, "-incoming", "fd:14"]
 
 
 def test_command_line_without_kvm_names_no_kvm():
-    words = qemu_argv.arguments(Accelerator.EMULATION, Shape(384, 2), FDS)
+    words = qemu_argv.qemu_arguments(Accelerator.EMULATION, MachineShape(384, 2), FDS)
 
     assert not any("kvm" in word for word in words)
     assert words[words.index("-smp") + 1] == "2"
@@ -259,18 +266,22 @@ def test_command_line_without_kvm_names_no_kvm():
 
 @pytest.mark.parametrize(
     ("memory_mib", "cpus", "expected"),
-    [(256, 1.0, Shape(448, 1)), (1, 0.25, Shape(256, 1)), (4096, 2.5, Shape(4288, 3))],
+    [
+        (256, 1.0, MachineShape(448, 1)),
+        (1, 0.25, MachineShape(256, 1)),
+        (4096, 2.5, MachineShape(4288, 3)),
+    ],
 )
-def test_machine_is_large_enough_for_its_run(memory_mib: int, cpus: float, expected: Shape):
+def test_machine_is_large_enough_for_its_run(memory_mib: int, cpus: float, expected: MachineShape):
     limits = Limits(memory_bytes=memory_mib << 20, cpus=cpus)
 
-    assert machine_pool.shape(limits) == expected
+    assert machine_factory.machine_shape(limits) == expected
 
 
 def test_larger_machine_holds_a_smaller_one_only():
-    assert Shape(384, 2).holds(Shape(384, 1))
-    assert not Shape(384, 1).holds(Shape(384, 2))
-    assert not Shape(384, 2).holds(Shape(448, 1))
+    assert MachineShape(384, 2).can_hold(MachineShape(384, 1))
+    assert not MachineShape(384, 1).can_hold(MachineShape(384, 2))
+    assert not MachineShape(384, 2).can_hold(MachineShape(448, 1))
 
 
 # Orders
@@ -278,13 +289,13 @@ def test_larger_machine_holds_a_smaller_one_only():
 
 def test_orders_differ_in_their_seed_and_carry_the_limits():
     limits = Limits(workspace_bytes=1000, workspace_files=17, tmp_bytes=2000, processes=5)
-    told = [machine_pool.orders(limits) for _ in range(2)]
+    told = [machine_factory.encode_run_parameters(limits) for _ in range(2)]
 
-    first, second = (marshal.loads(each[guest_init.LENGTH.size :]) for each in told)
+    first, second = (marshal.loads(each[guest_init.LENGTH_PREFIX.size :]) for each in told)
 
     assert (
-        guest_init.LENGTH.unpack(told[0][: guest_init.LENGTH.size])[0]
-        == len(told[0]) - guest_init.LENGTH.size
+        guest_init.LENGTH_PREFIX.unpack(told[0][: guest_init.LENGTH_PREFIX.size])[0]
+        == len(told[0]) - guest_init.LENGTH_PREFIX.size
     )
     assert first["seed"] != second["seed"]
     assert len(first["seed"]) == 64
@@ -296,7 +307,7 @@ def test_orders_differ_in_their_seed_and_carry_the_limits():
 
 
 def test_machine_without_the_device_is_told_to_turn_virtualization_on(tmp_path: Path):
-    problem, remedy = acceleration.lack_of_kvm(tmp_path / "kvm")
+    problem, remedy = probe.kvm_problem(tmp_path / "kvm")
 
     assert "missing" in problem
     assert "nested virtualization" in remedy
@@ -306,20 +317,20 @@ def test_machine_without_the_device_is_told_to_turn_virtualization_on(tmp_path: 
 def test_device_that_may_not_be_opened_is_told_of(tmp_path: Path):
     (tmp_path / "kvm").write_bytes(b"")
 
-    problem, remedy = acceleration.lack_of_kvm(tmp_path / "kvm")
+    problem, remedy = probe.kvm_problem(tmp_path / "kvm")
 
     assert "may not use" in problem
     assert "group kvm" in remedy
 
 
 def test_device_that_can_be_opened_is_worth_a_try():
-    assert acceleration.lack_of_kvm(Path(os.devnull)) == ("", "")
+    assert probe.kvm_problem(Path(os.devnull)) == ("", "")
 
 
 # QEMU's monitor
 
 
-def answering(*lines: bytes) -> Monitor:
+def answering(*lines: bytes) -> QmpClient:
     ours, theirs = socket.socketpair()
 
     def answer() -> None:
@@ -330,7 +341,7 @@ def answering(*lines: bytes) -> Monitor:
                 theirs.sendall(line + b"\n")
 
     threading.Thread(target=answer, daemon=True).start()
-    return Monitor(ours)
+    return QmpClient(ours)
 
 
 DONE = b'{"return": {}}'
@@ -341,7 +352,7 @@ def test_monitor_saves_once_qemu_says_completed(tmp_path: Path):
     monitor = answering(DONE, b'{"event": "X"}\n' + DONE, DONE, DONE, busy, ready)
 
     with (tmp_path / "state").open("wb") as file:
-        monitor.save(file.fileno())
+        monitor.save_state(file.fileno())
     monitor.close()
 
 
@@ -361,7 +372,7 @@ def test_monitor_that_refuses_or_ends_is_an_error(tmp_path: Path, answers: tuple
         (tmp_path / "state").open("wb") as file,
         pytest.raises(SandboxUnavailable, match="state was not saved"),
     ):
-        monitor.save(file.fileno())
+        monitor.save_state(file.fileno())
     monitor.close()
 
 
@@ -375,13 +386,13 @@ def test_small_root_holds_a_shell_the_python_and_what_they_need(tmp_path: Path):
     (python / "bin" / "python3").write_bytes(b"x")
     folder = tmp_path / "root"
 
-    root_image.lay_out(folder, None, Interpreter(python), {"init.pyc": b"y"})
+    root_image.build_tree(folder, None, Interpreter(python), {"guest_init.pyc": b"y"})
 
     assert (folder / "bin/sh").is_file()
     assert (folder / "lib64/ld-linux-x86-64.so.2").is_file()
     assert list(folder.rglob("libc.so.6"))
     assert (folder / "opt/python/bin/python3").read_bytes() == b"x"
-    assert (folder / "opt/sandbox/init.pyc").read_bytes() == b"y"
+    assert (folder / "opt/sandbox/guest_init.pyc").read_bytes() == b"y"
     assert "sandbox:x:1000" in (folder / "etc/passwd").read_text()
 
 
@@ -394,7 +405,7 @@ def test_root_of_the_administrator_keeps_its_files_and_gets_ours(tmp_path: Path)
     (base / "etc/passwd").write_text("theirs")
     (base / "bin").symlink_to("usr/bin")
 
-    root_image.lay_out(tmp_path / "root", base, Interpreter(python), {"init.pyc": b"y"})
+    root_image.build_tree(tmp_path / "root", base, Interpreter(python), {"guest_init.pyc": b"y"})
 
     assert (tmp_path / "root/etc/passwd").read_text() == "theirs"
     assert (tmp_path / "root/bin").is_symlink()
@@ -408,7 +419,7 @@ def test_root_whose_own_python_serves_has_it_where_ours_would_be(tmp_path: Path)
     (tmp_path / "base/usr/bin/python3").write_bytes(b"theirs")
     folder = tmp_path / "root"
 
-    root_image.lay_out(folder, tmp_path / "base", Interpreter(None, "/usr/bin/python3"), {})
+    root_image.build_tree(folder, tmp_path / "base", Interpreter(None, "/usr/bin/python3"), {})
 
     for name in ("bin/python", "bin/python3", "libexec/supervisor"):
         assert (folder / "opt/python" / name).readlink() == Path("/usr/bin/python3")
@@ -417,7 +428,7 @@ def test_root_whose_own_python_serves_has_it_where_ours_would_be(tmp_path: Path)
 def test_root_without_the_program_that_writes_it_names_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(root_image, "_PLACES", str(tmp_path))
+    monkeypatch.setattr(root_image, "_PATH", str(tmp_path))
 
     with pytest.raises(SandboxUnavailable, match=r"mke2fs is missing.*e2fsprogs"):
         root_image.write_image(tmp_path, tmp_path / "image")

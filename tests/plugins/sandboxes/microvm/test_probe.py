@@ -15,21 +15,21 @@ from appliance.domain.execution import BackendStatus, IsolationLevel, RunRequest
 from appliance.errors import InvalidInput, SandboxUnavailable
 from appliance.sandbox.runner import SandboxRunner
 from plugins._shared.cgroups import v1, v2
-from plugins._shared.cgroups.base import NoGroups
-from plugins._shared.cgroups.control import Fence
-from plugins.sandboxes.microvm import acceleration, kernel, probe, qemu_confinement
+from plugins._shared.cgroups.base import CgroupsUnavailable
+from plugins._shared.cgroups.controller import CgroupController
+from plugins.sandboxes.microvm import kernel, probe, qemu_confinement
 from plugins.sandboxes.microvm.backend import MicroVm
-from plugins.sandboxes.microvm.boot_files import Files
-from plugins.sandboxes.microvm.machine import Machine
-from plugins.sandboxes.microvm.machine_pool import Machines
+from plugins.sandboxes.microvm.boot_files import BootFiles
+from plugins.sandboxes.microvm.machine import GuestMachine
+from plugins.sandboxes.microvm.machine_factory import MachineFactory
 from plugins.sandboxes.microvm.qemu_argv import Accelerator
-from plugins.sandboxes.microvm.qemu_confinement import Confinement
-from plugins.sandboxes.microvm.qemu_spawner import Starter
+from plugins.sandboxes.microvm.qemu_confinement import QemuConfinement
+from plugins.sandboxes.microvm.qemu_spawner import QemuSpawner
 from tests.support import microvm
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="microvm is x86_64 only")
 
-KVM_LACK = ("this machine offers no virtualization", "turn it on in the firmware")
+KVM_PROBLEM = ("this machine offers no virtualization", "turn it on in the firmware")
 
 
 def backend(tmp_path: Path, **settings: Any) -> MicroVm:
@@ -44,12 +44,12 @@ def with_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         del setting
         return found
 
-    monkeypatch.setattr(kernel, "find", find)
+    monkeypatch.setattr(kernel, "find_kernel", find)
 
 
-def confine(runtime_dir: Path, user: int | None) -> Confinement:
+def confine(runtime_dir: Path, user: int | None) -> QemuConfinement:
     del runtime_dir, user
-    return Confinement((), {}, (), (), ())
+    return QemuConfinement((), {}, (), (), ())
 
 
 async def answer(made: MicroVm) -> BackendStatus:
@@ -70,7 +70,7 @@ async def test_probe_without_a_kernel_says_so(tmp_path: Path):
 async def test_probe_without_qemu_names_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(qemu_confinement, "_PLACES", str(tmp_path))
+    monkeypatch.setattr(qemu_confinement, "_PATH", str(tmp_path))
 
     status = await answer(backend(tmp_path))
 
@@ -87,24 +87,24 @@ async def test_probe_with_a_qemu_that_does_not_start_says_what_it_said(
     program = tmp_path / "bin" / qemu_confinement.QEMU
     program.write_text("#!/bin/sh\necho no such library >&2\nexit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr(qemu_confinement, "_PLACES", str(tmp_path / "bin"))
+    monkeypatch.setattr(qemu_confinement, "_PATH", str(tmp_path / "bin"))
 
     status = await answer(backend(tmp_path))
 
     assert not status.available
-    assert "QEMU does not start with its privileges taken" in status.problem
+    assert "QEMU does not start without privileges" in status.problem
 
 
 @pytest.mark.usefixtures("with_kernel")
 async def test_probe_without_kvm_offers_emulation_and_does_not_take_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(acceleration, "lack_of_kvm", lambda: KVM_LACK)
-    monkeypatch.setattr("plugins.sandboxes.microvm.backend.confine", confine)
+    monkeypatch.setattr(probe, "kvm_problem", lambda: KVM_PROBLEM)
+    monkeypatch.setattr("plugins.sandboxes.microvm.backend.find_confinement", confine)
 
     status = await answer(backend(tmp_path, microvm_emulation=False))
 
-    assert (status.available, status.problem, status.remedy) == (False, *KVM_LACK)
+    assert (status.available, status.problem, status.remedy) == (False, *KVM_PROBLEM)
     assert os.listdir(tmp_path) == [], "nothing is built for what can't run"  # noqa: PTH208
 
 
@@ -121,7 +121,7 @@ async def test_run_where_no_machine_starts_is_refused_with_the_reason(tmp_path: 
 async def test_requirement_of_microvm_where_there_is_none_fails_closed(tmp_path: Path):
     made = backend(tmp_path, microvm_kernel=str(tmp_path / "gone"))
     settings = SandboxSettings(require="microvm")
-    runner = SandboxRunner({"microvm": made}, settings, first_pause_s=600)
+    runner = SandboxRunner({"microvm": made}, settings, first_retry_s=600)
     await runner.start()
 
     with pytest.raises(SandboxUnavailable, match="can't be read"):
@@ -147,10 +147,10 @@ class Weaker:
 async def test_requirement_of_microvm_is_not_met_by_a_weaker_backend(tmp_path: Path):
     made = backend(tmp_path, microvm_kernel=str(tmp_path / "gone"))
     settings = SandboxSettings(require="microvm")
-    runner = SandboxRunner({"microvm": made, "weaker": Weaker()}, settings, first_pause_s=600)
+    runner = SandboxRunner({"microvm": made, "weaker": Weaker()}, settings, first_retry_s=600)
     await runner.start()
 
-    with pytest.raises(SandboxUnavailable, match="asks for microvm"):
+    with pytest.raises(SandboxUnavailable, match="demands microvm"):
         await runner.run(RunRequest(("true",)))
     await runner.close()
 
@@ -160,29 +160,31 @@ async def test_requirement_of_microvm_is_not_met_by_a_weaker_backend(tmp_path: P
 FACTS: dict[str, Any] = {
     "python": "3.11.7", "kernel": "6.1.0", "boot": "another", "user": 1000,
     "no_new_privileges": 1, "capabilities": 0, "processes": 2, "interfaces": ["lo"],
-    "writable": [], "supervisor_hidden": True, "grouped": True,
+    "writable": [], "supervisor_hidden": True, "has_cgroup": True,
 }  # fmt: skip
-CONFINED = Confinement((), {}, (), ("qemu_seccomp",), ("something",))
+CONFINED = QemuConfinement((), {}, (), ("qemu_seccomp",), ("something",))
 
 
 def isolation(accelerator: Accelerator = Accelerator.KVM, **facts: Any):
     printed = json.dumps(FACTS | facts).encode()
-    return probe.isolation(printed, "microvm", machines(accelerator), "no KVM here")[0]
+    return probe.proven_isolation(printed, "microvm", machines(accelerator), "no KVM here")[0]
 
 
-def no_groups() -> Fence:
+def no_groups() -> CgroupController:
     def refuse(service: int) -> None:
         del service
-        raise NoGroups("none here")
+        raise CgroupsUnavailable("none here")
 
     with pytest.MonkeyPatch.context() as patch:
-        for kind in (v1, v2):
-            patch.setattr(kind, "available", refuse)
-        return Fence()
+        for version in (v1, v2):
+            patch.setattr(version, "detect", refuse)
+        return CgroupController()
 
 
-def machines(accelerator: Accelerator = Accelerator.KVM) -> Machines:
-    return Machines(Starter(Files(Path(), -1, -1, -1), CONFINED, no_groups(), accelerator))
+def machines(accelerator: Accelerator = Accelerator.KVM) -> MachineFactory:
+    return MachineFactory(
+        QemuSpawner(BootFiles(Path(), -1, -1, -1), CONFINED, no_groups(), accelerator)
+    )
 
 
 def test_isolation_with_kvm_says_so():
@@ -204,7 +206,7 @@ def test_isolation_by_emulation_is_degraded():
 
 
 def test_isolation_without_control_groups_in_the_guest_is_degraded():
-    found = isolation(grouped=False)
+    found = isolation(has_cgroup=False)
 
     assert "memory_watch" in found.layers
     assert any("control groups" in lack for lack in found.degraded)
@@ -230,7 +232,7 @@ def test_machine_with_a_hole_is_refused(fact: dict[str, Any], hole: str):
 @pytest.mark.parametrize("printed", [b"", b"no json", b"{}", b'{"python": 3}'])
 def test_guest_that_tells_no_facts_is_refused(printed: bytes):
     with pytest.raises(SandboxUnavailable, match="does not work"):
-        probe.isolation(printed, "microvm", machines(), "")
+        probe.proven_isolation(printed, "microvm", machines(), "")
 
 
 # Snapshots that fail
@@ -239,39 +241,39 @@ def test_guest_that_tells_no_facts_is_refused(printed: bytes):
 def test_second_snapshot_in_a_row_that_never_worked_is_the_last_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    offered = machines()
-    lame = cast("Machine", SimpleNamespace(origin=None, last_words="of its own"))
-    assert not offered.distrust(lame), "it booted: another try would do no better"
+    machine_factory = machines()
+    machine = cast("GuestMachine", SimpleNamespace(snapshot=None, last_log_line="of its own"))
+    assert not machine_factory.record_failure(machine), "it booted: another try would do no better"
 
     for worked_before in (False, True, False):
-        assert not offered.degraded
+        assert not machine_factory.degraded
         with tempfile.TemporaryFile() as snapshot:
-            monkeypatch.setattr(offered, "_snapshot", snapshot)
-            lame.origin = snapshot
+            monkeypatch.setattr(machine_factory, "_snapshot", snapshot)
+            machine.snapshot = snapshot
             if worked_before:
-                offered.trust(lame)
+                machine_factory.record_success(machine)
             for _ in range(2):  # all that went on from it
-                assert offered.distrust(lame)
-            offered.trust(lame)  # too late
+                assert machine_factory.record_failure(machine)
+            machine_factory.record_success(machine)  # too late
 
-    assert offered.degraded == (
-        "each run boots a machine anew: a machine did not go on from its snapshot (of its own)",
+    assert machine_factory.degraded == (
+        "each run boots a machine: a machine was not resumed from its snapshot (of its own)",
     )
     assert [record.message.rpartition("; ")[2] for record in caplog.records] == [
-        "a new one is made",
-        "a new one is made",
-        "none is made again",
+        "a new one is taken",
+        "a new one is taken",
+        "none is taken again",
     ]
-    offered.hope_anew()
-    assert not offered.degraded
-    offered.close()
+    machine_factory.retry_snapshot()
+    assert not machine_factory.degraded
+    machine_factory.close()
 
 
-@pytest.mark.skipif(bool(microvm.lack()), reason=microvm.lack() or "all is there")
+@pytest.mark.skipif(bool(microvm.lack()), reason=f"needs microvm: {microvm.lack()}")
 def test_qemu_is_confined_as_well_as_this_machine_allows(tmp_path: Path):
     user = 2_000_000_777 if os.geteuid() == 0 else None
 
-    found = qemu_confinement.confine(tmp_path, user)
+    found = qemu_confinement.find_confinement(tmp_path, user)
     found.close()
 
     assert "qemu_seccomp" in found.layers

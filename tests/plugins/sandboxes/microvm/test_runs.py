@@ -25,24 +25,24 @@ from appliance.domain.execution import (
     SandboxFile,
 )
 from appliance.errors import SandboxUnavailable
-from plugins._shared.cgroups.control import Fence
+from plugins._shared.cgroups.controller import CgroupController
 from plugins._shared.rootfs.python import Interpreter
 from plugins.sandboxes.microvm import boot_files, kernel
 from plugins.sandboxes.microvm.backend import MicroVm
-from plugins.sandboxes.microvm.machine import Machine
-from plugins.sandboxes.microvm.machine_pool import Machines
-from plugins.sandboxes.microvm.qemu_argv import Accelerator, Shape
-from plugins.sandboxes.microvm.qemu_confinement import confine
-from plugins.sandboxes.microvm.qemu_spawner import Starter
-from plugins.sandboxes.microvm.qmp import Monitor
+from plugins.sandboxes.microvm.machine import GuestMachine
+from plugins.sandboxes.microvm.machine_factory import MachineFactory
+from plugins.sandboxes.microvm.qemu_argv import Accelerator, MachineShape
+from plugins.sandboxes.microvm.qemu_confinement import find_confinement
+from plugins.sandboxes.microvm.qemu_spawner import QemuSpawner
+from plugins.sandboxes.microvm.qmp import QmpClient
 from tests.support import microvm
 from tests.support.hostile_agent import hostile_files
-from tests.support.sandbox import ROOT, open_descriptors
+from tests.support.sandbox import ROOT, count_descriptors
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(bool(microvm.lack()), reason=f"NO MACHINE WAS TRIED: {microvm.lack()}"),
+    pytest.mark.skipif(bool(microvm.lack()), reason=f"needs microvm: {microvm.lack()}"),
 ]
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ async def test_probe_in_a_real_machine_tells_what_it_is(probed: tuple[MicroVm, B
     assert status.isolation is not None
     assert status.isolation.level is IsolationLevel.MICROVM
     layers = set(status.isolation.layers)
-    assert not any("anew" in lack for lack in status.isolation.degraded)
+    assert not any("boots a machine" in lack for lack in status.isolation.degraded)
     assert {
         "own_kernel",
         "no_network",
@@ -262,14 +262,14 @@ async def test_machine_that_is_killed_ends_its_run_and_the_next_one_works(backen
     request = RunRequest(("sleep", "600"), limits=PATIENT)
     running = asyncio.create_task(backend.run_watched(request, told))
     await asyncio.wait_for(told.begun.wait(), 120)
-    before = open_descriptors()
+    before = count_descriptors()
 
     [machine] = microvm.machines_of(os.getpid())
     os.kill(machine, signal.SIGKILL)
     result = await asyncio.wait_for(running, 30)
 
     assert (result.reason, result.signal) == (EndReason.SIGNALLED, 9)
-    assert open_descriptors() < before
+    assert count_descriptors() < before
     assert (await backend.run(RunRequest(("true",), limits=PATIENT))).ok
 
 
@@ -315,7 +315,7 @@ async def test_agent_that_was_taken_over_is_ended(backend: MicroVm, name: str, r
 
 async def test_run_that_is_cancelled_leaves_no_machine(backend: MicroVm):
     told = Told()
-    before = open_descriptors()
+    before = count_descriptors()
     request = RunRequest(("sleep", "600"), limits=PATIENT)
     runs = [asyncio.create_task(backend.run_watched(request, told)) for _ in range(2)]
     await asyncio.wait_for(told.begun.wait(), 120)
@@ -326,7 +326,7 @@ async def test_run_that_is_cancelled_leaves_no_machine(backend: MicroVm):
 
     assert [type(result) for result in done] == [asyncio.CancelledError] * 2
     assert microvm.machines_of(os.getpid()) == []
-    assert open_descriptors() == before
+    assert count_descriptors() == before
 
 
 async def test_run_that_asks_for_more_memory_than_usual_gets_a_machine_of_its_own(
@@ -371,27 +371,29 @@ async def test_snapshot_of_another_version_is_replaced_and_the_run_answers(
     first, second = await asyncio.gather(*runs)
 
     assert first.stdout == second.stdout == b"said\n", (first, second)
-    assert not any("anew" in lack for lack in first.isolation.degraded)
+    assert not any("boots a machine" in lack for lack in first.isolation.degraded)
     [after] = [os.fstat(fd).st_ino for fd in microvm.snapshots()]
     assert after != before
     [said] = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert said.startswith("a machine did not go on from its snapshot (")
-    assert said.endswith("a new one is made")
+    assert said.startswith("a machine was not resumed from its snapshot (")
+    assert said.endswith("a new one is taken")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def offered(
     sandbox_python: Path, home: Path, probed: tuple[MicroVm, BackendStatus]
-) -> AsyncIterator[Machines]:
+) -> AsyncIterator[MachineFactory]:
     """Machines without a snapshot, from the files that the backend has made."""
     del probed
     user = USER if os.geteuid() == 0 else None
-    fence, confinement = Fence(), confine(home / "run", user)
+    fence, confinement = CgroupController(), find_confinement(home / "run", user)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boot_files, "agent_files", hostile_files)
-        parts = boot_files.parts(kernel.find(microvm.KERNEL), Interpreter(sandbox_python), None, "")
-    made = boot_files.prepare(home / "data", parts)
-    machines = Machines(Starter(made, confinement, fence, Accelerator.EMULATION))
+        parts = boot_files.boot_sources(
+            kernel.find_kernel(microvm.KERNEL), Interpreter(sandbox_python), None, ""
+        )
+    made = boot_files.prepare_boot_files(home / "data", parts)
+    machines = MachineFactory(QemuSpawner(made, confinement, fence, Accelerator.EMULATION))
     yield machines
     machines.close()
     made.close()
@@ -400,52 +402,52 @@ async def offered(
 
 
 USER = 2_000_000_998
-SHAPE = Shape(448, 1)
+SHAPE = MachineShape(448, 1)
 
 
-async def test_machine_that_is_killed_as_it_boots_is_told_of(offered: Machines):
-    before = open_descriptors()
+async def test_machine_that_is_killed_as_it_boots_is_told_of(offered: MachineFactory):
+    before = count_descriptors()
     user = USER if os.geteuid() == 0 else None
-    keeping = asyncio.create_task(offered.keep(SHAPE, user))
+    keeping = asyncio.create_task(offered.take_snapshot(SHAPE, user))
     [machine] = await until(lambda: microvm.machines_of(os.getpid()))
 
     os.kill(machine, signal.SIGKILL)
 
-    with pytest.raises(SandboxUnavailable, match="ended at its start"):
+    with pytest.raises(SandboxUnavailable, match="ended during its start"):
         await keeping
-    assert open_descriptors() == before
+    assert count_descriptors() == before
 
 
 async def test_machine_that_is_killed_as_it_waits_and_a_full_disk_leave_the_run_an_answer(
     backend: MicroVm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    order, save = Machine.order, Monitor.save
+    order, save = GuestMachine.send_parameters, QmpClient.save_state
 
-    async def kill(machine: Machine, orders: bytes) -> None:
-        monkeypatch.setattr(Machine, "order", order)
+    async def kill(machine: GuestMachine, orders: bytes) -> None:
+        monkeypatch.setattr(GuestMachine, "send_parameters", order)
         machine.kill()
         await order(machine, orders)
 
-    def save_to_a_full_disk(monitor: Monitor, state: int) -> None:
+    def save_to_a_full_disk(monitor: QmpClient, state: int) -> None:
         del state
         with open("/dev/full", "wb") as full:  # noqa: PTH123
             save(monitor, full.fileno())
 
-    monkeypatch.setattr(Machine, "order", kill)
-    monkeypatch.setattr(Monitor, "save", save_to_a_full_disk)
-    before = open_descriptors()
+    monkeypatch.setattr(GuestMachine, "send_parameters", kill)
+    monkeypatch.setattr(QmpClient, "save_state", save_to_a_full_disk)
+    before = count_descriptors()
 
     result = await backend.run(RunRequest(("echo", "said"), limits=PATIENT))
 
     assert result.stdout == b"said\n", result
     lack = result.isolation.degraded[-1]
-    assert lack.startswith("each run boots a machine anew: a machine's state was not saved")
+    assert lack.startswith("each run boots a machine: a machine's state was not saved")
     first, second = [record.message for record in caplog.records]
-    assert first.endswith("a new one is made")
+    assert first.endswith("a new one is taken")
     assert second == lack
     assert microvm.snapshots() == []
     assert microvm.machines_of(os.getpid()) == []
-    assert open_descriptors() == before - 1, "that of the snapshot"
+    assert count_descriptors() == before - 1, "that of the snapshot"
 
 
 async def until(condition: Callable[[], T]) -> T:
