@@ -124,13 +124,15 @@ def _make_target(request: TaskRequest, shape: Shape, language: str) -> AnswerTar
     main = None
     if shape is not Shape.TESTS:
         main = caller_tests.find_imported_path(request.tests, request.files)
-    found = examples.find_examples(request.prompt, stub) if language == languages.PYTHON else []
+    found_examples = (
+        examples.find_examples(request.prompt, stub) if language == languages.PYTHON else []
+    )
     return AnswerTarget(
         language=language,
         files=request.files,
         main=main,
         stub=stub,
-        tested=stub.name if stub else examples.find_tested_function(found),
+        tested=stub.name if stub else examples.find_tested_function(found_examples),
         writes_tests=shape is Shape.TESTS,
     )
 

@@ -199,8 +199,8 @@ class SandboxRunner:
             failed = {**status.languages_failed, trial.name: trial.problem}
             self._status = structs.replace(status, languages_failed=failed)
         else:
-            found = {**status.languages, trial.name: trial.version}
-            self._status = structs.replace(status, languages=found)
+            detected = {**status.languages, trial.name: trial.version}
+            self._status = structs.replace(status, languages=detected)
 
     async def _run_trial(self, request: RunRequest) -> RunResult:
         """A run of the server's own, which counts for no user."""

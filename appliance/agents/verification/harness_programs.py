@@ -56,14 +56,14 @@ import contextlib, importlib, importlib.util, io, signal, traceback
 class TooLong(BaseException):
     pass
 
-def ring(number, frame):
+def on_alarm(number, frame):
     raise TooLong(f"took longer than {job['seconds']} s")
 
-def shortened(text):
-    return text if len(text) <= job["kept"] else text[:job["kept"]] + "...(cut)"
+def truncate(text):
+    return text if len(text) <= job["max_characters"] else text[:job["max_characters"]] + "...(cut)"
 
-def described(error):
-    return shortened(f"{type(error).__name__}: {error}")
+def describe(error):
+    return truncate(f"{type(error).__name__}: {error}")
 
 def load(path):
     parts = path.removesuffix(".py").split("/")
@@ -86,16 +86,16 @@ def answer(module, setup, call):
                 exec(statement, scope)
             value = eval(call, scope)
             if value is not None:
-                result["value"] = shortened(repr(value))
+                result["value"] = truncate(repr(value))
     except BaseException as error:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        result["error"] = described(error)
+        result["error"] = describe(error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    result["printed"] = shortened(printed.getvalue())
+    result["printed"] = truncate(printed.getvalue())
     return result
 
-signal.signal(signal.SIGALRM, ring)
+signal.signal(signal.SIGALRM, on_alarm)
 report.update(loaded=False, error="the module ended the program at import", results=[])
 save()
 try:
@@ -105,7 +105,7 @@ try:
     report.update(loaded=True, error="")
 except BaseException as error:
     signal.setitimer(signal.ITIMER_REAL, 0)
-    report["error"] = described(error)
+    report["error"] = describe(error)
     traceback.print_exc()
 save()
 for setup, call in job["calls"] if report["loaded"] else []:
@@ -121,13 +121,13 @@ TESTS = (
 import signal
 import pytest
 
-def ring(number, frame):
+def on_alarm(number, frame):
     raise TimeoutError(f"the test took longer than {job['seconds']} s")
 
 class Recorder:
     def pytest_collectreport(self, report):
         if report.failed:
-            keep("error", report.nodeid, str(report.longrepr))
+            record("error", report.nodeid, str(report.longrepr))
 
     def pytest_collection_finish(self, session):
         globals()["report"]["collected"] = [item.nodeid for item in session.items]
@@ -144,13 +144,13 @@ class Recorder:
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.outcome != "passed":
             expected = hasattr(report, "wasxfail") and report.outcome == "skipped"
-            keep("passed" if expected else report.outcome, report.nodeid)
+            record("passed" if expected else report.outcome, report.nodeid)
 
-def keep(outcome, name, text=""):
+def record(outcome, name, text=""):
     report["results"].append([name, outcome, text[-2000:]])
     save()
 
-signal.signal(signal.SIGALRM, ring)
+signal.signal(signal.SIGALRM, on_alarm)
 report.update(collected=[], results=[])
 save()
 options = ["-q", "--tb=short", "--color=no", "-p", "no:cacheprovider", "-o", "addopts="]

@@ -102,7 +102,7 @@ class SandboxHarness:
             "calls": [(list(setup), call) for setup, call in calls],
             "seconds": round(seconds_per_call, 2),
             "load_seconds": _step_seconds(limits),
-            "kept": _MAX_VALUE_CHARACTERS,
+            "max_characters": _MAX_VALUE_CHARACTERS,
         }
         return await self._run_harness(CallsReport, harness_programs.CALLS, files, job, limits)
 

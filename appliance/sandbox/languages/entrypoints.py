@@ -25,5 +25,5 @@ def _java_class(source: str) -> str | None:
     if public is not None:
         return public[1]
     main = _MAIN.search(source)
-    before = [found[1] for found in _CLASS.finditer(source, 0, main.start() if main else 0)]
+    before = [match[1] for match in _CLASS.finditer(source, 0, main.start() if main else 0)]
     return before[-1] if before else None

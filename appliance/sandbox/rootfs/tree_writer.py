@@ -77,8 +77,8 @@ class TreeWriter:
         try:
             os.mkdir(name, 0o700, dir_fd=folder)
         except FileExistsError:
-            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if not stat.S_ISDIR(found.st_mode):
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode):
                 raise InvalidInput(
                     f"{quote_path(path)} is both a folder and something else"
                 ) from None

@@ -325,7 +325,8 @@ def test_add_when_killed_midway_then_nothing_shows_and_the_next_clears_up(
         (big / "usr" / f"block-{number}").write_bytes(os.urandom(1 * MIB))
     data.mkdir(mode=0o700)
     code = (
-        "import sys; from pathlib import Path; from tests.support.rootfs import open_store, ignore_progress\n"
+        "import sys; from pathlib import Path\n"
+        "from tests.support.rootfs import open_store, ignore_progress\n"
         "open_store(Path(sys.argv[1])).add(Path(sys.argv[2]), 'big', '', ignore_progress)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(data), str(big)])

@@ -53,11 +53,11 @@ def read_squashfs(file: BinaryIO, limits: ArchiveLimits) -> Entries:
     visited, names = set[int](), dict[int, str]()
     waiting = [("", image.super.root)]
     while waiting:
-        base, place = waiting.pop()
-        if place in visited:
+        base, folder_reference = waiting.pop()
+        if folder_reference in visited:
             raise corrupt_image_error("a folder occurs twice")
-        visited.add(place)
-        for name, reference in _list_folder(image, _read_inode(image, place)):
+        visited.add(folder_reference)
+        for name, reference in _list_folder(image, _read_inode(image, folder_reference)):
             path = f"{base}{name}"
             split_path(path)
             inode = _read_inode(image, reference)

@@ -84,8 +84,8 @@ class SquashfsImage:
         if number >= self.super.fragments:
             raise corrupt_image_error("a file refers to a missing fragment block")
         per_block = _METADATA_BYTES // _FRAGMENT.size
-        place = self._bytes(self.super.fragment_table + number // per_block * 8, 8)
-        (table,) = struct.unpack("<Q", place)
+        entry = self._bytes(self.super.fragment_table + number // per_block * 8, 8)
+        (table,) = struct.unpack("<Q", entry)
         cursor = self.metadata(table, 0, number % per_block * _FRAGMENT.size)
         start, stored, _ = _FRAGMENT.unpack(cursor.read(_FRAGMENT.size))
         data = self._fragment_block(start, stored)[offset : offset + size]
