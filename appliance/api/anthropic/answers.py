@@ -34,7 +34,7 @@ async def collect_message(completion: Completion, max_tokens: int) -> MessageAns
     message = initial_message(completion.report)
     message.content = content
     message.usage = usage_answer(last.usage)
-    message.stop_reason, message.stop_sequence = stop_reason_of(last, max_tokens)
+    message.stop_reason, message.stop_sequence = map_stop_reason(last, max_tokens)
     return message
 
 
@@ -43,7 +43,7 @@ def initial_message(report: CompletionReport) -> MessageAnswer:
     return MessageAnswer(new_id("msg_"), report.model, usage_answer(report.usage))
 
 
-def stop_reason_of(finished: Finished, max_tokens: int) -> tuple[str, str | None]:
+def map_stop_reason(finished: Finished, max_tokens: int) -> tuple[str, str | None]:
     """(stop_reason, stop_sequence)."""
     if finished.reason is FinishReason.STOP and finished.stop:
         return "stop_sequence", finished.stop

@@ -11,7 +11,7 @@ from appliance.api.streaming.completion_stream import (
     AnyRequest,
     EventFrames,
     PendingCompletions,
-    stream_problem,
+    describe_stream_error,
 )
 from appliance.api.streaming.sse import NamedFrame
 from appliance.domain.messages import CompletionEvent, Finished, TextDelta, ToolCall
@@ -34,7 +34,7 @@ async def stream_frames(
                 yield frame
         answers.require_finished(blocks.finished)
     except Exception as error:
-        yield NamedFrame(error_body(request, stream_problem(request, error)))
+        yield NamedFrame(error_body(request, describe_stream_error(request, error)))
 
 
 class _BlockFrames:
@@ -73,7 +73,7 @@ class _BlockFrames:
     def _end(self, finished: Finished) -> Iterator[NamedFrame]:
         self.finished = finished
         yield from self._close_text()
-        reason, sequence = answers.stop_reason_of(finished, self._max_tokens)
+        reason, sequence = answers.map_stop_reason(finished, self._max_tokens)
         usage: dict[str, Any] = msgspec.to_builtins(answers.usage_answer(finished.usage))
         del usage["service_tier"]
         delta = {"stop_reason": reason, "stop_sequence": sequence}

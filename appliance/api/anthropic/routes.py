@@ -18,9 +18,9 @@ from appliance.api.http.request_context import request_id
 from appliance.api.http.requests import get_principal
 from appliance.api.openapi import response_schema
 from appliance.api.streaming.completion_stream import (
-    cancel_if_client_leaves,
     open_stream,
     report_headers,
+    respond_unless_disconnected,
 )
 from appliance.domain.completions import CompletionSpec
 
@@ -36,7 +36,7 @@ AnyRequest = Request[Any, Any, Any]
 async def create_message(request: AnyRequest, data: JSONBody[MessagesBody]) -> ASGIApp:
     """Create the model's next turn. With `stream: true`, as server-sent events."""
     spec = convert.message_spec(data, read_labels(request))
-    return await cancel_if_client_leaves(request, _answer(request, spec, data))
+    return await respond_unless_disconnected(request, _answer(request, spec, data))
 
 
 @FastRoute(
@@ -48,7 +48,7 @@ async def create_message(request: AnyRequest, data: JSONBody[MessagesBody]) -> A
 async def count_tokens(request: AnyRequest, data: JSONBody[CountBody]) -> ASGIApp:
     """Count the exact tokens of a prompt, with template and tools; generates nothing."""
     spec = convert.prompt_spec(data, read_labels(request))
-    return await cancel_if_client_leaves(request, _count(request, spec))
+    return await respond_unless_disconnected(request, _count(request, spec))
 
 
 def router() -> Router:

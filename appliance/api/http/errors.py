@@ -63,7 +63,7 @@ def malformed_body_status(status: int) -> dict[str, Any]:
     return {_MALFORMED_STATUS: status}
 
 
-def status_of(code: str) -> int:
+def status_for_code(code: str) -> int:
     """The HTTP status of an error code; 500 if unknown."""
     return STATUS_BY_CODE.get(code, 500)
 
@@ -118,7 +118,7 @@ def _problem_for_code(code: str, message: str, **details: Any) -> Problem:
 
 
 def _from_appliance_error(error: ApplianceError) -> Problem:
-    status = status_of(error.code)
+    status = status_for_code(error.code)
     headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, ceil(error.retry_after)))

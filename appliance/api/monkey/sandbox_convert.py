@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from appliance.api.http.errors import status_of
+from appliance.api.http.errors import status_for_code
 from appliance.api.monkey.sandbox_schemas import (
     ArtifactAnswer,
     BuildAnswer,
@@ -151,7 +151,11 @@ class _Decoder:
 
 
 def _error(code: str, message: str) -> Mapping[str, Any]:
-    return {"type": "error", "error": {"code": code, "message": message}, "status": status_of(code)}
+    return {
+        "type": "error",
+        "error": {"code": code, "message": message},
+        "status": status_for_code(code),
+    }
 
 
 def _files(body: RunBody) -> tuple[SandboxFile, ...]:

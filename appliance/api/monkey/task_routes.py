@@ -7,7 +7,7 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from appliance.api.http.dependencies import ServicesDependency, SettingsDependency
-from appliance.api.http.errors import status_of
+from appliance.api.http.errors import status_for_code
 from appliance.api.http.labels import read_labels
 from appliance.api.http.requests import get_principal
 from appliance.api.monkey import task_answers
@@ -137,7 +137,7 @@ def _wait_timeout(task: Task, settings: Settings) -> float:
 def _raise_rejection(task: Task) -> None:
     """Raise the failure of a task if it is an error of the request."""
     failure = task.failure
-    if failure is None or status_of(failure.code) in _OUTCOMES:
+    if failure is None or status_for_code(failure.code) in _OUTCOMES:
         return
     error = ApplianceError(failure.message, details=failure.details | {"task_id": task.public_id})
     error.code = failure.code

@@ -93,7 +93,7 @@ def chat_answer(
             for index, each in enumerate(completions)
         ],
         usage=usage_answer(
-            total_usage([each.finished.usage for each in completions], len(completions))
+            sum_usage([each.finished.usage for each in completions], len(completions))
         ),
         service_tier=UNSET if head.tier is None else head.tier,
     )
@@ -109,7 +109,7 @@ def plain_answer(
 ) -> PlainAnswer:
     """The `choices` best completions of each prompt, each after the prompt's echo ("": none)."""
     best = [(echo, each) for echo, group in zip(echoes, groups, strict=True)
-            for each in most_likely(group, choices)]  # fmt: skip
+            for each in select_most_likely(group, choices)]  # fmt: skip
     used = [each.finished.usage for group in groups for each in group]
     return PlainAnswer(
         id=head.id,
@@ -125,19 +125,21 @@ def plain_answer(
             )
             for index, (echo, each) in enumerate(best)
         ],
-        usage=usage_answer(total_usage(used, len(groups[0]))),
+        usage=usage_answer(sum_usage(used, len(groups[0]))),
         service_tier=UNSET if head.tier is None else head.tier,
     )
 
 
-def most_likely(group: Sequence[CollectedCompletion], count: int) -> Sequence[CollectedCompletion]:
+def select_most_likely(
+    group: Sequence[CollectedCompletion], count: int
+) -> Sequence[CollectedCompletion]:
     """The `count` completions with the highest mean logprob, best first."""
     if count >= len(group):
         return group
     return sorted(group, key=_mean_logprob, reverse=True)[:count]
 
 
-def total_usage(used: Sequence[TokenUsage], choices: int) -> TokenUsage:
+def sum_usage(used: Sequence[TokenUsage], choices: int) -> TokenUsage:
     """The usage of a request; a prompt that `choices` completions share counts once."""
     firsts = used[::choices]
     return TokenUsage(

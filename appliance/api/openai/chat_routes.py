@@ -27,9 +27,9 @@ from appliance.api.openai.stream_frames import StreamPlan, stream_frames
 from appliance.api.openai.stream_merge import collect_all, slowest_report
 from appliance.api.openapi import response_schema
 from appliance.api.streaming.completion_stream import (
-    cancel_if_client_leaves,
     open_stream,
     report_headers,
+    respond_unless_disconnected,
 )
 from appliance.services.completions.service import CompletionService
 
@@ -45,7 +45,7 @@ AnyRequest = Request[Any, Any, Any]
 )
 async def chat_completions(request: AnyRequest, data: JSONBody[ChatBody]) -> ASGIApp:
     """Answer a chat, whole or as a stream of chunks."""
-    return await cancel_if_client_leaves(
+    return await respond_unless_disconnected(
         request, _answer(request, data, get_services(request).completions)
     )
 

@@ -28,9 +28,9 @@ from appliance.api.openai.stream_frames import StreamPlan, stream_frames
 from appliance.api.openai.stream_merge import collect_all, slowest_report, start_all
 from appliance.api.openapi import response_schema
 from appliance.api.streaming.completion_stream import (
-    cancel_if_client_leaves,
     open_stream,
     report_headers,
+    respond_unless_disconnected,
 )
 from appliance.domain.completions import CompletionSpec
 from appliance.services.completions.service import CompletionService
@@ -47,7 +47,7 @@ AnyRequest = Request[Any, Any, Any]
 )
 async def completions(request: AnyRequest, data: JSONBody[CompletionBody]) -> ASGIApp:
     """Continue a text, or with `suffix` fill the gap before it."""
-    return await cancel_if_client_leaves(
+    return await respond_unless_disconnected(
         request, _answer(request, data, get_services(request).completions)
     )
 

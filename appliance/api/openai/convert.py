@@ -10,7 +10,7 @@ from appliance.errors import InvalidInput
 _DEFAULT_MIN_P = 0.05
 _DEFAULT_PLAIN_TOKENS = 16
 _MAX_PROMPTS = 128
-_TEXTS = 2048
+_MAX_TEXTS = 2048
 _BATCH_TIERS = frozenset({"flex", "batch"})
 _NO_IDS = "token ids are not supported, since each model has its own; send text"
 _UNSUPPORTED_IN_CHAT = {
@@ -39,7 +39,7 @@ def chat_spec(body: ChatBody, labels: tuple[str, ...] = ()) -> CompletionSpec:
         context_shift=body.context_shift is True,
         provider=body.provider or None,
         labels=labels,
-        urgency=urgency_of(body.service_tier),
+        urgency=parse_service_tier(body.service_tier),
         may_cache=body.cache is not False,
     )
 
@@ -63,7 +63,7 @@ def completion_specs(body: CompletionBody, labels: tuple[str, ...] = ()) -> list
             context_shift=body.context_shift is True,
             provider=body.provider or None,
             labels=labels,
-            urgency=urgency_of(body.service_tier),
+            urgency=parse_service_tier(body.service_tier),
             may_cache=body.cache is not False,
         )
         for text in _texts("prompt", body.prompt, _MAX_PROMPTS // sample_count(body))
@@ -74,7 +74,7 @@ def embedding_request(body: EmbeddingBody) -> EmbeddingRequest:
     """The request for the vectors of all texts. Raises InvalidInput naming the field."""
     if body.encoding_format not in (None, "float", "base64"):
         raise InvalidInput.at("encoding_format", "must be float or base64")
-    texts = _texts("input", body.input, _TEXTS)
+    texts = _texts("input", body.input, _MAX_TEXTS)
     for index, text in enumerate(texts):
         if not text:
             raise InvalidInput.at(f"input[{index}]", "must not be empty")
@@ -95,10 +95,10 @@ def response_tier(body: GenerationBody) -> str | None:
     """The service tier of the answer; None if the request has none."""
     if body.service_tier is None:
         return None
-    return tier_name(urgency_of(body.service_tier))
+    return tier_name(parse_service_tier(body.service_tier))
 
 
-def urgency_of(service_tier: str | None) -> Urgency:
+def parse_service_tier(service_tier: str | None) -> Urgency:
     """The urgency of a request with that `service_tier`."""
     return Urgency.BATCH if service_tier in _BATCH_TIERS else Urgency.INTERACTIVE
 

@@ -16,7 +16,7 @@ from appliance.api.openai.body_decoder import decode_body_as
 from appliance.api.openai.convert import embedding_request
 from appliance.api.openai.schemas import EmbeddingBody
 from appliance.api.openapi import response_schema
-from appliance.api.streaming.completion_stream import cancel_if_client_leaves
+from appliance.api.streaming.completion_stream import respond_unless_disconnected
 from appliance.domain.messages import Embeddings
 from appliance.services.completions.service import CompletionService
 
@@ -32,7 +32,7 @@ AnyRequest = Request[Any, Any, Any]
 )
 async def embeddings(request: AnyRequest, data: JSONBody[EmbeddingBody]) -> ASGIApp:
     """Compute a vector for each text."""
-    return await cancel_if_client_leaves(
+    return await respond_unless_disconnected(
         request, _answer(request, data, get_services(request).completions)
     )
 

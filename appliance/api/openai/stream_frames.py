@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import msgspec
 from litestar import Request
 
-from appliance.api.openai.answers import AnswerHeader, PendingAnswer, total_usage
+from appliance.api.openai.answers import AnswerHeader, PendingAnswer, sum_usage
 from appliance.api.openai.errors import error_body, with_openai_status
 from appliance.api.openai.stream_chunks import DONE, Chunks
 from appliance.api.openai.stream_merge import merge_events, missing_end_error
 from appliance.api.streaming.completion_stream import (
     EventFrames,
     PendingCompletions,
-    stream_problem,
+    describe_stream_error,
 )
 from appliance.domain.messages import Finished, TokenUsage
 
@@ -55,12 +55,12 @@ async def stream_frames(
                 if isinstance(event, Finished):
                     used[index] = event.usage
                 yield Encoded(chunks.event(index, event))
-        total = total_usage(_require_all_usage(used), plan.choices)
+        total = sum_usage(_require_all_usage(used), plan.choices)
         if plan.with_usage:
             yield Encoded(chunks.usage(total))
         yield Encoded(DONE)
     except Exception as error:
-        problem = with_openai_status(stream_problem(request, error))
+        problem = with_openai_status(describe_stream_error(request, error))
         yield Encoded(b"data: %b\n\n" % msgspec.json.encode(error_body(problem)))
 
 

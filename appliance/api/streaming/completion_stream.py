@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from appliance.api.http.dialect import Problem
 from appliance.api.http.errors import to_problem
 from appliance.api.http.fast_route import JsonResponse, encode_headers
-from appliance.api.streaming.disconnect import ClientGone, cancel_on_disconnect
+from appliance.api.streaming.disconnect import ClientDisconnected, cancel_on_disconnect
 from appliance.api.streaming.sse import (
     HEARTBEAT,
     HEARTBEAT_S,
@@ -47,7 +47,7 @@ def report_headers(report: CompletionReport) -> dict[str, str]:
     }
 
 
-async def cancel_if_client_leaves(
+async def respond_unless_disconnected(
     request: AnyRequest, work: Coroutine[Any, Any, ASGIApp]
 ) -> ASGIApp:
     """The response that `work` returns; 499 if the client disconnects, which cancels `work`.
@@ -56,11 +56,11 @@ async def cancel_if_client_leaves(
     """
     try:
         return await cancel_on_disconnect(request.receive, work, _WATCH_DELAY_S)
-    except ClientGone:
+    except ClientDisconnected:
         return JsonResponse(None, status=_CLIENT_CLOSED_REQUEST)
 
 
-def stream_problem(request: AnyRequest, error: Exception) -> Problem:
+def describe_stream_error(request: AnyRequest, error: Exception) -> Problem:
     """An error after the start of the response, for its last event; logs unexpected ones."""
     if not isinstance(error, ApplianceError):
         log.error("a stream failed", path=request.scope["path"], exc_info=error)
@@ -90,7 +90,7 @@ class CompletionStream:
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await cancel_on_disconnect(receive, self._send(send), _WATCH_DELAY_S)
-        except ClientGone:
+        except ClientDisconnected:
             return
         finally:
             await self.iterator.aclose()

@@ -11,7 +11,7 @@ from appliance.errors import ApplianceError
 T = TypeVar("T")
 
 
-class ClientGone(ApplianceError):
+class ClientDisconnected(ApplianceError):
     """The client disconnected before the response."""
 
     code = "SERVICE_UNAVAILABLE"
@@ -23,14 +23,14 @@ async def cancel_on_disconnect(
     """The result of `work`, which is cancelled if the client disconnects first.
 
     The request's body must have been read. Watching begins after `delay_s` seconds, since it
-    costs as much as a short request. Raises ClientGone.
+    costs as much as a short request. Raises ClientDisconnected.
     """
     watch = _DisconnectWatch(receive, delay_s)
     try:
         return await work
     except asyncio.CancelledError:
         if watch.caused_cancellation():
-            raise ClientGone("the client disconnected before the response") from None
+            raise ClientDisconnected("the client disconnected before the response") from None
         raise
     finally:
         await watch.close()

@@ -10,10 +10,10 @@ from appliance.api.openai.answers import (
     AnswerHeader,
     begin_answer,
     chat_answer,
-    most_likely,
     plain_answer,
+    select_most_likely,
+    sum_usage,
     system_fingerprint,
-    total_usage,
 )
 from appliance.api.openai.convert import (
     chat_spec,
@@ -485,13 +485,13 @@ def test_plain_answer_when_best_of_then_the_most_likely_of_each_prompt() -> None
 
 def test_most_likely_when_there_are_no_logprobs_then_still_some() -> None:
     silent = CollectedCompletion("x", [], [], Finished(FinishReason.STOP, TokenUsage()))
-    assert most_likely([silent, collected()], 1)[0].text == "Hi"
+    assert select_most_likely([silent, collected()], 1)[0].text == "Hi"
 
 
 def test_usage_when_choices_share_a_prompt_then_it_counts_once() -> None:
     used = [TokenUsage(10, 1, 4), TokenUsage(10, 2, 10), TokenUsage(5, 3, 0), TokenUsage(5, 4, 5)]
-    assert total_usage(used, 2) == TokenUsage(15, 10, 4)
-    assert total_usage(used[:2], 2) == TokenUsage(10, 3, 4)
+    assert sum_usage(used, 2) == TokenUsage(15, 10, 4)
+    assert sum_usage(used[:2], 2) == TokenUsage(10, 3, 4)
 
 
 def test_fingerprint_when_the_model_differs_then_it_does() -> None:

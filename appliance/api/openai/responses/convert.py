@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from appliance.api.http.validation import convert_field
-from appliance.api.openai.convert import urgency_of
+from appliance.api.openai.convert import parse_service_tier
 from appliance.api.openai.responses.items import convert_input
 from appliance.api.openai.responses.schemas import (
     FormatBody,
@@ -51,7 +51,7 @@ def response_spec(body: ResponseBody, labels: tuple[str, ...] = ()) -> Completio
         prompt_spec(body, labels),
         sampling=_sampling(body),
         max_tokens=body.max_output_tokens,
-        urgency=urgency_of(body.service_tier),
+        urgency=parse_service_tier(body.service_tier),
     )
 
 

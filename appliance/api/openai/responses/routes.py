@@ -16,10 +16,10 @@ from appliance.api.openai.responses.schemas import PromptBody, ResponseBody
 from appliance.api.streaming.completion_stream import (
     EventFrames,
     PendingCompletions,
-    cancel_if_client_leaves,
+    describe_stream_error,
     open_stream,
     report_headers,
-    stream_problem,
+    respond_unless_disconnected,
 )
 from appliance.domain.completions import CompletionSpec
 from appliance.errors import ProviderFailed
@@ -33,14 +33,14 @@ async def create_response(request: AnyRequest, data: JSONBody[ResponseBody]) -> 
     spec = convert.response_spec(
         data, read_labels(request, (data.metadata or {}).get("labels", ""))
     )
-    return await cancel_if_client_leaves(request, _answer(request, spec, data))
+    return await respond_unless_disconnected(request, _answer(request, spec, data))
 
 
 @FastRoute("/input_tokens", http_method="POST", status_code=200)
 async def count_input_tokens(request: AnyRequest, data: JSONBody[PromptBody]) -> ASGIApp:
     """Count the exact tokens of a prompt, with template and tools; generates nothing."""
     spec = convert.prompt_spec(data, read_labels(request))
-    return await cancel_if_client_leaves(request, _count(request, spec))
+    return await respond_unless_disconnected(request, _count(request, spec))
 
 
 def router() -> Router:
@@ -83,7 +83,7 @@ async def _stream_frames(
                 yield frame
         _require_finished(state)
     except Exception as error:
-        for frame in state.fail(stream_problem(request, error)):
+        for frame in state.fail(describe_stream_error(request, error)):
             yield frame
 
 
