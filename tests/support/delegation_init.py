@@ -2,8 +2,8 @@
 
 Runs alone (`python -I -S`), as the guest's root. It mounts the control groups of version 2
 with every controller, divides them as systemd does, starts a service in a group of its own
-for an ordinary user and then for root, and says on the serial port, as one JSON object,
-what the services printed and what they left behind.
+for an ordinary user and then for root. It writes to the serial port, as one JSON object, what
+the services printed and what remained of them.
 """
 
 import ctypes
@@ -19,17 +19,17 @@ CODE = "/opt/code"
 PYTHON = "/opt/python/bin/python3"
 SERVICE = "tests.support.delegation_service"
 _RUNTIME = "/run/monkey-coder"
-_ONLY_LOOK = """
+_DETECT = """
 import json
-from plugins.sandboxes.bubblewrap.fence import Fence
-fence = Fence()
-print(json.dumps({"layers": fence.layers, "degraded": fence.degraded, "remedy": fence.remedy}))
+from plugins._shared.cgroups.controller import CgroupController
+found = CgroupController()
+print(json.dumps({"layers": found.layers, "degraded": found.degraded, "remedy": found.remedy}))
 """
 
 _GROUPS = Path("/sys/fs/cgroup")
 _SLICE = _GROUPS / "system.slice"
 # systemd.resource-control(5), "Delegate=": the group's folder, and these files in it.
-_HANDED_OVER = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
+_DELEGATED_FILES = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
 _NOSUID, _NODEV, _NOEXEC, _REMOUNT = 2, 4, 8, 32
 _SECURE = _NOSUID | _NODEV | _NOEXEC
 _RESTART = 0x01234567
@@ -44,10 +44,10 @@ def main() -> None:
     report: dict[str, Any] = {"kernel": os.uname().release, "controllers": controllers}
     report["ordinary"] = _serve("ordinary", ORDINARY_USER, ["-m", SERVICE, _RUNTIME, "all"])
     report["root"] = _serve("root", 0, ["-m", SERVICE, _RUNTIME, "some"])
-    report["withheld"] = _serve("plain", ORDINARY_USER, ["-c", _ONLY_LOOK], delegated=False)
+    report["not_delegated"] = _serve("plain", ORDINARY_USER, ["-c", _DETECT], delegated=False)
     with _port().open("wb", buffering=0) as port:
         port.write(json.dumps(report).encode() + b"\n")
-    time.sleep(1)  # QEMU hands on what the port holds
+    time.sleep(1)  # until QEMU has forwarded it
     _libc.reboot(_RESTART)
 
 
@@ -65,7 +65,7 @@ def _mount_all() -> None:
 
 
 def _divide() -> list[str]:
-    """Make the groups that systemd makes at its start; the controllers that there are."""
+    """Make the groups that systemd makes at its start; return the available controllers."""
     scope = _GROUPS / "init.scope"
     scope.mkdir()
     (scope / "cgroup.procs").write_text("0")
@@ -78,31 +78,31 @@ def _divide() -> list[str]:
 
 
 def _serve(name: str, user: int, arguments: list[str], *, delegated: bool = True) -> dict[str, Any]:
-    """What a service of that user printed, and what is left in its group after it."""
+    """Run a service as that user; return what it printed and what remained of its group."""
     group = _SLICE / f"monkey-coder-{name}.service"
     group.mkdir()
     Path(_RUNTIME).mkdir(mode=0o700, exist_ok=True)
     os.chown(_RUNTIME, user, user)
     if delegated:
-        for path in (group, *(group / file for file in _HANDED_OVER)):
+        for path in (group, *(group / file for file in _DELEGATED_FILES)):
             os.chown(path, user, user)
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become(group, user, write, arguments)
+        _exec_service(group, user, write, arguments)
     os.close(write)
-    with os.fdopen(read, "rb") as said:
-        printed = said.read()
+    with os.fdopen(read, "rb") as output:
+        printed = output.read()
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return {
         "exit_code": code,
-        "said": json.loads(printed) if code == 0 else None,
-        "left": _left(group),
-        "removed": _removed(group),
+        "printed": json.loads(printed) if code == 0 else None,
+        "remaining": _remaining(group),
+        "removed": _remove(group),
     }
 
 
-def _become(group: Path, user: int, output: int, arguments: list[str]) -> None:
+def _exec_service(group: Path, user: int, output: int, arguments: list[str]) -> None:
     try:
         (group / "cgroup.procs").write_text("0")
         os.dup2(output, 1)
@@ -119,7 +119,7 @@ def _become(group: Path, user: int, output: int, arguments: list[str]) -> None:
         os._exit(127)
 
 
-def _left(group: Path) -> dict[str, Any]:
+def _remaining(group: Path) -> dict[str, Any]:
     procs = [path.read_text() for path in group.rglob("cgroup.procs")]
     return {
         "groups": [str(path.relative_to(group)) for path in group.rglob("*") if path.is_dir()],
@@ -128,8 +128,8 @@ def _left(group: Path) -> dict[str, Any]:
     }
 
 
-def _removed(group: Path) -> bool:
-    """As systemd removes the group of a service that has ended."""
+def _remove(group: Path) -> bool:
+    """As systemd does when a service has ended."""
     try:
         group.rmdir()
     except OSError:
@@ -138,9 +138,9 @@ def _removed(group: Path) -> bool:
 
 
 def _port() -> Path:
-    while not (found := list(Path("/dev").glob("vport*"))):
+    while not (ports := list(Path("/dev").glob("vport*"))):
         time.sleep(_POLL_S)
-    return found[0]
+    return ports[0]
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:

@@ -1,22 +1,22 @@
-"""What the runs in a delegated control group do: Python programs, each against one limit."""
+"""Python programs for runs in a delegated control group; each tries to exceed one limit."""
 
 MARK = "marked-by-the-test"
 
-STAYS = """
+SHOWS_GROUP = """
 import os, time
 print(open('/proc/self/cgroup').read())
 os.fork()
 time.sleep(2)
 """
 SLEEPS = "import time; time.sleep(100)"
-HUNGRY = """
+USES_MEMORY = """
 import mmap
 kept = []
 for _ in range(40):
     kept.append(mmap.mmap(-1, 8 << 20))
     kept[-1].write(b'x' * (8 << 20))
 """
-HUNGRY_FAMILY = """
+USES_MEMORY_IN_CHILDREN = """
 import mmap, os, time
 for _ in range(8):
     if os.fork() == 0:
@@ -25,7 +25,7 @@ for _ in range(8):
         break
 time.sleep(100)
 """
-BOMB = f"""
+FORK_BOMB = f"""
 '{MARK}'
 import os, signal
 for number in (1, 2, 15):
@@ -41,13 +41,13 @@ BUSY = "import os\nos.fork()\nwhile True: pass"
 ANOTHER_SERVICE = """
 import json
 from appliance.domain.execution import Limits
-from plugins.sandboxes.bubblewrap.fence import Fence
-fence = Fence()
-fence.give_up(fence.make(Limits()))
-fence.close()
-print(json.dumps(fence.layers))
+from plugins._shared.cgroups.controller import CgroupController
+controller = CgroupController()
+controller.release_group(controller.create_run_group(Limits()))
+controller.close()
+print(json.dumps(controller.layers))
 """
-FORKS_ON_ORDER = """
+FORKS_AFTER_A_LINE = """
 import os, signal, sys
 sys.stdin.readline()
 try:

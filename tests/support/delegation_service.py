@@ -1,4 +1,4 @@
-"""A service in a control group of its own: real runs, and how the kernel held them.
+"""A service in a control group of its own: executes runs and reports how the kernel limited them.
 
 Arguments: the runtime folder, and how much to try ("all" or "some"). Prints one JSON object.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.domain.execution import MIB, Limits, RunRequest, RunResult
-from plugins._shared.cgroups.control import Fence
+from plugins._shared.cgroups.controller import CgroupController
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from tests.support import delegation_programs as programs
 from tests.support.sandbox_service import plugin_context
@@ -22,126 +22,126 @@ from tests.support.sandbox_service import plugin_context
 PYTHON = Path("/opt/python")
 _GROUPS = Path("/sys/fs/cgroup")
 _WATCHED = ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max")
-_LOOK_S = 0.2
+_INTERVAL_S = 0.2
 
-# In an emulated machine everything takes its time.
-_PATIENT: dict[str, Any] = {"wall_s": 120.0, "cpu_s": 120.0}
+# An emulated machine is slow.
+_SLOW_MACHINE: dict[str, Any] = {"wall_s": 120.0, "cpu_s": 120.0}
 
 
-class Watch:
-    """Looks at the groups of runs below `home` while they last."""
+class GroupWatcher:
+    """Records the control groups of runs below `home` while they exist."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self.seen: dict[str, dict[str, Any]] = {}
+        self.groups: dict[str, dict[str, Any]] = {}
 
     @contextlib.asynccontextmanager
-    async def looking(self) -> AsyncGenerator[None]:
-        self.seen = {}
-        looking = asyncio.create_task(self._look_on())
+    async def recording(self) -> AsyncGenerator[None]:
+        self.groups = {}
+        task = asyncio.create_task(self._record_all())
         try:
             yield
         finally:
-            looking.cancel()
-            await asyncio.wait({looking})
+            task.cancel()
+            await asyncio.wait({task})
 
-    async def _look_on(self) -> None:
+    async def _record_all(self) -> None:
         while True:
             for group in self._home.glob("monkey-coder-*-*/run-*"):
-                with contextlib.suppress(OSError):  # it is over
-                    self._look(group)
-            await asyncio.sleep(_LOOK_S)
+                with contextlib.suppress(OSError):  # it has ended
+                    self._record(group)
+            await asyncio.sleep(_INTERVAL_S)
 
-    def _look(self, group: Path) -> None:
-        found = self.seen.setdefault(group.name, {"most_processes": 0})
+    def _record(self, group: Path) -> None:
+        record = self.groups.setdefault(group.name, {"most_processes": 0})
         members = (group / "cgroup.procs").read_text().split()
-        found["most_processes"] = max(found["most_processes"], len(members))
-        found |= {name: (group / name).read_text().strip() for name in _WATCHED}
-        found["throttled"] = _number(group / "cpu.stat", "nr_throttled")
+        record["most_processes"] = max(record["most_processes"], len(members))
+        record |= {name: (group / name).read_text().strip() for name in _WATCHED}
+        record["throttled"] = _number(group / "cpu.stat", "nr_throttled")
         sample = (time.monotonic(), _number(group / "cpu.stat", "usage_usec") / 1e6)
-        found.setdefault("first_cpu", sample)
-        found["last_cpu"] = sample
+        record.setdefault("first_cpu", sample)
+        record["last_cpu"] = sample
 
 
-class Shown:
-    """The runs, one after the other."""
+class Runs:
+    """The runs, each with a record of its control group."""
 
-    def __init__(self, backend: Bubblewrap, watch: Watch) -> None:
+    def __init__(self, backend: Bubblewrap, watch: GroupWatcher) -> None:
         self._backend = backend
         self._watch = watch
 
     async def two_at_once(self) -> dict[str, Any]:
-        first = self._python(programs.STAYS, memory_bytes=64 * MIB, processes=10, cpus=0.5)
-        second = self._python(programs.STAYS, memory_bytes=80 * MIB, processes=20, cpus=0.75)
-        async with self._watch.looking():
+        first = self._python(programs.SHOWS_GROUP, memory_bytes=64 * MIB, processes=10, cpus=0.5)
+        second = self._python(programs.SHOWS_GROUP, memory_bytes=80 * MIB, processes=20, cpus=0.75)
+        async with self._watch.recording():
             results = await asyncio.gather(first, second)
-        return {"results": [_told(result) for result in results], "groups": self._watch.seen}
+        return {"results": [_encode(result) for result in results], "groups": self._watch.groups}
 
     async def alone(self, code: str, **limits: Any) -> dict[str, Any]:
-        async with self._watch.looking():
+        async with self._watch.recording():
             result = await self._python(code, **limits)
-        return {"result": _told(result), "groups": self._watch.seen}
+        return {"result": _encode(result), "groups": self._watch.groups}
 
-    async def family_with_a_survivor(self) -> dict[str, Any]:
-        """A shell that would live on if the kernel killed no more than it must."""
+    async def memory_in_children(self) -> dict[str, Any]:
+        """A shell that would continue if the kernel killed only one process."""
         request = RunRequest(
             ("sh", "-c", 'python -c "$CODE"; echo survived'),
-            env={"CODE": programs.HUNGRY_FAMILY},
-            limits=Limits(memory_bytes=64 * MIB, **_PATIENT),
+            env={"CODE": programs.USES_MEMORY_IN_CHILDREN},
+            limits=Limits(memory_bytes=64 * MIB, **_SLOW_MACHINE),
         )
-        return {"result": _told(await self._backend.run(request))}
+        return {"result": _encode(await self._backend.run(request))}
 
-    async def bomb(self) -> dict[str, Any]:
-        shown = await self.alone(programs.BOMB, processes=12, wall_s=3.0)
-        return shown | {"alive": _alive()}
+    async def fork_bomb(self) -> dict[str, Any]:
+        result = await self.alone(programs.FORK_BOMB, processes=12, wall_s=3.0)
+        return result | {"alive": _alive()}
 
     def _python(self, code: str, **limits: Any) -> Awaitable[RunResult]:
-        request = RunRequest(("python", "-c", code), limits=Limits(**{**_PATIENT, **limits}))
+        request = RunRequest(("python", "-c", code), limits=Limits(**{**_SLOW_MACHINE, **limits}))
         return self._backend.run(request)
 
 
 async def main(runtime_dir: Path, extent: str) -> dict[str, Any]:
     home = _own_group()
     backend = Bubblewrap(plugin_context(PYTHON, runtime_dir))
-    watch = Watch(home)
-    said: dict[str, Any] = {}
+    watch = GroupWatcher(home)
+    report: dict[str, Any] = {}
     try:
         status = await backend.probe()
-        said |= {"problem": status.problem, "moved_to": _own_group().name}
-        said["in_the_group_itself"] = (home / "cgroup.procs").read_text().split()
+        report |= {"problem": status.problem, "moved_to": _own_group().name}
+        report["in_the_group_itself"] = (home / "cgroup.procs").read_text().split()
         if status.isolation is not None:
-            said["layers"] = status.isolation.layers
-            said["degraded"] = status.isolation.degraded
+            report["layers"] = status.isolation.layers
+            report["degraded"] = status.isolation.degraded
         if status.available:
-            said |= await _runs(Shown(backend, watch), extent)
-            said["group_kill"] = _group_kill(home)
-            said["beside_others"] = await _beside_others(Shown(backend, watch), home)
-        said["run_groups_before_close"] = [path.name for path in _run_groups(home)]
+            report |= await _runs(Runs(backend, watch), extent)
+            report["group_kill"] = _group_kill(home)
+            report["beside_others"] = await _beside_others(Runs(backend, watch), home)
+        report["run_groups_before_close"] = [path.name for path in _run_groups(home)]
     finally:
         await backend.close()
-    said["groups_after_close"] = [path.name for path in home.iterdir() if path.is_dir()]
-    said["moved_back"] = _own_group() == home
-    return said
+    report["groups_after_close"] = [path.name for path in home.iterdir() if path.is_dir()]
+    report["moved_back"] = _own_group() == home
+    return report
 
 
-async def _runs(shown: Shown, extent: str) -> dict[str, Any]:
-    said = {"family": await shown.family_with_a_survivor()}
+async def _runs(runs: Runs, extent: str) -> dict[str, Any]:
+    report = {"memory_in_children": await runs.memory_in_children()}
     if extent == "all":
-        said["two_at_once"] = await shown.two_at_once()
-        said["hungry"] = await shown.alone(programs.HUNGRY, memory_bytes=64 * MIB)
-        said["bomb"] = await shown.bomb()
-        said["busy"] = await shown.alone(programs.BUSY, cpus=0.25, wall_s=3.0)
-    return said
+        report["two_at_once"] = await runs.two_at_once()
+        report["memory"] = await runs.alone(programs.USES_MEMORY, memory_bytes=64 * MIB)
+        report["fork_bomb"] = await runs.fork_bomb()
+        report["busy"] = await runs.alone(programs.BUSY, cpus=0.25, wall_s=3.0)
+    return report
 
 
-async def _beside_others(shown: Shown, home: Path) -> dict[str, Any]:
-    """A run while other services divide the same group, make groups in it and give it back."""
-    running = asyncio.create_task(shown.alone(programs.SLEEPS))
+async def _beside_others(runs: Runs, home: Path) -> dict[str, Any]:
+    """A run while other services divide the same group, make groups in it and undo that."""
+    running = asyncio.create_task(runs.alone(programs.SLEEPS))
     others = [await _another() for _ in range(2)]
     members = [len(_procs(group)) for group in _run_groups(home)]
     running.cancel()
     await asyncio.wait({running})
-    after = await shown.alone(programs.HUNGRY, memory_bytes=64 * MIB)
+    after = await runs.alone(programs.USES_MEMORY, memory_bytes=64 * MIB)
     return {"others": others, "members": members, "after": after["result"]}
 
 
@@ -150,43 +150,43 @@ async def _another() -> list[str]:
     another = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", programs.ANOTHER_SERVICE), stdout=subprocess.PIPE
     )
-    said, _ = await another.communicate()
-    return json.loads(said)
+    output, _ = await another.communicate()
+    return json.loads(output)
 
 
 def _group_kill(home: Path) -> dict[str, Any]:
-    """By cgroup.kill alone: processes that would outlive a signal to the first of them."""
-    fence = Fence()
-    group = fence.make(Limits(processes=6))
+    """Only with cgroup.kill: its processes would survive a signal to the first of them."""
+    controller = CgroupController()
+    group = controller.create_run_group(Limits(processes=6))
     if group is None:
-        return {"lack": fence.lack}
-    family = subprocess.Popen(
-        [sys.executable, "-S", "-c", programs.FORKS_ON_ORDER],
+        return {"reason": controller.unavailable_reason}
+    child = subprocess.Popen(
+        [sys.executable, "-S", "-c", programs.FORKS_AFTER_A_LINE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    group.take_in(family.pid)
-    (place,) = [path for path in _run_groups(home) if str(family.pid) in _procs(path)]
-    assert family.stdin
-    assert family.stdout
-    family.stdin.write(b"go\n")
-    family.stdin.flush()
-    said = {
-        "said": family.stdout.readline().decode().strip(),
-        "members": len(_procs(place)),
-        "most": (place / "pids.max").read_text().strip(),
-        "forks_refused": _number(place / "pids.events", "max"),
+    group.add_process(child.pid)
+    (path,) = [path for path in _run_groups(home) if str(child.pid) in _procs(path)]
+    assert child.stdin
+    assert child.stdout
+    child.stdin.write(b"go\n")
+    child.stdin.flush()
+    report = {
+        "line": child.stdout.readline().decode().strip(),
+        "members": len(_procs(path)),
+        "limit": (path / "pids.max").read_text().strip(),
+        "forks_refused": _number(path / "pids.events", "max"),
     }
     group.kill()
-    said["status"] = family.wait(60)
-    said["end_of_output"] = family.stdout.read().decode()  # once all that held it are gone
+    report["status"] = child.wait(60)
+    report["end_of_output"] = child.stdout.read().decode()  # at its end, when no process holds it
     deadline = time.monotonic() + 60
     while not (removed := group.remove()) and time.monotonic() < deadline:
-        time.sleep(_LOOK_S)
-    return said | {"removed": removed, "closed": fence.close()}
+        time.sleep(_INTERVAL_S)
+    return report | {"removed": removed, "closed": controller.close()}
 
 
-def _told(result: RunResult) -> dict[str, Any]:
+def _encode(result: RunResult) -> dict[str, Any]:
     return {
         "reason": result.reason,
         "exit_code": result.exit_code,
@@ -217,12 +217,12 @@ def _number(path: Path, name: str) -> int:
 
 def _alive() -> list[str]:
     """Command lines on this machine with the test's mark in them."""
-    found: list[str] = []
+    lines: list[str] = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
-                found.append((folder / "cmdline").read_bytes().decode(errors="replace"))
-    return [line for line in found if programs.MARK in line]
+                lines.append((folder / "cmdline").read_bytes().decode(errors="replace"))
+    return [line for line in lines if programs.MARK in line]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Real sandboxes for tests: as the user who runs the tests, and as an ordinary one."""
+"""Real sandboxes for tests: as the user that runs the tests, and as an ordinary user."""
 
 import asyncio
 import contextlib
@@ -14,16 +14,16 @@ import msgspec
 from appliance import errors
 from appliance.domain.execution import BackendStatus, Limits, RunRequest, RunResult, SandboxFile
 from plugins._shared import bwrap_binary
-from tests.support.sandbox_service import frame, read_frame
+from tests.support.sandbox_service import encode_frame, read_frame
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDINARY_USER = 64_999
 GENEROUS = Limits(wall_s=60.0, cpu_s=30.0)
-"""For tests that are about something else, on a machine as busy as it may be."""
+"""For tests of something else than limits, on a machine that may be busy."""
 
 
 class Backend(Protocol):
-    """What the tests use of a backend."""
+    """The methods of a backend that tests use."""
 
     def run(self, request: RunRequest) -> Awaitable[RunResult]: ...
 
@@ -32,8 +32,8 @@ class Backend(Protocol):
     def close(self) -> Awaitable[None]: ...
 
 
-def seen_on_the_host(mark: str) -> list[str]:
-    """Command lines of processes with this word in it."""
+def find_host_processes(mark: str) -> list[str]:
+    """Command lines of the host's processes that contain this text."""
     lines: list[str] = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -42,20 +42,20 @@ def seen_on_the_host(mark: str) -> list[str]:
     return [line for line in lines if mark in line]
 
 
-def open_descriptors() -> int:
+def count_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def orphaned_sandboxes() -> set[str]:
-    """Process ids of sandboxes whose service is gone."""
-    found: set[str] = set()
+def find_orphaned_sandboxes() -> set[str]:
+    """Process ids of sandboxes whose service has ended."""
+    pids: set[str] = set()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
                 parent = (folder / "stat").read_bytes().rpartition(b")")[2].split()[1]
-                if parent == b"1" and b"sandbox/stage.pyc" in (folder / "cmdline").read_bytes():
-                    found.add(folder.name)
-    return found
+                if parent == b"1" and b"sandbox/init.pyc" in (folder / "cmdline").read_bytes():
+                    pids.add(folder.name)
+    return pids
 
 
 async def run_python(backend: Backend, code: str, **more: Any) -> RunResult:
@@ -69,26 +69,26 @@ def files(**contents: str) -> tuple[SandboxFile, ...]:
     )
 
 
-class OtherUsersBackend:
-    """A backend in a process of the ordinary user; same behaviour, same errors."""
+class RemoteBackend:
+    """A backend in another user's process; same behavior, same errors."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._numbers = itertools.count()
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._reading = asyncio.create_task(self._read())
+        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._read_task = asyncio.create_task(self._read_replies())
 
     async def run(self, request: RunRequest) -> RunResult:
-        return msgspec.convert(await self._ask("run", request), RunResult)
+        return msgspec.convert(await self._request("run", request), RunResult)
 
     async def probe(self) -> BackendStatus:
-        return msgspec.convert(await self._ask("probe", None), BackendStatus)
+        return msgspec.convert(await self._request("probe", None), BackendStatus)
 
     async def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         assert await asyncio.wait_for(self._process.wait(), 30) == 0
-        await self._reading
+        await self._read_task
 
     @property
     def pid(self) -> int:
@@ -98,54 +98,54 @@ class OtherUsersBackend:
         """As `kill -9` would."""
         self._process.kill()
         await self._process.wait()
-        await self._reading
-        for future in self._waiting.values():
+        await self._read_task
+        for future in self._replies.values():
             future.cancel()
 
-    async def _ask(self, what: str, payload: Any) -> Any:
+    async def _request(self, kind: str, payload: Any) -> Any:
         number = next(self._numbers)
-        future = self._waiting[number] = asyncio.get_running_loop().create_future()
-        self._send([number, what, payload])
+        future = self._replies[number] = asyncio.get_running_loop().create_future()
+        self._send([number, kind, payload])
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             self._send([next(self._numbers), "cancel", number])
-            # It may have ended before the word came.
+            # It may have ended before the message arrived.
             with contextlib.suppress(asyncio.CancelledError):
                 await future
             raise
 
-    def _send(self, question: list[Any]) -> None:
+    def _send(self, request: list[Any]) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(frame(question))
+        self._process.stdin.write(encode_frame(request))
 
-    async def _read(self) -> None:
+    async def _read_replies(self) -> None:
         assert self._process.stdout is not None
-        while (answer := await read_frame(self._process.stdout)) is not None:
-            number, what, payload = answer
-            if what == "error":
-                self._waiting.pop(number).set_exception(_error(*payload))
+        while (reply := await read_frame(self._process.stdout)) is not None:
+            number, kind, payload = reply
+            if kind == "error":
+                self._replies.pop(number).set_exception(_make_error(*payload))
             else:
-                self._waiting.pop(number).set_result(payload)
+                self._replies.pop(number).set_result(payload)
 
 
-def _error(name: str, message: str) -> BaseException:
+def _make_error(name: str, message: str) -> BaseException:
     kind = asyncio.CancelledError if name == "CancelledError" else getattr(errors, name)
     return kind(message)
 
 
 def without_user_namespaces() -> tuple[str, ...]:
-    """A command that runs another one where no user namespace can be made."""
+    """A command prefix for a program that can't make user namespaces."""
     options = ("--unshare-user", "--disable-userns", "--dev-bind", "/", "/")
-    return (str(bwrap_binary.locate().program), *options, "--")
+    return (str(bwrap_binary.locate_bwrap().program), *options, "--")
 
 
 async def start_as_ordinary_user(
     home: Path, launcher: str = "", groups: tuple[int, ...] = ()
-) -> OtherUsersBackend:
-    """`launcher`: Python code that starts the launcher in place of the product's own way.
+) -> RemoteBackend:
+    """`launcher`: Python code that runs the launcher, instead of the product's own command.
 
-    `groups` are those that the user is in beside its own.
+    `groups` are further groups of the user.
     """
     where = (home / "python", home / "run", home / "code", ORDINARY_USER)
     return await start_service(*where, launcher=launcher, groups=groups)
@@ -160,7 +160,7 @@ async def start_service(
     *,
     launcher: str = "",
     groups: tuple[int, ...] = (),
-) -> OtherUsersBackend:
+) -> RemoteBackend:
     """A backend in a process of `user` (None: our own), started by the command `inside`."""
     process = await asyncio.create_subprocess_exec(
         *inside,
@@ -179,4 +179,4 @@ async def start_service(
         group=user,
         extra_groups=None if user is None else groups,
     )
-    return OtherUsersBackend(process)
+    return RemoteBackend(process)

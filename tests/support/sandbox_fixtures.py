@@ -1,4 +1,4 @@
-"""Fixtures around a real sandbox; a test module takes them by `pytest_plugins`."""
+"""Fixtures for real sandboxes; a test module imports them by `pytest_plugins`."""
 
 import importlib.util
 import os
@@ -18,14 +18,14 @@ from tests.support.sandbox_service import plugin_context
 
 @pytest.fixture(scope="session")
 def sandbox_python() -> Path:
-    """The sandbox's Python, made once per machine in the user's cache folder."""
+    """The sandbox's Python, prepared once per machine in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return runtime.prepare(cache / "monkey-coder-tests")
+    return runtime.ensure_runtime(cache / "monkey-coder-tests")
 
 
 @pytest.fixture(scope="session")
 def ordinary_home(sandbox_python: Path) -> Iterator[Path]:
-    """What an ordinary user needs to run a backend, in a folder that is theirs."""
+    """A folder of the ordinary user with everything that it needs to run a backend."""
     if os.geteuid() != 0:
         pytest.skip("only root can also try an ordinary user; the other variant is one already")
     home = Path(tempfile.mkdtemp(prefix="sandbox-user-"))
@@ -64,4 +64,4 @@ async def backend(request: pytest.FixtureRequest, sandbox_python: Path) -> Async
             yield started
         await started.close()
         if not status.available:
-            pytest.skip(f"this machine can't confine: {status.problem}. {status.remedy}")
+            pytest.skip(f"needs sandbox: {status.problem}. {status.remedy}")

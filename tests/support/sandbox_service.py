@@ -1,8 +1,8 @@
-"""A sandbox backend in a process of its own, so that it can run as another user.
+"""A sandbox backend in a process of its own, which may be another user's.
 
 Frames on stdin and stdout: a length (4 bytes, big-endian) and a msgpack array
-[id, what, payload]. Asked: run (a RunRequest), cancel (an id), probe. Answered:
-result, status, or error ([class of the error, message]); one answer per question.
+[id, kind, payload]. Requests: run (a RunRequest), cancel (an id), probe. Replies:
+result, status, or error ([class of the error, message]); one reply per request.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ async def read_frame(reader: asyncio.StreamReader) -> Any:
         return None
 
 
-def frame(value: Any) -> bytes:
+def encode_frame(value: Any) -> bytes:
     data = msgspec.msgpack.encode(value)
     return len(data).to_bytes(4, "big") + data
 
@@ -53,27 +53,27 @@ class Service:
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
-        while (question := await read_frame(reader)) is not None:
-            number, what, payload = question
-            if what == "cancel":
+        while (message := await read_frame(reader)) is not None:
+            number, kind, payload = message
+            if kind == "cancel":
                 self._tasks[payload].cancel()
             else:
-                self._tasks[number] = asyncio.create_task(self._answer(number, what, payload))
-                await asyncio.sleep(0)  # it begins before it may be cancelled
+                self._tasks[number] = asyncio.create_task(self._reply(number, kind, payload))
+                await asyncio.sleep(0)  # it starts before it may be cancelled
         await self._backend.close()
 
-    async def _answer(self, number: int, what: str, payload: Any) -> None:
+    async def _reply(self, number: int, kind: str, payload: Any) -> None:
         try:
-            if what == "probe":
-                answer: list[Any] = [number, "status", await self._backend.probe()]
+            if kind == "probe":
+                reply: list[Any] = [number, "status", await self._backend.probe()]
             else:
                 request = msgspec.convert(payload, RunRequest)
-                answer = [number, "result", await self._backend.run(request)]
+                reply = [number, "result", await self._backend.run(request)]
         except ApplianceError as error:
-            answer = [number, "error", [type(error).__name__, error.message]]
+            reply = [number, "error", [type(error).__name__, error.message]]
         except asyncio.CancelledError:
-            answer = [number, "error", ["CancelledError", ""]]
-        sys.stdout.buffer.write(frame(answer))
+            reply = [number, "error", ["CancelledError", ""]]
+        sys.stdout.buffer.write(encode_frame(reply))
         sys.stdout.buffer.flush()
 
 

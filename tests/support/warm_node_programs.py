@@ -1,9 +1,9 @@
-"""Node programs, and the ways to start them, that must not tell a waiting Node from a new one."""
+"""Node programs and command lines that must print the same when prewarmed and when fresh."""
 
 from appliance.domain.execution import SandboxFile
 from tests.support.warm_programs import Case
 
-_EVERYTHING = """
+_SHOW_ENVIRONMENT = """
 const fs = require("fs");
 const Module = require("module");
 console.log(process.argv, process.execArgv, process.argv0, process.title, process.execPath);
@@ -50,7 +50,7 @@ throw new Error("the end");
 """
 
 _SOURCES = {
-    "everything.js": _EVERYTHING,
+    "everything.js": _SHOW_ENVIRONMENT,
     "worker.js": _WORKER,
     "children.js": _CHILDREN,
     "esm.mjs": _ESM,

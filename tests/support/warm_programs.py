@@ -1,4 +1,4 @@
-"""Programs, and the ways to start them, that must not tell a waiting interpreter from a new one."""
+"""Python programs and command lines that must print the same when prewarmed and when fresh."""
 
 import io
 import zipfile
@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from appliance.domain.execution import SandboxFile
 
-_EVERYTHING = """
+_SHOW_ENVIRONMENT = """
 import atexit, inspect, os, resource, signal, sys, traceback
 def depth():
     traceback.print_stack()
@@ -50,7 +50,7 @@ print(__name__, __file__, __package__, __spec__.name, sys.argv, sys.path[0])
 """
 
 
-def _zipped() -> bytes:
+def _make_archive() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("__main__.py", "import sys; print(sys.argv, __file__, sys.path[0])\n")
@@ -58,13 +58,13 @@ def _zipped() -> bytes:
 
 
 _SOURCES: dict[str, str | bytes] = {
-    "everything.py": _EVERYTHING,
+    "everything.py": _SHOW_ENVIRONMENT,
     "modules.py": "import sys; print(sorted(sys.modules))\n",
     "package/__init__.py": "import sys; print('init', __name__, sys.argv)\n",
     "package/__main__.py": _PACKAGE_MAIN,
     "broken/__init__.py": "raise ValueError('broken')\n",
     "folder/__main__.py": "import sys; print(sys.argv, __file__, sys.path[0])\n",
-    "archive.pyz": _zipped(),
+    "archive.pyz": _make_archive(),
     "syntax.py": "x = 1 is 1\ndef f():\n  return (1\n",
     "warns.py": "x = 1 is 1\nimport warnings; warnings.warn('deep', stacklevel=3)\n",
     "latin.py": b"# -*- coding: latin-1 -*-\nprint('\xe9')\n",
@@ -88,7 +88,7 @@ FILES = tuple(
 
 
 class Case(Struct, frozen=True):
-    """The words after `python`, and what else there is."""
+    """Arguments, input and environment of `program`."""
 
     words: tuple[str, ...]
     stdin: bytes = b"some input"
@@ -104,8 +104,8 @@ CASES = {
     "script by a longer name": Case(("./package/../everything.py",)),
     "script by its whole name": Case(("/workspace/everything.py",)),
     "module": Case(("-m", "everything", "a")),
-    "command": Case(("-c", _EVERYTHING, "a")),
-    "standard input": Case(("-",), _EVERYTHING.encode()),
+    "command": Case(("-c", _SHOW_ENVIRONMENT, "a")),
+    "standard input": Case(("-",), _SHOW_ENVIRONMENT.encode()),
     "nothing": Case((), b"import sys; print(sys.argv, __file__); 1/0"),
     "modules of a script": Case(("modules.py",)),
     "modules of a module": Case(("-m", "modules")),

@@ -1,4 +1,4 @@
-"""Control groups: which there are, what they hold, and that none is left."""
+"""Control groups: detection, limits, and that none is left over."""
 
 import asyncio
 import errno
@@ -12,10 +12,9 @@ import pytest_asyncio
 
 from appliance.domain.execution import MIB, EndReason, Limits, RunRequest
 from plugins._shared.cgroups import base, stale, v1, v2
-from plugins._shared.cgroups.base import NoGroups
-from plugins._shared.cgroups.control import Fence
+from plugins._shared.cgroups.base import CgroupsUnavailable
+from plugins._shared.cgroups.controller import CgroupController
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
-from plugins.sandboxes.bubblewrap.launcher import reaper
 from tests.support.sandbox import run_python
 from tests.support.sandbox_service import plugin_context
 
@@ -30,46 +29,46 @@ MOUNTS = """\
 
 
 def test_mounts_when_read_then_only_control_groups_and_their_roots() -> None:
-    cpu, memory, unified = base.mounts(MOUNTS)
+    cpu, memory, unified = base.parse_mounts(MOUNTS)
 
     assert {"cpu", "cpuacct"} <= cpu.options
-    assert memory.path("/docker/abc/x") == "/sys/fs/cgroup/memory/x"
-    assert (unified.kind, unified.path("/a")) == ("cgroup2", "/sys/fs/cgroup/unified/a")
+    assert memory.locate("/docker/abc/x") == "/sys/fs/cgroup/memory/x"
+    assert (unified.fs_type, unified.locate("/a")) == ("cgroup2", "/sys/fs/cgroup/unified/a")
 
 
 @pytest.mark.parametrize("group", ["/docker", "/other/x", "/docker/abc/../x"])
 def test_mount_when_the_group_lies_outside_then_none(group: str) -> None:
-    with pytest.raises(NoGroups, match="not to be seen"):
-        base.mounts(MOUNTS)[1].path(group)
+    with pytest.raises(CgroupsUnavailable, match="not visible"):
+        base.parse_mounts(MOUNTS)[1].locate(group)
 
 
 def test_own_groups_when_read_then_one_per_controller() -> None:
-    found = base.own_groups("3:cpu,cpuacct:/a\n2:memory:/b:c\n1:name=systemd:/\n0::/d\n")
+    found = base.parse_own_groups("3:cpu,cpuacct:/a\n2:memory:/b:c\n1:name=systemd:/\n0::/d\n")
 
     assert found == {"cpu": "/a", "cpuacct": "/a", "memory": "/b:c", "name=systemd": "/", "": "/d"}
 
 
-def test_leftovers_when_their_process_is_gone_then_found(tmp_path: Path) -> None:
-    mine, old = tmp_path / stale.top_name(), tmp_path / f"{base.PREFIX}{os.getpid()}-1-0"
-    for path in (mine, old, tmp_path / f"{base.PREFIX}service", tmp_path / "other-1-2"):
+def test_find_stale_when_the_owner_has_ended_then_found(tmp_path: Path) -> None:
+    own, old = tmp_path / stale.new_parent_name(), tmp_path / f"{base.PREFIX}{os.getpid()}-1-0"
+    for path in (own, old, tmp_path / f"{base.PREFIX}service", tmp_path / "other-1-2"):
         path.mkdir()
 
-    assert stale.leftovers(str(tmp_path)) == [str(old)]
+    assert stale.find_stale(str(tmp_path)) == [str(old)]
 
 
-def test_leftovers_when_somebody_claims_one_then_it_is_not_left_over(tmp_path: Path) -> None:
-    # As of an owner that can't be seen: another user's, or in another process namespace.
+def test_find_stale_when_the_group_is_locked_then_not_found(tmp_path: Path) -> None:
+    # Like the group of an owner that is not visible: another user, or another process namespace.
     hidden = tmp_path / f"{base.PREFIX}{os.getpid()}-1-0"
     hidden.mkdir()
-    claim = stale.claim(str(hidden))
+    lock = stale.lock_group(str(hidden))
     try:
-        assert stale.leftovers(str(tmp_path)) == []
+        assert stale.find_stale(str(tmp_path)) == []
     finally:
-        os.close(claim)
-    assert stale.leftovers(str(tmp_path)) == [str(hidden)]
+        os.close(lock)
+    assert stale.find_stale(str(tmp_path)) == [str(hidden)]
 
 
-def test_remove_tree_when_members_are_not_to_be_seen_then_nobody_is_killed(
+def test_remove_tree_when_members_are_not_visible_then_only_visible_ones_are_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed: list[int] = []
@@ -84,30 +83,30 @@ def test_remove_tree_when_members_are_not_to_be_seen_then_nobody_is_killed(
     assert killed == [4711]
 
 
-# Version 2, on folders that look like a delegated group: what is written where. No controller
-# of version 2 need be free on the machine for that.
+# Version 2, on plain folders in place of a delegated group: what is written where. This needs no
+# free controller of version 2 on the machine.
 
 
 @pytest.fixture
 def delegated(tmp_path: Path) -> Path:
-    home = tmp_path / "box.service"
-    home.mkdir()
-    (home / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
-    (home / "cgroup.procs").write_text(f"{os.getpid()}\n")
-    (home / "cgroup.type").write_text("domain\n")
-    return home
+    group = tmp_path / "coder.service"
+    group.mkdir()
+    (group / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    (group / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    (group / "cgroup.type").write_text("domain\n")
+    return group
 
 
 def test_v2_when_delegated_then_the_service_moves_and_runs_are_limited(delegated: Path) -> None:
-    made = v2.GroupsV2(str(delegated), os.getpid())
-    (top,) = delegated.glob(f"{base.PREFIX}{os.getpid()}-*")
+    factory = v2.GroupFactoryV2(str(delegated), os.getpid())
+    (parent,) = delegated.glob(f"{base.PREFIX}{os.getpid()}-*")
 
     assert (delegated / "monkey-coder-service" / "cgroup.procs").read_text() == str(os.getpid())
-    for place in (delegated, top):
-        assert (place / "cgroup.subtree_control").read_text() == "+memory +pids +cpu"
-    group = made.make(Limits(memory_bytes=64 * MIB, processes=10, cpus=0.5))
-    group.take_in(4711)
-    written = {path.name: path.read_text() for path in (top / "run-0").iterdir()}
+    for path in (delegated, parent):
+        assert (path / "cgroup.subtree_control").read_text() == "+memory +pids +cpu"
+    group = factory.create(Limits(memory_bytes=64 * MIB, processes=10, cpus=0.5))
+    group.add_process(4711)
+    written = {path.name: path.read_text() for path in (parent / "run-0").iterdir()}
     assert written == {
         "memory.max": str(96 * MIB),
         "memory.oom.group": "1",
@@ -115,17 +114,17 @@ def test_v2_when_delegated_then_the_service_moves_and_runs_are_limited(delegated
         "cpu.max": "50000 100000",
         "cgroup.procs": "4711",
     }
-    assert not group.starved()
-    (top / "run-0" / "memory.events").write_text("oom 1\noom_kill 2\noom_group_kill 1\n")
-    assert group.starved()
-    assert made.layers == ("cgroup_memory", "cgroup_processes", "cgroup_cpu", "cgroup_kill")
+    assert not group.oom_killed()
+    (parent / "run-0" / "memory.events").write_text("oom 1\noom_kill 2\noom_group_kill 1\n")
+    assert group.oom_killed()
+    assert factory.layers == ("cgroup_memory", "cgroup_processes", "cgroup_cpu", "cgroup_kill")
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EBUSY])
-def test_v2_when_another_service_is_giving_the_group_back_then_tried_again(
+def test_v2_when_another_service_undoes_its_division_then_retried(
     delegated: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    write, refused = base.write, list[str]()
+    write, refused = base.write_file, list[str]()
 
     def refuse_once(path: str, value: object) -> None:
         if path.endswith("subtree_control") and path not in refused:
@@ -133,26 +132,26 @@ def test_v2_when_another_service_is_giving_the_group_back_then_tried_again(
             raise OSError(number, os.strerror(number))
         write(path, value)
 
-    monkeypatch.setattr(base, "write", refuse_once)
-    made = v2.GroupsV2(str(delegated), os.getpid())
+    monkeypatch.setattr(base, "write_file", refuse_once)
+    factory = v2.GroupFactoryV2(str(delegated), os.getpid())
 
     assert len(refused) == 2
-    made.make(Limits())
+    factory.create(Limits())
 
 
-def test_v2_when_refused_for_good_then_not_delegated(
+def test_v2_when_always_refused_then_not_delegated(
     delegated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: str, value: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(base, "write", refuse)
-    with pytest.raises(NoGroups, match="not delegated to it"):
-        v2.GroupsV2(str(delegated), os.getpid())
+    monkeypatch.setattr(base, "write_file", refuse)
+    with pytest.raises(CgroupsUnavailable, match="not delegated to it"):
+        v2.GroupFactoryV2(str(delegated), os.getpid())
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "expected"),
     [
         ({}, 0),
         ({"memory.peak": 90, "memory.current": 10, "memory.max": 96}, 90),
@@ -162,51 +161,51 @@ def test_v2_when_refused_for_good_then_not_delegated(
         ({"memory.peak": 10, "memory.stat": "file 50\nshmem 0\n"}, 0),
     ],
 )
-def test_v2_group_when_asked_for_its_memory_then_the_highest_that_is_known_but_no_cache(
-    tmp_path: Path, files: dict[str, object], told: int
+def test_v2_group_memory_when_read_then_the_known_peak_without_cached_files(
+    tmp_path: Path, files: dict[str, object], expected: int
 ) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(str(content))
 
-    assert v2.GroupV2(str(tmp_path), cpu=False).memory_bytes() == told
+    assert v2.GroupV2(str(tmp_path), cpu=False).memory_bytes() == expected
 
 
 def test_v2_when_others_live_in_the_group_then_it_is_left_alone(delegated: Path) -> None:
     (delegated / "cgroup.procs").write_text(f"{os.getpid()}\n1\n")
 
-    with pytest.raises(NoGroups, match="other programs share"):
-        v2.GroupsV2(str(delegated), os.getpid())
+    with pytest.raises(CgroupsUnavailable, match="other programs share"):
+        v2.GroupFactoryV2(str(delegated), os.getpid())
     assert not (delegated / "monkey-coder-service").exists()
 
 
-def test_v2_when_a_controller_is_missing_then_said(delegated: Path) -> None:
+def test_v2_when_a_controller_is_missing_then_named(delegated: Path) -> None:
     (delegated / "cgroup.controllers").write_text("cpu pids\n")
 
-    with pytest.raises(NoGroups, match="no controller for memory"):
-        v2.GroupsV2(str(delegated), os.getpid())
+    with pytest.raises(CgroupsUnavailable, match="no controller for memory"):
+        v2.GroupFactoryV2(str(delegated), os.getpid())
 
 
-def test_v2_group_when_killed_then_all_in_it_are_dead() -> None:
-    unified = next((m for m in base.mounts(read("/proc/self/mountinfo")) if m.kind == "cgroup2"),
-                   None)  # fmt: skip
+def test_v2_group_when_killed_then_all_members_end() -> None:
+    mounts = base.parse_mounts(read("/proc/self/mountinfo"))
+    unified = next((mount for mount in mounts if mount.fs_type == "cgroup2"), None)
     if unified is None or os.geteuid() != 0:
         pytest.skip("needs root and a hierarchy of version 2")
-    place = Path(unified.place, f"test-{stale.top_name()}")
-    group = v2.GroupV2(str(place), cpu=False)
-    place.mkdir()
+    path = Path(unified.mount_point, f"test-{stale.new_parent_name()}")
+    group = v2.GroupV2(str(path), cpu=False)
+    path.mkdir()
     try:
         shell = subprocess.Popen(["sh", "-c", "sleep 99 & sleep 99; :"])
-        group.take_in(shell.pid)
+        group.add_process(shell.pid)
         group.kill()
         assert shell.wait(20) == -9
     finally:
         for _ in range(200):
             if group.remove():
                 break
-    assert not place.exists()
+    assert not path.exists()
 
 
-# Version 1, for real
+# Version 1, real groups
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +213,8 @@ def first_version() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can make control groups of version 1")
     try:
-        v1.available(os.getpid()).close()
-    except NoGroups as error:
+        v1.detect(os.getpid()).close()
+    except CgroupsUnavailable as error:
         pytest.skip(str(error))
 
 
@@ -226,26 +225,30 @@ async def grouped(
     backend = Bubblewrap(plugin_context(sandbox_python, tmp_path_factory.mktemp("run")))
     status = await backend.probe()
     if not status.available:
-        pytest.skip(f"this machine can't confine: {status.problem}")
+        pytest.skip(f"needs sandbox: {status.problem}")
     yield backend
     await backend.close()
-    assert own_tops() == []
+    assert own_parents() == []
 
 
-def own_tops() -> list[Path]:
-    homes = base.own_groups(read("/proc/self/cgroup"))
-    found = base.mounts(read("/proc/self/mountinfo"))
+def own_parents() -> list[Path]:
+    own_groups = base.parse_own_groups(read("/proc/self/cgroup"))
+    found = base.parse_mounts(read("/proc/self/mountinfo"))
     return [
         path
         for mount in found
-        for controller in mount.options.intersection(homes)
-        for path in Path(mount.path(homes[controller])).glob(f"{base.PREFIX}*-*")
-        if reaper.parent(int(path.name.split("-")[2])) == os.getpid()
+        for controller in mount.options.intersection(own_groups)
+        for path in Path(mount.locate(own_groups[controller])).glob(f"{base.PREFIX}*-*")
+        if parent_of(int(path.name.split("-")[2])) == os.getpid()
     ]
 
 
+def parent_of(pid: int) -> int:
+    return int(read(f"/proc/{pid}/stat").rpartition(")")[2].split()[1])
+
+
 def run_groups() -> list[Path]:
-    return [path for top in own_tops() for path in top.glob("run-*")]
+    return [path for parent in own_parents() for path in parent.glob("run-*")]
 
 
 def read(path: str) -> str:
@@ -263,7 +266,9 @@ async def test_v1_when_root_then_the_layers_say_so(grouped: Bubblewrap) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_v1_when_a_run_begins_then_all_of_it_is_in_its_group(grouped: Bubblewrap) -> None:
+async def test_v1_when_a_run_starts_then_all_its_processes_are_in_its_group(
+    grouped: Bubblewrap,
+) -> None:
     code = "import os, time\nos.fork()\nprint(open('/proc/self/cgroup').read())\ntime.sleep(1)"
     running = asyncio.create_task(run_python(grouped, code))
     async with asyncio.timeout(30):
@@ -273,13 +278,13 @@ async def test_v1_when_a_run_begins_then_all_of_it_is_in_its_group(grouped: Bubb
     result = await running
 
     assert result.ok
-    # What it sees of its groups is their root: a namespace of its own.
+    # It has a control group namespace: it sees its own group as the root.
     assert b":memory:/\n" in result.stdout
     assert run_groups() == []
 
 
 def members(group: Path) -> list[str]:
-    return base.read(str(group / "cgroup.procs")).split()
+    return base.read_file(str(group / "cgroup.procs")).split()
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -306,7 +311,7 @@ async def test_v1_when_files_fill_the_memory_then_they_count(grouped: Bubblewrap
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_v1_when_a_parent_outlives_what_starved_then_still_memory(
+async def test_v1_when_a_parent_survives_its_oom_killed_child_then_still_memory(
     grouped: Bubblewrap,
 ) -> None:
     hungry = (
@@ -323,7 +328,9 @@ async def test_v1_when_a_parent_outlives_what_starved_then_still_memory(
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_v1_when_one_processor_is_allowed_then_no_more_is_used(grouped: Bubblewrap) -> None:
+async def test_v1_when_one_processor_is_allowed_then_no_more_is_used(
+    grouped: Bubblewrap,
+) -> None:
     code = "import os\nos.fork(); os.fork()\nwhile True: pass"
     limits = Limits(wall_s=2, cpu_s=60, cpus=0.25)
     result = await run_python(grouped, code, limits=limits)
@@ -346,17 +353,17 @@ async def test_v1_when_runs_are_cancelled_at_any_moment_then_no_group_is_left(
     assert run_groups() == []
 
 
-def test_v1_group_when_killed_then_all_in_it_are_dead(first_version: None) -> None:
-    made = v1.available(os.getpid())
-    group = made.make(Limits())
-    with group.birthplace():
+def test_v1_group_when_killed_then_all_members_end(first_version: None) -> None:
+    factory = v1.detect(os.getpid())
+    group = factory.create(Limits())
+    with group.spawn_inside():
         shell = subprocess.Popen(["sh", "-c", "sleep 99 & sleep 99; :"])
-    homes = base.own_groups(read("/proc/self/cgroup"))
-    mounts = base.mounts(read("/proc/self/mountinfo"))
-    home = next(mount.path(homes["pids"]) for mount in mounts if "pids" in mount.options)
-    (place,) = Path(home).glob(f"{base.PREFIX}{os.getpid()}-*/run-0")
+    own_groups = base.parse_own_groups(read("/proc/self/cgroup"))
+    mounts = base.parse_mounts(read("/proc/self/mountinfo"))
+    folder = next(mount.locate(own_groups["pids"]) for mount in mounts if "pids" in mount.options)
+    (path,) = Path(folder).glob(f"{base.PREFIX}{os.getpid()}-*/run-0")
     try:
-        while len(members(place)) < 3:
+        while len(members(path)) < 3:
             assert shell.poll() is None
         group.kill()
         assert shell.wait(20) == -9
@@ -364,22 +371,22 @@ def test_v1_group_when_killed_then_all_in_it_are_dead(first_version: None) -> No
         for _ in range(2000):
             if group.remove():
                 break
-        made.close()
-    assert not place.exists()
+        factory.close()
+    assert not path.exists()
 
 
-def test_fence_when_there_are_no_groups_then_it_says_why_and_what_helps(
+def test_controller_when_there_are_no_groups_then_the_reason_and_a_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def none(service: int) -> base.Groups:
-        raise NoGroups("nothing is mounted")
+    def none(service: int) -> base.GroupFactory:
+        raise CgroupsUnavailable("nothing is mounted")
 
-    monkeypatch.setattr(v1, "available", none)
-    monkeypatch.setattr(v2, "available", none)
-    fence = Fence()
+    monkeypatch.setattr(v1, "detect", none)
+    monkeypatch.setattr(v2, "detect", none)
+    controller = CgroupController()
 
-    assert fence.make(Limits()) is None
-    assert fence.layers == ("memory_watch",)
-    assert "nothing is mounted" in fence.degraded[0]
-    assert "Delegate=yes" in fence.remedy
-    fence.close()
+    assert controller.create_run_group(Limits()) is None
+    assert controller.layers == ("memory_watch",)
+    assert "nothing is mounted" in controller.degraded[0]
+    assert "Delegate=yes" in controller.remedy
+    controller.close()

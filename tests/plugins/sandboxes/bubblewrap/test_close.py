@@ -1,4 +1,4 @@
-"""The end of a backend and of what waits in it: at any moment, and where its launcher is stuck."""
+"""Closing a backend with idle sandboxes: at any moment, and while its launcher is stopped."""
 
 import asyncio
 import os
@@ -14,20 +14,20 @@ from msgspec import structs
 from plugins.sandboxes.bubblewrap import backend
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from plugins.sandboxes.bubblewrap.runs import launcher_client, spawner
-from tests.support.sandbox import run_python, seen_on_the_host
+from tests.support.sandbox import find_host_processes, run_python
 from tests.support.sandbox_service import plugin_context
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 
 DEADLINE_S = 60.0
-# Shorter than a sandbox that does not end is waited for.
+# Less than the time that the product waits for a sandbox that does not end.
 SOON_S = 20.0
 
 Make = Callable[[int], Awaitable["Opened"]]
 
 
 class Opened(Bubblewrap):
-    """Shows what it starts its sandboxes with."""
+    """Gives access to the launcher."""
 
     @property
     def launcher_pid(self) -> int:
@@ -38,22 +38,22 @@ class Opened(Bubblewrap):
 
 @pytest_asyncio.fixture
 async def make(sandbox_python: Path) -> AsyncIterator[Make]:
-    """Gives a backend that works and begins to fill its pool of so many."""
-    made: list[Opened] = []
+    """Opens a backend whose pool starts to fill with `warm` sandboxes."""
+    backends: list[Opened] = []
 
     async def make_one(warm: int) -> Opened:
         context = plugin_context(sandbox_python, Path(folder))
         settings = {"warm": warm, "parallel_runs": 4}
-        made.append(box := Opened(structs.replace(context, settings=settings)))
-        status = await box.probe()
+        backends.append(opened := Opened(structs.replace(context, settings=settings)))
+        status = await opened.probe()
         if not status.available:
-            pytest.skip(f"this machine can't confine: {status.problem}")
-        return box
+            pytest.skip(f"needs sandbox: {status.problem}")
+        return opened
 
     with tempfile.TemporaryDirectory() as folder:
         yield make_one
-        for box in made:
-            await box.close()
+        for each in backends:
+            await each.close()
 
 
 def children_of(pid: int) -> list[int]:
@@ -75,46 +75,46 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.005, 0.02, 0.06, 0.15])
-async def test_close_while_the_pool_fills_then_it_returns_and_nothing_is_left(
+async def test_close_when_the_pool_is_filling_then_it_returns_and_nothing_is_left(
     wait_s: float, make: Make
 ) -> None:
-    box = await make(3)
-    launcher = box.launcher_pid
+    opened = await make(3)
+    launcher = opened.launcher_pid
     await asyncio.sleep(wait_s)
 
     async with asyncio.timeout(SOON_S):
-        await box.close()
+        await opened.close()
 
     assert not alive(launcher)
 
 
 @pytest.mark.parametrize("waiting", [0, 1])
-async def test_close_while_the_launcher_is_stuck_then_what_waits_ends_with_it(
+async def test_close_when_the_launcher_is_stopped_then_idle_sandboxes_end_with_it(
     waiting: int, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend, "_CLOSE_S", 0.2)
     monkeypatch.setattr(launcher_client, "_END_S", 0.5)
-    box = await make(2)
-    await until(lambda: box.waiting() >= waiting)
-    (inner,) = children_of(box.launcher_pid)
+    opened = await make(2)
+    await until(lambda: opened.count_idle() >= waiting)
+    (inner,) = children_of(opened.launcher_pid)
     sandboxes = children_of(inner)
     os.kill(inner, signal.SIGSTOP)
 
     async with asyncio.timeout(SOON_S):
-        await box.close()
+        await opened.close()
 
     assert not [pid for pid in (inner, *sandboxes) if alive(pid)]
 
 
-async def test_run_when_cancelled_while_it_waits_for_room_then_it_is_over_at_once(
+async def test_run_when_cancelled_while_it_waits_for_a_slot_then_it_ends_at_once(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spawner, "SLOTS", 1)
-    box = await make(0)
-    mark = f"room-{os.getpid()}"
-    first = asyncio.create_task(run_python(box, f"import time; time.sleep(600)  # {mark}"))
-    await until(lambda: bool(seen_on_the_host(mark)))
-    second = asyncio.create_task(run_python(box, "print(1)"))
+    monkeypatch.setattr(spawner, "MAX_SLOTS", 1)
+    opened = await make(0)
+    mark = f"slot-{os.getpid()}"
+    first = asyncio.create_task(run_python(opened, f"import time; time.sleep(600)  # {mark}"))
+    await until(lambda: bool(find_host_processes(mark)))
+    second = asyncio.create_task(run_python(opened, "print(1)"))
     await asyncio.sleep(0.05)
 
     second.cancel()
@@ -125,4 +125,4 @@ async def test_run_when_cancelled_while_it_waits_for_room_then_it_is_over_at_onc
     assert not first.done()
     first.cancel()
     await asyncio.wait({first})
-    assert (await run_python(box, "print(2)")).stdout == b"2\n"
+    assert (await run_python(opened, "print(2)")).stdout == b"2\n"

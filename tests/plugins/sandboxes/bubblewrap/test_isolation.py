@@ -21,10 +21,10 @@ from tests.support.sandbox import (
     ORDINARY_USER,
     ROOT,
     Backend,
-    OtherUsersBackend,
-    orphaned_sandboxes,
+    RemoteBackend,
+    find_host_processes,
+    find_orphaned_sandboxes,
     run_python,
-    seen_on_the_host,
     start_as_ordinary_user,
     start_service,
     without_user_namespaces,
@@ -284,17 +284,17 @@ async def test_death_of_the_service_ends_its_sandboxes(
     user: str, sandbox_python: Path, request: pytest.FixtureRequest, tmp_path: Path
 ):
     mark = f"orphan-{os.getpid()}"
-    before = orphaned_sandboxes()
+    before = find_orphaned_sandboxes()
     service = await _service(user, sandbox_python, request, tmp_path)
     code = f"import os, time\nos.fork(); time.sleep(600)  # {mark}"
     running = asyncio.create_task(run_python(service, code))
     async with asyncio.timeout(60):
-        while len(seen_on_the_host(mark)) < 2:
+        while len(find_host_processes(mark)) < 2:
             assert not running.done(), running
             await asyncio.sleep(0.02)
 
         await service.kill()
-        while seen_on_the_host(mark) or not orphaned_sandboxes() <= before:
+        while find_host_processes(mark) or not find_orphaned_sandboxes() <= before:
             await asyncio.sleep(0.02)
     await asyncio.wait([running])
 
@@ -306,7 +306,7 @@ async def test_service_with_further_groups_tells_that_its_runs_keep_them(
     try:
         status = await service.probe()
         if status.isolation is None:
-            pytest.skip(f"this machine can't confine: {status.problem}")
+            pytest.skip(f"needs sandbox: {status.problem}")
         result = await run_python(service, "import os; print(len(os.getgroups()))")
     finally:
         await service.close()
@@ -336,7 +336,7 @@ async def test_machine_without_user_namespaces_is_told_with_a_remedy(
 
 async def _service(
     user: str, python: Path, request: pytest.FixtureRequest, tmp_path: Path
-) -> OtherUsersBackend:
+) -> RemoteBackend:
     if user == "ordinary user":
         service = await start_as_ordinary_user(request.getfixturevalue("ordinary_home"))
     else:
@@ -344,5 +344,5 @@ async def _service(
     status = await service.probe()
     if not status.available:
         await service.close()
-        pytest.skip(f"this machine can't confine: {status.problem}")
+        pytest.skip(f"needs sandbox: {status.problem}")
     return service

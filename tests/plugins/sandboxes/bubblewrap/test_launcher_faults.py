@@ -1,4 +1,4 @@
-"""The launcher, real: what happens when it, or the service, ends or stops at any moment."""
+"""The real launcher: what happens when it or the service ends or stops at any moment."""
 
 import asyncio
 import os
@@ -20,9 +20,9 @@ from plugins.sandboxes.bubblewrap.runs import process_tree, spawner
 from tests.support.sandbox import (
     ROOT,
     Backend,
-    orphaned_sandboxes,
+    find_host_processes,
+    find_orphaned_sandboxes,
     run_python,
-    seen_on_the_host,
     start_as_ordinary_user,
     start_service,
 )
@@ -34,7 +34,7 @@ DEADLINE_S = 60.0
 
 
 class Opened(Bubblewrap):
-    """Shows what it starts its sandboxes with."""
+    """Gives access to the spawner."""
 
     @property
     def spawner(self) -> spawner.Spawner:
@@ -43,7 +43,7 @@ class Opened(Bubblewrap):
 
 @pytest_asyncio.fixture
 async def own(sandbox_python: Path, tmp_path: Path) -> AsyncIterator[Opened]:
-    """A backend in this process, whose launcher may be hurt."""
+    """A backend in this process, whose launcher a test may kill."""
     backend = Opened(plugin_context(sandbox_python, tmp_path))
     status = await backend.probe()
     if not status.available:
@@ -97,27 +97,29 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def begun(backend: Backend, mark: str) -> "asyncio.Task[RunResult]":
-    """A run that is in the midst of its two processes' sleep."""
+async def start_run(backend: Backend, mark: str) -> "asyncio.Task[RunResult]":
+    """Start a run, and wait until both of its processes sleep."""
     code = f"import os, time\nos.fork(); time.sleep(600)  # {mark}"
     running = asyncio.create_task(run_python(backend, code))
-    await until(lambda: len(seen_on_the_host(mark)) == 2 or running.done())
+    await until(lambda: len(find_host_processes(mark)) == 2 or running.done())
     assert not running.done(), running
     return running
 
 
-def groups_left(launcher: int) -> list[Path]:
-    """Control groups that belong to a launcher, wherever they may be mounted."""
-    homes = groups.parse_own_groups(groups.read_file("/proc/self/cgroup"))
-    places = [
-        mount.locate(homes[name])
+def remaining_groups(launcher: int) -> list[Path]:
+    """Control groups of a launcher, in all mounted hierarchies."""
+    own_groups = groups.parse_own_groups(groups.read_file("/proc/self/cgroup"))
+    folders = [
+        mount.locate(own_groups[name])
         for mount in groups.parse_mounts(groups.read_file("/proc/self/mountinfo"))
-        for name in mount.options.intersection(homes)
+        for name in mount.options.intersection(own_groups)
     ]
-    return [path for place in places for path in Path(place).glob(f"{groups.PREFIX}{launcher}-*")]
+    return [
+        path for folder in folders for path in Path(folder).glob(f"{groups.PREFIX}{launcher}-*")
+    ]
 
 
-async def failing(running: Awaitable[RunResult]) -> str:
+async def error_of(running: Awaitable[RunResult]) -> str:
     with pytest.raises(SandboxUnavailable) as caught:
         await asyncio.wait_for(running, DEADLINE_S)
     return caught.value.message
@@ -129,15 +131,15 @@ async def test_launcher_when_killed_then_its_runs_end_and_the_next_one_works(
 ) -> None:
     mark = f"launcher-{which}-{os.getpid()}"
     outer = launcher_of(os.getpid())
-    running = await begun(own, mark)
+    running = await start_run(own, mark)
 
     os.kill(outer if which == "outer" else inner_of(outer), signal.SIGKILL)
 
-    assert "ended" in await failing(running)
-    assert not seen_on_the_host(mark)
+    assert "ended" in await error_of(running)
+    assert not find_host_processes(mark)
     assert (await run_python(own, "print(1)")).stdout == b"1\n"
     assert launcher_of(os.getpid()) != outer
-    assert groups_left(outer) == []
+    assert remaining_groups(outer) == []
 
 
 async def test_launcher_when_stopped_then_a_run_ends_with_an_error_in_time(
@@ -145,30 +147,30 @@ async def test_launcher_when_stopped_then_a_run_ends_with_an_error_in_time(
 ) -> None:
     for module, name in (
         (process_tree, "_KILL_S"),
-        (process_tree, "_DEATH_S"),
-        (spawner, "_SET_UP_S"),
+        (process_tree, "_HARD_KILL_S"),
+        (spawner, "_SETUP_S"),
     ):
         monkeypatch.setattr(module, name, 0.5)
     mark = f"stopped-{os.getpid()}"
-    running = await begun(own, mark)
+    running = await start_run(own, mark)
     outer = launcher_of(os.getpid())
     for pid in (outer, inner_of(outer)):
         os.kill(pid, signal.SIGSTOP)
 
-    assert "not set up within" in await failing(run_python(own, "print(1)"))
-    await failing(running)
-    assert not seen_on_the_host(mark)
-    monkeypatch.setattr(spawner, "_SET_UP_S", 30.0)
+    assert "not set up within" in await error_of(run_python(own, "print(1)"))
+    await error_of(running)
+    assert not find_host_processes(mark)
+    monkeypatch.setattr(spawner, "_SETUP_S", 30.0)
     assert (await run_python(own, "print(1)")).stdout == b"1\n"
 
 
-async def test_launcher_when_told_to_stop_by_a_signal_then_it_goes_on(own: Opened) -> None:
+async def test_launcher_when_it_gets_a_stop_signal_then_it_continues(own: Opened) -> None:
     outer = launcher_of(os.getpid())
     for pid in (outer, inner_of(outer)):
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(pid, number)
 
-    # And what it ignores itself is not ignored by programs.
+    # Programs do not inherit the ignored signals.
     result = await run_python(own, "import os\nos.kill(os.getpid(), 15)")
 
     assert launcher_of(os.getpid()) == outer
@@ -178,12 +180,12 @@ async def test_launcher_when_told_to_stop_by_a_signal_then_it_goes_on(own: Opene
 async def test_launcher_when_sent_garbage_then_it_ends_and_is_started_again(
     own: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = await begun(own, f"garbage-{os.getpid()}")
+    running = await start_run(own, f"garbage-{os.getpid()}")
     with monkeypatch.context() as patched:
-        patched.setattr(KernelLimits, "packed", garbage)
-        await failing(run_python(own, "print(1)"))
+        patched.setattr(KernelLimits, "encode", garbage)
+        await error_of(run_python(own, "print(1)"))
 
-    await failing(running)
+    await error_of(running)
     assert (await run_python(own, "print(1)")).stdout == b"1\n"
 
 
@@ -196,7 +198,7 @@ async def test_service_when_killed_then_no_process_group_or_mount_is_left(
     user: str, sandbox_python: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     mark = f"service-{os.getpid()}"
-    before = orphaned_sandboxes()
+    before = find_orphaned_sandboxes()
     if user == "ordinary user":
         service = await start_as_ordinary_user(request.getfixturevalue("ordinary_home"))
     else:
@@ -204,7 +206,7 @@ async def test_service_when_killed_then_no_process_group_or_mount_is_left(
     if not (await service.probe()).available:
         await service.close()
         pytest.skip("needs sandbox: this machine cannot confine")
-    running = await begun(service, mark)
+    running = await start_run(service, mark)
     mounts = mounts_of("self")
     outer = launcher_of(service.pid)
     inner = inner_of(outer)
@@ -212,14 +214,14 @@ async def test_service_when_killed_then_no_process_group_or_mount_is_left(
     await service.kill()
 
     await until(lambda: not (Path(f"/proc/{outer}").exists() or Path(f"/proc/{inner}").exists()))
-    assert not seen_on_the_host(mark)
-    assert groups_left(outer) == []
-    assert orphaned_sandboxes() <= before
+    assert not find_host_processes(mark)
+    assert remaining_groups(outer) == []
+    assert find_orphaned_sandboxes() <= before
     assert mounts_of("self") == mounts
     await asyncio.wait([running])
 
 
-async def test_spawn_when_forty_are_wanted_at_once_then_all_run_and_none_shares_its_user(
+async def test_spawn_when_forty_are_requested_at_once_then_all_run_and_no_two_share_a_user(
     own: Opened,
 ) -> None:
     seen: list[set[int]] = []
@@ -232,11 +234,14 @@ async def test_spawn_when_forty_are_wanted_at_once_then_all_run_and_none_shares_
     watching = asyncio.create_task(watch())
     results = await asyncio.gather(*(run_python(own, f"print({i})") for i in range(40)))
     watching.cancel()
+    await asyncio.wait({watching})
+
+    assert watching.cancelled(), watching
     with suppress(asyncio.CancelledError):
         await watching  # raises what it found
 
     assert [result.stdout for result in results] == [b"%d\n" % i for i in range(40)]
-    if own.spawner.users.own_user:
+    if own.spawner.user_ids.own_user:
         assert max(map(len, seen)) > 1
 
 
@@ -267,21 +272,21 @@ async def test_spawn_when_cancelled_at_any_moment_then_nothing_is_left(own: Open
     assert "workspace" not in mounts_of(inner)
 
 
-async def test_spawn_when_the_launcher_has_no_descriptors_left_then_an_error_and_it_goes_on(
+async def test_spawn_when_the_launcher_is_out_of_descriptors_then_an_error_and_it_continues(
     own: Opened,
 ) -> None:
     inner = inner_of(launcher_of(os.getpid()))
     _, hard = resource.prlimit(inner, resource.RLIMIT_NOFILE)
     resource.prlimit(inner, resource.RLIMIT_NOFILE, (20, hard))
 
-    assert "open files" in await failing(run_python(own, "print(1)"))
+    assert "open files" in await error_of(run_python(own, "print(1)"))
 
     resource.prlimit(inner, resource.RLIMIT_NOFILE, (1024, hard))
     assert (await run_python(own, "print(1)")).stdout == b"1\n"
     assert inner_of(launcher_of(os.getpid())) == inner
 
 
-async def test_launcher_when_looked_at_then_it_has_no_secret_and_no_session_of_ours(
+async def test_launcher_when_inspected_then_it_has_no_environment_and_its_own_session(
     own: Opened,
 ) -> None:
     outer = launcher_of(os.getpid())
@@ -294,21 +299,21 @@ async def test_launcher_when_looked_at_then_it_has_no_secret_and_no_session_of_o
         assert namespace(os.getpid(), name) != namespace(inner, name)
 
 
-async def test_adapt_when_a_sandbox_waits_then_it_has_the_other_limits(own: Opened) -> None:
-    """Not by the backend's own pool: whatever that does, this must hold."""
-    made = own.spawner
-    uid = made.users.acquire()
-    waiting = await made.spawn(Limits(), uid)
+async def test_set_limits_when_a_sandbox_is_idle_then_they_are_changed(own: Opened) -> None:
+    """Without the pool, which calls this too."""
+    spawner = own.spawner
+    uid = spawner.user_ids.acquire()
+    waiting = await spawner.spawn(Limits(), uid)
 
-    adapted = await made.adapt(waiting, Limits(workspace_files=7, workspace_bytes=1 << 20))
+    adapted = await spawner.set_limits(waiting, Limits(workspace_files=7, workspace_bytes=1 << 20))
 
     inner = inner_of(launcher_of(os.getpid()))
     lines = mounts_of(inner).splitlines()
     workspaces = [line for line in lines if "/workspace" in line]
-    await process_tree.Tree(waiting, lambda: None).end()
+    await process_tree.ProcessTree(waiting, lambda: None).end()
     for fd in waiting.fds.values():
         os.close(fd)
-    made.users.release(uid)
+    spawner.user_ids.release(uid)
     assert adapted
     assert any("size=1024k,nr_inodes=8" in line for line in workspaces), workspaces
 
@@ -334,7 +339,7 @@ for folder in ('.', '/tmp', '/dev/shm'):
 
 async def test_bwrap_when_its_copy_is_opened_for_writing_then_refused(own: Opened) -> None:
     """Even as root and from outside: the file system that it lies on is read-only."""
-    running = await begun(own, f"copy-{os.getpid()}")
+    running = await start_run(own, f"copy-{os.getpid()}")
 
     refused = writing_refused(inner_of(launcher_of(os.getpid())))
 

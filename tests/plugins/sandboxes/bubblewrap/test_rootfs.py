@@ -13,15 +13,21 @@ from msgspec import structs
 
 from appliance.config.settings import SandboxSettings
 from appliance.domain.execution import BackendStatus, RunRequest
-from appliance.domain.rootfs import RootRecord
+from appliance.domain.rootfs import RootfsRecord
 from appliance.errors import SandboxUnavailable, SetupError
-from appliance.sandbox.rootfs.formats.entries import Bounds
+from appliance.sandbox.rootfs.formats.entries import ArchiveLimits
 from appliance.sandbox.runner import SandboxRunner
 from plugins._shared.rootfs import selection, system_mounts
-from plugins._shared.rootfs.python import interpreter
+from plugins._shared.rootfs.python import choose_interpreter
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
-from plugins.sandboxes.bubblewrap.launcher.mounts import SLOTS
-from tests.support.rootfs import MIB, copy_libraries_of_python, make_root, quiet, store
+from plugins.sandboxes.bubblewrap.launcher.mounts import MAX_SLOTS
+from tests.support.rootfs import (
+    MIB,
+    copy_libraries_of_python,
+    ignore_progress,
+    make_root,
+    open_store,
+)
 from tests.support.sandbox import GENEROUS, run_python
 from tests.support.sandbox_service import plugin_context
 
@@ -30,8 +36,8 @@ pytest_plugins = ["tests.support.sandbox_fixtures"]
 PROGRAMS = ("sh", "bash", "cat", "ls", "id", "readlink", "head", "mkdir")
 
 
-def add(folder: Path, data: Path, name: str) -> RootRecord:
-    return store(data, Bounds(512 * MIB, 50_000)).add(folder, name, "", quiet)
+def add(folder: Path, data: Path, name: str) -> RootfsRecord:
+    return open_store(data, ArchiveLimits(512 * MIB, 50_000)).add(folder, name, "", ignore_progress)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +70,7 @@ async def box(
 
 def usable(status: BackendStatus) -> None:
     if not status.available:
-        pytest.skip(f"this machine can't confine: {status.problem}. {status.remedy}")
+        pytest.skip(f"needs sandbox: {status.problem}. {status.remedy}")
 
 
 async def said(backend: Bubblewrap, script: str) -> str:
@@ -105,13 +111,13 @@ async def test_languages_when_a_root_is_chosen_then_they_are_the_roots(
 async def test_run_when_the_root_was_removed_then_unavailable_each_time_and_no_place_is_lost(
     data: Path, sandbox_python: Path
 ) -> None:
-    roots = store(data, Bounds(512 * MIB, 50_000))
+    roots = open_store(data, ArchiveLimits(512 * MIB, 50_000))
     folder = data / "sandbox-rootfs" / "tiny" / "tree"
-    roots.add(folder, "brief", "", quiet)
+    roots.add(folder, "brief", "", ignore_progress)
     async with box(data, lambda: sandbox_python, "brief") as (backend, status):
         usable(status)
         roots.remove("brief")
-        for _ in range(SLOTS + 1):
+        for _ in range(MAX_SLOTS + 1):
             with pytest.raises(SandboxUnavailable, match="was not removed"):
                 await said(backend, "cat /usr/share/word")
 
@@ -182,23 +188,23 @@ def test_interpreter_when_the_roots_library_is_old_or_other_then_the_roots_pytho
     sandbox_python: Path, glibc: str, python: str, serves: str | None
 ) -> None:
     own = python.format(*sys.version_info[:2])
-    root = selection.Root("r", Path("/r"), None, "", own, glibc)
+    root = selection.RootFilesystem("r", Path("/r"), None, "", own, glibc)
     if serves is None:
-        with pytest.raises(SandboxUnavailable, match="no Python serves") as caught:
-            interpreter(root, lambda: sandbox_python)
-        assert caught.value.details["remedy"].startswith("take a root with Python")
+        with pytest.raises(SandboxUnavailable, match="no Python runs") as caught:
+            choose_interpreter(root, lambda: sandbox_python)
+        assert caught.value.details["remedy"].startswith("use a root with Python")
         return
-    found = interpreter(root, lambda: sandbox_python)
-    assert found.own == (sandbox_python if serves == "box" else None)
+    found = choose_interpreter(root, lambda: sandbox_python)
+    assert found.bundled == (sandbox_python if serves == "box" else None)
     assert serves == "box" or found.program == own
 
 
 def test_interpreter_when_no_root_is_chosen_then_the_boxs_or_its_error(
     sandbox_python: Path,
 ) -> None:
-    assert interpreter(None, lambda: sandbox_python).own == sandbox_python
+    assert choose_interpreter(None, lambda: sandbox_python).bundled == sandbox_python
     with pytest.raises(SetupError):
-        interpreter(None, no_python)
+        choose_interpreter(None, no_python)
 
 
 # Roots that mean harm
@@ -238,8 +244,10 @@ def test_system_when_etc_holds_links_then_they_are_not_bound(tmp_path: Path) -> 
     (root / "opt" / "python").mkdir()
     (root / "nix").mkdir()
     (root / "home").mkdir()
-    assert system_mounts.config_of(root) == ("java-17-openjdk",)
-    words = system_mounts.system(root, tmp_path / "etc", system_mounts.config_of(root))
+    assert system_mounts.etc_config_names(root) == ("java-17-openjdk",)
+    words = system_mounts.system_mount_options(
+        root, tmp_path / "etc", system_mounts.etc_config_names(root)
+    )
     assert "/etc/ld.so.cache" not in words
     assert "/etc/alternatives" not in words
     assert words[-3:] == [
@@ -252,7 +260,7 @@ def test_system_when_etc_holds_links_then_they_are_not_bound(tmp_path: Path) -> 
 
 
 def test_system_when_no_root_is_chosen_then_the_hosts_folders(tmp_path: Path) -> None:
-    words = system_mounts.system(None, tmp_path, ())
+    words = system_mounts.system_mount_options(None, tmp_path, ())
     at = words.index("/usr")
     assert words[at - 1 : at + 2] == ["--ro-bind", "/usr", "/usr"]
     assert words[-3:] == ["--ro-bind-try", "/etc/alternatives", "/etc/alternatives"]
@@ -264,6 +272,6 @@ def test_record_when_it_names_strange_things_then_only_what_a_root_needs(data: P
     for bad in (b"", b"[]", b"{}", good[:-1], good.replace(b'"files":', b'"files":"x",')):
         record.write_bytes(bad)
         with pytest.raises(SandboxUnavailable, match="can't be read"):
-            selection.find(data / "sandbox-rootfs", "tiny")
+            selection.find_root(data / "sandbox-rootfs", "tiny")
     record.write_bytes(good)
-    assert msgspec.json.decode(good, type=RootRecord).name == "tiny"
+    assert msgspec.json.decode(good, type=RootfsRecord).name == "tiny"

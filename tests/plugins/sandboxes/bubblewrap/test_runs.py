@@ -8,7 +8,7 @@ import pytest
 
 from appliance.domain.execution import EndReason, IsolationLevel, Limits, RunRequest, SandboxFile
 from appliance.errors import InvalidInput
-from plugins._shared.stage.environment import ENVIRONMENT
+from plugins._shared.stage.job import ENVIRONMENT
 from tests.support.sandbox import GENEROUS, Backend, files, run_python
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
@@ -46,7 +46,10 @@ async def test_run_of_shell_gets_its_input(backend: Backend):
     assert (await backend.run(request)).stdout == b"got this\n"
 
 
-@pytest.mark.skipif(shutil.which("node", path="/usr/bin:/bin") is None, reason="no node here")
+@pytest.mark.skipif(
+    shutil.which("node", path="/usr/bin:/bin") is None,
+    reason="needs node: Node.js is not on this machine",
+)
 async def test_run_of_node_works_within_the_default_memory(backend: Backend):
     code = "const a = new Array(1e6).fill(7); console.log(a.length, process.argv.length)"
     request = RunRequest(("node", "-e", code), limits=Limits(wall_s=60, cpu_s=30))

@@ -1,4 +1,4 @@
-"""Sandboxes that wait with an interpreter started: a run in one is as a run in any other."""
+"""Prewarmed sandboxes: a program in one prints what it prints in a fresh one."""
 
 import asyncio
 import contextlib
@@ -18,10 +18,10 @@ from msgspec import structs
 from appliance.domain.execution import EndReason, Limits, RunRequest, RunResult
 from appliance.errors import SandboxUnavailable
 from plugins._shared.stage import landlock_probe
-from plugins._shared.stage.prewarm_setup import Readiness, fitting
+from plugins._shared.stage.prewarm_setup import PrewarmKind, prewarm_kind_for
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
-from plugins.sandboxes.bubblewrap.pool import node_equivalence
-from plugins.sandboxes.bubblewrap.pool.default_limits import usual_limits
+from plugins.sandboxes.bubblewrap.pool import warm_pool
+from plugins.sandboxes.bubblewrap.pool.warm_pool import default_limits
 from tests.support.sandbox import GENEROUS, files, run_python
 from tests.support.sandbox_service import plugin_context
 from tests.support.warm_node_programs import NODE_CASES, NODE_FILES
@@ -30,8 +30,8 @@ from tests.support.warm_programs import CASES, FILES, Case
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-_WAITED = "print(b'program' + b'.pyc' in open('/proc/self/cmdline', 'rb').read())"
-_NODE_WAITED = """
+_IS_PREWARMED = "print(b'program' + b'.pyc' in open('/proc/self/cmdline', 'rb').read())"
+_NODE_IS_PREWARMED = """
 const line = require("fs").readFileSync("/proc/self/cmdline", "utf8");
 console.log(line.includes("--require"));
 """
@@ -39,65 +39,66 @@ _OBJECT = re.compile(rb"0x[0-9a-f]+|in [0-9.]+s")
 
 
 _needs_node = pytest.mark.skipif(
-    shutil.which("node", path="/usr/local/bin:/usr/bin:/bin") is None, reason="there is no node"
+    shutil.which("node", path="/usr/local/bin:/usr/bin:/bin") is None,
+    reason="needs node: not on this machine",
 )
 
 
-async def _box(python: Path, runtime_dir: str, warm: int) -> Bubblewrap:
+async def _open_backend(python: Path, runtime_dir: str, warm: int) -> Bubblewrap:
     settings = {"warm": warm, "parallel_runs": 4}
     context = structs.replace(plugin_context(python, Path(runtime_dir)), settings=settings)
-    box = Bubblewrap(context)
-    status = await box.probe()
+    backend = Bubblewrap(context)
+    status = await backend.probe()
     if not status.available:
-        await box.close()
-        pytest.skip(f"this machine can't confine: {status.problem}. {status.remedy}")
-    return box
+        await backend.close()
+        pytest.skip(f"needs sandbox: {status.problem}. {status.remedy}")
+    return backend
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def warm(sandbox_python: Path) -> AsyncIterator[Bubblewrap]:
     with tempfile.TemporaryDirectory() as runtime_dir:
-        box = await _box(sandbox_python, runtime_dir, 2)
-        yield box
-        await box.close()
+        backend = await _open_backend(sandbox_python, runtime_dir, 2)
+        yield backend
+        await backend.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cold(sandbox_python: Path) -> AsyncIterator[Bubblewrap]:
     with tempfile.TemporaryDirectory() as runtime_dir:
-        box = await _box(sandbox_python, runtime_dir, 0)
-        yield box
-        await box.close()
+        backend = await _open_backend(sandbox_python, runtime_dir, 0)
+        yield backend
+        await backend.close()
 
 
-async def _until_waiting(
-    box: Bubblewrap, number: int = 1, kind: Readiness = Readiness.PYTHON
+async def _wait_for_idle(
+    backend: Bubblewrap, number: int = 1, kind: PrewarmKind = PrewarmKind.PYTHON
 ) -> None:
     async with asyncio.timeout(60):
-        while box.waiting(kind) < number:
+        while backend.count_idle(kind) < number:
             await asyncio.sleep(0.01)
 
 
-async def _run_warm(box: Bubblewrap, request: RunRequest) -> RunResult:
-    kind = fitting(request.argv)
-    if not box.waiting(kind):
-        await box.run(request)  # for others than Python, it is this that has some made
-    await _until_waiting(box, 1, kind)
-    return await box.run(request)
+async def _run_warm(backend: Bubblewrap, request: RunRequest) -> RunResult:
+    kind = prewarm_kind_for(request.argv)
+    if not backend.count_idle(kind):
+        await backend.run(request)  # creates demand for kinds other than Python
+    await _wait_for_idle(backend, 1, kind)
+    return await backend.run(request)
 
 
-def _seen(result: RunResult) -> tuple[Any, ...]:
+def _observable(result: RunResult) -> tuple[Any, ...]:
     outputs = (_OBJECT.sub(b"#", text) for text in (result.stdout, result.stderr))
     return (result.reason, result.exit_code, result.signal, *outputs)
 
 
-def _own_stages() -> list[int]:
-    """The process ids of the first processes of this process's sandboxes."""
+def _own_init_processes() -> list[int]:
+    """Process ids of the init processes of this process's sandboxes."""
     found: list[int] = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
-        with contextlib.suppress(OSError):  # it ended while we looked
+        with contextlib.suppress(OSError):  # it has ended
             first, *_ = (folder / "cmdline").read_bytes().split(b"\0")
             if first.endswith(b"/supervisor") and os.getpid() in _ancestors(int(folder.name)):
                 found.append(int(folder.name))
@@ -122,57 +123,59 @@ def _ancestors(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-async def test_program_in_a_waiting_interpreter_shows_what_it_shows_in_a_new_one(
+async def test_program_when_python_is_prewarmed_then_prints_what_a_fresh_one_prints(
     warm: Bubblewrap, cold: Bubblewrap, case: Case
 ):
     request = RunRequest(
         (case.program, *case.words), FILES, stdin=case.stdin, env=case.env, limits=GENEROUS
     )
 
-    assert _seen(await _run_warm(warm, request)) == _seen(await cold.run(request))
+    assert _observable(await _run_warm(warm, request)) == _observable(await cold.run(request))
 
 
 @_needs_node
 @pytest.mark.parametrize("case", NODE_CASES.values(), ids=NODE_CASES)
-async def test_program_in_a_waiting_node_shows_what_it_shows_in_a_new_one(
+async def test_program_when_node_is_prewarmed_then_prints_what_a_fresh_one_prints(
     warm: Bubblewrap, cold: Bubblewrap, case: Case
 ):
     request = RunRequest(
         ("node", *case.words), NODE_FILES, stdin=case.stdin, env=case.env, limits=GENEROUS
     )
 
-    assert _seen(await _run_warm(warm, request)) == _seen(await cold.run(request))
+    assert _observable(await _run_warm(warm, request)) == _observable(await cold.run(request))
 
 
 @_needs_node
 @pytest.mark.parametrize(
     ("words", "waited"), [(("waited.js",), True), (("-e", "require('./waited')"), False)]
 )
-async def test_node_with_a_sandbox_waiting_goes_on_in_it_where_it_can(
+async def test_node_when_prewarmed_then_runs_scripts_but_not_options(
     warm: Bubblewrap, words: tuple[str, ...], waited: bool
 ):
-    request = RunRequest(("node", *words), files(waited__js=_NODE_WAITED), limits=GENEROUS)
+    request = RunRequest(("node", *words), files(waited__js=_NODE_IS_PREWARMED), limits=GENEROUS)
 
     assert (await _run_warm(warm, request)).stdout == f"{str(waited).lower()}\n".encode()
 
 
 @_needs_node
-async def test_node_that_waits_and_differs_from_a_new_one_is_not_used(
+async def test_node_when_prewarmed_differs_from_fresh_then_it_is_not_used(
     sandbox_python: Path, monkeypatch: pytest.MonkeyPatch
 ):
     async def differ(*_: object) -> bool:
         return False
 
-    monkeypatch.setattr(node_equivalence, "alike", differ)
-    request = RunRequest(("node", "waited.js"), files(waited__js=_NODE_WAITED), limits=GENEROUS)
+    monkeypatch.setattr(warm_pool, "behaves_like_fresh", differ)
+    request = RunRequest(
+        ("node", "waited.js"), files(waited__js=_NODE_IS_PREWARMED), limits=GENEROUS
+    )
     with tempfile.TemporaryDirectory() as runtime_dir:
-        box = await _box(sandbox_python, runtime_dir, 1)
-        await box.run(request)
-        await _until_waiting(box, 1, Readiness.NODE)
+        backend = await _open_backend(sandbox_python, runtime_dir, 1)
+        await backend.run(request)
+        await _wait_for_idle(backend, 1, PrewarmKind.NODE)
 
-        assert (await box.run(request)).stdout == b"false\n"
-        assert (await box.run(request)).stdout == b"false\n"
-        await box.close()
+        assert (await backend.run(request)).stdout == b"false\n"
+        assert (await backend.run(request)).stdout == b"false\n"
+        await backend.close()
 
 
 @pytest.mark.parametrize(
@@ -190,12 +193,12 @@ async def test_node_that_waits_and_differs_from_a_new_one_is_not_used(
         (("env",), b""),
     ],
 )
-async def test_other_programs_show_in_a_sandbox_that_waited_what_they_show_in_a_new_one(
+async def test_other_programs_when_prewarmed_then_print_what_they_print_when_fresh(
     warm: Bubblewrap, cold: Bubblewrap, argv: tuple[str, ...], stdin: bytes
 ):
     request = RunRequest(argv, files(x="y"), stdin=stdin, env={"A": "ä", "PATH": "/usr/bin:/bin"})
 
-    assert _seen(await _run_warm(warm, request)) == _seen(await cold.run(request))
+    assert _observable(await _run_warm(warm, request)) == _observable(await cold.run(request))
 
 
 @pytest.mark.parametrize(
@@ -203,14 +206,14 @@ async def test_other_programs_show_in_a_sandbox_that_waited_what_they_show_in_a_
     [
         (("python", "waited.py"), b""),
         (("python3", "-m", "waited"), b""),
-        (("python", "-c", _WAITED), b""),
-        (("python", "-"), _WAITED.encode()),
+        (("python", "-c", _IS_PREWARMED), b""),
+        (("python", "-"), _IS_PREWARMED.encode()),
     ],
 )
-async def test_python_with_a_sandbox_waiting_goes_on_in_its_interpreter(
+async def test_python_when_prewarmed_then_runs_in_that_interpreter(
     warm: Bubblewrap, argv: tuple[str, ...], stdin: bytes
 ):
-    request = RunRequest(argv, files(waited__py=_WAITED), stdin=stdin, limits=GENEROUS)
+    request = RunRequest(argv, files(waited__py=_IS_PREWARMED), stdin=stdin, limits=GENEROUS)
 
     assert (await _run_warm(warm, request)).stdout == b"True\n"
 
@@ -218,27 +221,27 @@ async def test_python_with_a_sandbox_waiting_goes_on_in_its_interpreter(
 @pytest.mark.parametrize(
     "argv",
     [
-        ("python", "-B", "-c", _WAITED),
-        ("sh", "-c", f'python -c "{_WAITED}"'),
-        ("/opt/python/bin/python", "-c", _WAITED),
+        ("python", "-B", "-c", _IS_PREWARMED),
+        ("sh", "-c", f'python -c "{_IS_PREWARMED}"'),
+        ("/opt/python/bin/python", "-c", _IS_PREWARMED),
     ],
 )
-async def test_other_programs_with_a_sandbox_waiting_are_started_anew_in_it(
+async def test_program_when_the_prewarmed_interpreter_does_not_fit_then_a_new_one_is_started(
     warm: Bubblewrap, argv: tuple[str, ...]
 ):
     assert (await _run_warm(warm, RunRequest(argv, limits=GENEROUS))).stdout == b"False\n"
 
 
-_ROOMS = """
+_TMPFS_SIZES = """
 import os
-def room(path):
-    found = os.statvfs(path)
-    return found.f_blocks * found.f_frsize, found.f_files
-print(room("/workspace"), room("/tmp"), room("/dev/shm"))
+def size(path):
+    stat = os.statvfs(path)
+    return stat.f_blocks * stat.f_frsize, stat.f_files
+print(size("/workspace"), size("/tmp"), size("/dev/shm"))
 """
 
 
-async def test_run_with_other_limits_has_them_also_where_a_sandbox_waited(
+async def test_run_when_limits_differ_from_the_prewarmed_ones_then_they_are_changed(
     warm: Bubblewrap, cold: Bubblewrap
 ):
     limits = Limits(
@@ -249,15 +252,15 @@ async def test_run_with_other_limits_has_them_also_where_a_sandbox_waited(
         workspace_files=100,
         tmp_bytes=4 << 20,
     )
-    request = RunRequest(("python", "-c", _ROOMS), limits=limits)
+    request = RunRequest(("python", "-c", _TMPFS_SIZES), limits=limits)
 
-    first, other = await _run_warm(warm, request), await cold.run(request)
+    prewarmed, fresh = await _run_warm(warm, request), await cold.run(request)
 
-    assert first.stdout == other.stdout
-    assert first.ok, first
+    assert prewarmed.stdout == fresh.stdout
+    assert prewarmed.ok, prewarmed
 
 
-async def test_run_that_needs_more_memory_than_usual_gets_it_where_a_sandbox_waited(
+async def test_run_when_it_needs_more_than_the_default_memory_then_the_prewarmed_sandbox_gives_it(
     warm: Bubblewrap,
 ):
     code = "print(len(bytearray(300 << 20)))"
@@ -271,7 +274,7 @@ async def test_run_that_needs_more_memory_than_usual_gets_it_where_a_sandbox_wai
 
 
 async def test_two_runs_share_neither_files_nor_hash_seed_nor_addresses(warm: Bubblewrap):
-    code = f"{_WAITED}; import os; print(hash('x'), id(object)); print(os.listdir('/tmp'))\n"
+    code = f"{_IS_PREWARMED}; import os; print(hash('x'), id(object)); print(os.listdir('/tmp'))\n"
     code += "open('/tmp/left', 'w'); open('left', 'w'); print(os.listdir())"
     request = RunRequest(("python", "-c", code), limits=GENEROUS)
 
@@ -282,9 +285,11 @@ async def test_two_runs_share_neither_files_nor_hash_seed_nor_addresses(warm: Bu
     assert first[2:] == second[2:] == [b"[]", b"['left']", b""]
 
 
-async def test_processor_time_of_a_waiting_interpreter_is_not_the_runs(warm: Bubblewrap):
+async def test_cpu_time_when_prewarmed_then_time_before_the_run_is_not_counted(warm: Bubblewrap):
     used = await _run_warm(warm, RunRequest(("python", "-c", "pass"), limits=GENEROUS))
-    request = RunRequest(("python", "-c", f"{_WAITED}\nwhile 1: pass"), limits=Limits(60.0, 0.5))
+    request = RunRequest(
+        ("python", "-c", f"{_IS_PREWARMED}\nwhile 1: pass"), limits=Limits(60.0, 0.5)
+    )
 
     ended = await _run_warm(warm, request)
 
@@ -293,7 +298,7 @@ async def test_processor_time_of_a_waiting_interpreter_is_not_the_runs(warm: Bub
     assert ended.usage.cpu_s >= 0.5
 
 
-async def test_artifacts_of_a_waiting_sandbox_come_back(warm: Bubblewrap):
+async def test_artifacts_when_prewarmed_then_returned(warm: Bubblewrap):
     code = "open('made.txt', 'w').write('x' * 3)"
     request = RunRequest(("python", "-c", code), artifacts=("*",), limits=GENEROUS)
 
@@ -302,36 +307,34 @@ async def test_artifacts_of_a_waiting_sandbox_come_back(warm: Bubblewrap):
     assert [(file.path, file.content) for file in result.artifacts] == [("made.txt", b"xxx")]
 
 
-async def test_program_of_a_waiting_sandbox_is_under_landlock_as_any(
-    warm: Bubblewrap, cold: Bubblewrap
-):
+async def test_program_when_prewarmed_then_landlock_confines_it(warm: Bubblewrap, cold: Bubblewrap):
     request = RunRequest(("python", "-c", landlock_probe.PROGRAM), limits=GENEROUS)
 
     assert (await _run_warm(warm, request)).stdout == (await cold.run(request)).stdout
 
 
-async def test_more_runs_at_once_than_sandboxes_wait_all_get_their_own(warm: Bubblewrap):
+async def test_runs_when_more_than_idle_sandboxes_then_each_gets_its_own(warm: Bubblewrap):
     results = await asyncio.gather(*(run_python(warm, f"print({n})") for n in range(5)))
 
     assert [result.stdout for result in results] == [b"%d\n" % n for n in range(5)]
 
 
-async def test_waiting_sandbox_that_was_killed_is_replaced(warm: Bubblewrap):
-    await _until_waiting(warm, 2)
-    stages = _own_stages()
-    assert len(stages) >= 2  # those of other boxes that this process holds open, too
+async def test_idle_sandbox_when_killed_then_replaced(warm: Bubblewrap):
+    await _wait_for_idle(warm, 2)
+    pids = _own_init_processes()
+    assert len(pids) >= 2  # those of other backends in this process, too
 
-    for pid in stages:
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
 
     assert (await run_python(warm, "print(1)")).stdout == b"1\n"
     async with asyncio.timeout(60):
-        while warm.waiting() < 2 or set(_own_stages()) & set(stages):
+        while warm.count_idle() < 2 or set(_own_init_processes()) & set(pids):
             await asyncio.sleep(0.01)
 
 
-async def test_cancelled_run_in_a_waiting_sandbox_ends_it(warm: Bubblewrap):
-    await _until_waiting(warm)
+async def test_run_when_cancelled_in_a_prewarmed_sandbox_then_that_ends(warm: Bubblewrap):
+    await _wait_for_idle(warm)
     run = asyncio.create_task(run_python(warm, "import time; time.sleep(60)"))
     await asyncio.sleep(0.05)
 
@@ -342,27 +345,29 @@ async def test_cancelled_run_in_a_waiting_sandbox_ends_it(warm: Bubblewrap):
     assert (await _run_warm(warm, RunRequest(("python", "-c", "print(2)")))).ok
 
 
-async def test_close_with_sandboxes_waiting_leaves_none(warm: Bubblewrap, sandbox_python: Path):
-    await _until_waiting(warm, 2)
+async def test_close_when_sandboxes_are_idle_then_none_is_left(
+    warm: Bubblewrap, sandbox_python: Path
+):
+    await _wait_for_idle(warm, 2)
     with tempfile.TemporaryDirectory() as runtime_dir:
         others = _children()
-        box = await _box(sandbox_python, runtime_dir, 1)
-        await _until_waiting(box)
+        backend = await _open_backend(sandbox_python, runtime_dir, 1)
+        await _wait_for_idle(backend)
         (launcher,) = _children() - others
-        waiting = [pid for pid in _own_stages() if launcher in _ancestors(pid)]
-        assert waiting
+        idle = [pid for pid in _own_init_processes() if launcher in _ancestors(pid)]
+        assert idle
 
-        await box.close()
+        await backend.close()
 
-        assert not set(waiting) & set(_own_stages())
+        assert not set(idle) & set(_own_init_processes())
         with pytest.raises(SandboxUnavailable):
-            await run_python(box, "print(1)")
+            await run_python(backend, "print(1)")
 
 
-async def test_usual_limits_are_those_of_the_settings():
+async def test_default_limits_when_set_then_those_of_the_settings():
     settings = {"memory_mib": 2, "tmp_mib": 3, "workspace_mib": 4, "processes": 5, "cpus": 0.5}
 
-    limits = usual_limits(settings | {"workspace_files": 6})
+    limits = default_limits(settings | {"workspace_files": 6})
 
     assert (limits.memory_bytes, limits.tmp_bytes, limits.workspace_bytes) == (
         2 << 20,
@@ -370,4 +375,4 @@ async def test_usual_limits_are_those_of_the_settings():
         4 << 20,
     )
     assert (limits.processes, limits.cpus, limits.workspace_files) == (5, 0.5, 6)
-    assert usual_limits({}) == Limits()
+    assert default_limits({}) == Limits()
