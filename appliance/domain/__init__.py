@@ -10,6 +10,7 @@ execution.py         sandbox runs: requests, limits, results, backend status
 sandbox_limits.py    table of the sandbox limits: units, ranges, setting and wire names
 rootfs.py            records of root file systems and their layout on disk
 toolchain_cache.py   where cached toolchain artifacts lie
+addresses.py         IP addresses of clients, and the key under which limits count them
 paths.py             validation of relative paths
 moving_average.py    moving average of durations
 """
