@@ -60,9 +60,9 @@ class CachedModelRegistry:
         """See ModelRegistry.probe."""
         return await self._registry.probe(alias)
 
-    async def keep_probe(self, alias: str, probe: ModelProbe) -> None:
-        """See ModelRegistry.keep_probe."""
-        await self._registry.keep_probe(alias, probe)
+    async def store_probe(self, alias: str, probe: ModelProbe) -> None:
+        """See ModelRegistry.store_probe."""
+        await self._registry.store_probe(alias, probe)
 
     def _cached(self) -> Sequence[ModelFile] | None:
         fresh = self._clock() - self._read_at < _MAX_AGE_S

@@ -9,10 +9,10 @@ from msgspec import structs
 from appliance.errors import InvalidInput
 from appliance.models.gguf import header
 from appliance.models.sources.progress_io import hash_file, run_steps
-from appliance.store.tables.models import StoredModel
+from appliance.store.tables.models import ModelRow
 
 
-async def verify_file(path: Path, row: StoredModel) -> StoredModel:
+async def verify_file(path: Path, row: ModelRow) -> ModelRow:
     """The row updated from the file. Raises InvalidInput if the file is damaged or changed.
 
     Reads the header each time. Hashes the content only if the size or the modification
@@ -35,7 +35,7 @@ async def verify_file(path: Path, row: StoredModel) -> StoredModel:
     )
 
 
-async def _verify_content(path: Path, size: int, row: StoredModel) -> None:
+async def _verify_content(path: Path, size: int, row: ModelRow) -> None:
     remedy = f"restore the file, or run `model remove {row.alias}` and add it again"
     if size != row.size:
         raise InvalidInput(

@@ -20,7 +20,7 @@ from appliance.models.naming import alias_from_file_name, alias_from_source, che
 from appliance.store.sqlite.database import Connection, Database
 from appliance.store.tables import model_probes
 from appliance.store.tables import models as table
-from appliance.store.tables.models import StoredModel
+from appliance.store.tables.models import ModelRow
 
 if TYPE_CHECKING:
     # The sources import an HTTP client, which the serving process need not load.
@@ -65,7 +65,7 @@ class ModelRegistry:
     async def list(self) -> Sequence[ModelFile]:
         """Every model, the default first, then by alias."""
         async with self._db.read() as connection:
-            return [self._to_model_file(row) for row in await table.all_models(connection)]
+            return [self._to_model_file(row) for row in await table.list_all(connection)]
 
     async def get(self, alias: str) -> ModelFile:
         """The model. Raises UnknownModel, which lists the registered ones."""
@@ -75,7 +75,7 @@ class ModelRegistry:
     async def default(self) -> ModelFile | None:
         """The default model, None if no model is registered."""
         async with self._db.read() as connection:
-            row = await table.default(connection)
+            row = await table.get_default(connection)
         return None if row is None else self._to_model_file(row)
 
     async def add(
@@ -149,7 +149,7 @@ class ModelRegistry:
             raise ModelUnavailable(error.message, details={"model": alias}) from error
         if checked != row:
             async with self._db.write() as tx:
-                await table.set_checked(tx, checked)
+                await table.update_checked(tx, checked)
         return self._to_model_file(checked)
 
     async def probe(self, alias: str) -> ModelProbe | None:
@@ -157,10 +157,10 @@ class ModelRegistry:
         async with self._db.read() as connection:
             return await model_probes.get(connection, alias)
 
-    async def keep_probe(self, alias: str, probe: ModelProbe) -> None:
+    async def store_probe(self, alias: str, probe: ModelProbe) -> None:
         """Store the measurements of a load; does nothing for a model that was removed."""
         async with self._db.write() as tx:
-            await model_probes.keep(tx, alias, probe)
+            await model_probes.store(tx, alias, probe)
 
     async def _require_free_alias(self, alias: str) -> None:
         """Fail before a large download; the insert decides again at the end."""
@@ -193,17 +193,17 @@ class ModelRegistry:
         async with self._db.read() as connection:
             return await table.get(connection, alias) is not None
 
-    async def _require_row(self, connection: Connection, alias: str) -> StoredModel:
+    async def _require_row(self, connection: Connection, alias: str) -> ModelRow:
         row = await table.get(connection, alias)
         if row is None:
-            known = ", ".join(model.alias for model in await table.all_models(connection))
+            known = ", ".join(model.alias for model in await table.list_all(connection))
             raise UnknownModel(
                 f"no model {alias!r}; registered: {known or 'none'}",
                 details={"model": alias},
             )
         return row
 
-    def _to_model_file(self, row: StoredModel) -> ModelFile:
+    def _to_model_file(self, row: ModelRow) -> ModelFile:
         values = structs.asdict(row)
         del values["checked_mtime_ns"]
         if not values.pop("in_place"):
@@ -225,8 +225,8 @@ def _inspect_staged(staged: "StagedModel", sha256: str) -> GgufInfo:
     return header.inspect_model(staged.path, staged.name)
 
 
-def _build_row(staged: "StagedModel", alias: str, info: GgufInfo, in_place: bool) -> StoredModel:
-    return StoredModel(
+def _build_row(staged: "StagedModel", alias: str, info: GgufInfo, in_place: bool) -> ModelRow:
+    return ModelRow(
         alias=alias,
         path=str(staged.path) if in_place else f"{alias}.gguf",
         in_place=in_place,

@@ -1,1 +1,7 @@
-"""The database: sqlite/ connects, prepares and migrates it; tables/ has one module per table."""
+"""The database: SQLite access, and one module per table with its SQL.
+
+sqlite/      connections, transactions, lock, migrations
+tables/      queries and changes of each table
+migrations/  SQL files, applied in order
+schema.sql   the schema after all migrations, for reference
+"""

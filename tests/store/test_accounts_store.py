@@ -1,4 +1,4 @@
-"""The tables of accounts: what the database itself refuses, whatever the code does."""
+"""The tables of accounts: constraints that the database itself enforces."""
 
 import sqlite3
 from collections.abc import AsyncGenerator
@@ -18,7 +18,7 @@ NOW = 1_800_000_000.0
 
 @pytest.fixture
 async def db(tmp_path: Path) -> AsyncGenerator[Database, None]:
-    database = await Database.open(tmp_path / "box.db")
+    database = await Database.open(tmp_path / "appliance.db")
     yield database
     await database.close()
 
@@ -58,13 +58,13 @@ async def test_user_when_inserted_then_read_back_by_every_name(db: Database) -> 
     user = await add_user(db, "alice")
     async with db.read() as connection:
         assert await users.get(connection, user.id) == user
-        assert await users.by_username(connection, "alice") == user
-        assert await users.by_public_id(connection, "user_alice") == user
+        assert await users.get_by_username(connection, "alice") == user
+        assert await users.get_by_public_id(connection, "user_alice") == user
         for identifier in ("alice", "alice@example.com"):
-            found = await users.credentials(connection, identifier)
+            found = await users.get_credentials(connection, identifier)
             assert found is not None
             assert (found.id, found.password_hash, found.disabled) == (user.id, None, False)
-        assert await users.credentials(connection, "Alice") is None
+        assert await users.get_credentials(connection, "Alice") is None
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ async def test_user_when_any_name_is_taken_then_not_inserted(
     await add_user(db, "alice")
     async with db.write() as tx:
         assert await users.insert(tx, replace(new_user("bob"), **change)) is None
-        assert len(await users.all_users(tx)) == 1
+        assert len(await users.list_all(tx)) == 1
 
 
 @pytest.mark.parametrize("assignment", ["role = 'god'", "disabled = 2", "username = NULL"])
@@ -97,17 +97,17 @@ async def test_session_when_it_already_has_an_unused_token_then_the_database_ref
     with pytest.raises(sqlite3.IntegrityError):
         await add_token(db, session_id, "second")
     async with db.write() as tx:
-        row = await refresh_tokens.find(tx, "first")
+        row = await refresh_tokens.get(tx, "first")
         assert row is not None
-        assert await refresh_tokens.use(tx, row.id, NOW)
-        assert not await refresh_tokens.use(tx, row.id, NOW)
+        assert await refresh_tokens.mark_used(tx, row.id, NOW)
+        assert not await refresh_tokens.mark_used(tx, row.id, NOW)
     await add_token(db, session_id, "second")
 
 
 async def test_session_when_a_token_is_added_then_lives_as_long(db: Database) -> None:
     await add_token(db, await add_session(db, await add_user(db, "alice"), "ses_1"), "token")
     async with db.read() as connection:
-        session = await refresh_tokens.session(connection, "ses_1")
+        session = await refresh_tokens.get_session(connection, "ses_1")
     assert session is not None
     assert session.expires_at == NOW + 20
 
@@ -118,7 +118,7 @@ async def test_revoke_session_when_it_is_another_users_then_nothing_happens(db: 
     for user, revoked_at in ((bob, None), (alice, NOW)):
         async with db.write() as tx:
             await refresh_tokens.revoke_session(tx, "ses_1", user.id, NOW)
-            session = await refresh_tokens.session(tx, "ses_1")
+            session = await refresh_tokens.get_session(tx, "ses_1")
         assert session is not None
         assert session.revoked_at == revoked_at
 
@@ -127,15 +127,15 @@ async def test_delete_expired_when_called_then_live_tokens_stay(db: Database) ->
     session_id = await add_session(db, await add_user(db, "alice"), "ses_1")
     await add_token(db, session_id, "used")
     async with db.write() as tx:
-        row = await refresh_tokens.find(tx, "used")
+        row = await refresh_tokens.get(tx, "used")
         assert row is not None
-        await refresh_tokens.use(tx, row.id, NOW)
+        await refresh_tokens.mark_used(tx, row.id, NOW)
         await refresh_tokens.add(
             tx, session_id=session_id, token_hash="live", at=NOW, expires_at=NOW + 100
         )
         assert await refresh_tokens.delete_expired(tx, NOW + 50) == 1
-        assert await refresh_tokens.find(tx, "used") is None
-        assert await refresh_tokens.find(tx, "live")
+        assert await refresh_tokens.get(tx, "used") is None
+        assert await refresh_tokens.get(tx, "live")
 
 
 async def test_user_when_deleted_then_credentials_go_too(db: Database) -> None:
@@ -160,7 +160,7 @@ async def test_revoke_key_when_it_made_others_then_the_whole_tree_and_nothing_el
     async with db.write() as tx:
         await api_keys.revoke(tx, child, NOW + 1)
         await api_keys.revoke(tx, root, NOW + 2)
-        revoked = {row.name: row.revoked_at for row in await api_keys.all_keys(tx)}
+        revoked = {row.name: row.revoked_at for row in await api_keys.list_all(tx)}
     assert revoked == {
         "root": NOW + 2,
         "child": NOW + 1,
@@ -170,7 +170,7 @@ async def test_revoke_key_when_it_made_others_then_the_whole_tree_and_nothing_el
     }
 
 
-async def test_key_status_when_several_reasons_hold_then_the_final_one_is_told(
+async def test_key_status_when_several_reasons_hold_then_the_final_one_is_reported(
     db: Database,
 ) -> None:
     user = await add_user(db, "alice")

@@ -1,3 +1,5 @@
+"""The database: transactions, readers, cancellation, damaged files."""
+
 import asyncio
 import os
 import sqlite3
@@ -41,7 +43,7 @@ def migrations(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def db(tmp_path: Path, migrations: Path) -> AsyncGenerator[Database, None]:
-    opened = await Database.open(tmp_path / "box.db", migrations=migrations)
+    opened = await Database.open(tmp_path / "appliance.db", migrations=migrations)
     yield opened
     await opened.close()
 
@@ -81,7 +83,7 @@ async def test_settings_of_the_file_are_the_durable_ones(db: Database, tmp_path:
         assert await tx.scalar("PRAGMA foreign_keys") == 1
     async with db.read() as connection:
         assert await connection.scalar("PRAGMA query_only") == 1
-    for name in ("box.db", "box.db-wal", "box.db.lock"):
+    for name in ("appliance.db", "appliance.db-wal", "appliance.db.lock"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
 
 
@@ -97,7 +99,7 @@ async def test_write_when_the_block_raises_then_nothing_is_kept(db: Database):
     assert await _add(db, "b") == 1
 
 
-async def test_write_when_a_constraint_breaks_then_the_error_is_the_database_s_own(db: Database):
+async def test_write_when_a_constraint_breaks_then_sqlite_s_error_is_raised(db: Database):
     await _add(db, "a")
     with pytest.raises(sqlite3.IntegrityError):
         await _add(db, "a")
@@ -153,10 +155,10 @@ async def test_write_when_many_at_once_then_each_is_alone_and_in_order(db: Datab
         assert await connection.scalar("SELECT weight FROM items") == 50
 
 
-async def test_write_when_its_turn_does_not_come_then_unavailable(
+async def test_write_when_the_writer_is_not_free_then_unavailable(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(database, "WAIT_S", 0.05)
+    monkeypatch.setattr(database, "TIMEOUT_S", 0.05)
     async with db.write():
         with pytest.raises(Unavailable, match="busy") as caught:
             await _add(db, "a")
@@ -167,8 +169,8 @@ async def test_write_when_its_turn_does_not_come_then_unavailable(
 async def test_read_when_all_readers_are_taken_then_unavailable(
     tmp_path: Path, migrations: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(database, "WAIT_S", 0.05)
-    db = await Database.open(tmp_path / "box.db", readers=1, migrations=migrations)
+    monkeypatch.setattr(database, "TIMEOUT_S", 0.05)
+    db = await Database.open(tmp_path / "appliance.db", readers=1, migrations=migrations)
     async with db.read():
         with pytest.raises(Unavailable, match="busy"):
             await _names(db)
@@ -205,19 +207,19 @@ async def test_integrity_check_when_a_reference_is_broken_then_it_is_named(
     db: Database, tmp_path: Path
 ):
     assert await db.integrity_check() == []
-    other = sqlite3.connect(tmp_path / "box.db")
+    other = sqlite3.connect(tmp_path / "appliance.db")
     other.execute("INSERT INTO parts VALUES (77)")
     other.commit()
     other.close()
-    assert await db.integrity_check() == ["a row of parts refers to nothing"]
+    assert await db.integrity_check() == ["parts: a foreign key has no parent row"]
 
 
 async def test_open_when_another_process_has_it_then_its_pid_is_named(
     db: Database, tmp_path: Path, migrations: Path
 ):
     with pytest.raises(StoreError, match=f"process {os.getpid()}"):
-        await Database.open(tmp_path / "box.db", migrations=migrations)
-    beside = await Database.open(tmp_path / "box.db", exclusive=False, migrations=migrations)
+        await Database.open(tmp_path / "appliance.db", migrations=migrations)
+    beside = await Database.open(tmp_path / "appliance.db", exclusive=False, migrations=migrations)
     await _add(beside, "from the command line")
     await beside.close()
     assert await _names(db) == ["from the command line"]
@@ -235,7 +237,7 @@ async def test_open_when_the_holder_was_killed_then_the_lock_is_free(
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "asyncio.run(main())\n"
     )
-    path = tmp_path / "box.db"
+    path = tmp_path / "appliance.db"
     argv = [sys.executable, "-c", script, str(path), str(migrations)]
     child = await asyncio.create_subprocess_exec(*argv)
     assert await child.wait() == -9
@@ -243,25 +245,25 @@ async def test_open_when_the_holder_was_killed_then_the_lock_is_free(
     await db.close()
 
 
-async def test_open_when_not_a_database_then_said_so(tmp_path: Path):
-    path = tmp_path / "box.db"
+async def test_open_when_not_a_database_then_store_error(tmp_path: Path):
+    path = tmp_path / "appliance.db"
     path.write_bytes(b"this is no database, but it is long enough to look at" * 50)
     with pytest.raises(StoreError, match="not a database"):
         await Database.open(path)
 
 
 async def test_open_when_truncated_then_store_error(tmp_path: Path, migrations: Path):
-    path = tmp_path / "box.db"
+    path = tmp_path / "appliance.db"
     db = await Database.open(path, migrations=migrations)
     await db.close()
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(StoreError, match=r"box\.db"):
+    with pytest.raises(StoreError, match=r"appliance\.db"):
         await Database.open(path, migrations=migrations)
 
 
 async def test_open_when_the_folder_is_missing_then_store_error(tmp_path: Path):
     with pytest.raises(StoreError, match="check the owner"):
-        await Database.open(tmp_path / "nowhere" / "box.db")
+        await Database.open(tmp_path / "nowhere" / "appliance.db")
 
 
 async def test_open_when_the_path_is_a_folder_then_store_error(tmp_path: Path):
@@ -271,7 +273,7 @@ async def test_open_when_the_path_is_a_folder_then_store_error(tmp_path: Path):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 async def test_open_when_read_only_then_store_error(tmp_path: Path, migrations: Path):
-    path = tmp_path / "box.db"
+    path = tmp_path / "appliance.db"
     db = await Database.open(path, migrations=migrations)
     await db.close()
     path.chmod(0o400)
@@ -281,18 +283,20 @@ async def test_open_when_read_only_then_store_error(tmp_path: Path, migrations: 
 
 async def test_open_when_cancelled_then_nothing_stays_open(tmp_path: Path, migrations: Path):
     for steps in (0, 1, 2, 5, 20):
-        opening = asyncio.create_task(Database.open(tmp_path / "box.db", migrations=migrations))
+        opening = asyncio.create_task(
+            Database.open(tmp_path / "appliance.db", migrations=migrations)
+        )
         for _ in range(steps):
             await asyncio.sleep(0)
         opening.cancel()
         await asyncio.wait({opening})
         assert opening.cancelled()
-    db = await Database.open(tmp_path / "box.db", migrations=migrations)
+    db = await Database.open(tmp_path / "appliance.db", migrations=migrations)
     await db.close()
 
 
 async def test_close_when_used_after_then_unavailable(tmp_path: Path, migrations: Path):
-    db = await Database.open(tmp_path / "box.db", migrations=migrations)
+    db = await Database.open(tmp_path / "appliance.db", migrations=migrations)
     await db.close()
     await db.close()
     with pytest.raises(Unavailable, match="closed"):
@@ -302,12 +306,12 @@ async def test_close_when_used_after_then_unavailable(tmp_path: Path, migrations
 
 
 async def test_close_when_a_transaction_runs_then_it_ends_first(tmp_path: Path, migrations: Path):
-    db = await Database.open(tmp_path / "box.db", migrations=migrations)
+    db = await Database.open(tmp_path / "appliance.db", migrations=migrations)
     writes = [asyncio.create_task(_add(db, f"n{at}")) for at in range(5)]
     await asyncio.sleep(0)
     await db.close()
     ended = await asyncio.gather(*writes, return_exceptions=True)
-    db = await Database.open(tmp_path / "box.db", migrations=migrations)
+    db = await Database.open(tmp_path / "appliance.db", migrations=migrations)
     assert len(await _names(db)) == ended.count(1)
     assert all(end == 1 or isinstance(end, Unavailable) for end in ended)
     await db.close()

@@ -1,3 +1,5 @@
+"""Migrations: order, atomicity, concurrency, and versions that do not fit."""
+
 import asyncio
 import sqlite3
 import subprocess
@@ -60,7 +62,7 @@ def test_migrate_when_a_statement_fails_then_the_whole_migration_is_undone(
     connection: sqlite3.Connection,
 ):
     broken = Migration("0002_broken", "CREATE TABLE b (x);\nINSERT INTO nowhere VALUES (1);\n")
-    with pytest.raises(StoreError, match=r"0002_broken failed and was undone: no such table"):
+    with pytest.raises(StoreError, match=r"0002_broken failed and was rolled back: no such table"):
         migrate.migrate(connection, [FIRST, broken])
     assert _tables(connection) == {"a", "schema_migrations"}
     assert not connection.in_transaction
@@ -89,12 +91,12 @@ def test_migrate_when_the_database_is_newer_then_both_versions_are_named(
 def test_migrate_when_an_applied_migration_changed_then_refused(connection: sqlite3.Connection):
     migrate.migrate(connection, [FIRST])
     changed = Migration("0001_first", FIRST.sql + "CREATE TABLE c (x);\n")
-    with pytest.raises(StoreError, match="0001_first was applied"):
+    with pytest.raises(StoreError, match="0001_first, applied by"):
         migrate.migrate(connection, [changed])
     assert "c" not in _tables(connection)
 
 
-def test_schema_sql_is_what_the_migrations_make():
+def test_schema_sql_when_dumped_then_equal_to_the_migrations():
     dumped = subprocess.run(
         [sys.executable, "-m", "appliance.store.sqlite.migrate"],
         check=True,
@@ -104,12 +106,12 @@ def test_schema_sql_is_what_the_migrations_make():
     )
     written = Path(migrate.__file__).parents[1].joinpath("schema.sql").read_text("utf-8")
     assert dumped.stdout == written, (
-        "refresh it: python -m appliance.store.sqlite.migrate > appliance/store/schema.sql"
+        "update it: python -m appliance.store.sqlite.migrate > appliance/store/schema.sql"
     )
 
 
-def test_known_migrations_are_numbered_without_a_gap():
-    numbers = [int(migration.name[:4]) for migration in migrate.known_migrations()]
+def test_migrations_when_loaded_then_numbered_without_a_gap():
+    numbers = [int(migration.name[:4]) for migration in migrate.load_migrations()]
     assert numbers == list(range(1, len(numbers) + 1))
 
 
@@ -124,7 +126,7 @@ async def test_open_when_many_processes_migrate_at_once_then_each_step_ran_once(
         "    await db.close()\n"
         "asyncio.run(main())\n"
     )
-    path = str(tmp_path / "box.db")
+    path = str(tmp_path / "appliance.db")
     children = [
         await asyncio.create_subprocess_exec(sys.executable, "-c", script, path) for _ in range(4)
     ]
@@ -132,21 +134,21 @@ async def test_open_when_many_processes_migrate_at_once_then_each_step_ran_once(
     db = await Database.open(Path(path))
     async with db.read() as connection:
         count = await connection.scalar("SELECT COUNT(*) FROM schema_migrations")
-    assert count == len(migrate.known_migrations())
+    assert count == len(migrate.load_migrations())
     await db.close()
 
 
-async def test_open_beside_an_older_running_box_then_the_command_waits_and_refuses(
+async def test_open_beside_an_older_running_server_then_the_command_waits_and_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("appliance.store.sqlite.prepare.BUSY_TIMEOUT_S", 0.1)
     folder = tmp_path / "migrations"
     folder.mkdir()
     (folder / "0001_first.sql").write_text(FIRST.sql)
-    running = await Database.open(tmp_path / "box.db", migrations=folder)
+    running = await Database.open(tmp_path / "appliance.db", migrations=folder)
     (folder / "0002_second.sql").write_text(SECOND.sql)
     with pytest.raises(StoreError, match="in use by another"):
-        await Database.open(tmp_path / "box.db", exclusive=False, migrations=folder)
+        await Database.open(tmp_path / "appliance.db", exclusive=False, migrations=folder)
     await running.close()
-    beside = await Database.open(tmp_path / "box.db", exclusive=False, migrations=folder)
+    beside = await Database.open(tmp_path / "appliance.db", exclusive=False, migrations=folder)
     await beside.close()

@@ -1,3 +1,5 @@
+"""The task tables: claims, changes of status, the journal, pages, query plans."""
+
 import re
 import sqlite3
 from collections.abc import AsyncGenerator
@@ -18,20 +20,20 @@ from appliance.domain.tasks import (
 from appliance.domain.users import Principal
 from appliance.store.sqlite.database import Connection, Transaction
 from appliance.store.tables import task_events, task_queue, tasks
-from tests.support.task_box import ANSWER, Box, open_box
+from tests.support.task_system import ANSWER, TaskSystem, open_task_system
 
 AGEING_S = 30.0
 NOW = 1_000_000.0
 
 
 @pytest.fixture
-async def box(tmp_path: Path) -> AsyncGenerator[Box, None]:
-    async with open_box(tmp_path / "box.db", start=False) as opened:
+async def system(tmp_path: Path) -> AsyncGenerator[TaskSystem, None]:
+    async with open_task_system(tmp_path / "appliance.db", start=False) as opened:
         yield opened
 
 
 async def _queue(
-    box: Box,
+    system: TaskSystem,
     who: Principal,
     name: str,
     at: float = NOW,
@@ -40,36 +42,36 @@ async def _queue(
     timeout_s: float | None = None,
 ) -> Task:
     request = TaskRequest(prompt=name, priority=priority, timeout_s=timeout_s)
-    async with box.db.write() as tx:
+    async with system.db.write() as tx:
         return await tasks.insert(tx, tasks.NewTask(name, who.user.id, request, "hash"), at)
 
 
-async def _claim(box: Box, at: float = NOW) -> Task | None:
-    async with box.db.write() as tx:
+async def _claim(system: TaskSystem, at: float = NOW) -> Task | None:
+    async with system.db.write() as tx:
         return await task_queue.claim(tx, at, AGEING_S, 600.0)
 
 
-async def _claim_name(box: Box, at: float = NOW) -> str | None:
-    task = await _claim(box, at)
+async def _claim_name(system: TaskSystem, at: float = NOW) -> str | None:
+    task = await _claim(system, at)
     return task.public_id if task else None
 
 
-async def _complete(box: Box, task: Task | None, at: float = NOW) -> bool:
+async def _complete(system: TaskSystem, task: Task | None, at: float = NOW) -> bool:
     assert task
-    async with box.db.write() as tx:
+    async with system.db.write() as tx:
         return await task_queue.complete(tx, task, ANSWER, at)
 
 
-async def _order(box: Box, at: float = NOW) -> list[str]:
+async def _order(system: TaskSystem, at: float = NOW) -> list[str]:
     """Who is served if one worker works everything off, each task in one second."""
     names: list[str] = []
-    while task := await _claim(box, at + len(names)):
+    while task := await _claim(system, at + len(names)):
         names.append(task.public_id)
-        await _complete(box, task)
+        await _complete(system, task)
     return names
 
 
-async def test_insert_when_read_again_then_everything_is_as_asked(box: Box):
+async def test_insert_when_read_again_then_equal(system: TaskSystem):
     request = TaskRequest(
         prompt="grüße 🐒",
         files=(SourceFile("a.py", "x = 1"),),
@@ -79,46 +81,48 @@ async def test_insert_when_read_again_then_everything_is_as_asked(box: Box):
         priority=Priority.INTERACTIVE,
         labels=("repo-1", "geheim"),
     )
-    async with box.db.write() as tx:
-        new = tasks.NewTask("mine", box.alice.user.id, request, "h")
+    async with system.db.write() as tx:
+        new = tasks.NewTask("mine", system.alice.user.id, request, "h")
         stored = await tasks.insert(tx, new, NOW)
-    async with box.db.read() as connection:
+    async with system.db.read() as connection:
         assert await tasks.get(connection, stored.id) == stored
-        assert await tasks.find(connection, "mine", box.alice.user.id) == stored
-        assert await tasks.find(connection, "mine", box.bob.user.id) is None
-        assert await tasks.find_anyones(connection, "mine") == stored
-        (listed,) = await tasks.page(connection, box.alice.user.id, None, None, 10)
+        assert await tasks.find(connection, "mine", system.alice.user.id) == stored
+        assert await tasks.find(connection, "mine", system.bob.user.id) is None
+        assert await tasks.find_for_any_user(connection, "mine") == stored
+        (listed,) = await tasks.list_page(connection, system.alice.user.id, None, None, 10)
     assert listed.request.prompt == request.prompt
     assert listed.request.files == listed.request.tests == ()
 
 
-async def test_get_when_stored_before_there_were_labels_then_without_any(box: Box):
-    async with box.db.write() as tx:
-        new = tasks.NewTask("old", box.alice.user.id, TaskRequest("x", labels=("a",)), "h")
+async def test_get_when_stored_before_there_were_labels_then_without_any(system: TaskSystem):
+    async with system.db.write() as tx:
+        new = tasks.NewTask("old", system.alice.user.id, TaskRequest("x", labels=("a",)), "h")
         stored = await tasks.insert(tx, new, NOW)
         await tx.execute("UPDATE tasks SET request = json_remove(request, '$.labels')")
-    async with box.db.read() as connection:
+    async with system.db.read() as connection:
         read = await tasks.get(connection, stored.id)
     assert read is not None
     assert read.request == TaskRequest("x")
 
 
-async def test_claim_when_the_queue_is_empty_then_none(box: Box):
-    assert await _claim(box) is None
+async def test_claim_when_the_queue_is_empty_then_none(system: TaskSystem):
+    assert await _claim(system) is None
 
 
-async def test_claim_when_claimed_then_running_with_a_deadline_and_not_again(box: Box):
-    await _queue(box, box.alice, "short", timeout_s=5.0)
-    await _queue(box, box.alice, "endless", timeout_s=5000.0)
-    first, second = await _claim(box), await _claim(box)
+async def test_claim_when_claimed_then_running_with_a_deadline_and_not_again(system: TaskSystem):
+    await _queue(system, system.alice, "short", timeout_s=5.0)
+    await _queue(system, system.alice, "endless", timeout_s=5000.0)
+    first, second = await _claim(system), await _claim(system)
     assert first
     assert second
     assert (first.status, first.attempt, first.started_at) == (TaskStatus.RUNNING, 1, NOW)
     assert (first.deadline_at, second.deadline_at) == (NOW + 5, NOW + 600)
-    assert await _claim(box) is None
+    assert await _claim(system) is None
 
 
-async def test_claim_when_priorities_differ_then_the_urgent_first_and_fifo_within(box: Box):
+async def test_claim_when_priorities_differ_then_the_urgent_first_and_fifo_within(
+    system: TaskSystem,
+):
     for at, (name, priority) in enumerate(
         [
             ("batch", Priority.BATCH),
@@ -127,68 +131,74 @@ async def test_claim_when_priorities_differ_then_the_urgent_first_and_fifo_withi
             ("now", Priority.INTERACTIVE),
         ]
     ):
-        await _queue(box, box.alice, name, NOW + at, priority)
-    assert await _order(box, NOW + 5) == ["now", "normal 1", "normal 2", "batch"]
+        await _queue(system, system.alice, name, NOW + at, priority)
+    assert await _order(system, NOW + 5) == ["now", "normal 1", "normal 2", "batch"]
 
 
-async def test_claim_when_one_user_floods_then_the_other_is_next(box: Box):
+async def test_claim_when_one_user_floods_then_the_other_is_next(system: TaskSystem):
     for at in range(20):
-        await _queue(box, box.alice, f"a{at}")
-    assert await _claim_name(box) == "a0"
-    await _queue(box, box.bob, "b0")
-    await _queue(box, box.bob, "b1")
-    assert [await _claim_name(box, NOW + 1 + at) for at in range(4)] == ["b0", "a1", "b1", "a2"]
+        await _queue(system, system.alice, f"a{at}")
+    assert await _claim_name(system) == "a0"
+    await _queue(system, system.bob, "b0")
+    await _queue(system, system.bob, "b1")
+    assert [await _claim_name(system, NOW + 1 + at) for at in range(4)] == ["b0", "a1", "b1", "a2"]
 
 
-async def test_claim_when_a_flood_has_waited_long_then_the_newcomer_is_still_next(box: Box):
+async def test_claim_when_a_flood_has_waited_long_then_the_newcomer_is_still_next(
+    system: TaskSystem,
+):
     for at in range(50):
-        await _queue(box, box.alice, f"a{at}", NOW)
+        await _queue(system, system.alice, f"a{at}", NOW)
     for second in range(0, 400, 10):
-        await _complete(box, await _claim(box, NOW + second))
-    await _queue(box, box.bob, "b0", NOW + 395)
-    assert await _claim_name(box, NOW + 396) == "b0"
+        await _complete(system, await _claim(system, NOW + second))
+    await _queue(system, system.bob, "b0", NOW + 395)
+    assert await _claim_name(system, NOW + 396) == "b0"
 
 
-async def test_claim_when_urgent_tasks_never_end_then_normal_and_batch_are_lifted(box: Box):
-    await _queue(box, box.alice, "batch", NOW, Priority.BATCH)
-    await _queue(box, box.alice, "normal", NOW, Priority.NORMAL)
+async def test_claim_when_urgent_tasks_never_end_then_normal_and_batch_are_lifted(
+    system: TaskSystem,
+):
+    await _queue(system, system.alice, "batch", NOW, Priority.BATCH)
+    await _queue(system, system.alice, "normal", NOW, Priority.NORMAL)
     served: dict[str, int] = {}
     for second in range(100):
-        await _queue(box, box.bob, f"b{second}", NOW + second, Priority.INTERACTIVE)
-        task = await _claim(box, NOW + second)
+        await _queue(system, system.bob, f"b{second}", NOW + second, Priority.INTERACTIVE)
+        task = await _claim(system, NOW + second)
         assert task
         served[task.public_id] = second
-        await _complete(box, task)
+        await _complete(system, task)
     assert served["normal"] == 30
     assert served["batch"] == 60
 
 
-async def test_claim_when_the_user_s_own_urgent_tasks_never_end_then_batch_is_lifted(box: Box):
-    await _queue(box, box.alice, "batch", NOW, Priority.BATCH)
+async def test_claim_when_the_user_s_own_urgent_tasks_never_end_then_batch_is_lifted(
+    system: TaskSystem,
+):
+    await _queue(system, system.alice, "batch", NOW, Priority.BATCH)
     for second in range(61):
-        await _queue(box, box.alice, f"a{second}", NOW + second, Priority.INTERACTIVE)
-        await _complete(box, await _claim(box, NOW + second))
-    async with box.db.read() as connection:
-        batch = await tasks.find(connection, "batch", box.alice.user.id)
+        await _queue(system, system.alice, f"a{second}", NOW + second, Priority.INTERACTIVE)
+        await _complete(system, await _claim(system, NOW + second))
+    async with system.db.read() as connection:
+        batch = await tasks.find(connection, "batch", system.alice.user.id)
     assert batch
     assert batch.status is TaskStatus.COMPLETED
 
 
-async def test_claim_when_the_clock_went_back_then_order_holds(box: Box):
-    await _queue(box, box.alice, "a0", NOW)
-    await _claim(box, NOW)
-    await _queue(box, box.alice, "a1", NOW - 5000, Priority.BATCH)
-    await _queue(box, box.bob, "b0", NOW - 5000, Priority.NORMAL)
-    assert [await _claim_name(box, NOW - 4999) for _ in range(2)] == ["b0", "a1"]
+async def test_claim_when_the_clock_went_back_then_order_holds(system: TaskSystem):
+    await _queue(system, system.alice, "a0", NOW)
+    await _claim(system, NOW)
+    await _queue(system, system.alice, "a1", NOW - 5000, Priority.BATCH)
+    await _queue(system, system.bob, "b0", NOW - 5000, Priority.NORMAL)
+    assert [await _claim_name(system, NOW - 4999) for _ in range(2)] == ["b0", "a1"]
 
 
-async def test_ends_when_two_race_then_only_the_first_counts(box: Box):
-    await _queue(box, box.alice, "a")
-    task = await _claim(box)
+async def test_ends_when_two_race_then_only_the_first_counts(system: TaskSystem):
+    await _queue(system, system.alice, "a")
+    task = await _claim(system)
     assert task
-    assert await _complete(box, task)
+    assert await _complete(system, task)
     failure = TaskFailure("INTERNAL_ERROR", "late")
-    async with box.db.write() as tx:
+    async with system.db.write() as tx:
         assert not await task_queue.complete(tx, task, ANSWER, NOW)
         assert not await task_queue.fail(tx, task.id, 1, failure, NOW)
         assert not await task_queue.cancel(tx, task.id, TaskStatus.RUNNING, NOW)
@@ -203,30 +213,30 @@ async def test_ends_when_two_race_then_only_the_first_counts(box: Box):
     )
 
 
-async def test_ends_when_the_attempt_is_an_old_one_then_nothing_changes(box: Box):
-    await _queue(box, box.alice, "a")
-    old = await _claim(box)
+async def test_ends_when_the_attempt_is_an_old_one_then_nothing_changes(system: TaskSystem):
+    await _queue(system, system.alice, "a")
+    old = await _claim(system)
     assert old
-    async with box.db.write() as tx:
+    async with system.db.write() as tx:
         assert await task_queue.requeue(tx, old.id, 1, NOW, interruptions=1)
-    new = await _claim(box)
+    new = await _claim(system)
     assert new
     assert new.attempt == 2
-    assert not await _complete(box, old)
-    async with box.db.write() as tx:
+    assert not await _complete(system, old)
+    async with system.db.write() as tx:
         assert await task_events.append_step(tx, old, EventKind.PROGRESS, {}, NOW) is None
         assert await task_events.append_step(tx, new, EventKind.PROGRESS, {}, NOW)
-    assert await _complete(box, new)
+    assert await _complete(system, new)
 
 
-async def test_database_when_code_is_wrong_then_it_keeps_the_rules_itself(box: Box):
-    await _queue(box, box.alice, "a")
-    task = await _claim(box)
-    await _complete(box, task)
+async def test_database_when_code_is_wrong_then_its_constraints_hold(system: TaskSystem):
+    await _queue(system, system.alice, "a")
+    task = await _claim(system)
+    await _complete(system, task)
     assert task
 
     async def try_sql(sql: str) -> None:
-        async with box.db.write() as tx:
+        async with system.db.write() as tx:
             await tx.execute(sql)
 
     async def end_twice(tx: Transaction) -> None:
@@ -238,58 +248,60 @@ async def test_database_when_code_is_wrong_then_it_keeps_the_rules_itself(box: B
     with pytest.raises(sqlite3.IntegrityError):
         await try_sql("UPDATE tasks SET result = NULL")
     with pytest.raises(sqlite3.IntegrityError):
-        await _queue(box, box.alice, "a")
+        await _queue(system, system.alice, "a")
     with pytest.raises(sqlite3.IntegrityError):
-        async with box.db.write() as tx:
+        async with system.db.write() as tx:
             await end_twice(tx)
-    await _queue(box, box.bob, "a")
+    await _queue(system, system.bob, "a")
 
 
-async def test_journal_numbers_without_a_gap_and_reads_after_any_of_them(box: Box):
-    first, second = await _queue(box, box.alice, "a"), await _queue(box, box.alice, "b")
-    async with box.db.write() as tx:
+async def test_journal_numbers_without_a_gap_and_reads_after_any_of_them(system: TaskSystem):
+    first, second = await _queue(system, system.alice, "a"), await _queue(system, system.alice, "b")
+    async with system.db.write() as tx:
         for at in range(5):
             for task in (first, second):
                 event = await task_events.append(
                     tx, task.id, EventKind.PROGRESS, {"at": at, "pair": (1, 2)}, NOW + at
                 )
                 assert event.data == {"at": at, "pair": [1, 2]}
-    async with box.db.read() as connection:
-        whole = await task_events.whole(connection, first.id)
+    async with system.db.read() as connection:
+        whole = await task_events.list_all(connection, first.id)
         assert [event.seq for event in whole] == [1, 2, 3, 4, 5]
-        assert await task_events.after(connection, first.id, 2, 2) == whole[2:4]
-        assert await task_events.after(connection, first.id, 5, 2) == []
+        assert await task_events.list_after(connection, first.id, 2, 2) == whole[2:4]
+        assert await task_events.list_after(connection, first.id, 5, 2) == []
 
 
-async def test_page_goes_newest_first_by_status_and_cursor(box: Box):
-    made = [await _queue(box, box.alice, f"a{at}") for at in range(5)]
-    await _queue(box, box.bob, "b")
-    done = await _claim(box)
-    await _complete(box, done)
-    async with box.db.read() as connection:
-        alice = box.alice.user.id
+async def test_page_goes_newest_first_by_status_and_cursor(system: TaskSystem):
+    made = [await _queue(system, system.alice, f"a{at}") for at in range(5)]
+    await _queue(system, system.bob, "b")
+    done = await _claim(system)
+    await _complete(system, done)
+    async with system.db.read() as connection:
+        alice = system.alice.user.id
         ids = [made.id for made in made]
-        newest = await tasks.page(connection, alice, None, None, 2)
+        newest = await tasks.list_page(connection, alice, None, None, 2)
         assert [task.id for task in newest] == ids[:2:-1]
-        older = await tasks.page(connection, alice, None, newest[-1].id, 9)
+        older = await tasks.list_page(connection, alice, None, newest[-1].id, 9)
         assert [task.id for task in older] == ids[2::-1]
-        (completed,) = await tasks.page(connection, alice, TaskStatus.COMPLETED, None, 9)
+        (completed,) = await tasks.list_page(connection, alice, TaskStatus.COMPLETED, None, 9)
         assert (completed.id, completed.result) == (ids[0], ANSWER)
 
 
-async def test_depth_when_some_wait_and_some_run_then_counted(box: Box):
+async def test_depth_when_some_wait_and_some_run_then_counted(system: TaskSystem):
     for at in range(3):
-        await _queue(box, box.alice, f"a{at}", NOW + at)
-    await _claim(box)
-    async with box.db.read() as connection:
-        assert await task_queue.depth(connection) == task_queue.QueueDepth(2, 1, NOW + 1)
-        assert await task_queue.queue_length(connection) == 2
+        await _queue(system, system.alice, f"a{at}", NOW + at)
+    await _claim(system)
+    async with system.db.read() as connection:
+        assert await task_queue.get_depth(connection) == task_queue.QueueDepth(2, 1, NOW + 1)
+        assert await task_queue.count_queued(connection) == 2
 
 
 @pytest.mark.parametrize("analyzed", [False, True])
-async def test_hot_queries_when_explained_then_none_walks_a_table(box: Box, analyzed: bool):
+async def test_hot_queries_when_explained_then_none_scans_a_table(
+    system: TaskSystem, analyzed: bool
+):
     """What the scheduler, lists and streams do must not grow with what is stored."""
-    async with box.db.write() as tx:
+    async with system.db.write() as tx:
         await tx.execute(
             """
             INSERT INTO tasks (public_id, user_id, status, priority, created_at, updated_at,
@@ -297,19 +309,19 @@ async def test_hot_queries_when_explained_then_none_walks_a_table(box: Box, anal
             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
             SELECT 'old' || i, :user, 'cancelled', 1, 1, 1, 1, '', '{}', '{}' FROM n
             """,
-            {"user": box.alice.user.id},
+            {"user": system.alice.user.id},
         )
         if analyzed:
             await tx.scalar("ANALYZE")
-    async with box.db.read() as connection:
+    async with system.db.read() as connection:
         for sql in (
-            task_queue.NEXT,
-            task_queue.DEPTH,
-            task_queue.LENGTH,
-            task_queue.LEFT_RUNNING,
-            tasks.PAGE,
-            tasks.PAGE_OF_STATUS,
-            task_events.AFTER,
+            task_queue.SELECT_NEXT,
+            task_queue.SELECT_DEPTH,
+            task_queue.COUNT_QUEUED,
+            task_queue.SELECT_RUNNING,
+            tasks.SELECT_PAGE,
+            tasks.SELECT_PAGE_BY_STATUS,
+            task_events.SELECT_AFTER,
         ):
             plan = await _plan(connection, sql)
             assert not [step for step in plan if step.startswith("SCAN task")], plan

@@ -1,3 +1,5 @@
+"""The task store after crashes: no accepted task is lost, none ends twice."""
+
 import asyncio
 import random
 import sys
@@ -7,8 +9,8 @@ from msgspec import Struct
 
 from appliance.domain.tasks import TaskStatus
 from appliance.store.sqlite.database import Connection
-from tests.support.crash_box import work
-from tests.support.task_box import Box, open_box, settings, until
+from tests.support.crash_process import work
+from tests.support.task_system import TaskSystem, open_task_system, settings, until
 
 ROUNDS = 6
 
@@ -21,9 +23,9 @@ class _Count(Struct):
     last: int
 
 
-async def _live_and_die(path: Path, prefix: str) -> set[str]:
-    """Run a box, kill it at a random moment; returns what it said it had accepted."""
-    argv = [sys.executable, "-m", "tests.support.crash_box", str(path), prefix]
+async def _run_and_kill(path: Path, prefix: str) -> set[str]:
+    """Run a server and kill it at a random moment; returns the ids it reported as accepted."""
+    argv = [sys.executable, "-m", "tests.support.crash_process", str(path), prefix]
     child = await asyncio.create_subprocess_exec(
         *argv, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
@@ -31,10 +33,10 @@ async def _live_and_die(path: Path, prefix: str) -> set[str]:
     assert await child.stderr.readline() == b"ready\n"
     await asyncio.sleep(random.uniform(0.01, 0.4))
     child.kill()
-    said = await child.stderr.read()
+    output = await child.stderr.read()
     await child.wait()
-    # A line cut off by the end was not said.
-    return set(said.decode().split("\n")[:-1])
+    # An incomplete last line was not reported.
+    return set(output.decode().split("\n")[:-1])
 
 
 async def _counts(connection: Connection) -> list[_Count]:
@@ -48,22 +50,22 @@ async def _counts(connection: Connection) -> list[_Count]:
     )
 
 
-async def _all_ended(box: Box) -> bool:
-    stats = await box.service.queue()
+async def _all_ended(system: TaskSystem) -> bool:
+    stats = await system.service.get_queue_stats()
     return stats.queued == stats.running == 0
 
 
-async def test_box_when_killed_again_and_again_then_nothing_is_lost_or_ended_twice(tmp_path: Path):
-    path = tmp_path / "box.db"
+async def test_server_when_killed_repeatedly_then_nothing_is_lost_or_ended_twice(tmp_path: Path):
+    path = tmp_path / "appliance.db"
     accepted: set[str] = set()
     for number in range(ROUNDS):
-        accepted |= await _live_and_die(path, f"round{number}")
+        accepted |= await _run_and_kill(path, f"round{number}")
     assert accepted
-    async with open_box(path, work, settings(workers=3, max_attempts=1000)) as box:
-        await until(lambda: _all_ended(box), within_s=60)
-        async with box.db.read() as connection:
+    async with open_task_system(path, work, settings(workers=3, max_attempts=1000)) as system:
+        await until(lambda: _all_ended(system), within_s=60)
+        async with system.db.read() as connection:
             counts = await _counts(connection)
-        assert await box.db.integrity_check() == []
+        assert await system.db.integrity_check() == []
     assert accepted <= {count.public_id for count in counts}
     assert {count.status for count in counts} == {TaskStatus.COMPLETED}
     assert {count.ends for count in counts} == {1}

@@ -32,7 +32,7 @@ from tests.support.gateway_parts import (
     read_all,
     user,
 )
-from tests.support.task_box import until
+from tests.support.task_system import until
 
 INFO = ModelInfo("m", "far", ModelState.READY, context_tokens=1000)
 ROUTE = Route("far", "m", INFO)
@@ -43,7 +43,7 @@ NOW = 86400.0 * 20_000 + 5000.0
 
 @pytest.fixture
 async def db(tmp_path: Path) -> AsyncGenerator[Database, None]:
-    database = await Database.open(tmp_path / "box.db")
+    database = await Database.open(tmp_path / "appliance.db")
     yield database
     await database.close()
 
@@ -56,7 +56,7 @@ async def opened(db: Database, now: float = NOW) -> StoredUsageRecorder:
 
 async def stored(db: Database, user_id: int = 1) -> list[UsageRecord]:
     async with db.read() as connection:
-        return await usage_records.of_user(connection, user_id, 0.0, 1000)
+        return await usage_records.list_for_user(connection, user_id, 0.0, 1000)
 
 
 async def test_record_when_settled_then_stored_with_its_cost(db: Database) -> None:

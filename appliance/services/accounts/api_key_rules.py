@@ -40,7 +40,7 @@ def build_new_key(
 async def insert_key(tx: Transaction, new: NewKey) -> ApiKey:
     """Insert a key; returns it without its secret."""
     row = await get_existing(tx, await api_keys.insert(tx, new))
-    return row.as_key(new.created_at)
+    return row.to_api_key(new.created_at)
 
 
 def require_active(status: KeyStatus) -> None:

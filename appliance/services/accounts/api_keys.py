@@ -72,11 +72,11 @@ class ApiKeys:
 
     async def list_for_user(self, user_id: int) -> list[ApiKey]:
         async with self._db.read() as connection:
-            return self._with_usage(await api_keys.of_user(connection, user_id))
+            return self._with_usage(await api_keys.list_for_user(connection, user_id))
 
     async def list_all(self) -> list[ApiKey]:
         async with self._db.read() as connection:
-            return self._with_usage(await api_keys.all_keys(connection))
+            return self._with_usage(await api_keys.list_all(connection))
 
     async def stats(self, principal: Principal) -> KeyStats:
         keys = await self.list_own(principal)
@@ -119,7 +119,7 @@ class ApiKeys:
 
     async def _get_by_public_id(self, public_id: str) -> KeyRow:
         async with self._db.read() as connection:
-            row = await api_keys.by_public_id(connection, public_id)
+            row = await api_keys.get_by_public_id(connection, public_id)
         if row is None:
             raise NotFound(UNKNOWN_KEY)
         return row
@@ -127,7 +127,7 @@ class ApiKeys:
     async def _load_principal(self, digest: str, now: float) -> Principal:
         generation = self._cache.generation
         async with self._db.read() as connection:
-            row = await api_keys.by_hash(connection, digest)
+            row = await api_keys.get_by_hash(connection, digest)
             user = await users.get(connection, row.user_id) if row else None
         if row is None or user is None:
             raise InvalidToken("this API key is not valid")
@@ -140,5 +140,5 @@ class ApiKeys:
 
     def _with_usage(self, rows: Sequence[KeyRow]) -> list[ApiKey]:
         now = self._clock()
-        counted = ((row.as_key(now), *self._usage.totals(row)) for row in rows)
+        counted = ((row.to_api_key(now), *self._usage.totals(row)) for row in rows)
         return [replace(key, use_count=uses, last_used_at=last) for key, uses, last in counted]

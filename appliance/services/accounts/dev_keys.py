@@ -77,7 +77,9 @@ def is_loopback(address: str) -> bool:
 
 
 async def _dev_user(tx: Transaction, now: float) -> User:
-    user = await users.by_public_id(tx, DEV_USER_ID) or await users.insert(tx, _new_dev_user(now))
+    user = await users.get_by_public_id(tx, DEV_USER_ID) or await users.insert(
+        tx, _new_dev_user(now)
+    )
     if user is None:
         raise Conflict(f"the username {DEV_USERNAME!r} belongs to another account; {_REMEDY}")
     if user.disabled:

@@ -50,7 +50,7 @@ class PasswordLogin:
 
     async def _find_credentials(self, identifier: str) -> Credentials | None:
         async with self._db.read() as connection:
-            return await users.credentials(connection, identifier)
+            return await users.get_credentials(connection, identifier)
 
     async def _verify(self, credentials: Credentials | None, password: str) -> bool:
         # No account can have this password: skip the hashing, whether the user exists or not.

@@ -44,7 +44,7 @@ class AccountMaintenance:
         now = self._clock()
         async with self._db.write() as tx:
             await refresh_tokens.delete_expired(tx, now)
-            await api_keys.delete_dead(tx, now - _KEY_RETENTION_S)
+            await api_keys.delete_ended(tx, now - _KEY_RETENTION_S)
 
     async def _run(self) -> None:
         elapsed_s = 0.0

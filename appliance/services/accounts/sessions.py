@@ -52,7 +52,7 @@ class Sessions:
         with self._cache.invalidate_after(checked.id):
             async with self._db.write() as tx:
                 user = await users.get(tx, checked.id)
-                if user is None or await users.credentials(tx, identifier) != checked:
+                if user is None or await users.get_credentials(tx, identifier) != checked:
                     raise InvalidCredentials(
                         "the account was changed during the login; log in again"
                     )
@@ -107,13 +107,13 @@ class Sessions:
             at=now,
             expires_at=now + self._refresh_lifetime_s,
         )
-        await refresh_tokens.delete_oldest(tx, user.id, keep=SESSIONS_PER_USER)
+        await refresh_tokens.delete_oldest_sessions(tx, user.id, keep=SESSIONS_PER_USER)
         return public_id, await self._issue_refresh_token(tx, session_id, now)
 
     async def _require_usable(
         self, tx: Transaction, digest: str, now: float
     ) -> tuple[RefreshRow, User]:
-        row = await refresh_tokens.find(tx, digest)
+        row = await refresh_tokens.get(tx, digest)
         user = await users.get(tx, row.user_id) if row else None
         if row is None or user is None or user.disabled:
             raise InvalidToken(_INVALID)
@@ -125,7 +125,7 @@ class Sessions:
 
     async def _exchange(self, tx: Transaction, row: RefreshRow, now: float) -> str | None:
         """The next refresh token; None, and the session revoked, if this one was used before."""
-        if await refresh_tokens.use(tx, row.id, now):
+        if await refresh_tokens.mark_used(tx, row.id, now):
             return await self._issue_refresh_token(tx, row.session_id, now)
         await refresh_tokens.revoke_session(tx, row.session_public_id, row.user_id, now)
         return None
@@ -143,7 +143,7 @@ class Sessions:
 
     async def _find_token(self, digest: str) -> RefreshRow:
         async with self._db.read() as connection:
-            row = await refresh_tokens.find(connection, digest)
+            row = await refresh_tokens.get(connection, digest)
         if row is None:
             raise InvalidToken(_INVALID)
         return row
@@ -164,7 +164,7 @@ class Sessions:
     async def _load_principal(self, digest: str, claims: AccessClaims, now: float) -> Principal:
         generation = self._cache.generation
         async with self._db.read() as connection:
-            session = await refresh_tokens.session(connection, claims.sid)
+            session = await refresh_tokens.get_session(connection, claims.sid)
             user = await users.get(connection, session.user_id) if session else None
         if session is None or user is None or session.revoked_at is not None or user.disabled:
             raise InvalidToken(_ENDED)

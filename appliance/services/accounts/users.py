@@ -58,12 +58,12 @@ class UserAccounts:
     async def list_all(self) -> list[User]:
         """All users, by username."""
         async with self._db.read() as connection:
-            return await users.all_users(connection)
+            return await users.list_all(connection)
 
     async def get(self, name: str) -> User:
         identifier = validation.canonicalize(name)
         async with self._db.read() as connection:
-            credentials = await users.credentials(connection, identifier)
+            credentials = await users.get_credentials(connection, identifier)
             user = await users.get(connection, credentials.id) if credentials else None
         if user is None:
             raise NotFound(f"no user {identifier[:100]!r}")
@@ -86,7 +86,7 @@ class UserAccounts:
         with self._cache.invalidate_after(user.id):
             async with self._db.write() as tx:
                 await users.set_password_hash(tx, user.id, password_hash, now)
-                await refresh_tokens.revoke_all(tx, user.id, now)
+                await refresh_tokens.revoke_sessions(tx, user.id, now)
         return user
 
     async def set_disabled(self, name: str, disabled: bool) -> User:
@@ -100,7 +100,7 @@ class UserAccounts:
             async with self._db.write() as tx:
                 await users.set_disabled(tx, user.id, disabled, now)
                 if disabled:
-                    await refresh_tokens.revoke_all(tx, user.id, now)
+                    await refresh_tokens.revoke_sessions(tx, user.id, now)
         return await self.get(user.username)
 
     async def set_plan(self, name: str, plan: str) -> User:
@@ -119,6 +119,6 @@ class UserAccounts:
 
 
 async def _conflict(tx: Transaction, new: NewUser) -> Conflict:
-    if await users.by_username(tx, new.username):
+    if await users.get_by_username(tx, new.username):
         return Conflict(f"the username {new.username!r} is taken", details={"field": "username"})
     return Conflict(f"the email {new.email!r} is taken", details={"field": "email"})

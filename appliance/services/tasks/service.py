@@ -100,7 +100,7 @@ class TaskService:
             raise InvalidInput.at("limit", f"must be 1 to {MAX_PAGE_SIZE}")
         before = _decode_cursor(cursor) if cursor is not None else None
         async with self._db.read() as connection:
-            rows = await tasks.page(connection, principal.user.id, status, before, limit + 1)
+            rows = await tasks.list_page(connection, principal.user.id, status, before, limit + 1)
         return _build_page(rows, limit)
 
     async def cancel(self, principal: Principal, public_id: str) -> Task:
@@ -137,7 +137,7 @@ class TaskService:
 
     async def _find_repeated(self, tx: Transaction, new: tasks.NewTask) -> Task | None:
         task = await tasks.find(tx, new.public_id, new.user_id)
-        if task and await tasks.request_hash(tx, task.id) != new.request_hash:
+        if task and await tasks.get_request_hash(tx, task.id) != new.request_hash:
             raise Conflict(
                 f"the task {new.public_id!r} exists with a different request; "
                 "choose another task_id",
@@ -154,10 +154,10 @@ class TaskService:
 
     async def _require_queue_space(self, tx: Transaction, user_id: int) -> None:
         limits = self._settings.scheduler
-        waiting = await task_queue.queue_length(tx)
+        waiting = await task_queue.count_queued(tx)
         if waiting >= limits.queue_limit:
             raise self._queue_full("the task queue is full", waiting, limits.queue_limit)
-        own = await task_queue.queue_length_of(tx, user_id)
+        own = await task_queue.count_queued_for_user(tx, user_id)
         if own >= limits.queue_limit_per_user:
             raise self._queue_full(
                 "your part of the task queue is full", own, limits.queue_limit_per_user
@@ -176,7 +176,7 @@ class TaskService:
         async with self._db.read() as connection:
             task = await tasks.find(connection, public_id, principal.user.id)
             if not task and principal.user.role is Role.ADMIN:
-                task = await tasks.find_anyones(connection, public_id)
+                task = await tasks.find_for_any_user(connection, public_id)
         if not task:
             raise NotFound("no such task", details={"task_id": public_id})
         return task

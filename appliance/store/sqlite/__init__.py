@@ -1,1 +1,10 @@
-"""Embedded SQLite: connection, transactions, lock file, migrations, rows as Structs."""
+"""SQLite in WAL mode, for one server process.
+
+database.py    Database: one writer, several readers
+connection.py  Connection and Transaction: queries with named parameters
+rows.py        converts rows to Structs
+prepare.py     creates, locks and migrates the file at the start
+lock.py        DatabaseLock: one server per database
+migrate.py     applies the migrations
+failures.py    translates SQLite's errors
+"""

@@ -1,4 +1,4 @@
-"""Queries on one connection, and the same inside a transaction."""
+"""Queries on one connection, and statements inside a transaction."""
 
 import sqlite3
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
@@ -18,8 +18,8 @@ class Connection:
 
     A Struct's bool is stored as 0 or 1, a nested Struct, tuple or dict as JSON text
     (see rows.to_json). Each statement sees one state of the database. Raises
-    Unavailable or StoreError for trouble with the disk, sqlite3.IntegrityError for a
-    broken constraint.
+    Unavailable or StoreError for disk errors and locks, sqlite3.IntegrityError for a
+    violated constraint.
     """
 
     def __init__(self, raw: aiosqlite.Connection) -> None:
@@ -33,7 +33,7 @@ class Connection:
         return to_row(row_type, rows[0]) if rows else None
 
     async def all(self, row_type: type[RowT], sql: str, params: Params | None = None) -> list[RowT]:
-        """Every row; the SQL bounds how many."""
+        """All rows; the SQL limits their number."""
         return [to_row(row_type, row) for row in await self._rows(sql, params)]
 
     async def scalar(self, sql: str, params: Params | None = None) -> Any:
@@ -46,41 +46,42 @@ class Connection:
         return [row[0] for row in await self._rows(sql, params)]
 
     async def _rows(self, sql: str, params: Params | None) -> list[sqlite3.Row]:
-        rows: Iterable[sqlite3.Row] = await checked(self._raw.execute_fetchall(sql, params or {}))
+        rows: Iterable[sqlite3.Row] = await translate_errors(
+            self._raw.execute_fetchall(sql, params or {})
+        )
         return list(rows)
 
 
 class Transaction(Connection):
-    """A Connection that may also write, until its `async with` ends."""
+    """A Connection that can also write, inside `async with Database.write()`."""
 
     async def execute(self, sql: str, params: Params | None = None) -> int:
-        """Run a statement that changes rows; returns how many it changed."""
-        cursor = await checked(self._raw.execute(sql, params or {}))
+        """Run a statement that changes rows; returns the number of changed rows."""
+        cursor = await translate_errors(self._raw.execute(sql, params or {}))
         return cursor.rowcount
 
     async def execute_each(self, sql: str, rows: Sequence[Params]) -> None:
-        """Run a statement that changes rows once for each of these parameters."""
-        await checked(self._raw.executemany(sql, rows))
+        """Run a statement once for each set of parameters."""
+        await translate_errors(self._raw.executemany(sql, rows))
 
     async def begin(self) -> None:
         await self.execute("BEGIN IMMEDIATE")
 
     async def commit(self) -> None:
-        # Not the connection's own commit(): that one is silent where SQLite has
-        # already rolled back.
+        # Not the driver's commit(): it succeeds silently after SQLite has rolled back.
         await self.execute("COMMIT")
 
     async def rollback(self) -> None:
-        """Undo what is open, if anything is."""
-        await checked(self._raw.rollback())
+        """Roll back the open transaction, if there is one."""
+        await translate_errors(self._raw.rollback())
 
 
-async def checked(work: Awaitable[T]) -> T:
-    """The result of `work`, with SQLite's errors in the product's terms."""
+async def translate_errors(work: Awaitable[T]) -> T:
+    """The result of `work`; raises SQLite's errors as errors of the appliance."""
     try:
         return await work
     except sqlite3.Error as error:
-        meaning = failures.at_runtime(error)
-        if meaning is error:
+        translated = failures.translate_runtime_error(error)
+        if translated is error:
             raise
-        raise meaning from error
+        raise translated from error

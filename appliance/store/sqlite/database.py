@@ -1,4 +1,4 @@
-"""The box's SQLite database: one writer, several readers, every commit on disk."""
+"""The SQLite database: one writer, several readers, every commit synced to disk."""
 
 import asyncio
 import sqlite3
@@ -17,13 +17,13 @@ from appliance.store.sqlite.prepare import BUSY_TIMEOUT_S, prepare
 
 __all__ = ["Connection", "Database", "Transaction"]
 
-WAIT_S = 10.0
-_BUSY = "the box's database is busy; try again in a moment"
-_CLOSED = "the box's database is closed: the box is shutting down"
+TIMEOUT_S = 10.0
+_BUSY = "the server's database is busy; retry in a moment"
+_CLOSED = "the server is shutting down; its database is closed"
 
 
 class Database:
-    """An open database. Made by `open`, ended by `close`; belongs to one event loop."""
+    """An open database, created by `open`. Use it in one event loop only."""
 
     def __init__(
         self,
@@ -32,11 +32,11 @@ class Database:
         lock: DatabaseLock | None,
     ) -> None:
         self._writer = writer
-        self._turn = asyncio.Lock()
+        self._writer_lock = asyncio.Lock()
         self._readers = readers
-        self._idle: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
+        self._idle_readers: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
         for reader in readers:
-            self._idle.put_nowait(reader)
+            self._idle_readers.put_nowait(reader)
         self._lock = lock
         self._closed = False
 
@@ -51,15 +51,15 @@ class Database:
     ) -> "Database":
         """Open the database at `path`, creating and migrating it as needed.
 
-        `exclusive` keeps a second box off the same file; without it a command may
-        work beside a running box. `migrations` replaces the program's own. Raises
-        StoreError, which says what is wrong with the file and what to do.
+        `exclusive` prevents a second server on the same file; commands open it without, to
+        work beside a running server. `migrations` replaces the program's own. Raises
+        StoreError with the cause and the remedy.
         """
         opening = asyncio.ensure_future(cls._open(path, readers, exclusive, migrations))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            await run_to_completion(_close_late(opening))
+            await run_to_completion(_close_after_opening(opening))
             raise
 
     @classmethod
@@ -71,25 +71,25 @@ class Database:
         try:
             for mode in ("OFF", *["ON"] * readers):
                 connections.append(await _connect(path))
-                await _set_up(connections[-1], query_only=mode)
+                await _configure(connections[-1], query_only=mode)
         except BaseException as error:
             for connection in connections:
                 await connection.close()
             if lock:
                 lock.release()
             if isinstance(error, sqlite3.Error):
-                raise failures.at_open(error, path) from error
+                raise failures.translate_open_error(error, path) from error
             raise
         return cls(connections[0], connections[1:], lock)
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[Transaction, None]:
-        """The one transaction that may write: committed at the end, undone by any exception.
+        """A write transaction: committed at the end, rolled back on any exception.
 
-        Cancellation undoes it too. Does not nest. Raises Unavailable if its turn does
-        not come within WAIT_S, or if the disk refuses.
+        Only one runs at a time; it must not be nested. Cancellation rolls back, too. Raises
+        Unavailable if the writer is not free within TIMEOUT_S, or for a disk error.
         """
-        await self._take_turn()
+        await self._acquire_writer()
         transaction = Transaction(self._writer)
         try:
             await transaction.begin()
@@ -99,58 +99,59 @@ class Database:
             await run_to_completion(transaction.rollback())
             raise
         finally:
-            self._turn.release()
+            self._writer_lock.release()
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[Connection, None]:
-        """A connection to read what is committed; each statement sees its own state.
+        """A read-only connection; each statement sees the latest committed state.
 
-        Raises Unavailable if none is free within WAIT_S.
+        Raises Unavailable if none is free within TIMEOUT_S.
         """
         self._require_open()
         try:
-            async with asyncio.timeout(WAIT_S):
-                reader = await self._idle.get()
+            async with asyncio.timeout(TIMEOUT_S):
+                reader = await self._idle_readers.get()
         except TimeoutError:
             raise Unavailable(_BUSY, retry_after=1.0) from None
         try:
             yield Connection(reader)
         finally:
-            self._idle.put_nowait(reader)
+            self._idle_readers.put_nowait(reader)
 
     async def integrity_check(self) -> list[str]:
-        """What SQLite finds wrong with the file and its references; empty if nothing is."""
+        """The problems that SQLite finds in the file and its foreign keys; empty if none."""
         async with self.read() as connection:
             damage = await connection.column("PRAGMA integrity_check")
             orphans = await connection.column("PRAGMA foreign_key_check")
-        found = [str(line) for line in damage if line != "ok"]
-        return found + [f"a row of {table} refers to nothing" for table in sorted(set(orphans))]
+        problems = [str(line) for line in damage if line != "ok"]
+        problems += [f"{table}: a foreign key has no parent row" for table in sorted(set(orphans))]
+        return problems
 
     async def close(self) -> None:
-        """Let the running transaction end, then close. A second call does nothing."""
+        """Wait for the running transaction, then close. A second call does nothing."""
         if not self._closed:
             await run_to_completion(self._close())
 
     async def _close(self) -> None:
         try:
-            await self._take_turn()
+            await self._acquire_writer()
         finally:
             self._closed = True
             for connection in (*self._readers, self._writer):
                 await connection.close()
             if self._lock:
                 self._lock.release()
-        self._turn.release()
+        self._writer_lock.release()
 
-    async def _take_turn(self) -> None:
+    async def _acquire_writer(self) -> None:
         self._require_open()
         try:
-            async with asyncio.timeout(WAIT_S):
-                await self._turn.acquire()
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._writer_lock.acquire()
         except TimeoutError:
             raise Unavailable(_BUSY, retry_after=1.0) from None
         if self._closed:
-            self._turn.release()
+            self._writer_lock.release()
             raise Unavailable(_CLOSED)
 
     def _require_open(self) -> None:
@@ -162,15 +163,15 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     return await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
 
 
-async def _set_up(connection: aiosqlite.Connection, query_only: str) -> None:
+async def _configure(connection: aiosqlite.Connection, query_only: str) -> None:
     connection.row_factory = aiosqlite.Row
     await connection.execute_fetchall("PRAGMA foreign_keys = ON")
     await connection.execute_fetchall("PRAGMA synchronous = FULL")
     await connection.execute_fetchall(f"PRAGMA query_only = {query_only}")
 
 
-async def _close_late(opening: "asyncio.Future[Database]") -> None:
-    """Close what was opened for a caller that no longer waits for it."""
+async def _close_after_opening(opening: "asyncio.Future[Database]") -> None:
+    """Close a database whose caller was cancelled while it was being opened."""
     await asyncio.wait({opening})
     if not opening.cancelled() and not opening.exception():
         await opening.result().close()

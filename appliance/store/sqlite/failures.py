@@ -1,4 +1,4 @@
-"""What SQLite's errors mean to whoever runs the box."""
+"""Translates SQLite's errors to errors with a cause and a remedy."""
 
 import sqlite3
 from pathlib import Path
@@ -7,17 +7,20 @@ from appliance.errors import ApplianceError, StoreError, Unavailable
 
 _RETRY_S = 1.0
 _RUNTIME: dict[int, tuple[type[ApplianceError], str]] = {
-    sqlite3.SQLITE_FULL: (Unavailable, "the box's disk is full: nothing can be stored now"),
-    sqlite3.SQLITE_IOERR: (Unavailable, "the box's disk reports an error: nothing can be stored"),
+    sqlite3.SQLITE_FULL: (Unavailable, "the server's disk is full; nothing can be stored"),
+    sqlite3.SQLITE_IOERR: (
+        Unavailable,
+        "the server's disk reports an error; nothing can be stored",
+    ),
     sqlite3.SQLITE_READONLY: (
         Unavailable,
-        "the box's database is read-only: nothing can be stored",
+        "the server's database is read-only; nothing can be stored",
     ),
-    sqlite3.SQLITE_CANTOPEN: (Unavailable, "the box's database can't be opened"),
-    sqlite3.SQLITE_BUSY: (Unavailable, "the box's database is busy; try again in a moment"),
-    sqlite3.SQLITE_LOCKED: (Unavailable, "the box's database is busy; try again in a moment"),
-    sqlite3.SQLITE_CORRUPT: (StoreError, "the box's database is damaged; restore a backup"),
-    sqlite3.SQLITE_NOTADB: (StoreError, "the box's database is damaged; restore a backup"),
+    sqlite3.SQLITE_CANTOPEN: (Unavailable, "the server's database can't be opened"),
+    sqlite3.SQLITE_BUSY: (Unavailable, "the server's database is busy; retry in a moment"),
+    sqlite3.SQLITE_LOCKED: (Unavailable, "the server's database is busy; retry in a moment"),
+    sqlite3.SQLITE_CORRUPT: (StoreError, "the server's database is damaged; restore a backup"),
+    sqlite3.SQLITE_NOTADB: (StoreError, "the server's database is damaged; restore a backup"),
 }
 _AT_OPEN: dict[int, str] = {
     sqlite3.SQLITE_FULL: "the disk is full; free some space",
@@ -33,20 +36,20 @@ _AT_OPEN: dict[int, str] = {
 }
 
 
-def at_runtime(error: sqlite3.Error) -> Exception:
-    """The error to raise for one of SQLite's while the box runs.
+def translate_runtime_error(error: sqlite3.Error) -> Exception:
+    """The error to raise for an SQLite error at run time.
 
-    What no disk or lock explains (a broken constraint, wrong SQL) stays as it is.
+    Errors that are not about the disk or a lock (constraints, SQL) are returned unchanged.
     """
     kind, message = _RUNTIME.get(_primary_code(error), (None, ""))
     return kind(message, retry_after=_RETRY_S) if kind else error
 
 
-def at_open(error: sqlite3.Error, path: Path) -> StoreError:
-    """The error to raise when the database at `path` can't be opened or brought up to date."""
+def translate_open_error(error: sqlite3.Error, path: Path) -> StoreError:
+    """The error to raise if the database at `path` can't be opened or migrated."""
     return StoreError(f"the database {path}: {_AT_OPEN.get(_primary_code(error), error)}")
 
 
 def _primary_code(error: sqlite3.Error) -> int:
-    # Errors that Python's own module raises carry no code.
+    # Errors raised by Python's sqlite3 module itself have no code.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF

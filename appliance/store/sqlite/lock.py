@@ -1,4 +1,4 @@
-"""One running box per database: a lock file beside it, released by the kernel at any death."""
+"""A lock file beside the database: one server per database; released by the kernel at exit."""
 
 import fcntl
 import os
@@ -8,14 +8,14 @@ from appliance.errors import StoreError
 
 
 class DatabaseLock:
-    """Held from `acquire` to `release`. The file says which process holds it."""
+    """An exclusive flock from `acquire` to `release`. The file holds the owner's process id."""
 
     def __init__(self, database: Path) -> None:
         self._path = database.with_name(database.name + ".lock")
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock at once or raise StoreError, which names the process that has it."""
+        """Take the lock without waiting. Raises StoreError, which names the owning process."""
         descriptor = self._open()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,7 +37,7 @@ class DatabaseLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give the lock back. The file stays: without it two processes could lock two files."""
+        """Release the lock. The file stays: with a new file two processes could hold a lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

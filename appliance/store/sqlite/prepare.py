@@ -1,4 +1,4 @@
-"""Makes a database file ready to be used: locked, in WAL mode, at this program's schema."""
+"""Prepares a database file: lock, WAL mode, migrations."""
 
 import os
 import sqlite3
@@ -10,18 +10,18 @@ from pathlib import Path
 from appliance.errors import StoreError
 from appliance.store.sqlite import failures
 from appliance.store.sqlite.lock import DatabaseLock
-from appliance.store.sqlite.migrate import known_migrations, migrate, pending
+from appliance.store.sqlite.migrate import list_pending, load_migrations, migrate
 
 BUSY_TIMEOUT_S = 5.0
-_OLDEST_SQLITE = (3, 35, 0)
+_MIN_SQLITE = (3, 35, 0)
 _RETRY_S = 0.05
 
 
 def prepare(path: Path, exclusive: bool, migrations: Path | None) -> DatabaseLock | None:
-    """Create or update the database; blocks. Returns the lock, held, where `exclusive`.
+    """Create or migrate the database; blocks. Returns the acquired lock if `exclusive`.
 
-    Without `exclusive`, the lock is taken only where something has to be done to the
-    file, never beside a running box. Raises StoreError.
+    Without `exclusive`, the lock is taken only to create or migrate the file, and released
+    afterwards. Raises StoreError.
     """
     _require_sqlite()
     if exclusive:
@@ -32,10 +32,10 @@ def prepare(path: Path, exclusive: bool, migrations: Path | None) -> DatabaseLoc
 
 
 def _require_sqlite() -> None:
-    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-        needed = ".".join(str(part) for part in _OLDEST_SQLITE)
+    if sqlite3.sqlite_version_info < _MIN_SQLITE:
+        needed = ".".join(str(part) for part in _MIN_SQLITE)
         raise StoreError(
-            f"this Python's SQLite is {sqlite3.sqlite_version}, {needed} or later is needed; "
+            f"this Python has SQLite {sqlite3.sqlite_version}; {needed} or later is required; "
             "use a newer Python"
         )
 
@@ -44,7 +44,7 @@ def _prepare_locked(path: Path, migrations: Path | None) -> DatabaseLock:
     lock = DatabaseLock(path)
     lock.acquire()
     try:
-        _update(path, migrations)
+        _migrate_file(path, migrations)
     except BaseException:
         lock.release()
         raise
@@ -52,7 +52,7 @@ def _prepare_locked(path: Path, migrations: Path | None) -> DatabaseLock:
 
 
 def _prepare_when_free(path: Path, migrations: Path | None) -> None:
-    """Wait for a process that is just starting; it may do the work meanwhile."""
+    """Migrate, or wait while a starting server holds the lock and does so."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
@@ -69,26 +69,26 @@ def _prepare_when_free(path: Path, migrations: Path | None) -> None:
 def _is_ready(path: Path, migrations: Path | None) -> bool:
     if not path.exists():
         return False
-    with _connected(path) as connection:
+    with _open_connection(path) as connection:
         (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-        return mode == "wal" and not pending(connection, known_migrations(migrations))
+        return mode == "wal" and not list_pending(connection, load_migrations(migrations))
 
 
-def _update(path: Path, migrations: Path | None) -> None:
+def _migrate_file(path: Path, migrations: Path | None) -> None:
     _create_private(path)
-    with _connected(path) as connection:
+    with _open_connection(path) as connection:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise StoreError(
-                f"the file system of {path} can't hold the database (journal mode {mode}); "
+                f"the file system of {path} does not support WAL (journal mode {mode}); "
                 "put the data directory on a local disk"
             )
         connection.execute("PRAGMA synchronous = FULL")
-        migrate(connection, known_migrations(migrations))
+        migrate(connection, load_migrations(migrations))
 
 
 def _create_private(path: Path) -> None:
-    """Create the file for its owner only; SQLite gives its side files the same mode."""
+    """Create the file with mode 0600; SQLite gives its WAL files the same mode."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
@@ -99,10 +99,10 @@ def _create_private(path: Path) -> None:
 
 
 @contextmanager
-def _connected(path: Path) -> Generator[sqlite3.Connection]:
+def _open_connection(path: Path) -> Generator[sqlite3.Connection]:
     try:
         connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
         with closing(connection):
             yield connection
     except sqlite3.Error as error:
-        raise failures.at_open(error, path) from error
+        raise failures.translate_open_error(error, path) from error

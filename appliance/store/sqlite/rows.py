@@ -1,4 +1,4 @@
-"""Rows of the database as msgspec Structs, by column name."""
+"""Converts rows of the database to msgspec Structs, by column name."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -6,31 +6,32 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
-from msgspec import inspect as shapes
+from msgspec import inspect as types
 
 RowT = TypeVar("RowT", bound=Struct)
 
 _SCALARS = (
-    shapes.IntType,
-    shapes.FloatType,
-    shapes.StrType,
-    shapes.BytesType,
-    shapes.NoneType,
-    shapes.EnumType,
-    shapes.LiteralType,
-    shapes.AnyType,
+    types.BoolType,
+    types.IntType,
+    types.FloatType,
+    types.StrType,
+    types.BytesType,
+    types.NoneType,
+    types.EnumType,
+    types.LiteralType,
+    types.AnyType,
 )
 
 
 class _Columns(Struct, frozen=True):
-    """The columns that need help on their way into a Struct."""
+    """The columns that need conversion: 0/1 to bool, JSON text to nested values."""
 
     booleans: tuple[str, ...]
     documents: tuple[str, ...]
 
 
 def to_row(row_type: type[RowT], row: Any) -> RowT:
-    """A Struct from a row: 0/1 becomes bool, the text of a nested field is read as JSON."""
+    """The Struct of a row: 0/1 becomes bool, the text of a nested field is parsed as JSON."""
     columns = _columns(row_type)
     values: dict[str, Any] = dict(row)
     for name in columns.booleans:
@@ -43,29 +44,29 @@ def to_row(row_type: type[RowT], row: Any) -> RowT:
 
 
 def to_json(value: Any) -> str:
-    """The text that a nested field of a Struct is stored as."""
+    """The JSON text in which a nested field of a Struct is stored."""
     return msgspec.json.encode(value).decode()
 
 
 @cache
 def _columns(row_type: type[Struct]) -> _Columns:
-    info = cast("shapes.StructType", shapes.type_info(row_type))
-    kinds = [(field.encode_name, _arms(field.type)) for field in info.fields]
+    info = cast("types.StructType", types.type_info(row_type))
+    members = {field.encode_name: _union_members(field.type) for field in info.fields}
+    booleans = [name for name, kinds in members.items() if _any_is(kinds, types.BoolType)]
+    scalars = [name for name, kinds in members.items() if _all_are(kinds, _SCALARS)]
     return _Columns(
-        booleans=tuple(name for name, arms in kinds if _any(arms, (shapes.BoolType,))),
-        documents=tuple(
-            name for name, arms in kinds if not _all(arms, (*_SCALARS, shapes.BoolType))
-        ),
+        booleans=tuple(booleans),
+        documents=tuple(name for name in members if name not in scalars),
     )
 
 
-def _arms(shape: shapes.Type) -> Sequence[shapes.Type]:
-    return shape.types if isinstance(shape, shapes.UnionType) else (shape,)
+def _union_members(kind: types.Type) -> Sequence[types.Type]:
+    return kind.types if isinstance(kind, types.UnionType) else (kind,)
 
 
-def _any(arms: Sequence[shapes.Type], kinds: tuple[type[shapes.Type], ...]) -> bool:
-    return any(isinstance(arm, kinds) for arm in arms)
+def _any_is(kinds: Sequence[types.Type], expected: type[types.Type]) -> bool:
+    return any(isinstance(kind, expected) for kind in kinds)
 
 
-def _all(arms: Sequence[shapes.Type], kinds: tuple[type[shapes.Type], ...]) -> bool:
-    return all(isinstance(arm, kinds) for arm in arms)
+def _all_are(kinds: Sequence[types.Type], expected: tuple[type[types.Type], ...]) -> bool:
+    return all(isinstance(kind, expected) for kind in kinds)

@@ -1,1 +1,12 @@
-"""One module per table, SQL inline; named after the table."""
+"""One module per table; functions take a Connection or a Transaction.
+
+users.py           users and their password hashes
+api_keys.py        API keys
+refresh_tokens.py  sessions and refresh tokens
+tasks.py           requests and results of tasks
+task_queue.py      selection of the next task, changes of status
+task_events.py     the journal of each task
+models.py          registered models
+model_probes.py    measurements of loaded models
+usage_records.py   tokens and cost of completions
+"""

@@ -16,7 +16,7 @@ _SELECT = """
 
 
 class NewKey(Struct, frozen=True):
-    """`parent_id` is the key that asks for this one, if it was a key."""
+    """The values of a new key. `parent_id` is the key that created it, if a key did."""
 
     public_id: str
     user_id: int
@@ -46,14 +46,14 @@ class KeyRow(Struct, frozen=True):
     user_disabled: bool
 
     def status(self, now: float) -> KeyStatus:
-        """What has ended for good goes before what can come back."""
+        """Final states (revoked, expired) take precedence over INACTIVE, which can change back."""
         if self.revoked_at is not None:
             return KeyStatus.REVOKED
         if self.expires_at is not None and self.expires_at <= now:
             return KeyStatus.EXPIRED
         return KeyStatus.INACTIVE if self.user_disabled else KeyStatus.ACTIVE
 
-    def as_key(self, now: float) -> ApiKey:
+    def to_api_key(self, now: float) -> ApiKey:
         return ApiKey(
             id=self.id,
             public_id=self.public_id,
@@ -70,7 +70,7 @@ class KeyRow(Struct, frozen=True):
 
 
 class KeyUse(Struct, frozen=True):
-    """How often a key was used since the last count, and when last."""
+    """Uses of a key since the last `add_uses`, and the time of the last one."""
 
     key_id: int
     count: int
@@ -106,25 +106,25 @@ async def get(connection: Connection, key_id: int) -> KeyRow | None:
     return await connection.one(KeyRow, f"{_SELECT} WHERE k.id = :id", {"id": key_id})
 
 
-async def by_hash(connection: Connection, key_hash: str) -> KeyRow | None:
+async def get_by_hash(connection: Connection, key_hash: str) -> KeyRow | None:
     return await connection.one(KeyRow, f"{_SELECT} WHERE k.key_hash = :hash", {"hash": key_hash})
 
 
-async def by_public_id(connection: Connection, public_id: str) -> KeyRow | None:
+async def get_by_public_id(connection: Connection, public_id: str) -> KeyRow | None:
     return await connection.one(
         KeyRow, f"{_SELECT} WHERE k.public_id = :public_id", {"public_id": public_id}
     )
 
 
-async def of_user(connection: Connection, user_id: int) -> list[KeyRow]:
+async def list_for_user(connection: Connection, user_id: int) -> list[KeyRow]:
     """All keys of a user, newest first."""
     return await connection.all(
         KeyRow, f"{_SELECT} WHERE k.user_id = :user_id ORDER BY k.id DESC", {"user_id": user_id}
     )
 
 
-async def all_keys(connection: Connection) -> list[KeyRow]:
-    """All keys of everybody, newest first."""
+async def list_all(connection: Connection) -> list[KeyRow]:
+    """The keys of all users, newest first."""
     return await connection.all(KeyRow, f"{_SELECT} ORDER BY k.id DESC")
 
 
@@ -142,7 +142,7 @@ async def count_usable(connection: Connection, user_id: int, at: float) -> int:
 
 
 async def revoke(tx: Transaction, key_id: int, at: float) -> None:
-    """Revoke a key and every key that was made with it, and with those, and so on."""
+    """Revoke a key and every key created with it, recursively."""
     await tx.execute(
         """
         WITH RECURSIVE family (id) AS (
@@ -157,8 +157,8 @@ async def revoke(tx: Transaction, key_id: int, at: float) -> None:
     )
 
 
-async def delete_dead(tx: Transaction, before: float) -> int:
-    """Forget keys that were revoked or expired before a time; returns how many went."""
+async def delete_ended(tx: Transaction, before: float) -> int:
+    """Delete keys that were revoked or expired before a time; returns how many."""
     return await tx.execute(
         "DELETE FROM api_keys WHERE revoked_at < :before OR expires_at < :before",
         {"before": before},
@@ -166,7 +166,7 @@ async def delete_dead(tx: Transaction, before: float) -> int:
 
 
 async def delete_unusable(tx: Transaction, user_id: int, at: float) -> None:
-    """Forget a user's keys that are revoked or expired."""
+    """Delete a user's revoked and expired keys."""
     await tx.execute(
         """
         DELETE FROM api_keys WHERE user_id = :user_id
@@ -177,7 +177,7 @@ async def delete_unusable(tx: Transaction, user_id: int, at: float) -> None:
 
 
 async def delete_oldest(tx: Transaction, user_id: int, keep: int) -> None:
-    """Forget all but a user's `keep` newest keys."""
+    """Delete all but the `keep` newest keys of a user."""
     await tx.execute(
         """
         DELETE FROM api_keys WHERE user_id = :user_id AND id NOT IN (
@@ -189,7 +189,7 @@ async def delete_oldest(tx: Transaction, user_id: int, keep: int) -> None:
 
 
 async def add_uses(tx: Transaction, uses: Sequence[KeyUse]) -> None:
-    """Count uses that happened since the last call."""
+    """Add uses to the keys' counts."""
     for use in uses:
         await tx.execute(
             """

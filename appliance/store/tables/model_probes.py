@@ -1,4 +1,4 @@
-"""The table `model_probes`: what loading a model on this machine measured, one row per model."""
+"""The table `model_probes`: measurements of a model's last load, one row per model."""
 
 from msgspec import structs
 
@@ -20,8 +20,8 @@ async def get(connection: Connection, alias: str) -> ModelProbe | None:
     )
 
 
-async def keep(tx: Transaction, alias: str, probe: ModelProbe) -> None:
-    """Put it in place of the last one; nothing happens where there is no such model."""
+async def store(tx: Transaction, alias: str, probe: ModelProbe) -> None:
+    """Replace the measurements of a model; does nothing if the model does not exist."""
     await tx.execute(
         """
         INSERT INTO model_probes

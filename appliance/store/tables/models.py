@@ -1,4 +1,4 @@
-"""The table `models`: the GGUF files registered on this box."""
+"""The table `models`: the registered GGUF files."""
 
 from msgspec import Struct, structs
 
@@ -12,10 +12,10 @@ _SELECT = """
 """
 
 
-class StoredModel(Struct, frozen=True):
-    """A row: `path` is a name in the box's models folder unless `in_place`.
+class ModelRow(Struct, frozen=True):
+    """`path` is relative to the models folder, or absolute if `in_place`.
 
-    `checked_mtime_ns` is the modification time of the file that has this SHA-256.
+    `checked_mtime_ns` is the modification time of the file when its SHA-256 was verified.
     """
 
     alias: str
@@ -36,21 +36,21 @@ class StoredModel(Struct, frozen=True):
     checked_mtime_ns: int
 
 
-async def all_models(connection: Connection) -> list[StoredModel]:
+async def list_all(connection: Connection) -> list[ModelRow]:
     """Every model, the default first, then by alias."""
-    return await connection.all(StoredModel, f"{_SELECT} ORDER BY is_default DESC, alias")
+    return await connection.all(ModelRow, f"{_SELECT} ORDER BY is_default DESC, alias")
 
 
-async def get(connection: Connection, alias: str) -> StoredModel | None:
-    return await connection.one(StoredModel, f"{_SELECT} WHERE alias = :alias", {"alias": alias})
+async def get(connection: Connection, alias: str) -> ModelRow | None:
+    return await connection.one(ModelRow, f"{_SELECT} WHERE alias = :alias", {"alias": alias})
 
 
-async def default(connection: Connection) -> StoredModel | None:
-    return await connection.one(StoredModel, f"{_SELECT} WHERE is_default = 1")
+async def get_default(connection: Connection) -> ModelRow | None:
+    return await connection.one(ModelRow, f"{_SELECT} WHERE is_default = 1")
 
 
-async def insert(tx: Transaction, model: StoredModel) -> bool:
-    """Whether it was added: not if the alias is taken. It is not the default yet."""
+async def insert(tx: Transaction, model: ModelRow) -> bool:
+    """Insert a model, not as the default; False if the alias is taken."""
     row = structs.asdict(model)
     row |= {name: int(row[name]) for name in ("in_place", "embeds", "fills_in")}
     changed = await tx.execute(
@@ -74,13 +74,13 @@ async def delete(tx: Transaction, alias: str) -> None:
 
 
 async def set_default(tx: Transaction, alias: str) -> None:
-    """Make this one the default, and only this one."""
+    """Make this model the only default."""
     await tx.execute("UPDATE models SET is_default = 0 WHERE is_default = 1")
     await tx.execute("UPDATE models SET is_default = 1 WHERE alias = :alias", {"alias": alias})
 
 
 async def elect_default(tx: Transaction) -> str | None:
-    """Where there is no default, make the oldest model the default; its alias."""
+    """Make the oldest model the default if there is none; returns the default's alias."""
     await tx.execute(
         """
         UPDATE models SET is_default = 1
@@ -91,8 +91,8 @@ async def elect_default(tx: Transaction) -> str | None:
     return await tx.scalar("SELECT alias FROM models WHERE is_default = 1")
 
 
-async def set_checked(tx: Transaction, model: StoredModel) -> None:
-    """Keep what a check of the file found: its time, and what its header says."""
+async def update_checked(tx: Transaction, model: ModelRow) -> None:
+    """Store the results of an integrity check: modification time and header values."""
     await tx.execute(
         """
         UPDATE models

@@ -1,7 +1,4 @@
-"""The tables `sessions` and `refresh_tokens`: a login, and the tokens that keep it alive.
-
-A session is the family of its refresh tokens. Only hashes of tokens are stored.
-"""
+"""The tables `sessions` and `refresh_tokens`. Only hashes of tokens are stored."""
 
 from msgspec import Struct
 
@@ -45,7 +42,7 @@ async def open_session(
     return int(session_id)
 
 
-async def session(connection: Connection, public_id: str) -> SessionRow | None:
+async def get_session(connection: Connection, public_id: str) -> SessionRow | None:
     return await connection.one(
         SessionRow,
         """
@@ -59,7 +56,7 @@ async def session(connection: Connection, public_id: str) -> SessionRow | None:
 async def add(
     tx: Transaction, *, session_id: int, token_hash: str, at: float, expires_at: float
 ) -> None:
-    """Store a fresh token and let its session live as long as it does."""
+    """Store a new token and extend its session to the token's expiry."""
     params = {"session_id": session_id, "hash": token_hash, "at": at, "expires_at": expires_at}
     await tx.execute(
         """
@@ -74,7 +71,7 @@ async def add(
     )
 
 
-async def find(connection: Connection, token_hash: str) -> RefreshRow | None:
+async def get(connection: Connection, token_hash: str) -> RefreshRow | None:
     return await connection.one(
         RefreshRow,
         """
@@ -89,8 +86,8 @@ async def find(connection: Connection, token_hash: str) -> RefreshRow | None:
     )
 
 
-async def use(tx: Transaction, token_id: int, at: float) -> bool:
-    """Mark a token as used; False if it was already."""
+async def mark_used(tx: Transaction, token_id: int, at: float) -> bool:
+    """Mark a token as used; False if it already was."""
     changed = await tx.execute(
         "UPDATE refresh_tokens SET used_at = :at WHERE id = :id AND used_at IS NULL",
         {"id": token_id, "at": at},
@@ -99,7 +96,7 @@ async def use(tx: Transaction, token_id: int, at: float) -> bool:
 
 
 async def revoke_session(tx: Transaction, public_id: str, user_id: int, at: float) -> None:
-    """End a session of this user; one that has ended already stays as it was."""
+    """Revoke a session of this user; does nothing if it is already revoked."""
     await tx.execute(
         """
         UPDATE sessions SET revoked_at = :at
@@ -109,15 +106,16 @@ async def revoke_session(tx: Transaction, public_id: str, user_id: int, at: floa
     )
 
 
-async def revoke_all(tx: Transaction, user_id: int, at: float) -> None:
+async def revoke_sessions(tx: Transaction, user_id: int, at: float) -> None:
+    """Revoke all sessions of a user."""
     await tx.execute(
         "UPDATE sessions SET revoked_at = :at WHERE user_id = :user_id AND revoked_at IS NULL",
         {"user_id": user_id, "at": at},
     )
 
 
-async def delete_oldest(tx: Transaction, user_id: int, keep: int) -> int:
-    """Forget all but the user's `keep` newest sessions; returns how many went."""
+async def delete_oldest_sessions(tx: Transaction, user_id: int, keep: int) -> int:
+    """Delete all but the `keep` newest sessions of a user; returns how many."""
     return await tx.execute(
         """
         DELETE FROM sessions WHERE user_id = :user_id AND id NOT IN (
@@ -129,9 +127,9 @@ async def delete_oldest(tx: Transaction, user_id: int, keep: int) -> int:
 
 
 async def delete_expired(tx: Transaction, before: float) -> int:
-    """Forget sessions and used tokens that ended before a time; returns how many rows went.
+    """Delete sessions and used tokens that expired before a time; returns how many rows.
 
-    A token that has expired can't be exchanged any more, so its second use tells nothing.
+    Used tokens are kept until they expire, to detect their reuse.
     """
     sessions = await tx.execute(
         "DELETE FROM sessions WHERE expires_at < :before", {"before": before}

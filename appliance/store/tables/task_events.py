@@ -1,4 +1,4 @@
-"""The table `task_events`: the journal of each task, numbered from 1 without a gap."""
+"""The table `task_events`: the journal of each task, numbered from 1 without gaps."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from appliance.store.sqlite.rows import to_json
 async def append(
     tx: Transaction, task_id: int, kind: EventKind, data: Mapping[str, Any], now: float
 ) -> TaskEvent:
-    """Write the next line; the same transaction has changed or just read the task's status."""
+    """Append an event, in the transaction that changed or read the task's status."""
     text = to_json(data)
     seq = await tx.scalar(
         """
@@ -30,7 +30,7 @@ async def append(
 async def append_step(
     tx: Transaction, task: Task, kind: EventKind, data: Mapping[str, Any], now: float
 ) -> TaskEvent | None:
-    """Write the next line of a running attempt; None if that attempt no longer runs."""
+    """Append an event of a running attempt; None if that attempt is no longer running."""
     text = to_json(data)
     seq = await tx.scalar(
         """
@@ -45,13 +45,15 @@ async def append_step(
     return None if seq is None else _event(task.id, seq, now, kind, text)
 
 
-async def after(connection: Connection, task_id: int, seq: int, limit: int) -> list[TaskEvent]:
-    """Up to `limit` lines of the journal that follow `seq`, in order."""
-    return await connection.all(TaskEvent, AFTER, {"task_id": task_id, "seq": seq, "limit": limit})
+async def list_after(connection: Connection, task_id: int, seq: int, limit: int) -> list[TaskEvent]:
+    """Up to `limit` events after `seq`, in order."""
+    return await connection.all(
+        TaskEvent, SELECT_AFTER, {"task_id": task_id, "seq": seq, "limit": limit}
+    )
 
 
-async def whole(connection: Connection, task_id: int) -> list[TaskEvent]:
-    """The journal of one task, in order."""
+async def list_all(connection: Connection, task_id: int) -> list[TaskEvent]:
+    """All events of a task, in order."""
     return await connection.all(
         TaskEvent,
         "SELECT task_id, seq, at, kind, data FROM task_events WHERE task_id = :id ORDER BY seq",
@@ -59,22 +61,22 @@ async def whole(connection: Connection, task_id: int) -> list[TaskEvent]:
     )
 
 
-def reader(db: Database) -> Callable[[int, int, int], Awaitable[list[TaskEvent]]]:
-    """`after` on a connection of its own: what an event bus reads with."""
+def create_reader(db: Database) -> Callable[[int, int, int], Awaitable[list[TaskEvent]]]:
+    """`list_after` on a connection of its own, for the event bus."""
 
     async def read(task_id: int, seq: int, limit: int) -> list[TaskEvent]:
         async with db.read() as connection:
-            return await after(connection, task_id, seq, limit)
+            return await list_after(connection, task_id, seq, limit)
 
     return read
 
 
 def _event(task_id: int, seq: int, now: float, kind: EventKind, text: str) -> TaskEvent:
-    # From the text that was stored: a follower sees the same live as from the journal.
+    # Decode the stored text, so that followers get the same data live and from the journal.
     return TaskEvent(task_id, seq, now, kind, msgspec.json.decode(text))
 
 
-AFTER = """
+SELECT_AFTER = """
 SELECT task_id, seq, at, kind, data FROM task_events
 WHERE task_id = :task_id AND seq > :seq ORDER BY seq LIMIT :limit
 """

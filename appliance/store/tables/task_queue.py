@@ -1,7 +1,7 @@
-"""The queue in the table `tasks`: who is next, and every change of a task's status.
+"""The queue in the table `tasks`: selection of the next task, and every change of status.
 
-Each change is conditional on the status (and the attempt) that it starts from, and
-returns whether it happened: of two that race, one finds the other's.
+Each change is conditional on the expected status (and attempt) and returns whether it was
+made: of two concurrent changes only one succeeds.
 """
 
 from msgspec import Struct
@@ -13,7 +13,7 @@ from appliance.store.tables import tasks
 
 
 class QueueDepth(Struct, frozen=True):
-    """`oldest_at` is when the oldest queued task was accepted."""
+    """`oldest_at` is when the oldest queued task was accepted (epoch seconds)."""
 
     queued: int
     running: int
@@ -21,10 +21,10 @@ class QueueDepth(Struct, frozen=True):
 
 
 class InterruptedTask(Struct, frozen=True):
-    """A task that says running.
+    """A task whose status is running although no process works on it.
 
-    `interruptions` is how often in a row a dying box left it so before; `progressed`
-    says that the attempt now interrupted had done a step that the next one need not do.
+    `interruptions` counts earlier consecutive interruptions by a crash. `progressed`: the
+    interrupted attempt recorded a step that the next attempt can skip.
     """
 
     id: int
@@ -41,15 +41,16 @@ class _Next(Struct, frozen=True):
 
 
 async def claim(tx: Transaction, now: float, ageing_s: float, timeout_s: float) -> Task | None:
-    """Start the task whose turn it is: it is running when this returns.
+    """Select the next task and set it to running; None if the queue is empty.
 
-    First the lowest class, where each `ageing_s` of waiting lifts by one class what is
-    not interactive; then the user with the fewest running tasks; then the user
-    served longest ago; then the oldest. A task waits since it was accepted or since
-    its user last had one of its priority started, so that a long queue of one user's
-    does not rise as a whole above the others'. `timeout_s` bounds every attempt.
+    The order is: priority class, raised by one for each `ageing_s` of waiting (only
+    interactive tasks are in the highest class from the start); the user with the fewest
+    running tasks; the user served longest ago; the oldest task. Waiting counts from the
+    acceptance of the task, or from the last start of a task of the same user and priority
+    if that is later, so that a long queue of one user does not age as a whole above the
+    others. `timeout_s` bounds every attempt.
     """
-    chosen = await tx.one(_Next, NEXT, {"now": now, "ageing_s": ageing_s})
+    chosen = await tx.one(_Next, SELECT_NEXT, {"now": now, "ageing_s": ageing_s})
     if chosen is None:
         return None
     allowed = min(chosen.timeout_s or timeout_s, timeout_s)
@@ -115,7 +116,7 @@ async def cancel(tx: Transaction, task_id: int, status: TaskStatus, now: float) 
 async def requeue(
     tx: Transaction, task_id: int, attempt: int, now: float, *, interruptions: int = 0
 ) -> bool:
-    """running → queued, with its old place. `interruptions`: how often in a row the box died."""
+    """running → queued, at its old place. `interruptions` counts consecutive crashes."""
     changed = await tx.execute(
         """
         UPDATE tasks
@@ -128,28 +129,28 @@ async def requeue(
     return changed == 1
 
 
-async def left_running(connection: Connection) -> list[InterruptedTask]:
-    """The tasks that say running."""
-    return await connection.all(InterruptedTask, LEFT_RUNNING)
+async def list_running(connection: Connection) -> list[InterruptedTask]:
+    """The tasks whose status is running."""
+    return await connection.all(InterruptedTask, SELECT_RUNNING)
 
 
-async def queue_length(connection: Connection) -> int:
-    """How many tasks wait."""
-    return int(await connection.scalar(LENGTH))
+async def count_queued(connection: Connection) -> int:
+    """The number of queued tasks."""
+    return int(await connection.scalar(COUNT_QUEUED))
 
 
-async def queue_length_of(connection: Connection, user_id: int) -> int:
-    """How many tasks of this user wait."""
-    return int(await connection.scalar(LENGTH_OF_USER, {"user_id": user_id}))
+async def count_queued_for_user(connection: Connection, user_id: int) -> int:
+    """The number of queued tasks of a user."""
+    return int(await connection.scalar(COUNT_QUEUED_FOR_USER, {"user_id": user_id}))
 
 
-async def depth(connection: Connection) -> QueueDepth:
-    """How much waits and runs; costs as much as the queue is long."""
-    found = await connection.one(QueueDepth, DEPTH)
-    return found or QueueDepth(0, 0, None)
+async def get_depth(connection: Connection) -> QueueDepth:
+    """The number of queued and running tasks; takes time linear in the queue's length."""
+    depth = await connection.one(QueueDepth, SELECT_DEPTH)
+    return depth or QueueDepth(0, 0, None)
 
 
-NEXT = """
+SELECT_NEXT = """
 SELECT task.id, task.user_id, task.priority, task.timeout_s
 FROM (
     SELECT user_id, priority, MIN(id) AS id
@@ -176,18 +177,18 @@ ORDER BY
     task.id
 LIMIT 1
 """
-DEPTH = """
+SELECT_DEPTH = """
 SELECT
     (SELECT COUNT(*) FROM tasks WHERE status = 'queued') AS queued,
     (SELECT COUNT(*) FROM tasks WHERE status = 'running') AS running,
     (SELECT created_at FROM tasks
      WHERE id = (SELECT MIN(id) FROM tasks WHERE status = 'queued')) AS oldest_at
 """
-LENGTH = "SELECT COUNT(*) FROM tasks WHERE status = 'queued'"
-LENGTH_OF_USER = """
+COUNT_QUEUED = "SELECT COUNT(*) FROM tasks WHERE status = 'queued'"
+COUNT_QUEUED_FOR_USER = """
 SELECT COUNT(*) FROM tasks WHERE status = 'queued' AND user_id = :user_id
 """
-LEFT_RUNNING = """
+SELECT_RUNNING = """
 SELECT id, attempt, interruptions,
     EXISTS (
         SELECT 1 FROM task_events AS step

@@ -1,4 +1,4 @@
-"""The table `tasks`: what was asked and what came of it. The queue's side is task_queue."""
+"""The table `tasks`: requests and results. Queue operations are in task_queue."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ PRIORITY_RANK = {Priority.INTERACTIVE: 0, Priority.NORMAL: 1, Priority.BATCH: 2}
 
 
 class NewTask(Struct, frozen=True):
-    """A task to put into the queue. `request_hash` tells equal requests of one name apart."""
+    """The values of a new task. `request_hash` identifies the request's content."""
 
     public_id: str
     user_id: int
@@ -22,7 +22,7 @@ class NewTask(Struct, frozen=True):
 
 
 class _Sources(Struct, frozen=True):
-    """The caller's files: a column of their own, since lists must not load them."""
+    """The caller's files, in a column of their own, so that lists do not load them."""
 
     files: tuple[SourceFile, ...] = ()
     tests: tuple[SourceFile, ...] = ()
@@ -31,7 +31,7 @@ class _Sources(Struct, frozen=True):
 class _StoredTask(Task, frozen=True):
     sources: _Sources = _Sources()
 
-    def whole(self) -> Task:
+    def to_task(self) -> Task:
         fields = {name: getattr(self, name) for name in Task.__struct_fields__}
         fields["request"] = msgspec.structs.replace(
             self.request, files=self.sources.files, tests=self.sources.tests
@@ -40,7 +40,7 @@ class _StoredTask(Task, frozen=True):
 
 
 async def insert(tx: Transaction, new: NewTask, now: float) -> Task:
-    """Put a task into the queue and return it."""
+    """Insert a queued task and return it."""
     task_id = await tx.scalar(
         """
         INSERT INTO tasks (public_id, user_id, priority, timeout_s, created_at, updated_at,
@@ -75,38 +75,38 @@ async def insert(tx: Transaction, new: NewTask, now: float) -> Task:
 async def get(connection: Connection, task_id: int) -> Task | None:
     """A task by its internal id."""
     row = await connection.one(_StoredTask, "SELECT * FROM tasks WHERE id = :id", {"id": task_id})
-    return row.whole() if row else None
+    return row.to_task() if row else None
 
 
 async def find(connection: Connection, public_id: str, user_id: int) -> Task | None:
-    """The user's task of that name."""
+    """The user's task with this public id."""
     row = await connection.one(
         _StoredTask,
         "SELECT * FROM tasks WHERE public_id = :public_id AND user_id = :user_id",
         {"public_id": public_id, "user_id": user_id},
     )
-    return row.whole() if row else None
+    return row.to_task() if row else None
 
 
-async def find_anyones(connection: Connection, public_id: str) -> Task | None:
-    """The first task of that name, whoever it belongs to."""
+async def find_for_any_user(connection: Connection, public_id: str) -> Task | None:
+    """The first task with this public id, of any user."""
     row = await connection.one(
         _StoredTask,
         "SELECT * FROM tasks WHERE public_id = :public_id ORDER BY user_id LIMIT 1",
         {"public_id": public_id},
     )
-    return row.whole() if row else None
+    return row.to_task() if row else None
 
 
-async def request_hash(connection: Connection, task_id: int) -> str:
-    """The hash of what was asked, to compare a repeated request with."""
-    found = await connection.scalar(
+async def get_request_hash(connection: Connection, task_id: int) -> str:
+    """The hash of the task's request, to compare a repeated one with."""
+    request_hash = await connection.scalar(
         "SELECT request_hash FROM tasks WHERE id = :id", {"id": task_id}
     )
-    return str(found)
+    return str(request_hash)
 
 
-async def page(
+async def list_page(
     connection: Connection,
     user_id: int,
     status: TaskStatus | None,
@@ -116,19 +116,19 @@ async def page(
     """The user's tasks below `before_id`, newest first, without the callers' files and tests."""
     return await connection.all(
         Task,
-        PAGE_OF_STATUS if status else PAGE,
+        SELECT_PAGE_BY_STATUS if status else SELECT_PAGE,
         {"user_id": user_id, "status": status, "before": before_id, "limit": limit},
     )
 
 
-PAGE = """
+SELECT_PAGE = """
 SELECT id, public_id, user_id, request, status, attempt, created_at, updated_at,
        started_at, finished_at, deadline_at, result, failure
 FROM tasks
 WHERE user_id = :user_id AND (:before IS NULL OR id < :before)
 ORDER BY id DESC LIMIT :limit
 """
-PAGE_OF_STATUS = """
+SELECT_PAGE_BY_STATUS = """
 SELECT id, public_id, user_id, request, status, attempt, created_at, updated_at,
        started_at, finished_at, deadline_at, result, failure
 FROM tasks

@@ -1,4 +1,4 @@
-"""The table `usage_records`: what completions used and cost, written in groups."""
+"""The table `usage_records`: tokens and cost of completions, written in batches."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ _SETTLED = (
     "status", "prompt_tokens", "completion_tokens", "cached_tokens", "exact", "cost", "seconds",
 )  # fmt: skip
 _UPDATES = ", ".join(f"{name} = excluded.{name}" for name in _SETTLED)
-# Only names of columns are put together here; values are parameters.
+# Only column names are interpolated; values are parameters.
 _STORE = f"""
     INSERT INTO usage_records ({", ".join(_COLUMNS)})
     VALUES ({", ".join(f":{name}" for name in _COLUMNS)})
@@ -20,8 +20,8 @@ _STORE = f"""
     """  # noqa: S608
 
 
-class Spent(Struct, frozen=True):
-    """What a model of a provider cost in a span of time."""
+class ModelCost(Struct, frozen=True):
+    """The cost of a model of a provider in a span of time."""
 
     provider: str
     model: str
@@ -29,29 +29,29 @@ class Spent(Struct, frozen=True):
 
 
 async def store(tx: Transaction, records: Sequence[UsageRecord]) -> None:
-    """Insert the records, or settle those that are there."""
+    """Insert the records, or settle those that exist."""
     await tx.execute_each(_STORE, [structs.asdict(record) for record in records])
 
 
-async def interrupt(tx: Transaction) -> int:
-    """Settle what an earlier run of the box left reserved; how many there were."""
+async def settle_interrupted(tx: Transaction) -> int:
+    """Settle reservations that a crash left open; returns how many."""
     return await tx.execute(
         "UPDATE usage_records SET status = 'interrupted', seconds = 0 WHERE status = 'reserved'"
     )
 
 
-async def last_id(connection: Connection) -> int:
-    """The highest id given so far, 0 if none."""
+async def get_last_id(connection: Connection) -> int:
+    """The highest id so far, 0 if there is none."""
     return await connection.scalar("SELECT max(id) FROM usage_records") or 0
 
 
-async def spent_since(connection: Connection, since: float) -> list[Spent]:
+async def sum_costs_since(connection: Connection, since: float) -> list[ModelCost]:
     """Cost by provider and model from `since` (epoch seconds) on.
 
-    What was interrupted counts with what was reserved: nobody knows how much it used.
+    An interrupted record counts with its reserved cost, since its usage is unknown.
     """
     return await connection.all(
-        Spent,
+        ModelCost,
         """
         SELECT provider, model,
                sum(coalesce(cost, CASE status WHEN 'interrupted' THEN reserved_cost END, 0)) AS cost
@@ -61,7 +61,7 @@ async def spent_since(connection: Connection, since: float) -> list[Spent]:
     )
 
 
-async def of_user(
+async def list_for_user(
     connection: Connection, user_id: int, since: float, limit: int
 ) -> list[UsageRecord]:
     """The user's records from `since` (epoch seconds) on, newest first."""

@@ -1,4 +1,4 @@
-"""The table `users`. Usernames and emails come here in their canonical form."""
+"""The table `users`. Usernames and emails are passed in canonical form."""
 
 from msgspec import Struct
 
@@ -9,7 +9,7 @@ _SELECT = "SELECT id, public_id, username, email, name, role, disabled, created_
 
 
 class NewUser(Struct, frozen=True):
-    """What an account is made of. `password_hash` None: nobody can log in to it."""
+    """The values of a new user. `password_hash` None: no login with a password."""
 
     public_id: str
     username: str
@@ -22,7 +22,7 @@ class NewUser(Struct, frozen=True):
 
 
 class Credentials(Struct, frozen=True):
-    """What a login is checked against."""
+    """What a login verifies."""
 
     id: int
     password_hash: str | None
@@ -57,19 +57,19 @@ async def get(connection: Connection, user_id: int) -> User | None:
     return await connection.one(User, f"{_SELECT} WHERE id = :id", {"id": user_id})
 
 
-async def by_public_id(connection: Connection, public_id: str) -> User | None:
+async def get_by_public_id(connection: Connection, public_id: str) -> User | None:
     return await connection.one(User, f"{_SELECT} WHERE public_id = :id", {"id": public_id})
 
 
-async def by_username(connection: Connection, username: str) -> User | None:
+async def get_by_username(connection: Connection, username: str) -> User | None:
     return await connection.one(
         User, f"{_SELECT} WHERE username = :username", {"username": username}
     )
 
 
-async def credentials(connection: Connection, identifier: str) -> Credentials | None:
-    """The login data of whoever has this username or this email."""
-    # No username holds an @ and every email does: at most one row answers.
+async def get_credentials(connection: Connection, identifier: str) -> Credentials | None:
+    """The credentials of the user with this username or email."""
+    # A username has no @ and an email has one: at most one row matches.
     return await connection.one(
         Credentials,
         """
@@ -80,8 +80,8 @@ async def credentials(connection: Connection, identifier: str) -> Credentials | 
     )
 
 
-async def all_users(connection: Connection) -> list[User]:
-    """Everybody, by username."""
+async def list_all(connection: Connection) -> list[User]:
+    """All users, by username."""
     return await connection.all(User, f"{_SELECT} ORDER BY username")
 
 
@@ -93,7 +93,7 @@ async def set_password_hash(tx: Transaction, user_id: int, password_hash: str, a
 
 
 async def renew_password_hash(tx: Transaction, user_id: int, old: str, new: str) -> None:
-    """Store a stronger hash of the same password, unless the password was changed meanwhile."""
+    """Store a new hash of the same password, unless the password has been changed."""
     await tx.execute(
         "UPDATE users SET password_hash = :new WHERE id = :id AND password_hash = :old",
         {"id": user_id, "old": old, "new": new},
