@@ -1,4 +1,4 @@
-"""A real agent for tests: PID 1 of its own namespaces, at the other end of a socket pair."""
+"""A real agent for tests: PID 1 in namespaces of its own, at the other end of a socket pair."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ class AgentProcess:
 
     @property
     def ends(self) -> tuple[int, int]:
-        """Two descriptors of the channel, which the taker closes."""
+        """Two descriptors of the channel, which the caller closes."""
         return os.dup(self.ours.fileno()), self.ours.detach()
 
     def kill(self) -> None:
@@ -51,7 +51,12 @@ class AgentProcess:
 
 
 def _command(python: Path, files: Path) -> list[str]:
-    words = [str(bwrap_binary.locate().program), "--unshare-all", "--as-pid-1", "--die-with-parent"]
+    words = [
+        str(bwrap_binary.locate_bwrap().program),
+        "--unshare-all",
+        "--as-pid-1",
+        "--die-with-parent",
+    ]
     words += ["--uid", "0", "--gid", "0", "--cap-add", "ALL", "--proc", "/proc", "--dev", "/dev"]
     for path in map(Path, _SYSTEM):
         if path.is_symlink():

@@ -20,15 +20,15 @@ RUNSC = "MONKEY_CODER_TEST_RUNSC"
 
 
 def runsc() -> Path:
-    """The program, from the environment or PATH; the test is skipped where there is none."""
-    found = os.environ.get(RUNSC) or shutil.which("runsc")
-    if not found:
-        pytest.skip(f"GVISOR IS NOT TESTED: there is no runsc; install it, or name it in {RUNSC}")
-    return Path(found)
+    """The program, from the environment or PATH; the test is skipped if there is none."""
+    path = os.environ.get(RUNSC) or shutil.which("runsc")
+    if not path:
+        pytest.skip(f"needs gvisor: there is no runsc; install it, or name it in {RUNSC}")
+    return Path(path)
 
 
-def names(folder: Path) -> set[str]:
-    """What is in it."""
+def entry_names(folder: Path) -> set[str]:
+    """Names of the entries of a folder."""
     return {path.name for path in folder.iterdir()}
 
 
@@ -41,15 +41,15 @@ def gvisor(
     data_dir: Path | None = None,
     rootfs: str = "",
 ) -> GVisor:
-    """A backend that is not probed yet; `rootfs` names a root file system in `data_dir`."""
+    """A backend before its probe; `rootfs` names a root file system in `data_dir`."""
     context = plugin_context(python, runtime_dir)
     settings = {"runsc": str(program), "rootfs": rootfs}
-    changed = structs.replace(context, settings=settings, data_dir=data_dir or context.data_dir)
-    return GVisor(changed, trial_s)
+    configured = structs.replace(context, settings=settings, data_dir=data_dir or context.data_dir)
+    return GVisor(configured, trial_s)
 
 
-async def _once(python: Path, runtime_dir: Path, program: Path, code: str) -> None:
-    """What an ordinary user's backend answers, as JSON: the status and one result."""
+async def _print_one_run(python: Path, runtime_dir: Path, program: Path, code: str) -> None:
+    """Print as JSON the status of an ordinary user's backend and the result of one run."""
     backend = gvisor(python, runtime_dir, program)
     try:
         status = await backend.probe()
@@ -63,4 +63,6 @@ async def _once(python: Path, runtime_dir: Path, program: Path, code: str) -> No
 
 
 if __name__ == "__main__":
-    asyncio.run(_once(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]))
+    asyncio.run(
+        _print_one_run(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+    )

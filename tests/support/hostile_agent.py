@@ -40,7 +40,7 @@ def _endless(first, again):
 ATTACKS = {
     "largest frame": lambda: _endless(_STARTED + FRAME_HEADER.pack(b"O", _LARGEST), _FULL),
     "unknown kind": lambda: _endless(_STARTED, _frame(b"Q", b"x")),
-    "words after the end": lambda: _endless(_STARTED + _EXITED + _frame(b"Z"), _frame(b"O", b"x")),
+    "frame after the end": lambda: _endless(_STARTED + _EXITED + _frame(b"Z"), _frame(b"O", b"x")),
     "largest report": lambda: _endless(
         _STARTED + _EXITED + _frame(b"R", FRAME_HEADER.pack(b"A", _LARGEST)), _frame(b"R", _FULL)),
     "endless starts": lambda: _endless(_STARTED, _STARTED * 1000),
@@ -50,7 +50,7 @@ ATTACKS = {
     "output in single bytes": lambda: _endless(_STARTED, _frame(b"E", b"x") * 10_000),
     "no end": lambda: [_STARTED + _EXITED],
     "end without a start": lambda: [_EXITED],
-    "no word": lambda: [],
+    "no frame": lambda: [],
     "gone": lambda: os._exit(0),
 }
 

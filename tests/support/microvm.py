@@ -1,4 +1,4 @@
-"""Real machines for tests: where QEMU and a kernel are, with KVM or without."""
+"""Real virtual machines for tests, with KVM or without: QEMU, a kernel, what is running."""
 
 import contextlib
 import os
@@ -13,8 +13,8 @@ from plugins.sandboxes.microvm import kernel
 KERNEL = os.environ.get("MONKEY_CODER_TEST_KERNEL", "")
 
 
-def lack() -> str:
-    """Why no machine can be tried here, and how to change that; "" where one can."""
+def missing_requirement() -> str:
+    """Why no machine can be started here and what to install; "" if one can."""
     if not any(
         Path(folder, "qemu-system-x86_64").exists() for folder in ("/usr/bin", "/usr/local/bin")
     ):
@@ -22,7 +22,7 @@ def lack() -> str:
             "qemu-system-x86_64 is missing: apt-get install --no-install-recommends qemu-system-x86"
         )
     try:
-        kernel.find(KERNEL)
+        kernel.find_kernel(KERNEL)
     except SandboxUnavailable as error:
         return (
             f"{error}; or set MONKEY_CODER_TEST_KERNEL to the vmlinuz of an unpacked kernel package"
@@ -43,9 +43,9 @@ def context(python: Path, data_dir: Path, runtime_dir: Path, **settings: Any) ->
     )
 
 
-def machines_of(pid: int) -> list[int]:
+def qemu_pids_below(pid: int) -> list[int]:
     """The process ids of the QEMUs below this process."""
-    found: list[int] = []
+    pids: list[int] = []
     todo = [pid]
     while todo:
         here = todo.pop()
@@ -54,19 +54,19 @@ def machines_of(pid: int) -> list[int]:
         if Path(f"/proc/{here}/comm").exists() and _read(Path(f"/proc/{here}/comm")).startswith(
             "qemu-system"
         ):
-            found.append(here)
-    return found
+            pids.append(here)
+    return pids
 
 
-def snapshots() -> list[int]:
-    """Descriptors of those that this process keeps, in unnamed files."""
-    found: list[int] = []
+def snapshot_fds() -> list[int]:
+    """Descriptors of the snapshots that this process keeps, which are unnamed files."""
+    fds: list[int] = []
     for path in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
             target = os.readlink(path)  # noqa: PTH115 - the name is not a path any more
             if "/microvm/#" in target and target.endswith(" (deleted)"):
-                found.append(int(path.name))
-    return found
+                fds.append(int(path.name))
+    return fds
 
 
 def _read(path: Path) -> str:

@@ -24,13 +24,13 @@ def ignore_progress(_step: str, _done: int, _total: int | None) -> None:
 
 
 def make_root(folder: Path, programs: Iterable[str] = ("sh", "cat", "ls", "id")) -> Path:
-    """A root with these programs and the libraries that the loader finds for them."""
+    """A root with these programs and the libraries that they need."""
     for name in ("bin", "etc", "lib", "usr/bin", "usr/share", "tmp"):
         (folder / name).mkdir(parents=True)
     for name in programs:
-        found = shutil.which(name, path="/bin:/usr/bin")
-        assert found, name
-        shutil.copy(Path(found).resolve(), folder / "bin" / name)
+        path = shutil.which(name, path="/bin:/usr/bin")
+        assert path, name
+        shutil.copy(Path(path).resolve(), folder / "bin" / name)
     copy_libraries((folder / "bin").iterdir(), folder)
     (folder / "etc" / "os-release").write_text("NAME=tiny\n")
     (folder / "usr" / "share" / "word").write_text("from the root\n")
@@ -40,7 +40,7 @@ def make_root(folder: Path, programs: Iterable[str] = ("sh", "cat", "ls", "id"))
 
 
 def copy_libraries(programs: Iterable[Path], folder: Path) -> None:
-    """What the programs are linked to, each under the name that it is looked for."""
+    """The libraries of the programs, each at the path where the loader looks for it."""
     command = ["ldd", *map(str, programs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     for name in set(_LIBRARY.findall(done.stdout)):
@@ -51,7 +51,7 @@ def copy_libraries(programs: Iterable[Path], folder: Path) -> None:
 
 
 def copy_libraries_of_python(python: Path, folder: Path) -> None:
-    """What the interpreter in the folder `python` and its extension modules are linked to."""
+    """The libraries of the interpreter in the folder `python` and its extension modules."""
     copy_libraries((python / "bin" / "python3", *python.rglob("*.so")), folder)
 
 
@@ -61,13 +61,13 @@ def open_store(data_dir: Path, limits: ArchiveLimits = LIMITS) -> RootfsStore:
 
 
 def remaining_names(data_dir: Path) -> set[str]:
-    """What lies in the folder of the roots."""
+    """Names in the folder of the root file systems."""
     home = data_dir / "sandbox-rootfs"
     return {path.name for path in home.iterdir()} - {".lock"} if home.is_dir() else set()
 
 
 def tar_of(root: Path, target: Path, change: Callable[[tarfile.TarFile], None]) -> Path:
-    """An archive of a good root, with what `change` appends; packed as its name says."""
+    """An archive of a valid root with what `change` appends, compressed as its name says."""
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as archive:
         archive.add(root, arcname=".")
@@ -77,7 +77,7 @@ def tar_of(root: Path, target: Path, change: Callable[[tarfile.TarFile], None]) 
 
 
 def packed(content: bytes, ending: str) -> bytes:
-    """Packed as fast as can be: the tests are not about that."""
+    """Compressed quickly, since the tests are not about that."""
     if ending == ".gz":
         return gzip.compress(content, compresslevel=1)
     if ending == ".xz":

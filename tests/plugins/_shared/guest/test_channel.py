@@ -32,25 +32,25 @@ from plugins._shared.guest.run import GuestRun
 from plugins._shared.stage import init
 from plugins._shared.stage.job import encode_job
 from tests.support.guest_agent import AgentProcess
-from tests.support.sandbox import open_descriptors, seen_on_the_host
+from tests.support.sandbox import count_descriptors, find_host_processes
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 
 _ISOLATION = Isolation("test", IsolationLevel.GVISOR, ())
-_PATIENT = Limits(wall_s=60.0, cpu_s=30.0, memory_bytes=1 << 30)
+_GENEROUS = Limits(wall_s=60.0, cpu_s=30.0, memory_bytes=1 << 30)
 
 
 class Watcher:
     """Implements appliance.spi.sandbox.RunWatcher."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.events: list[Any] = []
 
     def started(self) -> None:
-        self.told.append("started")
+        self.events.append("started")
 
     def output(self, stream: OutputStream, data: bytes) -> None:
-        self.told.append((stream, data))
+        self.events.append((stream, data))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def agent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def _python(code: str, **more: Any) -> RunRequest:
-    more.setdefault("limits", _PATIENT)
+    more.setdefault("limits", _GENEROUS)
     return RunRequest(("python", "-c", code), **more)
 
 
@@ -83,7 +83,7 @@ async def _play(agent: AgentProcess, request: RunRequest, watcher: Any = None) -
     run = GuestRun(agent, *agent.ends, request, watcher)
     await run.execute(_job(request))
     assert agent.process.returncode is not None
-    return build_result(run, _ISOLATION, lambda: SandboxUnavailable("never began"))
+    return build_result(run, _ISOLATION, lambda: SandboxUnavailable("never started"))
 
 
 async def test_run_with_files_input_and_artifacts_comes_back_whole(agent: AgentProcess):
@@ -107,8 +107,8 @@ async def test_run_with_files_input_and_artifacts_comes_back_whole(agent: AgentP
     assert outcome.stdout == b"hello " + b"you" * 50_000 + b"\n"
     assert outcome.stderr == b"e\n"
     assert outcome.artifacts == (SandboxFile("made.bin", bytes(range(256)) * 1024),)
-    assert watcher.told[0] == "started"
-    assert (OutputStream.STDERR, b"e\n") in watcher.told
+    assert watcher.events[0] == "started"
+    assert (OutputStream.STDERR, b"e\n") in watcher.events
 
 
 async def test_program_sees_no_channel_and_no_agent(agent: AgentProcess):
@@ -152,7 +152,7 @@ async def test_run_beyond_its_time_is_killed(agent: AgentProcess):
 
 
 async def test_cancelling_ends_the_guest(agent: AgentProcess):
-    before = open_descriptors()
+    before = count_descriptors()
     playing = asyncio.create_task(_play(agent, _python("import time; time.sleep(600)")))
     await asyncio.sleep(0.2)
 
@@ -161,7 +161,7 @@ async def test_cancelling_ends_the_guest(agent: AgentProcess):
     with pytest.raises(asyncio.CancelledError):
         await playing
     assert agent.process.returncode is not None
-    assert open_descriptors() < before  # the pair of the channel
+    assert count_descriptors() < before  # the pair of the channel
 
 
 async def test_file_that_can_not_be_written_is_the_callers_fault(agent: AgentProcess):
@@ -198,11 +198,11 @@ async def test_agent_ends_by_itself_when_the_service_is_gone(agent: AgentProcess
     agent.ours.close()
 
     await asyncio.to_thread(agent.process.wait, 30)
-    assert not seen_on_the_host(mark)
+    assert not find_host_processes(mark)
 
 
-class Silent:
-    """A guest whose agent the test plays; implements plugins._shared.guest.run.Guest."""
+class FakeGuest:
+    """A guest whose agent the test simulates; implements plugins._shared.guest.run.Guest."""
 
     def __init__(self) -> None:
         self.kills = 0
@@ -212,7 +212,7 @@ class Silent:
 
     def kill(self) -> None:
         self.kills += 1
-        with contextlib.suppress(OSError):  # cut already
+        with contextlib.suppress(OSError):  # closed already
             self.theirs.shutdown(socket.SHUT_RDWR)
 
     async def end(self) -> None:
@@ -226,69 +226,71 @@ def _frame(kind: bytes, payload: bytes = b"") -> bytes:
     return FRAME_HEADER.pack(kind, len(payload)) + payload
 
 
-def _said(kind: bytes, payload: bytes = b"") -> bytes:
-    """A frame of the stage's report, in one of the agent's."""
+def _report_frame(kind: bytes, payload: bytes = b"") -> bytes:
+    """A frame of the init process's report, inside one of the agent's."""
     return _frame(b"R", init.FRAME_HEADER.pack(kind, len(payload)) + payload)
 
 
-_STARTED = _said(b"S")
-_ENDED = _said(b"X", init.EXIT_PAYLOAD.pack(init.EXITED, 0, 1000, 10))
+_STARTED = _report_frame(b"S")
+_ENDED = _report_frame(b"X", init.EXIT_PAYLOAD.pack(init.EXITED, 0, 1000, 10))
 
-_NONSENSE = {
+_MALFORMED = {
     "noise": bytes(range(256)) * 20,
     "unknown kind": _STARTED + _frame(b"Q", b"x"),
     "empty frame": _STARTED + _frame(b"O"),
     "frame that is too long": _STARTED + FRAME_HEADER.pack(b"O", FRAME_BYTES + 1),
     "largest length": _STARTED + FRAME_HEADER.pack(b"R", 0xFFFFFFFF),
     "end with a content": _STARTED + _frame(b"Z", b"x"),
-    "words after the end": _STARTED + _ENDED + _frame(b"Z") + _frame(b"O", b"x"),
-    "unknown word of the stage": _STARTED + _said(b"?"),
+    "frame after the end": _STARTED + _ENDED + _frame(b"Z") + _frame(b"O", b"x"),
+    "unknown kind of report frame": _STARTED + _report_frame(b"?"),
     "two ends": _STARTED + _ENDED + _ENDED,
-    "end of the wrong size": _STARTED + _said(b"X", b"123"),
-    "artifact of nothing": _STARTED + _ENDED + _said(b"A", b""),
+    "end of the wrong size": _STARTED + _report_frame(b"X", b"123"),
+    "artifact of nothing": _STARTED + _ENDED + _report_frame(b"A", b""),
 }
 
 
-async def _hear(said: bytes, limits: Limits = _PATIENT) -> RunResult:
-    guest = Silent()
+async def _run_with_agent_output(output: bytes, limits: Limits = _GENEROUS) -> RunResult:
+    guest = FakeGuest()
     request = RunRequest(("sh",), limits=limits)
     run = GuestRun(guest, *guest.ends, request)
-    saying = asyncio.create_task(_say(guest.theirs, said))
+    sending = asyncio.create_task(_send_and_close(guest.theirs, output))
     await run.execute([b"job"])
-    await saying
+    await sending
     guest.theirs.close()
     assert guest.kills
-    return build_result(run, _ISOLATION, lambda: SandboxUnavailable("never began"))
+    return build_result(run, _ISOLATION, lambda: SandboxUnavailable("never started"))
 
 
-async def _say(channel: socket.socket, said: bytes) -> None:
+async def _send_and_close(channel: socket.socket, data: bytes) -> None:
     try:
-        await _say_on(channel, said)
+        await _send(channel, data)
         channel.shutdown(socket.SHUT_WR)
     except OSError:
-        return  # it was cut off in the middle of a word
+        return  # closed in the middle of a frame
 
 
-async def _say_on(channel: socket.socket, said: bytes) -> None:
+async def _send(channel: socket.socket, data: bytes) -> None:
     channel.setblocking(False)
-    await asyncio.get_running_loop().sock_sendall(channel, said)
+    await asyncio.get_running_loop().sock_sendall(channel, data)
 
 
-@pytest.mark.parametrize("said", _NONSENSE.values(), ids=_NONSENSE)
-async def test_nonsense_from_the_guest_ends_it_and_brings_nothing_out(said: bytes):
-    outcome = await _hear(said)
+@pytest.mark.parametrize("output", _MALFORMED.values(), ids=_MALFORMED)
+async def test_run_when_the_guest_sends_malformed_frames_then_ended_without_artifacts(
+    output: bytes,
+):
+    outcome = await _run_with_agent_output(output)
 
     assert not outcome.artifacts
     assert outcome.artifacts_refused == ("all artifacts: the sandbox sent a malformed report",)
 
 
 async def test_guest_that_ends_before_it_began_is_a_failure_of_the_sandbox():
-    with pytest.raises(SandboxUnavailable, match="never began"):
-        await _hear(b"")
+    with pytest.raises(SandboxUnavailable, match="never started"):
+        await _run_with_agent_output(b"")
 
 
 async def test_guest_that_vanishes_in_the_middle_was_killed():
-    outcome = await _hear(_STARTED + _frame(b"O", b"half"))
+    outcome = await _run_with_agent_output(_STARTED + _frame(b"O", b"half"))
 
     assert (outcome.reason, outcome.signal) == (EndReason.SIGNALLED, 9)
     assert outcome.stdout == b"half"
@@ -297,7 +299,7 @@ async def test_guest_that_vanishes_in_the_middle_was_killed():
 async def test_flood_of_tiny_frames_is_held_to_the_limit_of_output():
     limits = Limits(wall_s=60.0, output_kept_bytes=100, output_killed_bytes=10_000)
 
-    outcome = await _hear(_STARTED + _frame(b"E", b"x") * 20_000, limits)
+    outcome = await _run_with_agent_output(_STARTED + _frame(b"E", b"x") * 20_000, limits)
 
     assert outcome.reason is EndReason.OUTPUT
     assert len(outcome.stderr) < 200
@@ -307,7 +309,9 @@ async def test_names_from_the_guest_are_checked_anew():
     name = b"../../etc/passwd"
     artifact = (0).to_bytes(1, "big") + len(name).to_bytes(2, "big") + name + b"root"
 
-    outcome = await _hear(_STARTED + _ENDED + _said(b"A", artifact) + _frame(b"Z"))
+    outcome = await _run_with_agent_output(
+        _STARTED + _ENDED + _report_frame(b"A", artifact) + _frame(b"Z")
+    )
 
     assert outcome.exit_code == 0
     assert not outcome.artifacts
@@ -315,12 +319,12 @@ async def test_names_from_the_guest_are_checked_anew():
 
 
 async def test_processor_time_beyond_the_limit_by_the_hosts_account_ends_the_run():
-    guest = Silent()
+    guest = FakeGuest()
     guest.used_us = 500_000
     limits = Limits(wall_s=60.0, cpu_s=2.0)
     run = GuestRun(guest, *guest.ends, RunRequest(("sh",), limits=limits), enforce_cpu_limit=True)
     playing = asyncio.create_task(run.execute([b"job"]))
-    await _say_on(guest.theirs, _STARTED)
+    await _send(guest.theirs, _STARTED)
     while not run.report.started:
         await asyncio.sleep(0)
 
@@ -330,23 +334,23 @@ async def test_processor_time_beyond_the_limit_by_the_hosts_account_ends_the_run
     guest.used_us = 2_600_000
     await playing
 
-    outcome = build_result(run, _ISOLATION, lambda: SandboxUnavailable("never began"))
+    outcome = build_result(run, _ISOLATION, lambda: SandboxUnavailable("never started"))
     assert (outcome.reason, outcome.usage.cpu_s) == (EndReason.CPU_TIME, 2.1)
     guest.theirs.close()
 
 
 def test_frames_cut_anywhere_are_put_together():
-    said = _STARTED + _frame(b"O", b"abc") + _ENDED + _frame(b"Z")
-    taken: list[tuple[bytes, bytes]] = []
-    frames = FrameDecoder(lambda kind, data: taken.append((kind, data)))
+    data = _STARTED + _frame(b"O", b"abc") + _ENDED + _frame(b"Z")
+    frames_seen: list[tuple[bytes, bytes]] = []
+    frames = FrameDecoder(lambda kind, data: frames_seen.append((kind, data)))
 
-    for byte in said:
+    for byte in data:
         frames.feed(bytes([byte]))
 
     assert frames.ended
     assert not frames.malformed
-    assert (b"O", b"abc") in taken
-    assert len(taken) == 3
+    assert (b"O", b"abc") in frames_seen
+    assert len(frames_seen) == 3
 
 
 _WITHOUT_PIDFD = """
@@ -378,9 +382,9 @@ print("good")
 
 def test_handle_of_a_child_on_a_kernel_without_one_tells_its_end():
     folder = Path(init.__file__).parents[1] / "guest"
-    words = [sys.executable, "-I", "-c", _WITHOUT_PIDFD, str(folder)]
+    command = [sys.executable, "-I", "-c", _WITHOUT_PIDFD, str(folder)]
 
-    done = subprocess.run(words, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
 
     assert done.stdout == b"good\n", done.stderr
 

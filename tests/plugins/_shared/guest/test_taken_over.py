@@ -14,14 +14,14 @@ from appliance.errors import SandboxUnavailable
 from plugins._shared.guest.run import GuestRun
 from plugins.sandboxes.gvisor import bundle
 from plugins.sandboxes.gvisor.backend import GVisor
-from tests.support.gvisor import gvisor, names, runsc
+from tests.support.gvisor import entry_names, gvisor, runsc
 from tests.support.hostile_agent import hostile_files
-from tests.support.sandbox import GENEROUS, open_descriptors, run_python, seen_on_the_host
+from tests.support.sandbox import GENEROUS, count_descriptors, find_host_processes, run_python
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-_ROOM_KIB = 96 << 10
+_MAX_GROWTH_KIB = 96 << 10
 _SLEEP = RunRequest(("sleep", "600"), limits=GENEROUS)
 
 
@@ -33,7 +33,7 @@ async def runtime_dir() -> AsyncIterator[Path]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def backend(sandbox_python: Path, runtime_dir: Path) -> AsyncIterator[GVisor]:
-    """Its agents are honest until a job tells them to attack."""
+    """Its agents behave until a job names an attack."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle, "agent_files", hostile_files)
         started = gvisor(sandbox_python, runtime_dir, runsc())
@@ -41,23 +41,23 @@ async def backend(sandbox_python: Path, runtime_dir: Path) -> AsyncIterator[GVis
         assert status.available, status
     yield started
     await started.close()
-    assert not names(runtime_dir)
+    assert not entry_names(runtime_dir)
 
 
 async def _attack(backend: GVisor, name: str) -> RunResult:
-    """What came of it; the service keeps little of what it hears, and nothing is left."""
-    before = open_descriptors()
+    """The result; the server must keep little of what it receives, and leak nothing."""
+    before = count_descriptors()
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     request = RunRequest(("true", f"attack:{name}!"), limits=Limits(wall_s=4.0, cpu_s=4.0))
     try:
         return await backend.run(request)
     finally:
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < _ROOM_KIB
-        assert open_descriptors() == before
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - largest < _MAX_GROWTH_KIB
+        assert count_descriptors() == before
 
 
 @pytest.mark.parametrize("name", ["largest frame", "unknown kind", "endless starts"])
-async def test_agent_that_talks_nonsense_is_ended(backend: GVisor, name: str):
+async def test_agent_that_sends_malformed_frames_is_ended(backend: GVisor, name: str):
     result = await _attack(backend, name)
 
     assert (result.reason, result.signal) == (EndReason.SIGNALLED, 9)
@@ -65,7 +65,7 @@ async def test_agent_that_talks_nonsense_is_ended(backend: GVisor, name: str):
 
 
 @pytest.mark.parametrize("name", ["largest report", "endless refusals", "endless artifacts"])
-async def test_agent_that_talks_on_after_the_program_ended_brings_nothing_out(
+async def test_agent_that_sends_on_after_the_program_ended_gets_no_artifacts_out(
     backend: GVisor, name: str
 ):
     result = await _attack(backend, name)
@@ -75,8 +75,8 @@ async def test_agent_that_talks_on_after_the_program_ended_brings_nothing_out(
     assert "malformed report" in result.artifacts_refused[0]
 
 
-async def test_words_of_an_agent_after_its_end_change_nothing(backend: GVisor):
-    result = await _attack(backend, "words after the end")
+async def test_run_when_the_agent_sends_frames_after_its_end_then_unchanged(backend: GVisor):
+    result = await _attack(backend, "frame after the end")
 
     assert (result.reason, result.exit_code, result.stdout) == (EndReason.EXITED, 0, b"")
 
@@ -96,7 +96,7 @@ async def test_agent_that_never_ends_is_ended_when_collecting_took_too_long(
     assert result.artifacts_refused == ("the remaining artifacts: collecting them took too long",)
 
 
-@pytest.mark.parametrize("name", ["no word", "end without a start"])
+@pytest.mark.parametrize("name", ["no frame", "end without a start"])
 async def test_agent_that_never_begins_is_given_up(
     backend: GVisor, name: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -143,9 +143,9 @@ async def test_agent_that_writes_in_single_bytes_is_ended_and_its_watcher_told_o
 async def test_many_at_once_that_are_cancelled_at_any_moment_leave_nothing(
     backend: GVisor, runtime_dir: Path
 ):
-    kept, before = names(runtime_dir / "gvisor"), open_descriptors()
-    silent = RunRequest(("true", "attack:no word!"), limits=GENEROUS)
-    requests = (_SLEEP, silent) * 4
+    kept, before = entry_names(runtime_dir / "gvisor"), count_descriptors()
+    without_frames = RunRequest(("true", "attack:no frame!"), limits=GENEROUS)
+    requests = (_SLEEP, without_frames) * 4
     runs = [asyncio.create_task(backend.run(request)) for request in requests]
 
     for run in runs:
@@ -154,9 +154,9 @@ async def test_many_at_once_that_are_cancelled_at_any_moment_leave_nothing(
     ended = await asyncio.gather(*runs, return_exceptions=True)
 
     assert [type(end) for end in ended] == [asyncio.CancelledError] * len(runs)
-    assert names(runtime_dir / "gvisor") == kept
-    assert open_descriptors() == before
-    assert not seen_on_the_host(str(runtime_dir))
+    assert entry_names(runtime_dir / "gvisor") == kept
+    assert count_descriptors() == before
+    assert not find_host_processes(str(runtime_dir))
     assert (await run_python(backend, "print(1)")).ok
 
 
@@ -176,5 +176,5 @@ async def test_backend_that_is_closed_ends_all_runs_whatever_they_do(
     for end in ended:
         cancelled = isinstance(end, RunResult) and end.reason is EndReason.CANCELLED
         assert cancelled or isinstance(end, SandboxUnavailable), end
-    assert not names(tmp_path)
-    assert not seen_on_the_host(str(tmp_path))
+    assert not entry_names(tmp_path)
+    assert not find_host_processes(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Memory that a run would keep out of sight: its limit holds, by a group or by the stage."""
+"""Memory that a run hides is limited, by a control group or by the init process."""
 
 import pytest
 from msgspec import structs
@@ -35,9 +35,7 @@ time.sleep(30)
 
 
 @pytest.mark.parametrize("code", [HIDDEN, TABLES], ids=["hidden", "tables"])
-async def test_memory_when_it_is_not_to_be_seen_then_counted_all_the_same(
-    backend: Backend, code: str
-):
+async def test_memory_when_it_is_hidden_then_counted(backend: Backend, code: str):
     result = await run_python(backend, code, limits=LIMITS)
 
     assert result.reason is EndReason.MEMORY
@@ -61,7 +59,7 @@ print(sent < 200 << 20)
 """
 
 
-async def test_memory_when_it_waits_in_sockets_then_it_is_bounded(backend: Backend):
+async def test_memory_when_it_is_queued_in_sockets_then_limited(backend: Backend):
     result = await run_python(backend, SOCKETS, limits=LIMITS)
 
     assert result.reason is EndReason.MEMORY or result.stdout == b"True\n"

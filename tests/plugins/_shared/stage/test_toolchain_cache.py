@@ -1,4 +1,4 @@
-"""What the administrator's toolchains and ready-made libraries are to runs, in a real sandbox."""
+"""How runs see the administrator's toolchains and the toolchain cache, in a real sandbox."""
 
 import tempfile
 from collections.abc import AsyncIterator
@@ -34,17 +34,17 @@ SLOW = recipes.LanguageRecipe(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def box(sandbox_python: Path) -> AsyncIterator[tuple[Bubblewrap, Path]]:
+async def backend_and_cache(sandbox_python: Path) -> AsyncIterator[tuple[Bubblewrap, Path]]:
     with tempfile.TemporaryDirectory() as folder:
         settings = {"toolchains": [_toolchain(Path(folder))]}
         context = structs.replace(plugin_context(sandbox_python, Path(folder)), settings=settings)
         context.data_dir.mkdir()
-        made = Bubblewrap(context)
-        status = await made.probe()
+        backend = Bubblewrap(context)
+        status = await backend.probe()
         if not status.available:
             pytest.skip(f"needs sandbox: {status.problem}. {status.remedy}")
-        yield made, context.data_dir / toolchain_cache.DIRECTORY
-        await made.close()
+        yield backend, context.data_dir / toolchain_cache.DIRECTORY
+        await backend.close()
 
 
 def _toolchain(folder: Path) -> str:
@@ -61,17 +61,19 @@ def one_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "RECIPES", (SLOW,))
 
 
-async def test_program_of_a_toolchain_comes_before_the_systems(box: tuple[Bubblewrap, Path]):
-    result = await box[0].run(RunRequest(("sh",), limits=GENEROUS))
+async def test_program_of_a_toolchain_comes_before_the_systems(
+    backend_and_cache: tuple[Bubblewrap, Path],
+):
+    result = await backend_and_cache[0].run(RunRequest(("sh",), limits=GENEROUS))
 
     assert result.stdout == b"of the toolchain\n"
 
 
 @pytest.mark.usefixtures("one_recipe")
-async def test_language_that_needs_something_ready_made_gets_it_once(
-    box: tuple[Bubblewrap, Path],
+async def test_language_with_cached_artifacts_builds_them_once(
+    backend_and_cache: tuple[Bubblewrap, Path],
 ):
-    backend, folder = box
+    backend, folder = backend_and_cache
     runs: list[RunRequest] = []
 
     async def run(request: RunRequest):
@@ -90,8 +92,8 @@ async def test_language_that_needs_something_ready_made_gets_it_once(
     assert folder.joinpath("slow", "library", "text").read_bytes() == b"works\n"
 
 
-async def test_run_can_not_change_what_is_ready_made(box: tuple[Bubblewrap, Path]):
-    backend, folder = box
+async def test_run_can_not_change_the_cache(backend_and_cache: tuple[Bubblewrap, Path]):
+    backend, folder = backend_and_cache
     (folder / "other").mkdir(exist_ok=True)
     script = f"touch {toolchain_cache.MOUNT_POINT}/other/mine {toolchain_cache.MOUNT_POINT}/new"
 
@@ -102,11 +104,11 @@ async def test_run_can_not_change_what_is_ready_made(box: tuple[Bubblewrap, Path
     assert not list((folder / "other").iterdir())
 
 
-async def test_folder_of_a_box_that_is_only_inspected_is_not_made(
+async def test_cache_folder_when_the_data_directory_is_only_inspected_then_not_created(
     sandbox_python: Path, tmp_path: Path
 ):
     context = plugin_context(sandbox_python, tmp_path)
-    inspected = structs.replace(context, sandbox_prepared=tmp_path / "others")
+    inspected = structs.replace(context, toolchain_cache_dir=tmp_path / "others")
 
     assert toolchain_cache_folder(inspected) is None
     assert names_in(tmp_path) == []

@@ -12,8 +12,8 @@ from appliance.domain.execution import BackendStatus, RunRequest
 from appliance.errors import SandboxUnavailable
 from plugins.sandboxes.gvisor import probe
 from plugins.sandboxes.gvisor import runsc as program
-from tests.support.gvisor import gvisor, names
-from tests.support.sandbox import seen_on_the_host
+from tests.support.gvisor import entry_names, gvisor
+from tests.support.sandbox import find_host_processes
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 
@@ -42,7 +42,7 @@ async def _status(
         await backend.close()
 
 
-async def test_probe_without_runsc_tells_how_to_get_it(sandbox_python: Path, tmp_path: Path):
+async def test_probe_without_runsc_says_how_to_install_it(sandbox_python: Path, tmp_path: Path):
     status = await _status(sandbox_python, tmp_path, tmp_path / "none")
 
     assert not status.available
@@ -59,7 +59,7 @@ async def test_probe_without_runsc_in_the_usual_places_costs_nothing(
     status = await _status(sandbox_python, tmp_path, "")
 
     assert status.problem == "the program runsc is missing"
-    assert not names(tmp_path)
+    assert not entry_names(tmp_path)
 
 
 async def test_run_without_runsc_is_refused_with_the_reason(sandbox_python: Path, tmp_path: Path):
@@ -85,7 +85,7 @@ async def test_run_without_runsc_is_refused_with_the_reason(sandbox_python: Path
         (_FAKE_RUNSC.format(run="printf 'O\\0\\0\\0\\1x'"), 0o755, "runs nothing here"),
     ],
 )
-async def test_probe_of_a_program_that_is_no_runsc_tells_what_is_wrong(
+async def test_probe_of_a_program_that_is_not_runsc_says_what_is_wrong(
     sandbox_python: Path, tmp_path: Path, text: str, mode: int, problem: str
 ):
     status = await _status(sandbox_python, tmp_path, _write(tmp_path / "runsc", text, mode))
@@ -95,30 +95,30 @@ async def test_probe_of_a_program_that_is_no_runsc_tells_what_is_wrong(
     assert status.remedy
 
 
-async def test_setting_that_is_no_whole_path_is_refused(sandbox_python: Path, tmp_path: Path):
+async def test_setting_that_is_a_relative_path_is_refused(sandbox_python: Path, tmp_path: Path):
     status = await _status(sandbox_python, tmp_path, "runsc")
 
     assert status.remedy == "set the absolute path of runsc"
 
 
-async def test_runsc_that_gives_no_answer_is_given_up_and_killed(tmp_path: Path):
+async def test_runsc_that_does_not_answer_is_killed(tmp_path: Path):
     silent = _write(tmp_path / "runsc", "#!/bin/sh\nexec sleep 600\n")
-    began = time.monotonic()
+    start = time.monotonic()
 
     with pytest.raises(SandboxUnavailable, match="does not answer"):
         await asyncio.to_thread(program.locate_runsc, str(silent), {}, 0.2)
 
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - start < 60
 
 
 @pytest.fixture
 async def mark(tmp_path: Path) -> AsyncIterator[str]:
     name = f"{tmp_path.name}-hanging"
     yield name
-    assert not seen_on_the_host(name)
+    assert not find_host_processes(name)
 
 
-async def test_runsc_that_starts_nothing_is_given_up_and_leaves_nothing(
+async def test_runsc_that_starts_nothing_is_killed_and_leaves_nothing(
     sandbox_python: Path, tmp_path: Path, mark: str
 ):
     script = _FAKE_RUNSC.format(run=f": {mark}; (sleep 600 & sleep 600)")
@@ -127,7 +127,7 @@ async def test_runsc_that_starts_nothing_is_given_up_and_leaves_nothing(
     status = await _status(sandbox_python, tmp_path, runsc, trial_s=1.0)
 
     assert "started nothing in time" in status.problem
-    assert not names(tmp_path / "run")
+    assert not entry_names(tmp_path / "run")
 
 
 _NAMES = {"bin", "proc", "usr"}

@@ -1,4 +1,4 @@
-"""Runs in the real gVisor: what a program gets, what holds it, what is left of it."""
+"""Runs in the real gVisor: what a program sees, its limits, and that nothing remains."""
 
 import asyncio
 import json
@@ -26,9 +26,9 @@ from appliance.domain.execution import (
 from appliance.sandbox.runner import SandboxRunner
 from appliance.spi.sandbox import WatchableBackend
 from plugins.sandboxes.gvisor.backend import GVisor
-from tests.support.gvisor import gvisor, names, runsc
-from tests.support.rootfs import copy_libraries_of_python, make_root, quiet, store
-from tests.support.sandbox import GENEROUS, ORDINARY_USER, run_python, seen_on_the_host
+from tests.support.gvisor import entry_names, gvisor, runsc
+from tests.support.rootfs import copy_libraries_of_python, ignore_progress, make_root, open_store
+from tests.support.sandbox import GENEROUS, ORDINARY_USER, find_host_processes, run_python
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -48,7 +48,7 @@ async def backend(sandbox_python: Path, runtime_dir: Path) -> AsyncIterator[GVis
     assert status.available, status
     yield started
     await started.close()
-    assert not names(runtime_dir)
+    assert not entry_names(runtime_dir)
 
 
 async def test_probe_names_the_kernel_the_platform_and_the_languages(backend: GVisor):
@@ -94,7 +94,7 @@ async def test_program_of_the_host_works(backend: GVisor):
     assert (await backend.run(request)).stdout == b"four-2\n"
 
 
-async def test_signal_and_missing_program_are_told(backend: GVisor):
+async def test_signal_and_missing_program_are_reported(backend: GVisor):
     killed = await run_python(backend, "import os; os.kill(os.getpid(), 15)")
     missing = await backend.run(RunRequest(("no-such-program",), limits=GENEROUS))
 
@@ -211,7 +211,7 @@ async def test_processes_that_wait_for_a_processor_use_no_time_of_it(backend: GV
     assert 0 < result.usage.cpu_s < 5
 
 
-async def test_nothing_of_the_host_is_to_be_seen(backend: GVisor, tmp_path: Path):
+async def test_nothing_of_the_host_is_visible(backend: GVisor, tmp_path: Path):
     (tmp_path / "secret").write_text("secret")
     code = (
         "import os, json; print(json.dumps([os.path.exists(path) for path in "
@@ -237,16 +237,16 @@ async def test_network_leads_nowhere(backend: GVisor):
     assert (await run_python(backend, code)).stdout == b"no\n" * 3
 
 
-async def test_watcher_hears_of_output_while_the_program_runs(backend: GVisor):
-    told: list[bytes] = []
+async def test_watcher_gets_output_while_the_program_runs(backend: GVisor):
+    events: list[bytes] = []
     playing: list[asyncio.Task[object]] = []
 
     class Watcher:
         def started(self) -> None:
-            told.append(b"started")
+            events.append(b"started")
 
         def output(self, stream: OutputStream, data: bytes) -> None:
-            told.append(data)
+            events.append(data)
             playing[0].cancel()
 
     code = "import time; print('word', flush=True); time.sleep(600)"
@@ -256,11 +256,11 @@ async def test_watcher_hears_of_output_while_the_program_runs(backend: GVisor):
     with pytest.raises(asyncio.CancelledError):
         await playing[0]
 
-    assert told == [b"started", b"word\n"]
+    assert events == [b"started", b"word\n"]
 
 
 async def test_cancelled_runs_leave_nothing(backend: GVisor, runtime_dir: Path):
-    before = names(runtime_dir / "gvisor")
+    before = entry_names(runtime_dir / "gvisor")
     runs = [
         asyncio.create_task(run_python(backend, "import time; time.sleep(600)")) for _ in range(2)
     ]
@@ -271,13 +271,13 @@ async def test_cancelled_runs_leave_nothing(backend: GVisor, runtime_dir: Path):
     ended = await asyncio.gather(*runs, return_exceptions=True)
 
     assert all(isinstance(error, asyncio.CancelledError) for error in ended)
-    assert names(runtime_dir / "gvisor") == before
-    assert not seen_on_the_host(str(runtime_dir))
+    assert entry_names(runtime_dir / "gvisor") == before
+    assert not find_host_processes(str(runtime_dir))
 
 
-_KILLED_SERVICE = """
+_SERVER = """
 import asyncio, sys, pathlib
-from tests.support.gvisor import gvisor, names
+from tests.support.gvisor import gvisor
 from tests.support.sandbox import run_python
 async def main():
     backend = gvisor(*map(pathlib.Path, sys.argv[1:4]))
@@ -288,26 +288,26 @@ asyncio.run(main())
 """
 
 
-async def test_service_that_is_killed_takes_its_runs_along(sandbox_python: Path):
+async def test_runs_when_the_server_is_killed_then_they_end_too(sandbox_python: Path):
     mark = secrets.token_hex(8)
     with tempfile.TemporaryDirectory() as folder:
         code = f"import time; time.sleep(600); {mark!r}"
         words = (str(sandbox_python), folder, str(runsc()), code)
-        service = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _KILLED_SERVICE, *words), stdout=subprocess.PIPE
+        server = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _SERVER, *words), stdout=subprocess.PIPE
         )
-        assert service.stdout is not None
-        assert await asyncio.wait_for(service.stdout.readline(), 120) == b"ready\n"
+        assert server.stdout is not None
+        assert await asyncio.wait_for(server.stdout.readline(), 120) == b"ready\n"
         await asyncio.sleep(0.5)
 
-        service.kill()
-        await service.wait()
+        server.kill()
+        await server.wait()
 
         for _ in range(100):
-            if not seen_on_the_host(folder):
+            if not find_host_processes(folder):
                 break
             await asyncio.sleep(0.1)
-        assert not seen_on_the_host(folder)
+        assert not find_host_processes(folder)
 
 
 async def test_runner_that_requires_gvisor_takes_a_chosen_root_file_system_along(
@@ -317,7 +317,7 @@ async def test_runner_that_requires_gvisor_takes_a_chosen_root_file_system_along
     copy_libraries_of_python(sandbox_python, folder)
     (folder / "nix").mkdir()
     (folder / "nix" / "mark").write_text("of the root")
-    store(tmp_path / "data").add(folder, "tiny", "", quiet)
+    open_store(tmp_path / "data").add(folder, "tiny", "", ignore_progress)
     backend = gvisor(
         sandbox_python, tmp_path / "run", runsc(), data_dir=tmp_path / "data", rootfs="tiny"
     )
@@ -334,7 +334,7 @@ async def test_runner_that_requires_gvisor_takes_a_chosen_root_file_system_along
     assert result.isolation.level is IsolationLevel.GVISOR
 
 
-async def test_ordinary_user_gets_the_same_wall(ordinary_home: Path):
+async def test_ordinary_user_gets_the_same_isolation(ordinary_home: Path):
     program = ordinary_home / "runsc"
     shutil.copy(runsc(), program)
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The parts that a machine is made of: archives, drivers, command line, orders."""
+"""Parts of a machine: initramfs, drivers, kernel, command line, parameters, root image."""
 
 import gzip
 import lzma
@@ -38,9 +38,9 @@ only_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="microvm
 # cpio
 
 
-def unpacked(archive: bytes) -> dict[str, tuple[int, bytes]]:
+def unpack_cpio(archive: bytes) -> dict[str, tuple[int, bytes]]:
     """Mode and content by name; the reader's own view of the format (initramfs buffer-format)."""
-    found: dict[str, tuple[int, bytes]] = {}
+    entries: dict[str, tuple[int, bytes]] = {}
     at = 0
     while True:
         assert archive[at : at + 6] == b"070701"
@@ -49,8 +49,8 @@ def unpacked(archive: bytes) -> dict[str, tuple[int, bytes]]:
         name = archive[at + 110 : at + 110 + name_size - 1].decode()
         start = at + -(-(110 + name_size) // 4) * 4
         if name == "TRAILER!!!":
-            return found
-        found[name] = (mode, archive[start : start + size])
+            return entries
+        entries[name] = (mode, archive[start : start + size])
         at = start + -(-size // 4) * 4
 
 
@@ -58,7 +58,7 @@ def unpacked(archive: bytes) -> dict[str, tuple[int, bytes]]:
 def test_cpio_of_any_length_is_read_back_whole(content: bytes):
     archive = cpio_archive(("dev", "root"), {"init": content, "next": b"x"})
 
-    assert unpacked(archive) == {
+    assert unpack_cpio(archive) == {
         "dev": (0o040755, b""),
         "root": (0o040755, b""),
         "init": (0o100755, content),
@@ -66,7 +66,7 @@ def test_cpio_of_any_length_is_read_back_whole(content: bytes):
     }
 
 
-# The first program
+# The assembled program
 
 
 def run(tmp_path: Path, calls: list[SystemCall]) -> "subprocess.CompletedProcess[bytes]":
@@ -77,7 +77,7 @@ def run(tmp_path: Path, calls: list[SystemCall]) -> "subprocess.CompletedProcess
 
 
 @only_x86_64
-def test_first_program_does_its_calls_in_order(tmp_path: Path):
+def test_assembled_program_does_its_calls_in_order(tmp_path: Path):
     calls = [
         SystemCall(WRITE, (1, b"one ", 4)),
         SystemCall(WRITE, (1, b"two", 3)),
@@ -90,7 +90,7 @@ def test_first_program_does_its_calls_in_order(tmp_path: Path):
 
 
 @only_x86_64
-def test_first_program_whose_required_call_fails_ends_with_its_number(tmp_path: Path):
+def test_assembled_program_whose_required_call_fails_ends_with_its_number(tmp_path: Path):
     calls = [
         SystemCall(CHDIR, (b"/",)),
         SystemCall(CHDIR, (b"/there/is/none",)),
@@ -101,14 +101,14 @@ def test_first_program_whose_required_call_fails_ends_with_its_number(tmp_path: 
 
 
 @only_x86_64
-def test_first_program_whose_other_call_fails_goes_on(tmp_path: Path):
+def test_assembled_program_whose_other_call_fails_goes_on(tmp_path: Path):
     calls = [SystemCall(CHDIR, (b"/there/is/none",), required=False), SystemCall(EXIT, (5,))]
 
     assert run(tmp_path, calls).returncode == 5
 
 
 @only_x86_64
-def test_first_program_hands_lists_of_words_to_the_next_one(tmp_path: Path):
+def test_assembled_program_hands_lists_of_words_to_the_next_one(tmp_path: Path):
     execve = 59
     argv = [b"sh", b"-c", b'echo "$0 $1 $A"', b"zero", b"one"]
 
@@ -155,7 +155,7 @@ def test_module_asking_for_another_by_its_alias_needs_it_first():
 
 def test_modules_of_a_kernel_without_any_are_none():
     assert KernelModules(None).load_order(["virtio_blk"]) == []
-    assert "init" in unpacked(build_initramfs(KernelModules(None)))
+    assert "init" in unpack_cpio(build_initramfs(KernelModules(None)))
 
 
 def test_module_packed_with_zstd_without_that_program_names_the_package(
@@ -216,9 +216,7 @@ def test_newest_kernel_of_the_host_is_taken(tmp_path: Path, monkeypatch: pytest.
 
 
 @only_x86_64
-def test_host_without_a_kernel_is_told_how_to_get_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_host_without_a_kernel_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(kernel, "_BOOT", tmp_path)
     monkeypatch.setattr(kernel, "_OTHER_KERNELS", tmp_path)
 
@@ -232,19 +230,19 @@ FDS = QemuDescriptors(kernel=10, initramfs=11, root=12, port=13)
 
 
 def test_command_line_gives_a_machine_without_a_network():
-    words = qemu_argv.qemu_arguments(Accelerator.KVM, MachineShape(384, 1), FDS)
+    arguments = qemu_argv.qemu_arguments(Accelerator.KVM, MachineShape(384, 1), FDS)
 
-    assert {"-nodefaults", "-no-user-config", "-nographic", "-no-reboot"} <= set(words)
-    assert not any("net" in word for word in words)
-    assert words[words.index("-sandbox") + 1] == (
+    assert {"-nodefaults", "-no-user-config", "-nographic", "-no-reboot"} <= set(arguments)
+    assert not any("net" in word for word in arguments)
+    assert arguments[arguments.index("-sandbox") + 1] == (
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
     )
-    assert [word for word in words if word.startswith("virt")] == [
+    assert [word for word in arguments if word.startswith("virt")] == [
         "virtio-blk-device,drive=root",
         "virtio-serial-device,max_ports=2",
         "virtserialport,chardev=port,name=sandbox",
     ]
-    assert all("read-only=on" in word for word in words if "driver=" in word)
+    assert all("read-only=on" in word for word in arguments if "driver=" in word)
 
 
 @pytest.mark.parametrize("accelerator", list(Accelerator))
@@ -258,10 +256,10 @@ def test_command_line_of_a_restored_machine_differs_in_its_state_only(accelerato
 
 
 def test_command_line_without_kvm_names_no_kvm():
-    words = qemu_argv.qemu_arguments(Accelerator.EMULATION, MachineShape(384, 2), FDS)
+    arguments = qemu_argv.qemu_arguments(Accelerator.EMULATION, MachineShape(384, 2), FDS)
 
-    assert not any("kvm" in word for word in words)
-    assert words[words.index("-smp") + 1] == "2"
+    assert not any("kvm" in word for word in arguments)
+    assert arguments[arguments.index("-smp") + 1] == "2"
 
 
 @pytest.mark.parametrize(
@@ -284,18 +282,18 @@ def test_larger_machine_holds_a_smaller_one_only():
     assert not MachineShape(384, 2).can_hold(MachineShape(448, 1))
 
 
-# Orders
+# Run parameters
 
 
-def test_orders_differ_in_their_seed_and_carry_the_limits():
+def test_run_parameters_differ_in_their_seed_and_carry_the_limits():
     limits = Limits(workspace_bytes=1000, workspace_files=17, tmp_bytes=2000, processes=5)
-    told = [machine_factory.encode_run_parameters(limits) for _ in range(2)]
+    encoded = [machine_factory.encode_run_parameters(limits) for _ in range(2)]
 
-    first, second = (marshal.loads(each[guest_init.LENGTH_PREFIX.size :]) for each in told)
+    first, second = (marshal.loads(each[guest_init.LENGTH_PREFIX.size :]) for each in encoded)
 
     assert (
-        guest_init.LENGTH_PREFIX.unpack(told[0][: guest_init.LENGTH_PREFIX.size])[0]
-        == len(told[0]) - guest_init.LENGTH_PREFIX.size
+        guest_init.LENGTH_PREFIX.unpack(encoded[0][: guest_init.LENGTH_PREFIX.size])[0]
+        == len(encoded[0]) - guest_init.LENGTH_PREFIX.size
     )
     assert first["seed"] != second["seed"]
     assert len(first["seed"]) == 64
@@ -306,7 +304,7 @@ def test_orders_differ_in_their_seed_and_carry_the_limits():
 # KVM
 
 
-def test_machine_without_the_device_is_told_to_turn_virtualization_on(tmp_path: Path):
+def test_kvm_problem_without_the_device_says_how_to_turn_virtualization_on(tmp_path: Path):
     problem, remedy = probe.kvm_problem(tmp_path / "kvm")
 
     assert "missing" in problem
@@ -314,7 +312,7 @@ def test_machine_without_the_device_is_told_to_turn_virtualization_on(tmp_path: 
     assert "sandbox.microvm_emulation" in remedy
 
 
-def test_device_that_may_not_be_opened_is_told_of(tmp_path: Path):
+def test_kvm_problem_when_the_device_is_not_accessible_names_the_group(tmp_path: Path):
     (tmp_path / "kvm").write_bytes(b"")
 
     problem, remedy = probe.kvm_problem(tmp_path / "kvm")
@@ -323,7 +321,7 @@ def test_device_that_may_not_be_opened_is_told_of(tmp_path: Path):
     assert "group kvm" in remedy
 
 
-def test_device_that_can_be_opened_is_worth_a_try():
+def test_kvm_problem_when_the_device_can_be_opened_is_none():
     assert probe.kvm_problem(Path(os.devnull)) == ("", "")
 
 
@@ -397,7 +395,7 @@ def test_small_root_holds_a_shell_the_python_and_what_they_need(tmp_path: Path):
 
 
 @only_x86_64
-def test_root_of_the_administrator_keeps_its_files_and_gets_ours(tmp_path: Path):
+def test_root_of_the_administrator_keeps_its_files_and_gets_the_products(tmp_path: Path):
     base, python = tmp_path / "base", tmp_path / "python"
     (python / "bin").mkdir(parents=True)
     for name in ("etc", "usr/bin", "opt/python/old", "tmp"):
@@ -414,7 +412,7 @@ def test_root_of_the_administrator_keeps_its_files_and_gets_ours(tmp_path: Path)
     assert (base / "opt/python/old").is_dir()
 
 
-def test_root_whose_own_python_serves_has_it_where_ours_would_be(tmp_path: Path):
+def test_root_whose_own_python_is_used_has_it_where_the_bundled_one_would_be(tmp_path: Path):
     (tmp_path / "base/usr/bin").mkdir(parents=True)
     (tmp_path / "base/usr/bin/python3").write_bytes(b"theirs")
     folder = tmp_path / "root"

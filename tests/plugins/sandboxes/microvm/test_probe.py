@@ -38,11 +38,11 @@ def backend(tmp_path: Path, **settings: Any) -> MicroVm:
 
 @pytest.fixture
 def with_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = kernel.Kernel(tmp_path / "vmlinuz", "6.1.0", None)
+    fake = kernel.Kernel(tmp_path / "vmlinuz", "6.1.0", None)
 
     def find(setting: str) -> kernel.Kernel:
         del setting
-        return found
+        return fake
 
     monkeypatch.setattr(kernel, "find_kernel", find)
 
@@ -52,9 +52,9 @@ def confine(runtime_dir: Path, user: int | None) -> QemuConfinement:
     return QemuConfinement((), {}, (), (), ())
 
 
-async def answer(made: MicroVm) -> BackendStatus:
-    status = await made.probe()
-    await made.close()
+async def answer(tested: MicroVm) -> BackendStatus:
+    status = await tested.probe()
+    await tested.close()
     return status
 
 
@@ -80,7 +80,7 @@ async def test_probe_without_qemu_names_the_package(
 
 
 @pytest.mark.usefixtures("with_kernel")
-async def test_probe_with_a_qemu_that_does_not_start_says_what_it_said(
+async def test_probe_with_a_qemu_that_does_not_start_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "bin").mkdir()
@@ -96,7 +96,7 @@ async def test_probe_with_a_qemu_that_does_not_start_says_what_it_said(
 
 
 @pytest.mark.usefixtures("with_kernel")
-async def test_probe_without_kvm_offers_emulation_and_does_not_take_it(
+async def test_probe_without_kvm_names_emulation_and_does_not_use_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(probe, "kvm_problem", lambda: KVM_PROBLEM)
@@ -109,19 +109,19 @@ async def test_probe_without_kvm_offers_emulation_and_does_not_take_it(
 
 
 async def test_run_where_no_machine_starts_is_refused_with_the_reason(tmp_path: Path):
-    made = backend(tmp_path, microvm_kernel=str(tmp_path / "gone"))
+    tested = backend(tmp_path, microvm_kernel=str(tmp_path / "gone"))
 
     with pytest.raises(SandboxUnavailable, match="can't be read"):
-        await made.run(RunRequest(("true",)))
+        await tested.run(RunRequest(("true",)))
     with pytest.raises(InvalidInput):
-        await made.run(RunRequest(()))
-    await made.close()
+        await tested.run(RunRequest(()))
+    await tested.close()
 
 
 async def test_requirement_of_microvm_where_there_is_none_fails_closed(tmp_path: Path):
-    made = backend(tmp_path, microvm_kernel=str(tmp_path / "gone"))
+    tested = backend(tmp_path, microvm_kernel=str(tmp_path / "gone"))
     settings = SandboxSettings(require="microvm")
-    runner = SandboxRunner({"microvm": made}, settings, first_retry_s=600)
+    runner = SandboxRunner({"microvm": tested}, settings, first_retry_s=600)
     await runner.start()
 
     with pytest.raises(SandboxUnavailable, match="can't be read"):
@@ -145,9 +145,9 @@ class Weaker:
 
 
 async def test_requirement_of_microvm_is_not_met_by_a_weaker_backend(tmp_path: Path):
-    made = backend(tmp_path, microvm_kernel=str(tmp_path / "gone"))
+    tested = backend(tmp_path, microvm_kernel=str(tmp_path / "gone"))
     settings = SandboxSettings(require="microvm")
-    runner = SandboxRunner({"microvm": made, "weaker": Weaker()}, settings, first_retry_s=600)
+    runner = SandboxRunner({"microvm": tested, "weaker": Weaker()}, settings, first_retry_s=600)
     await runner.start()
 
     with pytest.raises(SandboxUnavailable, match="demands microvm"):
@@ -155,7 +155,7 @@ async def test_requirement_of_microvm_is_not_met_by_a_weaker_backend(tmp_path: P
     await runner.close()
 
 
-# What a guest tells of itself
+# What a guest reports
 
 FACTS: dict[str, Any] = {
     "python": "3.11.7", "kernel": "6.1.0", "boot": "another", "user": 1000,
@@ -188,28 +188,28 @@ def machines(accelerator: Accelerator = Accelerator.KVM) -> MachineFactory:
 
 
 def test_isolation_with_kvm_says_so():
-    found = isolation()
+    proven = isolation()
 
-    assert found.level is IsolationLevel.MICROVM
-    assert {"own_kernel", "kvm", "qemu_seccomp", "cgroup_memory"} <= set(found.layers)
-    assert found.degraded[0] == "something"
-    assert "no control group for QEMU (none here; none here)" in found.degraded[1]
-    assert "qemu_cgroup_memory" not in found.layers
+    assert proven.level is IsolationLevel.MICROVM
+    assert {"own_kernel", "kvm", "qemu_seccomp", "cgroup_memory"} <= set(proven.layers)
+    assert proven.degraded[0] == "something"
+    assert "no control group for QEMU (none here; none here)" in proven.degraded[1]
+    assert "qemu_cgroup_memory" not in proven.layers
 
 
 def test_isolation_by_emulation_is_degraded():
-    found = isolation(Accelerator.EMULATION)
+    proven = isolation(Accelerator.EMULATION)
 
-    assert "kvm" not in found.layers
-    assert "emulated" in found.degraded[0]
-    assert "no KVM here" in found.degraded[0]
+    assert "kvm" not in proven.layers
+    assert "emulated" in proven.degraded[0]
+    assert "no KVM here" in proven.degraded[0]
 
 
 def test_isolation_without_control_groups_in_the_guest_is_degraded():
-    found = isolation(has_cgroup=False)
+    proven = isolation(has_cgroup=False)
 
-    assert "memory_watch" in found.layers
-    assert any("control groups" in lack for lack in found.degraded)
+    assert "memory_watch" in proven.layers
+    assert any("control groups" in lack for lack in proven.degraded)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_machine_with_a_hole_is_refused(fact: dict[str, Any], hole: str):
 
 
 @pytest.mark.parametrize("printed", [b"", b"no json", b"{}", b'{"python": 3}'])
-def test_guest_that_tells_no_facts_is_refused(printed: bytes):
+def test_guest_that_reports_no_facts_is_refused(printed: bytes):
     with pytest.raises(SandboxUnavailable, match="does not work"):
         probe.proven_isolation(printed, "microvm", machines(), "")
 
@@ -269,12 +269,14 @@ def test_second_snapshot_in_a_row_that_never_worked_is_the_last_one(
     machine_factory.close()
 
 
-@pytest.mark.skipif(bool(microvm.lack()), reason=f"needs microvm: {microvm.lack()}")
+@pytest.mark.skipif(
+    bool(microvm.missing_requirement()), reason=f"needs microvm: {microvm.missing_requirement()}"
+)
 def test_qemu_is_confined_as_well_as_this_machine_allows(tmp_path: Path):
     user = 2_000_000_777 if os.geteuid() == 0 else None
 
-    found = qemu_confinement.find_confinement(tmp_path, user)
-    found.close()
+    confinement = qemu_confinement.find_confinement(tmp_path, user)
+    confinement.close()
 
-    assert "qemu_seccomp" in found.layers
-    assert ("unprivileged_user" in found.layers) == (user is not None)
+    assert "qemu_seccomp" in confinement.layers
+    assert ("unprivileged_user" in confinement.layers) == (user is not None)

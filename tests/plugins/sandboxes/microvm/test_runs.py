@@ -42,13 +42,16 @@ from tests.support.sandbox import ROOT, count_descriptors
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(bool(microvm.lack()), reason=f"needs microvm: {microvm.lack()}"),
+    pytest.mark.skipif(
+        bool(microvm.missing_requirement()),
+        reason=f"needs microvm: {microvm.missing_requirement()}",
+    ),
 ]
 
 T = TypeVar("T")
 
 # An emulated processor, on a machine as busy as it may be.
-PATIENT = Limits(wall_s=120.0, cpu_s=60.0)
+GENEROUS = Limits(wall_s=120.0, cpu_s=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -60,24 +63,24 @@ def home() -> Iterator[Path]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def probed(sandbox_python: Path, home: Path) -> AsyncIterator[tuple[MicroVm, BackendStatus]]:
-    """Its agents are honest until a job tells them to attack."""
+    """Its agents behave until a job names an attack."""
     data = home / "data"
-    made = MicroVm(microvm.context(sandbox_python, data, home / "run"))
+    tested = MicroVm(microvm.context(sandbox_python, data, home / "run"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boot_files, "agent_files", hostile_files)
-        status = await made.probe()
+        status = await tested.probe()
     assert status.available, f"{status.problem}. {status.remedy}"
-    yield made, status
-    told = Told()
-    request = RunRequest(("sleep", "600"), limits=PATIENT)
-    running = asyncio.create_task(made.run_watched(request, told))
-    await asyncio.wait_for(told.begun.wait(), 120)
-    await made.close()
+    yield tested, status
+    watcher = RecordingWatcher()
+    request = RunRequest(("sleep", "600"), limits=GENEROUS)
+    running = asyncio.create_task(tested.run_watched(request, watcher))
+    await asyncio.wait_for(watcher.start_seen.wait(), 120)
+    await tested.close()
     assert (await running).reason is EndReason.CANCELLED
-    assert microvm.machines_of(os.getpid()) == []
-    assert microvm.snapshots() == []
-    left = [path.name for path in (data / "microvm").iterdir() if path.name != ".lock"]
-    assert len(left) == 1, f"nothing but the guests' files may be left: {left}"
+    assert microvm.qemu_pids_below(os.getpid()) == []
+    assert microvm.snapshot_fds() == []
+    names = [path.name for path in (data / "microvm").iterdir() if path.name != ".lock"]
+    assert len(names) == 1, f"nothing but the guests' files may remain: {names}"
 
 
 @pytest.fixture(scope="module")
@@ -86,21 +89,21 @@ def backend(probed: tuple[MicroVm, BackendStatus]) -> MicroVm:
 
 
 async def python(backend: MicroVm, code: str, **limits: float):
-    request = RunRequest(("python", "-c", code), limits=Limits(**{**PATIENCE, **limits}))  # pyright: ignore[reportArgumentType]
+    request = RunRequest(("python", "-c", code), limits=Limits(**{**TIME_LIMITS, **limits}))  # pyright: ignore[reportArgumentType]
     return await backend.run(request)
 
 
-PATIENCE = {"wall_s": PATIENT.wall_s, "cpu_s": PATIENT.cpu_s}
+TIME_LIMITS = {"wall_s": GENEROUS.wall_s, "cpu_s": GENEROUS.cpu_s}
 
 
-class Told:
+class RecordingWatcher:
     def __init__(self) -> None:
         self.events: list[str] = []
-        self.begun = asyncio.Event()
+        self.start_seen = asyncio.Event()
 
     def started(self) -> None:
         self.events.append("started")
-        self.begun.set()
+        self.start_seen.set()
 
     def output(self, stream: OutputStream, data: bytes) -> None:
         self.events.append(f"{stream.value}:{data.decode()}")
@@ -140,19 +143,19 @@ async def test_run_takes_files_and_input_and_gives_output_artifacts_and_exit_cod
         files=(SandboxFile("main.py", code.encode()), SandboxFile("deep/in", b"hi")),
         stdin=b"there",
         artifacts=("out", "link"),
-        limits=PATIENT,
+        limits=GENEROUS,
     )
-    told = Told()
+    watcher = RecordingWatcher()
 
-    result = await backend.run_watched(request, told)
+    result = await backend.run_watched(request, watcher)
 
     assert (result.reason, result.exit_code) == (EndReason.EXITED, 7), result
     assert (result.stdout, result.stderr) == (b"hi there\n", b"err\n")
     assert result.artifacts == (SandboxFile("out", bytes(100_000)),)
     assert [reason.split(":")[0] for reason in result.artifacts_refused] == ["link"]
     assert result.isolation.backend == "microvm"
-    assert told.events[0] == "started"
-    assert set(told.events[1:]) == {"stdout:hi there\n", "stderr:err\n"}
+    assert watcher.events[0] == "started"
+    assert set(watcher.events[1:]) == {"stdout:hi there\n", "stderr:err\n"}
 
 
 async def test_program_sees_another_kernel_and_no_network(backend: MicroVm):
@@ -258,31 +261,31 @@ except OSError as error:
 
 
 async def test_machine_that_is_killed_ends_its_run_and_the_next_one_works(backend: MicroVm):
-    told = Told()
-    request = RunRequest(("sleep", "600"), limits=PATIENT)
-    running = asyncio.create_task(backend.run_watched(request, told))
-    await asyncio.wait_for(told.begun.wait(), 120)
+    watcher = RecordingWatcher()
+    request = RunRequest(("sleep", "600"), limits=GENEROUS)
+    running = asyncio.create_task(backend.run_watched(request, watcher))
+    await asyncio.wait_for(watcher.start_seen.wait(), 120)
     before = count_descriptors()
 
-    [machine] = microvm.machines_of(os.getpid())
+    [machine] = microvm.qemu_pids_below(os.getpid())
     os.kill(machine, signal.SIGKILL)
     result = await asyncio.wait_for(running, 30)
 
     assert (result.reason, result.signal) == (EndReason.SIGNALLED, 9)
     assert count_descriptors() < before
-    assert (await backend.run(RunRequest(("true",), limits=PATIENT))).ok
+    assert (await backend.run(RunRequest(("true",), limits=GENEROUS))).ok
 
 
 async def test_machine_is_bounded_on_the_host_too(
     probed: tuple[MicroVm, BackendStatus],
 ):
     backend, status = probed
-    told = Told()
-    request = RunRequest(("sleep", "600"), limits=PATIENT)
-    running = asyncio.create_task(backend.run_watched(request, told))
-    await asyncio.wait_for(told.begun.wait(), 120)
+    watcher = RecordingWatcher()
+    request = RunRequest(("sleep", "600"), limits=GENEROUS)
+    running = asyncio.create_task(backend.run_watched(request, watcher))
+    await asyncio.wait_for(watcher.start_seen.wait(), 120)
 
-    [machine] = microvm.machines_of(os.getpid())
+    [machine] = microvm.qemu_pids_below(os.getpid())
     of_machine, of_us = (groups_of(pid) for pid in (machine, os.getpid()))
     limits = Path(f"/proc/{machine}/limits").read_text()  # noqa: ASYNC240
     running.cancel()
@@ -306,7 +309,7 @@ def groups_of(pid: int) -> set[str]:
     [("largest frame", EndReason.SIGNALLED), ("endless output", EndReason.OUTPUT)],
 )
 async def test_agent_that_was_taken_over_is_ended(backend: MicroVm, name: str, reason: EndReason):
-    request = RunRequest(("true", f"attack:{name}!"), limits=PATIENT)
+    request = RunRequest(("true", f"attack:{name}!"), limits=GENEROUS)
 
     result = await backend.run(request)
 
@@ -314,18 +317,18 @@ async def test_agent_that_was_taken_over_is_ended(backend: MicroVm, name: str, r
 
 
 async def test_run_that_is_cancelled_leaves_no_machine(backend: MicroVm):
-    told = Told()
+    watcher = RecordingWatcher()
     before = count_descriptors()
-    request = RunRequest(("sleep", "600"), limits=PATIENT)
-    runs = [asyncio.create_task(backend.run_watched(request, told)) for _ in range(2)]
-    await asyncio.wait_for(told.begun.wait(), 120)
+    request = RunRequest(("sleep", "600"), limits=GENEROUS)
+    runs = [asyncio.create_task(backend.run_watched(request, watcher)) for _ in range(2)]
+    await asyncio.wait_for(watcher.start_seen.wait(), 120)
 
     for run in runs:  # one has begun, the other may still be on its way
         run.cancel()
     done = await asyncio.wait_for(asyncio.gather(*runs, return_exceptions=True), 30)
 
     assert [type(result) for result in done] == [asyncio.CancelledError] * 2
-    assert microvm.machines_of(os.getpid()) == []
+    assert microvm.qemu_pids_below(os.getpid()) == []
     assert count_descriptors() == before
 
 
@@ -339,20 +342,22 @@ async def test_run_that_asks_for_more_memory_than_usual_gets_a_machine_of_its_ow
     assert int(result.stdout) > 512, "the usual one has less"
 
 
-async def test_service_that_is_killed_leaves_no_machine(sandbox_python: Path, tmp_path: Path):
-    words = [
+async def test_machines_when_the_server_is_killed_then_they_end_too(
+    sandbox_python: Path, tmp_path: Path
+):
+    command = [
         "-m",
-        "tests.support.microvm_service",
+        "tests.support.microvm_server",
         str(sandbox_python),
         str(tmp_path),
         str(tmp_path),
     ]
-    service = await asyncio.create_subprocess_exec(sys.executable, *words, cwd=ROOT)
+    server = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=ROOT)
     try:
-        started = await until(lambda: microvm.machines_of(service.pid))
+        started = await until(lambda: microvm.qemu_pids_below(server.pid))
     finally:
-        service.kill()
-        await service.wait()
+        server.kill()
+        await server.wait()
 
     await until(lambda: not [pid for pid in started if Path(f"/proc/{pid}").exists()])
 
@@ -363,70 +368,70 @@ async def test_service_that_is_killed_leaves_no_machine(sandbox_python: Path, tm
 async def test_snapshot_of_another_version_is_replaced_and_the_run_answers(
     backend: MicroVm, caplog: pytest.LogCaptureFixture
 ):
-    [snapshot] = microvm.snapshots()
+    [snapshot] = microvm.snapshot_fds()
     before = os.fstat(snapshot).st_ino
     os.pwrite(snapshot, (99).to_bytes(4, "big"), len(b"QEVM"))
 
-    runs = [backend.run(RunRequest(("echo", "said"), limits=PATIENT)) for _ in range(2)]
+    runs = [backend.run(RunRequest(("echo", "answer"), limits=GENEROUS)) for _ in range(2)]
     first, second = await asyncio.gather(*runs)
 
-    assert first.stdout == second.stdout == b"said\n", (first, second)
+    assert first.stdout == second.stdout == b"answer\n", (first, second)
     assert not any("boots a machine" in lack for lack in first.isolation.degraded)
-    [after] = [os.fstat(fd).st_ino for fd in microvm.snapshots()]
+    [after] = [os.fstat(fd).st_ino for fd in microvm.snapshot_fds()]
     assert after != before
-    [said] = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert said.startswith("a machine was not resumed from its snapshot (")
-    assert said.endswith("a new one is taken")
+    [message] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert message.startswith("a machine was not resumed from its snapshot (")
+    assert message.endswith("a new one is taken")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def offered(
+async def snapshotless(
     sandbox_python: Path, home: Path, probed: tuple[MicroVm, BackendStatus]
 ) -> AsyncIterator[MachineFactory]:
     """Machines without a snapshot, from the files that the backend has made."""
     del probed
     user = USER if os.geteuid() == 0 else None
-    fence, confinement = CgroupController(), find_confinement(home / "run", user)
+    cgroups, confinement = CgroupController(), find_confinement(home / "run", user)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boot_files, "agent_files", hostile_files)
         parts = boot_files.boot_sources(
             kernel.find_kernel(microvm.KERNEL), Interpreter(sandbox_python), None, ""
         )
-    made = boot_files.prepare_boot_files(home / "data", parts)
-    machines = MachineFactory(QemuSpawner(made, confinement, fence, Accelerator.EMULATION))
+    files = boot_files.prepare_boot_files(home / "data", parts)
+    machines = MachineFactory(QemuSpawner(files, confinement, cgroups, Accelerator.EMULATION))
     yield machines
     machines.close()
-    made.close()
+    files.close()
     confinement.close()
-    assert fence.close()
+    assert cgroups.close()
 
 
 USER = 2_000_000_998
 SHAPE = MachineShape(448, 1)
 
 
-async def test_machine_that_is_killed_as_it_boots_is_told_of(offered: MachineFactory):
+async def test_machine_that_is_killed_as_it_boots_is_an_error(snapshotless: MachineFactory):
     before = count_descriptors()
     user = USER if os.geteuid() == 0 else None
-    keeping = asyncio.create_task(offered.take_snapshot(SHAPE, user))
-    [machine] = await until(lambda: microvm.machines_of(os.getpid()))
+    booting = asyncio.create_task(snapshotless.take_snapshot(SHAPE, user))
+    [machine] = await until(lambda: microvm.qemu_pids_below(os.getpid()))
 
     os.kill(machine, signal.SIGKILL)
 
     with pytest.raises(SandboxUnavailable, match="ended during its start"):
-        await keeping
+        await booting
     assert count_descriptors() == before
 
 
 async def test_machine_that_is_killed_as_it_waits_and_a_full_disk_leave_the_run_an_answer(
     backend: MicroVm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    order, save = GuestMachine.send_parameters, QmpClient.save_state
+    send, save = GuestMachine.send_parameters, QmpClient.save_state
 
-    async def kill(machine: GuestMachine, orders: bytes) -> None:
-        monkeypatch.setattr(GuestMachine, "send_parameters", order)
+    async def kill(machine: GuestMachine, parameters: bytes) -> None:
+        monkeypatch.setattr(GuestMachine, "send_parameters", send)
         machine.kill()
-        await order(machine, orders)
+        await send(machine, parameters)
 
     def save_to_a_full_disk(monitor: QmpClient, state: int) -> None:
         del state
@@ -437,22 +442,22 @@ async def test_machine_that_is_killed_as_it_waits_and_a_full_disk_leave_the_run_
     monkeypatch.setattr(QmpClient, "save_state", save_to_a_full_disk)
     before = count_descriptors()
 
-    result = await backend.run(RunRequest(("echo", "said"), limits=PATIENT))
+    result = await backend.run(RunRequest(("echo", "answer"), limits=GENEROUS))
 
-    assert result.stdout == b"said\n", result
+    assert result.stdout == b"answer\n", result
     lack = result.isolation.degraded[-1]
     assert lack.startswith("each run boots a machine: a machine's state was not saved")
     first, second = [record.message for record in caplog.records]
     assert first.endswith("a new one is taken")
     assert second == lack
-    assert microvm.snapshots() == []
-    assert microvm.machines_of(os.getpid()) == []
+    assert microvm.snapshot_fds() == []
+    assert microvm.qemu_pids_below(os.getpid()) == []
     assert count_descriptors() == before - 1, "that of the snapshot"
 
 
 async def until(condition: Callable[[], T]) -> T:
     """What the condition says once it is true; fails after a minute."""
     async with asyncio.timeout(60):
-        while not (found := condition()):
+        while not (value := condition()):
             await asyncio.sleep(0.05)
-    return found
+    return value
