@@ -1,6 +1,6 @@
-"""Programs that want out, in a real sandbox: each attempt fails.
+"""Programs that try to get out of a real sandbox: each attempt fails.
 
-The attempts run confined only. Each prints what it got; the test names what it must be.
+The attempts run in sandboxes only. Each prints its result, which the test compares.
 """
 
 import ast
@@ -41,7 +41,7 @@ def call(number, *args):
     return errno.errorcode[ctypes.get_errno()] if result < 0 else 'went through'
 """
 
-# Arguments that would do something, were it allowed.
+# With arguments that would take effect if the call were allowed.
 REFUSED_CALLS = {
     "unshare(NEWUSER)": (272, 0x10000000),
     "unshare(NEWNS)": (272, 0x20000),
@@ -109,7 +109,7 @@ for _ in range(90): os.write(fd, b'x' * (1 << 20))
         assert result.reason is EndReason.MEMORY
     else:
         assert b"PermissionError" in result.stderr
-        assert any("memfd_create" in lack for lack in status.isolation.degraded)
+        assert any("memfd_create" in text for text in status.isolation.degraded)
 
 
 @only_x86_64
@@ -147,7 +147,7 @@ def open_place() -> Iterator[Path]:
         yield Path(name)
 
 
-async def test_network_is_out_of_reach(backend: Backend, open_place: Path):
+async def test_network_can_not_be_reached(backend: Backend, open_place: Path):
     code = """
 import socket, sys
 def attempt(name, work):
@@ -198,7 +198,7 @@ async def test_files_of_the_host_are_not_there(backend: Backend, open_place: Pat
     assert set(ast.literal_eval(root)) <= set(allowed.split())
 
 
-async def test_only_the_places_for_it_can_be_written(backend: Backend):
+async def test_only_workspace_tmp_and_shm_can_be_written(backend: Backend):
     code = """
 import os
 written = []
@@ -233,7 +233,7 @@ except ProcessLookupError: print('nobody')
     assert result.stdout == b"[1, 2] 2\n/opt/python/libexec/supervisor\nnobody\n"
 
 
-async def test_program_holds_no_rights_and_gains_none(backend: Backend):
+async def test_program_has_no_capabilities_and_gains_none(backend: Backend):
     code = """
 import os, subprocess
 status = dict(line.split(':', 1) for line in open('/proc/self/status'))
@@ -259,7 +259,7 @@ async def test_no_descriptor_but_the_three_is_open(backend: Backend):
 
     links = [line.split(" -> ")[1] for line in result.stdout.decode().splitlines()[1:]]
     assert all(link.startswith(("pipe:", "/proc/")) for link in links)
-    assert len(links) == 4  # the fourth is the folder that ls lists
+    assert len(links) == 4  # the fourth is the folder that ls opened
 
 
 async def test_report_can_not_be_forged_by_the_program(backend: Backend):
@@ -299,7 +299,7 @@ async def test_death_of_the_service_ends_its_sandboxes(
     await asyncio.wait([running])
 
 
-async def test_service_with_further_groups_tells_that_its_runs_keep_them(
+async def test_service_when_its_user_has_further_groups_then_degraded(
     ordinary_home: Path,
 ):
     service = await start_as_ordinary_user(ordinary_home, groups=(4, 27))
@@ -312,14 +312,14 @@ async def test_service_with_further_groups_tells_that_its_runs_keep_them(
         await service.close()
 
     assert result.stdout in (b"2\n", b"3\n"), result.stderr
-    assert any("2 further groups" in lack for lack in status.isolation.degraded)
+    assert any("2 further groups" in text for text in status.isolation.degraded)
 
 
 @pytest.mark.parametrize("user", ["user of the tests", "ordinary user"])
-async def test_machine_without_user_namespaces_is_told_with_a_remedy(
+async def test_machine_when_without_user_namespaces_then_a_problem_and_a_remedy(
     user: str, sandbox_python: Path, request: pytest.FixtureRequest, tmp_path: Path
 ):
-    """Tried inside a sandbox of ours that forbids making another one."""
+    """Inside a bwrap that disables further user namespaces."""
     if user == "ordinary user":
         home = request.getfixturevalue("ordinary_home")
         where = (home / "python", home / "run", home / "code", ORDINARY_USER)

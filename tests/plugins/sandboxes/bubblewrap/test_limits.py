@@ -1,4 +1,4 @@
-"""Programs that want too much, in a real sandbox: each is stopped, and the result says by what."""
+"""Programs that exceed a limit of a real sandbox: each is ended, and the result has the reason."""
 
 import asyncio
 import contextlib
@@ -31,13 +31,15 @@ while True:
 
 async def test_sleeping_too_long_ends_by_wall_time(backend: Backend):
     mark = "sleeper-4711"
-    request = RunRequest(("sh", "-c", f"echo begun; sleep 600 # {mark}"), limits=Limits(wall_s=0.5))
+    request = RunRequest(
+        ("sh", "-c", f"echo started; sleep 600 # {mark}"), limits=Limits(wall_s=0.5)
+    )
 
     result = await backend.run(request)
 
     assert result.reason is EndReason.WALL_TIME
     assert (result.exit_code, result.signal) == (None, None)
-    assert result.stdout == b"begun\n"
+    assert result.stdout == b"started\n"
     assert not find_host_processes(mark)
 
 
@@ -145,7 +147,7 @@ while True:
     assert result.reason is EndReason.MEMORY
 
 
-# A run that takes 64 MiB by two processes and then does what it is killed for.
+# A run that uses 64 MiB in two processes, and is then killed for something else.
 TAKES_64_MIB = """
 import os, sys, time
 ends = os.pipe()
@@ -164,7 +166,7 @@ KILLED_FOR = {
 
 
 @pytest.mark.parametrize("reason", KILLED_FOR)
-async def test_usage_when_killed_then_it_tells_the_memory_that_all_of_it_had(
+async def test_usage_when_killed_then_the_memory_of_all_processes(
     backend: Backend, reason: EndReason
 ):
     status = await backend.probe()
@@ -183,7 +185,7 @@ async def test_usage_when_killed_then_it_tells_the_memory_that_all_of_it_had(
         assert result.usage.max_rss_bytes > MIB
 
 
-async def test_fork_bomb_is_held_to_its_number_and_ended(backend: Backend):
+async def test_fork_bomb_when_at_its_process_limit_then_ended(backend: Backend):
     limits = Limits(wall_s=2, cpu_s=60, processes=20)
     counting = """
 import os, time
@@ -263,7 +265,7 @@ async def test_flood_into_closed_output_is_the_programs_own_end(backend: Backend
     assert b"Bad file descriptor" in result.stderr
 
 
-async def test_daemon_left_behind_is_dead_after_the_run(backend: Backend):
+async def test_daemon_when_the_run_ends_then_killed(backend: Backend):
     mark = "daemon-4712"
     code = f"""
 import os, time  # {mark}
@@ -283,7 +285,7 @@ print('gone')
     assert not find_host_processes(mark)
 
 
-async def test_cancelled_run_is_dead_when_the_call_is_over(backend: Backend):
+async def test_run_when_cancelled_then_its_processes_have_ended(backend: Backend):
     mark = "cancelled-4713"
     code = f"import os, time\nos.fork(); os.fork(); time.sleep(600)  # {mark}"
     task = asyncio.create_task(run_python(backend, code))
@@ -331,7 +333,9 @@ except OSError: print('closed')
     assert result.stdout == b"closed\n"
 
 
-async def test_service_goes_on_after_all_of_this_and_leaks_no_descriptor(backend: Backend):
+async def test_service_when_all_of_this_has_happened_then_works_and_leaks_no_descriptor(
+    backend: Backend,
+):
     before = count_descriptors()
     results = await asyncio.gather(*(run_python(backend, f"print({i})") for i in range(20)))
 

@@ -1,4 +1,4 @@
-"""What travels beside the executable for machines that hold sandboxes back."""
+"""Files beside the executable for machines that restrict sandboxes: AppArmor profile, unit."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ PACKAGING = Path(__file__).resolve().parents[4] / "packaging"
 EXECUTABLE = "/opt/monkey-coder/monkey-coder"
 
 
-def test_diagnosis_when_apparmor_holds_back_then_names_the_profile_and_its_place(
+def test_diagnosis_when_apparmor_denies_namespaces_then_names_the_profile_and_its_path(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def read(path: str) -> str:
@@ -39,11 +39,11 @@ def test_profile_when_read_then_it_is_for_the_executable_that_the_unit_starts() 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 def test_unit_when_verified_by_systemd_then_nothing_is_wrong(tmp_path: Path) -> None:
-    """The executable itself is not on this machine: another stands in its place."""
+    """The unit starts /bin/true here, since the executable is not on this machine."""
     unit = (PACKAGING / "monkey-coder.service").read_text().replace(EXECUTABLE, "/bin/true")
     (tmp_path / "monkey-coder.service").write_text(unit)
     command = ["systemd-analyze", "verify", str(tmp_path / "monkey-coder.service")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
-    said = [line for line in done.stderr.splitlines() if "monkey-coder.service" in line]
-    assert said == []
+    problems = [line for line in done.stderr.splitlines() if "monkey-coder.service" in line]
+    assert problems == []

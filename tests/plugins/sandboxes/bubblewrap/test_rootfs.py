@@ -42,7 +42,7 @@ def add(folder: Path, data: Path, name: str) -> RootfsRecord:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, sandbox_python: Path) -> Path:
-    """A data directory with `tiny`, in which the box's Python runs."""
+    """A data directory with `tiny`, in which the bundled Python runs."""
     folder = make_root(tmp_path_factory.mktemp("root") / "tiny", PROGRAMS)
     copy_libraries_of_python(sandbox_python, folder)
     home = tmp_path_factory.mktemp("data")
@@ -51,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, sandbox_python: Path) -> Path
 
 
 @asynccontextmanager
-async def box(
+async def open_backend(
     data: Path, python: Callable[[], Path], name: str = "tiny"
 ) -> AsyncGenerator[tuple[Bubblewrap, BackendStatus], None]:
     with tempfile.TemporaryDirectory() as runtime_dir:
@@ -73,7 +73,7 @@ def usable(status: BackendStatus) -> None:
         pytest.skip(f"needs sandbox: {status.problem}. {status.remedy}")
 
 
-async def said(backend: Bubblewrap, script: str) -> str:
+async def output_of(backend: Bubblewrap, script: str) -> str:
     result = await backend.run(RunRequest(("sh", "-c", script), limits=GENEROUS))
     assert result.ok, result
     return result.stdout.decode(errors="replace")
@@ -82,10 +82,12 @@ async def said(backend: Bubblewrap, script: str) -> str:
 async def test_run_when_a_root_is_chosen_then_sees_it_and_nothing_of_the_hosts(
     data: Path, sandbox_python: Path
 ) -> None:
-    async with box(data, lambda: sandbox_python) as (backend, status):
+    async with open_backend(data, lambda: sandbox_python) as (backend, status):
         usable(status)
-        assert await said(backend, "cat /usr/share/word /usr/absolute") == "from the root\n" * 2
-        names = (await said(backend, "ls /usr/bin /usr/share")).split()
+        assert (
+            await output_of(backend, "cat /usr/share/word /usr/absolute") == "from the root\n" * 2
+        )
+        names = (await output_of(backend, "ls /usr/bin /usr/share")).split()
         assert {"words", "word"} <= set(names)
         assert not {"env", "perl", "bash", "doc"} & set(names)
         result = await run_python(backend, "import sys; print(sys.executable)")
@@ -99,7 +101,7 @@ async def test_run_when_a_root_is_chosen_then_sees_it_and_nothing_of_the_hosts(
 async def test_languages_when_a_root_is_chosen_then_they_are_the_roots(
     data: Path, sandbox_python: Path
 ) -> None:
-    async with box(data, lambda: sandbox_python) as (backend, status):
+    async with open_backend(data, lambda: sandbox_python) as (backend, status):
         usable(status)
         runner = SandboxRunner({"bubblewrap": backend}, SandboxSettings(wall_s=30.0))
         await runner.start()
@@ -108,18 +110,18 @@ async def test_languages_when_a_root_is_chosen_then_they_are_the_roots(
         await runner.close()
 
 
-async def test_run_when_the_root_was_removed_then_unavailable_each_time_and_no_place_is_lost(
+async def test_run_when_the_root_was_removed_then_unavailable_each_time_and_no_slot_leaks(
     data: Path, sandbox_python: Path
 ) -> None:
     roots = open_store(data, ArchiveLimits(512 * MIB, 50_000))
     folder = data / "sandbox-rootfs" / "tiny" / "tree"
     roots.add(folder, "brief", "", ignore_progress)
-    async with box(data, lambda: sandbox_python, "brief") as (backend, status):
+    async with open_backend(data, lambda: sandbox_python, "brief") as (backend, status):
         usable(status)
         roots.remove("brief")
         for _ in range(MAX_SLOTS + 1):
             with pytest.raises(SandboxUnavailable, match="was not removed"):
-                await said(backend, "cat /usr/share/word")
+                await output_of(backend, "cat /usr/share/word")
 
 
 # The root's own Python
@@ -143,26 +145,26 @@ def own_python(tmp_path_factory: pytest.TempPathFactory, sandbox_python: Path) -
 
 
 def no_python() -> Path:
-    raise SetupError("this box has no Python for its sandbox")
+    raise SetupError("this installation has no Python for its sandbox")
 
 
-async def test_run_when_the_box_has_no_python_then_the_roots_serves(own_python: Path) -> None:
-    async with box(own_python, no_python, "whole") as (backend, status):
+async def test_run_when_there_is_no_bundled_python_then_that_of_the_root(own_python: Path) -> None:
+    async with open_backend(own_python, no_python, "whole") as (backend, status):
         if "no Python for its sandbox" in status.problem:
             pytest.fail(status.problem)
         usable(status)
         result = await run_python(backend, "import sys, json; print(sys.prefix)")
         assert result.stdout == b"/usr/local\n", result
-        assert (await said(backend, "python3 -c 'print(7)'; python -c 'print(8)'")) == "7\n8\n"
+        assert (await output_of(backend, "python3 -c 'print(7)'; python -c 'print(8)'")) == "7\n8\n"
         assert status.isolation is not None
-        # Who watches can be read by what it watches: said, not hidden.
+        # The run can read the Python of the init process, so that layer is not reported.
         assert "hidden_supervisor" not in status.isolation.layers
 
 
-async def test_probe_when_neither_the_box_nor_the_root_has_python_then_says_so(
+async def test_probe_when_there_is_no_python_at_all_then_a_problem(
     data: Path,
 ) -> None:
-    async with box(data, no_python) as (_, status):
+    async with open_backend(data, no_python) as (_, status):
         assert not status.available
         assert "no Python for its sandbox" in status.problem
 
@@ -170,7 +172,7 @@ async def test_probe_when_neither_the_box_nor_the_root_has_python_then_says_so(
 async def test_probe_when_the_root_is_not_there_then_the_remedy(
     data: Path, sandbox_python: Path
 ) -> None:
-    async with box(data, lambda: sandbox_python, "missing") as (_, status):
+    async with open_backend(data, lambda: sandbox_python, "missing") as (_, status):
         assert not status.available
         assert "'missing'" in status.problem
         assert "rootfs list" in status.remedy
@@ -181,7 +183,7 @@ async def test_probe_when_the_root_is_not_there_then_the_remedy(
     [
         ("2.1", "", None), ("", "", None), ("2.1", "/usr/bin/python3.2", None),
         ("", "/usr/bin/python{}.{}", "root"), ("2.1", "/usr/bin/python{}.{}", "root"),
-        ("99.0", "", "box"), ("99.0", "/usr/bin/python{}.{}", "box"),
+        ("99.0", "", "bundled"), ("99.0", "/usr/bin/python{}.{}", "bundled"),
     ],
 )  # fmt: skip
 def test_interpreter_when_the_roots_library_is_old_or_other_then_the_roots_python_or_none(
@@ -195,11 +197,11 @@ def test_interpreter_when_the_roots_library_is_old_or_other_then_the_roots_pytho
         assert caught.value.details["remedy"].startswith("use a root with Python")
         return
     found = choose_interpreter(root, lambda: sandbox_python)
-    assert found.bundled == (sandbox_python if serves == "box" else None)
-    assert serves == "box" or found.program == own
+    assert found.bundled == (sandbox_python if serves == "bundled" else None)
+    assert serves == "bundled" or found.program == own
 
 
-def test_interpreter_when_no_root_is_chosen_then_the_boxs_or_its_error(
+def test_interpreter_when_no_root_is_chosen_then_the_bundled_one_or_its_error(
     sandbox_python: Path,
 ) -> None:
     assert choose_interpreter(None, lambda: sandbox_python).bundled == sandbox_python
@@ -207,7 +209,7 @@ def test_interpreter_when_no_root_is_chosen_then_the_boxs_or_its_error(
         choose_interpreter(None, no_python)
 
 
-# Roots that mean harm
+# Malicious roots
 
 
 async def test_run_when_the_root_is_full_of_links_then_none_is_followed_on_the_host(
@@ -226,10 +228,13 @@ async def test_run_when_the_root_is_full_of_links_then_none_is_followed_on_the_h
     (folder / "app").symlink_to(secret)
     (folder / "usr" / "stolen").symlink_to(secret)
     add(folder, tmp_path / "data", "links")
-    async with box(tmp_path / "data", lambda: sandbox_python, "links") as (backend, status):
+    async with open_backend(tmp_path / "data", lambda: sandbox_python, "links") as (
+        backend,
+        status,
+    ):
         usable(status)
         script = f"cat /etc/* /etc/*/* /opt/* /sbin/* /app/* /usr/stolen/* {secret}/*; true"
-        assert "SECRET" not in await said(backend, script)
+        assert "SECRET" not in await output_of(backend, script)
 
 
 def test_system_when_etc_holds_links_then_they_are_not_bound(tmp_path: Path) -> None:
@@ -266,7 +271,7 @@ def test_system_when_no_root_is_chosen_then_the_hosts_folders(tmp_path: Path) ->
     assert words[-3:] == ["--ro-bind-try", "/etc/alternatives", "/etc/alternatives"]
 
 
-def test_record_when_it_names_strange_things_then_only_what_a_root_needs(data: Path) -> None:
+def test_record_when_malformed_then_an_error(data: Path) -> None:
     record = data / "sandbox-rootfs" / "tiny" / "record.json"
     good = record.read_bytes()
     for bad in (b"", b"[]", b"{}", good[:-1], good.replace(b'"files":', b'"files":"x",')):

@@ -1,4 +1,4 @@
-"""What a program gets and what comes back, in a real sandbox."""
+"""Input and results of programs in a real sandbox."""
 
 import asyncio
 import json
