@@ -80,7 +80,7 @@ async def run_appliance(
         secret = load_or_create(data_dir, settings.auth.jwt_secret_key)
         store = await Database.open(database)
         stack.push_async_callback(store.close)
-        bus = EventBus(task_events.reader(store))
+        bus = EventBus(task_events.create_reader(store))
         models = CachedModelRegistry(ModelRegistry(store, data_dir), database)
 
         loaded = plugins.load(settings.plugins)

@@ -77,7 +77,7 @@ def run_child(module: str, argv: list[str]) -> int:
     module, _, directory = module.partition("@")
     if directory:
         _add_directory(Path(directory))
-    return processes.run_main(module, argv)
+    return processes.run_child_main(module, argv)
 
 
 def check_directory(path: Path) -> None:

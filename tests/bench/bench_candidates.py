@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from appliance.domain.messages import CompletionRequest, Message, MessageRole, Sampling
-from plugins.providers.llama_cpp.host.host_resources import usable_cpus
+from appliance.spi.host import usable_cpus
 from tests.bench.llama_server import MODEL, Ours, running_ours
 
 CANDIDATES = 8

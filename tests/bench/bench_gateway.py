@@ -29,7 +29,7 @@ from msgspec import Struct
 
 from tests.bench.http_load import Load, load
 from tests.bench.peers import peer_python, peer_version
-from tests.support.box import running_box
+from tests.support.server_process import running_server
 
 _START_S = 180.0
 _BODY = {"messages": [{"role": "user", "content": "How much is two plus two?"}], "max_tokens": 16}
@@ -121,7 +121,7 @@ async def _ours(upstream: str) -> AsyncGenerator[Side, None]:
     env["MONKEY_CODER__SANDBOX__LANGUAGES"] = "python"
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_box(Path(folder) / "data", None, **env) as box,
+        running_server(Path(folder) / "data", None, **env) as box,
     ):
         key = await asyncio.to_thread(box.make_key)
         url = f"{box.url}/v1/chat/completions"

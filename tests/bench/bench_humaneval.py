@@ -35,7 +35,7 @@ from appliance.sandbox.python import runtime
 from appliance.sandbox.runner import SandboxRunner
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from tests.support.agent_fakes import MemoryContext
-from tests.support.llama_box import provider_for
+from tests.support.llama_provider import provider_for
 from tests.support.sandbox_service import plugin_context
 
 _TASK_S = 600.0
@@ -102,11 +102,11 @@ async def _bench(problems: Sequence[Problem], given: argparse.Namespace) -> None
         Way(f"{given.branches} branches", given.branches, None, 1),
     )
     tallies = {way.name: Tally() for way in ways}
-    async with _box(given.model) as box:
+    async with _box(given.model) as server:
         for number, problem in enumerate(problems):
             outcomes: list[str] = []
             for way in ways:
-                good = await _attempt(problem, number, way, box, tallies[way.name])
+                good = await _attempt(problem, number, way, server, tallies[way.name])
                 outcomes.append(
                     f"{way.name}: {'yes' if good == 1 else f'{good:.1f}' if good else 'no'}"
                 )
@@ -138,12 +138,14 @@ async def _box(model: Path) -> AsyncGenerator[Box, None]:
 def _sandbox_python() -> Path:
     """Made once per machine, where the tests keep it too."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return runtime.prepare(cache / "monkey-coder-tests")
+    return runtime.ensure_runtime(cache / "monkey-coder-tests")
 
 
-async def _attempt(problem: Problem, number: int, way: Way, box: Box, tally: Tally) -> float:
+async def _attempt(problem: Problem, number: int, way: Way, server: Box, tally: Tally) -> float:
     """Share of the samples that solve the problem."""
-    agent = CodingAgent(box.gateway, box.sandbox, AgentSettings(repair_rounds=way.repair_rounds))
+    agent = CodingAgent(
+        server.gateway, server.sandbox, AgentSettings(repair_rounds=way.repair_rounds)
+    )
     solved = 0
     for sample in range(way.samples):
         request = TaskRequest(
@@ -162,7 +164,7 @@ async def _attempt(problem: Problem, number: int, way: Way, box: Box, tally: Tal
         tally.seconds += (time.perf_counter() - started) / way.samples
         tally.tokens += result.usage.completion_tokens // way.samples
         tally.claimed += sample == 0 and result.verification.ok
-        solved += await _judged(problem, result, box.sandbox)
+        solved += await _judged(problem, result, server.sandbox)
     tally.solved += solved / way.samples
     return solved / way.samples
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from plugins.providers.llama_cpp.host.host_resources import usable_cpus
+from appliance.spi.host import usable_cpus
 from tests.bench.llama_server import SETTLE_S, running_library, running_ours, running_peer
 
 PEERS = {"server": (running_peer, (1, 4, 8)), "library": (running_library, (8,))}

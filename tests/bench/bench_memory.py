@@ -17,8 +17,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.box import Box, command, running_box
 from tests.support.engines import engine_of, resident
+from tests.support.server_process import ServerProcess, command, running_server
 from tests.support.tiny_gguf import write_tiny_gguf
 
 MIB = 1024 * 1024
@@ -35,18 +35,18 @@ def main() -> int:
         data = Path(folder) / "data"
         file = write_tiny_gguf(Path(folder) / "tiny.gguf", context_tokens=2048)
         command("model", "add", file, "--in-place", "--alias", MODEL, "--data-dir", data)
-        with running_box(data) as box:
-            box.make_key()
-            box.wait_ready()
-            asyncio.run(_bench(box, chosen.requests, chosen.connections))
+        with running_server(data) as server:
+            server.make_key()
+            server.wait_ready()
+            asyncio.run(_bench(server, chosen.requests, chosen.connections))
     return 0
 
 
-async def _bench(box: Box, requests: int, connections: int) -> None:
-    assert box.process is not None
-    processes = {"server": box.process.pid, "engine": engine_of(box, MODEL)}
-    headers = {"Authorization": f"Bearer {box.key}"}
-    async with httpx.AsyncClient(base_url=box.url, headers=headers, timeout=60) as client:
+async def _bench(server: ServerProcess, requests: int, connections: int) -> None:
+    assert server.process is not None
+    processes = {"server": server.process.pid, "engine": engine_of(server, MODEL)}
+    headers = {"Authorization": f"Bearer {server.key}"}
+    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60) as client:
         first = max(1, requests // 10)
         await _chats(client, range(first), connections)
         early = {name: resident(pid) for name, pid in processes.items()}

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import median
 
-from plugins.providers.llama_cpp.host.host_resources import usable_cpus
+from appliance.spi.host import usable_cpus
 from tests.bench.llama_server import SETTLE_S, running_ours, running_peer
 
 Ask = Callable[[str], Awaitable[int]]

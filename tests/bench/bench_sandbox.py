@@ -25,23 +25,23 @@ from msgspec import structs
 
 from appliance.domain.execution import RunRequest, SandboxFile
 from appliance.sandbox.python import runtime
-from plugins._shared.stage.environment import ENVIRONMENT
-from plugins._shared.stage.prewarm_setup import Readiness
+from plugins._shared.stage.job import ENVIRONMENT
+from plugins._shared.stage.prewarm_setup import PrewarmKind
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from tests.support.sandbox_service import plugin_context
 
 KIB = 1024
 _SOURCE = SandboxFile("one.js", b"console.log(1)")
 _PROGRAMS = {
-    Readiness.PYTHON: ("python", "-c", "print(1)"),
-    Readiness.NODE: ("node", _SOURCE.path),
-    Readiness.ANY: ("sh", "-c", "echo 1"),
+    PrewarmKind.PYTHON: ("python", "-c", "print(1)"),
+    PrewarmKind.NODE: ("node", _SOURCE.path),
+    PrewarmKind.ANY: ("sh", "-c", "echo 1"),
 }
 # How the command lines of those begin that wait for them, below the sandbox's first process.
 _WAITS_AS = {
-    Readiness.PYTHON: b"python\0/tmp/.start",
-    Readiness.NODE: b"node\0--require",
-    Readiness.ANY: b"/",
+    PrewarmKind.PYTHON: b"python\0/tmp/.start",
+    PrewarmKind.NODE: b"node\0--require",
+    PrewarmKind.ANY: b"/",
 }
 _WAITING = 2
 _AT_ONCE = (1, 2, 4, 8)
@@ -68,7 +68,7 @@ async def _bench(folder: Path, rounds: int, seconds: float) -> None:
     (folder / _SOURCE.path).write_bytes(_SOURCE.content)
     os.chdir(folder)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    python = runtime.prepare(cache / "monkey-coder-tests")
+    python = runtime.ensure_runtime(cache / "monkey-coder-tests")
     cold = await _started(python, folder / "cold", 0)
     warm = await _started(python, folder / "warm", _WAITING)
     kinds = {
@@ -83,8 +83,8 @@ async def _bench(folder: Path, rounds: int, seconds: float) -> None:
             medians[kind] = await _alternate(kind, program, cold, warm, rounds)
             memory[kind] = round(_memory(kind) / _WAITING)
         rates = {
-            name: {str(number): await _rate(box, number, seconds) for number in _AT_ONCE}
-            for name, box in (("cold", cold), ("warm", warm))
+            name: {str(number): await _rate(server, number, seconds) for number in _AT_ONCE}
+            for name, server in (("cold", cold), ("warm", warm))
         }
     finally:
         await cold.close()
@@ -94,15 +94,15 @@ async def _bench(folder: Path, rounds: int, seconds: float) -> None:
 
 async def _started(python: Path, runtime_dir: Path, waiting: int) -> Bubblewrap:
     settings = {"warm": waiting, "parallel_runs": max(_AT_ONCE)}
-    box = Bubblewrap(structs.replace(plugin_context(python, runtime_dir), settings=settings))
-    status = await box.probe()
+    server = Bubblewrap(structs.replace(plugin_context(python, runtime_dir), settings=settings))
+    status = await server.probe()
     if not status.available:
-        sys.exit(f"this machine can't confine: {status.problem}. {status.remedy}")
-    return box
+        sys.exit(f"needs sandbox: {status.problem}. {status.remedy}")
+    return server
 
 
-async def _filled(box: Bubblewrap, kind: Readiness) -> None:
-    while box.waiting(kind) < _WAITING:
+async def _filled(server: Bubblewrap, kind: PrewarmKind) -> None:
+    while server.count_idle(kind) < _WAITING:
         await asyncio.sleep(0.005)
     await asyncio.sleep(_SETTLE_S)
 
@@ -111,7 +111,7 @@ async def _filled(box: Bubblewrap, kind: Readiness) -> None:
 
 
 async def _alternate(
-    kind: Readiness, program: str, cold: Bubblewrap, warm: Bubblewrap, rounds: int
+    kind: PrewarmKind, program: str, cold: Bubblewrap, warm: Bubblewrap, rounds: int
 ) -> dict[str, float]:
     """The median seconds of each."""
     runs: dict[str, Run] = {
@@ -141,9 +141,9 @@ async def _plain(program: str, *words: str) -> None:
         sys.exit(f"the plain interpreter said {output!r}")
 
 
-async def _confined(box: Bubblewrap, kind: Readiness = Readiness.PYTHON) -> None:
-    files = (_SOURCE,) if kind is Readiness.NODE else ()
-    result = await box.run(RunRequest(_PROGRAMS[kind], files))
+async def _confined(server: Bubblewrap, kind: PrewarmKind = PrewarmKind.PYTHON) -> None:
+    files = (_SOURCE,) if kind is PrewarmKind.NODE else ()
+    result = await server.run(RunRequest(_PROGRAMS[kind], files))
     if result.stdout != b"1\n":
         sys.exit(f"a run ended with {result}")
 
@@ -151,7 +151,7 @@ async def _confined(box: Bubblewrap, kind: Readiness = Readiness.PYTHON) -> None
 # Throughput
 
 
-async def _rate(box: Bubblewrap, at_once: int, seconds: float) -> float:
+async def _rate(server: Bubblewrap, at_once: int, seconds: float) -> float:
     """Runs per second."""
     finished = 0
     end = time.perf_counter() + seconds
@@ -159,7 +159,7 @@ async def _rate(box: Bubblewrap, at_once: int, seconds: float) -> float:
     async def client() -> None:
         nonlocal finished
         while time.perf_counter() < end:
-            await _confined(box)
+            await _confined(server)
             finished += 1
 
     begun = time.perf_counter()
@@ -170,7 +170,7 @@ async def _rate(box: Bubblewrap, at_once: int, seconds: float) -> float:
 # Memory
 
 
-def _memory(kind: Readiness) -> int:
+def _memory(kind: PrewarmKind) -> int:
     """The proportional set size of the sandboxes that wait so, in bytes."""
     return sum(sum(map(_share, tree)) for tree in _sandboxes() if _says(tree[-1], _WAITS_AS[kind]))
 
@@ -208,11 +208,11 @@ def _report(
     memory: dict[str, int],
 ) -> None:
     for kind, times in medians.items():
-        program = _PROGRAMS[Readiness(kind)][0]
+        program = _PROGRAMS[PrewarmKind(kind)][0]
         print(f"{program}: {1000 * times['plain']:.1f} ms as it is")
         for name, goal in _GOALS.items():
             ratio = times[name] / times["plain"]
-            wanted = f" (goal {goal} x)" if kind is Readiness.PYTHON else ""
+            wanted = f" (goal {goal} x)" if kind is PrewarmKind.PYTHON else ""
             print(f"  {name}: {1000 * times[name]:.1f} ms, {ratio:.2f} x{wanted}")
         print(f"  one that waits: {memory[kind] / KIB / KIB:.1f} MiB")
     for name, counts in rates.items():

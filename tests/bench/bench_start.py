@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.box import PROGRAM, Box
+from tests.support.server_process import PROGRAM, ServerProcess
 
 
 def main() -> None:
@@ -40,16 +40,16 @@ def main() -> None:
 
 def one_start(data_dir: Path, program: list[str]) -> tuple[float, float]:
     """Seconds to the first 200, and the memory of all its processes a second later."""
-    box = Box(data_dir, program=program)
+    server = ServerProcess(data_dir, program=program)
     begun = time.perf_counter()
-    box.start()
-    while httpx.get(f"{box.url}/health").status_code != 200:
+    server.start()
+    while httpx.get(f"{server.url}/health").status_code != 200:
         time.sleep(0.001)
     took = time.perf_counter() - begun
     time.sleep(1)
-    assert box.process is not None
-    memory = proportional_memory(box.process.pid)
-    box.stop()
+    assert server.process is not None
+    memory = proportional_memory(server.process.pid)
+    server.stop()
     return took, memory
 
 

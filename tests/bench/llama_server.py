@@ -29,7 +29,7 @@ from appliance.domain.messages import (
 )
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
 from tests.bench.peers import peer_python
-from tests.support.llama_box import provider_for
+from tests.support.llama_provider import provider_for
 
 CONTEXT = 8192
 MODEL = "bench"

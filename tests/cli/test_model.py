@@ -83,7 +83,7 @@ def test_show_when_it_was_loaded_then_tells_what_was_measured(
 
 async def _keep(box: Path, probe: ModelProbe) -> None:
     database = await Database.open(box / "monkey-coder.db")
-    await ModelRegistry(database, box).keep_probe("tiny", probe)
+    await ModelRegistry(database, box).store_probe("tiny", probe)
     await database.close()
 
 
@@ -101,7 +101,7 @@ def test_command_when_the_model_is_unknown_then_one_line_and_status_1(
 ) -> None:
     ended = model(*words)
     assert ended.status == 1
-    assert ended.err == "error: no model 'x' on this box; there are: none yet\n"
+    assert ended.err == "error: no model 'x'; registered: none\n"
 
 
 def test_add_when_the_file_is_truncated_then_says_the_numbers(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command_line import command_line
-from tests.support.rootfs import left, make_root, tar_of
+from tests.support.rootfs import make_root, remaining_names, tar_of
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_add_list_check_remove_when_in_that_order_then_each_tells_its_result(
     status, _, err = shell("add", str(archive), "--name", "small")
     assert (status, "already" in err) == (1, True)
     assert shell("remove", "small") == (0, "Removed small.\n", "")
-    assert left(tmp_path / "data") == set()
+    assert remaining_names(tmp_path / "data") == set()
     assert shell("remove", "small")[0] == 1
 
 
@@ -80,5 +80,5 @@ def test_add_when_it_is_no_root_then_one_line_of_why_and_nothing_left(
     assert (status, out) == (1, "")
     assert "neither a squashfs image nor a tar archive nor a folder" in err
     assert "Traceback" not in err
-    assert left(tmp_path / "data") == set()
+    assert remaining_names(tmp_path / "data") == set()
     assert shell("add", str(tmp_path / "missing"))[0] == 2

@@ -16,12 +16,12 @@ from appliance.cli.support.task_output import format_frame, printable
 from appliance.config.settings import DataSettings, Settings
 from appliance.errors import InvalidInput, SetupError
 from tests.support.command_line import Command, Ended, command_line
-from tests.support.scripted_box import START, ScriptedBox, complete, progress, scripted_box
+from tests.support.scripted_server import START, ScriptedServer, complete, progress, scripted_server
 
 
 @pytest.fixture
-def box() -> Generator[ScriptedBox]:
-    with scripted_box() as running:
+def server() -> Generator[ScriptedServer]:
+    with scripted_server() as running:
         yield running
 
 
@@ -29,11 +29,11 @@ def box() -> Generator[ScriptedBox]:
 def task(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    box: ScriptedBox,
+    server: ScriptedServer,
     tmp_path: Path,
 ) -> Iterator[Command]:
     """`monkey-coder task run`, against the scripted box."""
-    monkeypatch.setenv("MONKEY_CODER_URL", box.url)
+    monkeypatch.setenv("MONKEY_CODER_URL", server.url)
     monkeypatch.setenv("MONKEY_CODER_API_KEY", "mk-test")
     monkeypatch.chdir(tmp_path)
     with command_line(capsys, monkeypatch) as call:
@@ -45,9 +45,9 @@ def task(
 
 
 def test_run_when_it_completes_then_prints_the_code_alone_on_stdout(
-    task: Command, box: ScriptedBox
+    task: Command, server: ScriptedServer
 ) -> None:
-    box.parts = [[START, progress("planned"), complete()]]
+    server.parts = [[START, progress("planned"), complete()]]
     ended = task("write one")
     assert (ended.status, ended.out) == (0, "print(1)\n")
     assert "not verified" in ended.err
@@ -55,16 +55,16 @@ def test_run_when_it_completes_then_prints_the_code_alone_on_stdout(
 
 
 def test_run_when_options_are_given_then_the_request_holds_them(
-    task: Command, box: ScriptedBox, tmp_path: Path
+    task: Command, server: ScriptedServer, tmp_path: Path
 ) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src/app.py").write_text("x = 1\n")
     (tmp_path / "test_app.py").write_text("def test(): pass\n")
-    box.parts = [[START, complete()]]
+    server.parts = [[START, complete()]]
     words = "--task-type testing --persona tester --model m --branches 3 --strategy first_success"
     files = "--file src/app.py --test test_app.py --timeout 9 --label secret --label repo-1"
     task("do it", *words.split(), *files.split())
-    method, path, headers, body = box.requests[0]
+    method, path, headers, body = server.requests[0]
     assert (method, path) == ("POST", "/api/v1/execute/stream")
     assert headers["authorization"] == "Bearer mk-test"
     assert body.pop("task_id").startswith("task_")
@@ -82,7 +82,7 @@ def test_run_when_options_are_given_then_the_request_holds_them(
 
 
 def test_run_when_streaming_then_shows_candidates_and_verdicts(
-    task: Command, box: ScriptedBox
+    task: Command, server: ScriptedServer
 ) -> None:
     plan = {"persona": "developer", "model": "m", "branches": 2, "level": "caller_tests"}
     written = {"branch": 0, "round": 0, "usage": {"completion_tokens": 40}, "seconds": 0.5}
@@ -96,7 +96,7 @@ def test_run_when_streaming_then_shows_candidates_and_verdicts(
         progress("verdict", branch=repaired),
     ]
     done = complete(level="caller_tests", passed=3, isolation="namespaces")
-    box.parts = [[*frames, done]]
+    server.parts = [[*frames, done]]
     ended = task("x", "--stream")
     assert ended.err.splitlines() == [
         "task task_x",
@@ -110,20 +110,20 @@ def test_run_when_streaming_then_shows_candidates_and_verdicts(
 
 
 def test_run_when_json_is_asked_for_then_stdout_is_json_only(
-    task: Command, box: ScriptedBox
+    task: Command, server: ScriptedServer
 ) -> None:
-    box.parts = [[START, complete()]]
+    server.parts = [[START, complete()]]
     assert json.loads(task("x", "--json").out)["status"] == "completed"
-    box.parts = [[START, complete()]]
+    server.parts = [[START, complete()]]
     lines = task("x", "--json", "--stream").out.splitlines()
     assert [json.loads(line)["type"] for line in lines] == ["start", "complete"]
 
 
 def test_run_when_the_task_fails_then_says_why_with_status_1(
-    task: Command, box: ScriptedBox
+    task: Command, server: ScriptedServer
 ) -> None:
     error = {"code": "PROVIDER_ERROR", "message": "the engine died"}
-    box.parts = [[START, {"type": "error", "error": error}]]
+    server.parts = [[START, {"type": "error", "error": error}]]
     ended = task("x")
     assert (ended.status, ended.out) == (1, "")
     assert "error: the engine died" in ended.err
@@ -139,20 +139,20 @@ def test_run_when_the_task_fails_then_says_why_with_status_1(
     ],
 )
 def test_run_when_it_must_be_verified_then_the_status_says_whether(
-    task: Command, box: ScriptedBox, verification: dict[str, Any], status: int
+    task: Command, server: ScriptedServer, verification: dict[str, Any], status: int
 ) -> None:
-    box.parts = [[START, complete(None, **verification)]]
+    server.parts = [[START, complete(None, **verification)]]
     assert task("x", "--verified").status == status
 
 
 def test_run_when_the_connection_breaks_then_goes_on_behind_the_last_frame(
-    task: Command, box: ScriptedBox
+    task: Command, server: ScriptedServer
 ) -> None:
-    box.parts = [[START, progress("a")], [progress("b")], [complete()]]
+    server.parts = [[START, progress("a")], [progress("b")], [complete()]]
     ended = task("x")
     assert ended.status == 0
-    task_id = box.requests[0][3]["task_id"]
-    assert box.asked()[1:] == [
+    task_id = server.requests[0][3]["task_id"]
+    assert server.asked()[1:] == [
         ("GET", f"/api/v1/tasks/{task_id}/events?after=2"),
         ("GET", f"/api/v1/tasks/{task_id}/events?after=3"),
     ]
@@ -173,27 +173,27 @@ def test_run_when_nobody_listens_then_says_where(task: Command) -> None:
     ],
 )
 def test_run_when_the_server_refuses_then_its_message_is_printed(
-    task: Command, box: ScriptedBox, status: int, content: bytes, message: str
+    task: Command, server: ScriptedServer, status: int, content: bytes, message: str
 ) -> None:
-    box.refusal = (status, content)
+    server.refusal = (status, content)
     ended = task("x")
     assert ended.status == 1
     assert message in ended.err
 
 
 def test_run_when_the_server_completes_the_task_then_no_error_is_printed(
-    task: Command, box: ScriptedBox
+    task: Command, server: ScriptedServer
 ) -> None:
-    box.parts = [[START, complete()]]
+    server.parts = [[START, complete()]]
     ended = task("x")
     assert ended.status == 0
     assert "error" not in ended.err
 
 
 def test_run_when_out_is_given_then_writes_the_files(
-    task: Command, box: ScriptedBox, tmp_path: Path
+    task: Command, server: ScriptedServer, tmp_path: Path
 ) -> None:
-    box.parts = [[START, complete({"a.py": "1\n", "pkg/b.py": "2\n"})]]
+    server.parts = [[START, complete({"a.py": "1\n", "pkg/b.py": "2\n"})]]
     ended = task("x", "--out", "made")
     assert ended.status == 0
     assert (tmp_path / "made/a.py").read_text() == "1\n"
@@ -202,16 +202,16 @@ def test_run_when_out_is_given_then_writes_the_files(
 
 
 def test_run_when_a_file_is_there_then_only_force_overwrites_it(
-    task: Command, box: ScriptedBox, tmp_path: Path
+    task: Command, server: ScriptedServer, tmp_path: Path
 ) -> None:
     (tmp_path / "a.py").write_text("mine")
-    box.parts = [[START, complete({"a.py": "new", "b.py": "new"})]]
+    server.parts = [[START, complete({"a.py": "new", "b.py": "new"})]]
     ended = task("x", "--out", ".")
     assert ended.status == 1
     assert "already in .: a.py; overwrite with --force" in ended.err
     assert (tmp_path / "a.py").read_text() == "mine"
     assert not (tmp_path / "b.py").exists()
-    box.parts = [[START, complete({"a.py": "new"})]]
+    server.parts = [[START, complete({"a.py": "new"})]]
     assert task("x", "--out", ".", "--force").status == 0
     assert (tmp_path / "a.py").read_text() == "new"
 
@@ -233,9 +233,9 @@ def test_run_when_a_file_is_there_then_only_force_overwrites_it(
     ],
 )
 def test_run_when_a_name_could_lead_out_then_nothing_is_written(
-    task: Command, box: ScriptedBox, tmp_path: Path, name: str
+    task: Command, server: ScriptedServer, tmp_path: Path, name: str
 ) -> None:
-    box.parts = [[START, complete({"good.py": "1", name: "evil"})]]
+    server.parts = [[START, complete({"good.py": "1", name: "evil"})]]
     ended = task("x", "--out", "made", "--force")
     assert ended.status == 1
     assert "nothing was written" in ended.err
@@ -243,7 +243,7 @@ def test_run_when_a_name_could_lead_out_then_nothing_is_written(
 
 
 def test_run_when_a_link_lies_in_the_folder_then_it_is_not_followed(
-    task: Command, box: ScriptedBox, tmp_path: Path
+    task: Command, server: ScriptedServer, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -252,9 +252,9 @@ def test_run_when_a_link_lies_in_the_folder_then_it_is_not_followed(
     made.mkdir()
     (made / "sub").symlink_to(outside)
     (made / "file").symlink_to(outside / "keep")
-    box.parts = [[START, complete({"sub/evil.py": "x"})]]
+    server.parts = [[START, complete({"sub/evil.py": "x"})]]
     assert task("x", "--out", "made", "--force").status == 1
-    box.parts = [[START, complete({"file": "new"})]]
+    server.parts = [[START, complete({"file": "new"})]]
     assert task("x", "--out", "made", "--force").status == 0
     assert (outside / "keep").read_text() == "mine"
     assert (made / "file").read_text() == "new"
@@ -263,58 +263,58 @@ def test_run_when_a_link_lies_in_the_folder_then_it_is_not_followed(
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00binary", b"x" * (4 * 1024 * 1024 + 1)])
 def test_run_when_a_file_can_not_be_sent_then_says_which(
-    task: Command, box: ScriptedBox, tmp_path: Path, content: bytes
+    task: Command, server: ScriptedServer, tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "f").write_bytes(content)
     ended = task("x", "--file", "f")
     assert ended.status == 1
     assert "error: f: " in ended.err
-    assert box.requests == []
+    assert server.requests == []
 
 
 @pytest.mark.parametrize(
     "words", [[""], ["  "], [], ["x", "--file", "none"], ["x", "--branches", "0"]]
 )
 def test_run_when_usage_is_wrong_then_asks_nobody(
-    task: Command, box: ScriptedBox, words: list[str]
+    task: Command, server: ScriptedServer, words: list[str]
 ) -> None:
     assert task(*words).status == 2
-    assert box.requests == []
+    assert server.requests == []
 
 
 def test_run_when_a_file_lies_elsewhere_then_only_its_name_is_sent(
-    task: Command, box: ScriptedBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Command, server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "a.py").write_text("1")
     monkeypatch.chdir(tmp_path / "deep")
-    box.parts = [[START, complete()]]
+    server.parts = [[START, complete()]]
     task("x", "--file", "../a.py", "--test", str(tmp_path / "a.py"))
-    body = box.requests[0][3]
+    body = server.requests[0][3]
     assert [body["files"][0]["path"], body["tests"][0]["path"]] == ["a.py", "a.py"]
 
 
-def test_run_when_a_file_never_ends_then_is_refused(task: Command, box: ScriptedBox) -> None:
+def test_run_when_a_file_never_ends_then_is_refused(task: Command, server: ScriptedServer) -> None:
     assert "more than" in task("x", "--file", "/dev/zero").err
-    assert box.requests == []
+    assert server.requests == []
 
 
 def test_run_when_the_prompt_is_a_dash_then_reads_standard_input(
-    box: ScriptedBox, tmp_path: Path
+    server: ScriptedServer, tmp_path: Path
 ) -> None:
-    box.parts = [[START, complete()]]
-    environ = os.environ | {"MONKEY_CODER_URL": box.url, "MONKEY_CODER_API_KEY": "mk-test"}
+    server.parts = [[START, complete()]]
+    environ = os.environ | {"MONKEY_CODER_URL": server.url, "MONKEY_CODER_API_KEY": "mk-test"}
     words = [sys.executable, "-m", "appliance", "task", "run", "-"]
     ended = subprocess.run(words, check=False, env=environ, input=b"from a pipe", timeout=60)
     assert ended.returncode == 0
-    assert box.requests[0][3]["prompt"] == "from a pipe"
+    assert server.requests[0][3]["prompt"] == "from a pipe"
 
 
 def test_run_when_interrupted_then_cancels_the_task_on_the_box(
-    box: ScriptedBox, tmp_path: Path
+    server: ScriptedServer, tmp_path: Path
 ) -> None:
-    box.parts = [[START]]
-    environ = os.environ | {"MONKEY_CODER_URL": box.url, "MONKEY_CODER_API_KEY": "mk-test"}
+    server.parts = [[START]]
+    environ = os.environ | {"MONKEY_CODER_URL": server.url, "MONKEY_CODER_API_KEY": "mk-test"}
     words = [sys.executable, "-m", "appliance", "task", "run", "x", "--stream"]
     client = subprocess.Popen(words, env=environ, stderr=subprocess.PIPE, text=True)
     assert client.stderr is not None
@@ -323,7 +323,10 @@ def test_run_when_interrupted_then_cancels_the_task_on_the_box(
     _, said = client.communicate(timeout=30)
     assert client.returncode == 130
     assert "Traceback" not in said
-    assert box.asked()[-1] == ("POST", f"/api/v1/tasks/{box.requests[0][3]['task_id']}/cancel")
+    assert server.asked()[-1] == (
+        "POST",
+        f"/api/v1/tasks/{server.requests[0][3]['task_id']}/cancel",
+    )
 
 
 def test_find_key_when_given_in_several_ways_then_the_flag_wins(tmp_path: Path) -> None:

@@ -44,16 +44,18 @@ class Box:
 
 
 @pytest.fixture
-def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Box:
+def server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Box:
     for name in ("DATABASE_URL", "JWT_SECRET_KEY"):
         monkeypatch.delenv(name, raising=False)
     return Box(tmp_path / "data", monkeypatch, capsys)
 
 
-def test_user_add_when_given_everything_then_listed(box: Box) -> None:
-    box.add("Root", "--role", "admin", "--email", "Root@example.com", "--name", "The Root")
-    assert "root" in box.out
-    [user] = box.listed("user")
+def test_user_add_when_given_everything_then_listed(server: Box) -> None:
+    server.add("Root", "--role", "admin", "--email", "Root@example.com", "--name", "The Root")
+    assert "root" in server.out
+    [user] = server.listed("user")
     assert user["id"].startswith("user_")
     assert user["created_at"].endswith("Z")
     assert {name: user[name] for name in ("username", "email", "name", "role", "status")} == {
@@ -65,12 +67,12 @@ def test_user_add_when_given_everything_then_listed(box: Box) -> None:
     }
 
 
-def test_user_add_when_only_named_then_developer_of_this_machine(box: Box) -> None:
-    box.add("alice")
-    [user] = box.listed("user")
+def test_user_add_when_only_named_then_developer_of_this_machine(server: Box) -> None:
+    server.add("alice")
+    [user] = server.listed("user")
     assert (user["email"], user["name"], user["role"]) == ("alice@localhost", "alice", "developer")
-    assert box.run("user", "list") == 0
-    header, line = box.out.splitlines()
+    assert server.run("user", "list") == 0
+    header, line = server.out.splitlines()
     assert header.split()[:3] == ["USERNAME", "ROLE", "STATUS"]
     assert line.split()[:3] == ["alice", "developer", "active"]
 
@@ -97,77 +99,79 @@ def test_user_add_when_only_named_then_developer_of_this_machine(box: Box) -> No
     ],
 )
 def test_command_when_wrong_then_says_so_in_one_line_and_fails(
-    box: Box, argv: list[str], stdin: str, status: int, said: str
+    server: Box, argv: list[str], stdin: str, status: int, said: str
 ) -> None:
-    assert box.run(*argv, stdin=stdin) == status
-    assert box.out == ""
-    assert said in box.err
-    assert "Traceback" not in box.err
+    assert server.run(*argv, stdin=stdin) == status
+    assert server.out == ""
+    assert said in server.err
+    assert "Traceback" not in server.err
 
 
-def test_user_add_when_name_is_taken_then_says_so(box: Box) -> None:
-    box.add("alice")
-    added = box.run("user", "add", "ALICE", "--password-stdin", stdin=PASSWORD)
-    assert (added, box.err) == (1, "error: the username 'alice' is taken\n")
+def test_user_add_when_name_is_taken_then_says_so(server: Box) -> None:
+    server.add("alice")
+    added = server.run("user", "add", "ALICE", "--password-stdin", stdin=PASSWORD)
+    assert (added, server.err) == (1, "error: the username 'alice' is taken\n")
 
 
-def test_user_disable_when_undone_then_keys_stop_and_work_again(box: Box) -> None:
-    box.add("alice")
-    assert box.run("key", "create", "--user", "alice") == 0
+def test_user_disable_when_undone_then_keys_stop_and_work_again(server: Box) -> None:
+    server.add("alice")
+    assert server.run("key", "create", "--user", "alice") == 0
     for command, user_status, key_status in (
         ("disable", "disabled", "inactive"),
         ("enable", "active", "active"),
     ):
-        assert box.run("user", command, "alice@localhost") == 0
-        assert box.listed("user")[0]["status"] == user_status
-        assert box.listed("key")[0]["status"] == key_status
+        assert server.run("user", command, "alice@localhost") == 0
+        assert server.listed("user")[0]["status"] == user_status
+        assert server.listed("key")[0]["status"] == key_status
 
 
-def test_user_passwd_when_changed_then_stored(box: Box) -> None:
-    box.add("alice")
-    assert box.run("user", "passwd", "alice", "--password-stdin", stdin="a new password\r\n") == 0
-    assert "alice" in box.out
+def test_user_passwd_when_changed_then_stored(server: Box) -> None:
+    server.add("alice")
+    assert (
+        server.run("user", "passwd", "alice", "--password-stdin", stdin="a new password\r\n") == 0
+    )
+    assert "alice" in server.out
 
 
-def test_key_create_when_done_then_the_key_alone_is_on_stdout(box: Box) -> None:
-    box.add("alice")
+def test_key_create_when_done_then_the_key_alone_is_on_stdout(server: Box) -> None:
+    server.add("alice")
     options = ["--name", "nightly", "--scope", "tasks:read", "--scope", "tasks:write"]
-    assert box.run("key", "create", "--user", "ALICE", *options, "--expires-days", "1.5") == 0
-    key = box.out.removesuffix("\n")
+    assert server.run("key", "create", "--user", "ALICE", *options, "--expires-days", "1.5") == 0
+    key = server.out.removesuffix("\n")
     assert key.startswith("mk-")
     assert len(key) == 46
-    assert key not in box.err
-    [listed] = box.listed("key", "--user", "alice")
+    assert key not in server.err
+    [listed] = server.listed("key", "--user", "alice")
     assert (listed["name"], listed["user"], listed["status"]) == ("nightly", "alice", "active")
     assert listed["scopes"] == ["tasks:read", "tasks:write"]
     assert key.startswith(listed["prefix"])
-    assert key not in box.out
+    assert key not in server.out
 
 
-def test_key_list_when_many_have_keys_then_all_or_one_users(box: Box) -> None:
+def test_key_list_when_many_have_keys_then_all_or_one_users(server: Box) -> None:
     for name in ("alice", "bob"):
-        box.add(name)
-        assert box.run("key", "create", "--user", name) == 0
-    assert [key["user"] for key in box.listed("key")] == ["bob", "alice"]
-    assert [key["user"] for key in box.listed("key", "--user", "bob")] == ["bob"]
-    assert box.run("key", "list") == 0
-    assert len(box.out.splitlines()) == 3
+        server.add(name)
+        assert server.run("key", "create", "--user", name) == 0
+    assert [key["user"] for key in server.listed("key")] == ["bob", "alice"]
+    assert [key["user"] for key in server.listed("key", "--user", "bob")] == ["bob"]
+    assert server.run("key", "list") == 0
+    assert len(server.out.splitlines()) == 3
 
 
-def test_key_revoke_when_done_then_listed_as_revoked(box: Box) -> None:
-    box.add("alice")
-    box.run("key", "create", "--user", "alice")
-    [key] = box.listed("key")
-    assert box.run("key", "revoke", key["id"]) == 0
-    assert key["prefix"] in box.out
-    assert box.listed("key")[0]["status"] == "revoked"
+def test_key_revoke_when_done_then_listed_as_revoked(server: Box) -> None:
+    server.add("alice")
+    server.run("key", "create", "--user", "alice")
+    [key] = server.listed("key")
+    assert server.run("key", "revoke", key["id"]) == 0
+    assert key["prefix"] in server.out
+    assert server.listed("key")[0]["status"] == "revoked"
 
 
-def test_list_when_there_is_nothing_then_an_empty_table_and_an_empty_array(box: Box) -> None:
+def test_list_when_there_is_nothing_then_an_empty_table_and_an_empty_array(server: Box) -> None:
     for noun in ("user", "key"):
-        assert box.listed(noun) == []
-        assert box.run(noun, "list") == 0
-        assert len(box.out.splitlines()) == 1
+        assert server.listed(noun) == []
+        assert server.run(noun, "list") == 0
+        assert len(server.out.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

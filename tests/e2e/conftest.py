@@ -6,21 +6,43 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.box import Box, running_box
+from tests.support.sandbox_server import small_settings
+from tests.support.server_process import ServerProcess, running_server
 
 # The model seldom ends by itself: what it adds after these tokens would only take time.
 SHORT = {"MONKEY_CODER__AGENT__MAX_OUTPUT_TOKENS": "200"}
 
 
 @pytest.fixture(scope="session")
-def box(starter_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    with running_box(tmp_path_factory.mktemp("box") / "data", starter_model, **SHORT) as running:
+def server(
+    starter_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    with running_server(tmp_path_factory.mktemp("box") / "data", starter_model, **SHORT) as running:
         running.make_key()
         running.wait_ready()
         yield running
 
 
 @pytest.fixture
-def client(box: Box) -> Iterator[httpx.Client]:
-    with box.client() as opened:
+def client(server: ServerProcess) -> Iterator[httpx.Client]:
+    with server.client() as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def sandbox_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server without a model, with two concurrent runs and two waiting."""
+    home = tmp_path_factory.mktemp("sandbox")
+    with running_server(home / "data", None, **small_settings()) as server:
+        server.make_key()
+        with server.client() as client:
+            offer = client.get("/api/v1/sandbox/languages?wait=true").json()
+        if not offer["available"]:
+            pytest.skip(f"needs sandbox: {offer['problem']}. {offer['remedy']}")
+        yield server
+
+
+@pytest.fixture
+def sandbox(sandbox_server: ServerProcess) -> Iterator[httpx.Client]:
+    with sandbox_server.client() as client:
+        yield client

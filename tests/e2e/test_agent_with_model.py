@@ -21,7 +21,7 @@ from appliance.inference import Gateway
 from appliance.sandbox.runner import SandboxRunner
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from tests.support.agent_fakes import MemoryContext
-from tests.support.llama_box import provider_for
+from tests.support.llama_provider import provider_for
 from tests.support.sandbox_service import plugin_context
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
@@ -55,7 +55,7 @@ async def agent(starter_model: Path, sandbox_python: Path) -> AsyncIterator[Codi
         await sandbox.close()
         await gateway.close()
         if not status.available:
-            pytest.skip(f"this machine can't confine: {status.problem}")
+            pytest.skip(f"needs sandbox: {status.problem}")
 
 
 async def test_run_when_a_function_is_declared_then_the_model_writes_it_and_it_is_verified(
@@ -67,7 +67,7 @@ async def test_run_when_a_function_is_declared_then_the_model_writes_it_and_it_i
     assert result.verification.ok
     assert result.code is not None
     assert "def add" in result.code
-    assert len(result.branches) == len(context.of(EventKind.CANDIDATE)) == 3
+    assert len(result.branches) == len(context.event_data(EventKind.CANDIDATE)) == 3
     assert result.usage.prompt_tokens == sum(b.usage.prompt_tokens for b in result.branches)
     assert result.generation_s > 0
 
@@ -99,5 +99,5 @@ async def test_run_when_a_review_is_wanted_then_text_is_told_while_it_is_written
     context = MemoryContext(request)
     result = await agent.run(context)
     assert result.text
-    assert "".join(d["content"] for d in context.of(EventKind.TEXT)).strip() == result.text
+    assert "".join(d["content"] for d in context.event_data(EventKind.TEXT)).strip() == result.text
     assert result.verification.score is None

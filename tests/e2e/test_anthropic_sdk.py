@@ -10,7 +10,7 @@ import pytest
 from anthropic.types import Message
 from pydantic import BaseModel
 
-from tests.support.box import Box
+from tests.support.server_process import ServerProcess
 
 HI: list[Any] = [{"role": "user", "content": "Say hello."}]
 GREEDY = {"temperature": 0}
@@ -31,8 +31,8 @@ class Fruit(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def sdk(box: Box) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=box.url, api_key=box.key, max_retries=0) as client:
+def sdk(server: ServerProcess) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=server.url, api_key=server.key, max_retries=0) as client:
         yield client
 
 
@@ -170,7 +170,7 @@ def test_output_when_a_type_is_asked_for_then_it_is_parsed(sdk: anthropic.Anthro
 
 
 def test_errors_when_the_request_is_wrong_then_the_packages_own(
-    sdk: anthropic.Anthropic, box: Box
+    sdk: anthropic.Anthropic, server: ServerProcess
 ) -> None:
     with pytest.raises(anthropic.NotFoundError, match="nobody"):
         say(sdk, model="nobody")
@@ -179,7 +179,7 @@ def test_errors_when_the_request_is_wrong_then_the_packages_own(
     with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\].content\[0\]"):
         say(sdk, messages=[{"role": "user", "content": [{"type": "image", "source": {}}]}])
     with (
-        anthropic.Anthropic(base_url=box.url, api_key="mk-wrong", max_retries=0) as stranger,
+        anthropic.Anthropic(base_url=server.url, api_key="mk-wrong", max_retries=0) as stranger,
         pytest.raises(anthropic.AuthenticationError),
     ):
         say(stranger)
@@ -203,8 +203,12 @@ def test_models_when_listed_then_as_this_package_reads_them(sdk: anthropic.Anthr
     assert sdk.models.retrieve("model").id == "model"
 
 
-async def test_async_client_when_several_ask_at_once_then_all_are_answered(box: Box) -> None:
-    async with anthropic.AsyncAnthropic(base_url=box.url, api_key=box.key, max_retries=0) as client:
+async def test_async_client_when_several_ask_at_once_then_all_are_answered(
+    server: ServerProcess,
+) -> None:
+    async with anthropic.AsyncAnthropic(
+        base_url=server.url, api_key=server.key, max_retries=0
+    ) as client:
 
         async def one(number: int) -> Message:
             return await client.messages.create(
@@ -219,8 +223,12 @@ async def test_async_client_when_several_ask_at_once_then_all_are_answered(box: 
             assert await stream.get_final_text()
 
 
-async def test_async_client_when_it_leaves_a_stream_then_the_next_is_served(box: Box) -> None:
-    async with anthropic.AsyncAnthropic(base_url=box.url, api_key=box.key, max_retries=0) as client:
+async def test_async_client_when_it_leaves_a_stream_then_the_next_is_served(
+    server: ServerProcess,
+) -> None:
+    async with anthropic.AsyncAnthropic(
+        base_url=server.url, api_key=server.key, max_retries=0
+    ) as client:
         endless = "Tell a very long story about the sea."
         async with client.messages.stream(
             model="model", max_tokens=2000, messages=[{"role": "user", "content": endless}]

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.box import Box, command, running_box
+from tests.support.server_process import ServerProcess, command, running_server
 
 GOOD: dict[str, Any] = {"prompt": "Say hello", "task_type": "documentation", "persona_config": {}}
 MANY_FILES = [{"path": f"f{number}.py", "content": ""} for number in range(10_000)]
@@ -63,12 +63,14 @@ def test_execute_when_the_input_is_wrong_then_a_precise_error(
     assert client.get("/health").status_code == 200
 
 
-def test_task_when_of_another_user_then_not_found(client: httpx.Client, box: Box) -> None:
+def test_task_when_of_another_user_then_not_found(
+    client: httpx.Client, server: ServerProcess
+) -> None:
     for words in (["user", "add", "other", "--email", "o@example.com", "--password-stdin"],):
-        command(*words, "--data-dir", box.data_dir, input="a long password\n")
-    key = command("key", "create", "--user", "other", "--data-dir", box.data_dir).stdout.strip()
+        command(*words, "--data-dir", server.data_dir, input="a long password\n")
+    key = command("key", "create", "--user", "other", "--data-dir", server.data_dir).stdout.strip()
     client.post("/api/v1/execute", json={**GOOD, "task_id": "mine"})
-    with box.client(key) as other:
+    with server.client(key) as other:
         answer = other.get("/api/v1/tasks/mine")
         assert answer.status_code == 404
         assert other.post("/api/v1/tasks/mine/cancel").status_code == 404
@@ -76,20 +78,20 @@ def test_task_when_of_another_user_then_not_found(client: httpx.Client, box: Box
 
 
 @pytest.fixture
-def box_with_broken_model(starter_model: Path, tmp_path: Path) -> Iterator[Box]:
+def box_with_broken_model(starter_model: Path, tmp_path: Path) -> Iterator[ServerProcess]:
     """A model file that was whole when it was added and is cut short now."""
     model = tmp_path / "model.gguf"
     model.write_bytes(starter_model.read_bytes())
     data = tmp_path / "data"
     command("model", "add", model, "--in-place", "--alias", "model", "--data-dir", data)
     model.write_bytes(model.read_bytes()[:1_000_000])
-    with running_box(data) as box:
-        box.make_key()
-        yield box
+    with running_server(data) as server:
+        server.make_key()
+        yield server
 
 
 def test_model_when_truncated_then_tasks_fail_with_the_reason_and_the_box_goes_on(
-    box_with_broken_model: Box,
+    box_with_broken_model: ServerProcess,
 ) -> None:
     with box_with_broken_model.client() as client:
         answer = client.post("/api/v1/execute", json=GOOD)

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.box import Box, command, running_box
 from tests.support.engines import engine_of, resident
+from tests.support.server_process import ServerProcess, command, running_server
 from tests.support.tiny_gguf import write_tiny_gguf
 
 DEADLINE_S = 60
@@ -21,15 +21,15 @@ SHORT = {"messages": [{"role": "user", "content": "go on"}], "max_tokens": 8}
 
 
 @pytest.fixture(scope="module")
-def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("faults")
     data = folder / "data"
     for name in ("one", "two"):
         file = write_tiny_gguf(folder / f"{name}.gguf", context_tokens=8192)
         command("model", "add", file, "--in-place", "--alias", name, "--data-dir", data)
-    with running_box(data) as box:
-        box.make_key()
-        yield box
+    with running_server(data) as server:
+        server.make_key()
+        yield server
 
 
 def chat(client: httpx.Client, model: str, **more: Any) -> httpx.Response:
@@ -42,7 +42,9 @@ def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
             yield json.loads(line.removeprefix("data: "))
 
 
-def test_engine_killed_mid_stream_then_the_stream_tells_and_all_else_goes_on(two_models: Box):
+def test_engine_killed_mid_stream_then_the_stream_tells_and_all_else_goes_on(
+    two_models: ServerProcess,
+):
     with two_models.client() as client:
         assert chat(client, "two").status_code == 200
         with client.stream("POST", "/v1/chat/completions", json=LONG | {"model": "one"}) as answer:
@@ -59,7 +61,7 @@ def test_engine_killed_mid_stream_then_the_stream_tells_and_all_else_goes_on(two
         assert chat(client, "one").status_code == 200
 
 
-def test_client_that_leaves_mid_stream_frees_its_place(two_models: Box):
+def test_client_that_leaves_mid_stream_frees_its_place(two_models: ServerProcess):
     """More clients leave than the engine has places, and the next one is served at once."""
     with two_models.client() as client:
         for _ in range(20):
@@ -71,7 +73,7 @@ def test_client_that_leaves_mid_stream_frees_its_place(two_models: Box):
         assert time.monotonic() - started < DEADLINE_S
 
 
-def test_many_short_chats_leave_no_memory_behind(two_models: Box):
+def test_many_short_chats_leave_no_memory_behind(two_models: ServerProcess):
     """A few hundred here; tests/bench/bench_memory.py holds it over ten thousand."""
     assert two_models.process is not None
     with two_models.client() as client, ThreadPoolExecutor(4) as pool:

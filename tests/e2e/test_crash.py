@@ -11,23 +11,23 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.box import Box, running_box
+from tests.support.server_process import ServerProcess, running_server
 
 PROMPT = "Write a Python function `double(x)` that returns twice x. double(2) == 4"
 DEADLINE_S = 150
 
 
 @pytest.fixture
-def fragile_box(starter_model: Path, tmp_path: Path) -> Iterator[Box]:
-    with running_box(tmp_path / "data", starter_model) as box:
-        box.make_key()
-        yield box
+def fragile_box(starter_model: Path, tmp_path: Path) -> Iterator[ServerProcess]:
+    with running_server(tmp_path / "data", starter_model) as server:
+        server.make_key()
+        yield server
 
 
-def submit(box: Box, count: int) -> list[str]:
+def submit(server: ServerProcess, count: int) -> list[str]:
     """Start tasks without waiting for their end; returns the ids that were accepted."""
     accepted: list[str] = []
-    with box.client() as client:
+    with server.client() as client:
         for _ in range(count):
             body = {"prompt": PROMPT, "persona_config": {"persona": "developer"}}
             with client.stream("POST", "/api/v1/execute/stream", json=body) as answer:
@@ -38,9 +38,9 @@ def submit(box: Box, count: int) -> list[str]:
     return accepted
 
 
-def until_final(box: Box, task_id: str) -> dict[str, Any]:
+def until_final(server: ServerProcess, task_id: str) -> dict[str, Any]:
     deadline = time.monotonic() + DEADLINE_S
-    with box.client() as client:
+    with server.client() as client:
         while True:
             task = client.get(f"/api/v1/tasks/{task_id}").json()
             if task["status"] in ("completed", "failed", "cancelled"):
@@ -49,17 +49,17 @@ def until_final(box: Box, task_id: str) -> dict[str, Any]:
             time.sleep(0.3)
 
 
-def assert_completed(box: Box, task_ids: list[str]) -> None:
-    ends = [until_final(box, task_id) for task_id in task_ids]
+def assert_completed(server: ServerProcess, task_ids: list[str]) -> None:
+    ends = [until_final(server, task_id) for task_id in task_ids]
     assert [end["status"] for end in ends] == ["completed"] * len(ends), (
         [end.get("error") for end in ends],
-        box.log.read_text()[-20_000:],
+        server.log.read_text()[-20_000:],
     )
 
 
-def journal(box: Box, kind: str) -> dict[str, int]:
+def journal(server: ServerProcess, kind: str) -> dict[str, int]:
     """How many events of a kind each task has on disk."""
-    with sqlite3.connect(f"file:{box.data_dir}/monkey-coder.db?mode=ro", uri=True) as database:
+    with sqlite3.connect(f"file:{server.data_dir}/monkey-coder.db?mode=ro", uri=True) as database:
         rows = database.execute(
             "SELECT t.public_id, sum(e.kind = ?) FROM tasks t JOIN task_events e"
             " ON e.task_id = t.id GROUP BY t.id",
@@ -69,16 +69,16 @@ def journal(box: Box, kind: str) -> dict[str, int]:
     return dict(rows)
 
 
-def wait_for(box: Box, kind: str) -> None:
+def wait_for(server: ServerProcess, kind: str) -> None:
     deadline = time.monotonic() + DEADLINE_S
-    while not any(journal(box, kind).values()):
+    while not any(journal(server, kind).values()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 @pytest.mark.parametrize("moment", ["accepted", "planned", "candidate", "verdict"])
 def test_kill_when_a_task_has_reached_a_step_then_it_is_finished_once(
-    moment: str, fragile_box: Box
+    moment: str, fragile_box: ServerProcess
 ) -> None:
     accepted = submit(fragile_box, 2)
     wait_for(fragile_box, moment)
@@ -90,7 +90,9 @@ def test_kill_when_a_task_has_reached_a_step_then_it_is_finished_once(
     assert journal(fragile_box, "planned") == dict.fromkeys(accepted, 1)
 
 
-def test_kill_when_at_random_moments_then_nothing_accepted_is_lost(fragile_box: Box) -> None:
+def test_kill_when_at_random_moments_then_nothing_accepted_is_lost(
+    fragile_box: ServerProcess,
+) -> None:
     chance = random.Random(7)
     accepted: list[str] = []
     for _ in range(3):
@@ -103,21 +105,23 @@ def test_kill_when_at_random_moments_then_nothing_accepted_is_lost(fragile_box: 
     assert integrity(fragile_box) == "ok"
 
 
-def integrity(box: Box) -> str:
-    with sqlite3.connect(f"file:{box.data_dir}/monkey-coder.db?mode=ro", uri=True) as database:
+def integrity(server: ServerProcess) -> str:
+    with sqlite3.connect(f"file:{server.data_dir}/monkey-coder.db?mode=ro", uri=True) as database:
         found = database.execute("PRAGMA integrity_check").fetchone()[0]
     database.close()
     return str(found)
 
 
-def test_stop_when_told_to_then_the_queue_is_kept_and_the_exit_is_clean(fragile_box: Box) -> None:
+def test_stop_when_told_to_then_the_queue_is_kept_and_the_exit_is_clean(
+    fragile_box: ServerProcess,
+) -> None:
     accepted = submit(fragile_box, 6)
     assert fragile_box.stop() == 0
     fragile_box.start()
     assert_completed(fragile_box, accepted)
 
 
-def test_kill_when_the_engine_dies_then_the_box_goes_on(fragile_box: Box) -> None:
+def test_kill_when_the_engine_dies_then_the_box_goes_on(fragile_box: ServerProcess) -> None:
     assert fragile_box.process is not None
     fragile_box.wait_ready()
     children = Path(f"/proc/{fragile_box.process.pid}/task/{fragile_box.process.pid}/children")

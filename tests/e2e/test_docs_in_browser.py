@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.box import Box
+from tests.support.server_process import ServerProcess
 
 TIMEOUT_S = 120
 QUIET = [
@@ -16,15 +16,15 @@ QUIET = [
 ]  # fmt: skip
 
 
-def test_docs_when_opened_then_every_route_is_shown(box: Box, tmp_path: Path) -> None:
+def test_docs_when_opened_then_every_route_is_shown(server: ServerProcess, tmp_path: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
-        pytest.skip("NOT TESTED: chromium is not on this machine")
+        pytest.skip("needs browser: chromium is not on this machine")
     # Only the box has an address: a page that wants another host does not get its parts.
     only_box = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
     words = [chromium, *QUIET, only_box, f"--user-data-dir={tmp_path}", "--dump-dom"]
     done = subprocess.run(
-        [*words, f"{box.url}/api/docs"],
+        [*words, f"{server.url}/api/docs"],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,

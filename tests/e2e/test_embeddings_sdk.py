@@ -13,8 +13,8 @@ import anthropic
 import openai
 import pytest
 
-from tests.support.box import Box, command, running_box
 from tests.support.minilm import write_minilm
+from tests.support.server_process import ServerProcess, command, running_server
 from tests.support.tiny_embedder import DIMENSIONS, write_tiny_embedder
 from tests.support.tiny_gguf import write_tiny_gguf
 
@@ -24,19 +24,19 @@ _REAL = "MONKEY_CODER_TEST_EMBEDDER"
 
 
 @pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("vectors")
     data, words = folder / "data", ("--in-place", "--alias")
     embedder = write_tiny_embedder(folder / "vectors.gguf", context_tokens=_CONTEXT)
-    with running_box(data, write_tiny_gguf(folder / "tiny.gguf")) as box:
+    with running_server(data, write_tiny_gguf(folder / "tiny.gguf")) as server:
         command("model", "add", embedder, *words, "vectors", "--data-dir", data)
-        box.make_key()
-        box.wait_ready()
-        yield box
+        server.make_key()
+        server.wait_ready()
+        yield server
 
 
 @pytest.fixture
-def client(vectors: Box) -> Iterator[openai.OpenAI]:
+def client(vectors: ServerProcess) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
         base_url=f"{vectors.url}/v1", api_key=vectors.key, max_retries=0, timeout=60
     ) as opened:
@@ -105,7 +105,7 @@ def test_embeddings_when_they_can_not_be_made_then_refused_with_the_reason(
 
 
 def test_chat_when_the_model_makes_vectors_then_refused_in_either_format(
-    client: openai.OpenAI, vectors: Box
+    client: openai.OpenAI, vectors: ServerProcess
 ):
     hello: Any = [{"role": "user", "content": "hello"}]
     with pytest.raises(openai.BadRequestError, match="makes embeddings"):
@@ -118,7 +118,7 @@ def test_chat_when_the_model_makes_vectors_then_refused_in_either_format(
 
 
 def test_models_when_listed_then_since_when_they_are_registered(
-    client: openai.OpenAI, vectors: Box
+    client: openai.OpenAI, vectors: ServerProcess
 ):
     listed = {each.id: each.created for each in client.models.list()}
     assert listed.keys() == {"model", "vectors"}
@@ -140,8 +140,8 @@ def test_embeddings_when_the_model_is_a_real_one_then_what_means_the_same_lies_n
         "A kitten is napping on top of the house.",
     ]
     with (
-        running_box(tmp_path / "data", made) as box,
-        openai.OpenAI(base_url=f"{box.url}/v1", api_key=box.make_key(), timeout=60) as client,
+        running_server(tmp_path / "data", made) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.make_key(), timeout=60) as client,
     ):
         answer = client.embeddings.create(model="model", input=texts)
     vectors = [each.embedding for each in answer.data]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.support.escape import Probe, attempt, confined, controls
-from tests.support.escape_box import Target
+from tests.support.escape_server import Target
 
 pytest_plugins = ["tests.support.escape_fixtures"]
 
@@ -113,7 +113,7 @@ PROBES = [
     attempt("chmod of a system program", "os.chmod('/usr/bin/env', 0o777)", READ_ONLY),
     attempt("remove a system program", "os.unlink('/usr/bin/env')", READ_ONLY),
     attempt("move the passwords away", "os.rename('/etc/passwd', '/etc/passwd2')", READ_ONLY),
-    attempt("truncate the stage", "os.truncate('/etc/sandbox/stage.pyc', 0)",
+    attempt("truncate the init program", "os.truncate('/etc/sandbox/init.pyc', 0)",
             {"EROFS": "read_only_system", "EACCES": "unprivileged_user"}),
     attempt("write a system program", "os.open('/usr/bin/env', os.O_WRONLY)",
             {"EROFS": "read_only_system", "EACCES": "user_namespace"}),

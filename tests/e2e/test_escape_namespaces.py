@@ -3,7 +3,7 @@
 from typing import Any
 
 from tests.support.escape import Probe, attempt, confined, controls
-from tests.support.escape_box import Target
+from tests.support.escape_server import Target
 
 pytest_plugins = ["tests.support.escape_fixtures"]
 

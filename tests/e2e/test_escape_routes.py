@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.box import command
 from tests.support.escape import Probe, attempt, each
-from tests.support.escape_box import Target
 from tests.support.escape_calls import PRELUDE
+from tests.support.escape_server import Target
+from tests.support.server_process import command
 
 pytest_plugins = ["tests.support.escape_fixtures"]
 
@@ -41,8 +41,8 @@ def test_command_when_a_probe_comes_that_way_then_stopped_too(
     probe: Probe, target: Target, tmp_path: Path
 ) -> None:
     (tmp_path / "probe.py").write_text(source(probe, target))
-    words = ("sandbox", "run", tmp_path / "probe.py", "--url", target.box.url)
-    done = command(*words, env={"MONKEY_CODER_API_KEY": target.box.key})
+    words = ("sandbox", "run", tmp_path / "probe.py", "--url", target.server.url)
+    done = command(*words, env={"MONKEY_CODER_API_KEY": target.server.key})
 
     assert done.stdout.strip() in probe.stopped, done
 
@@ -99,7 +99,7 @@ def test_runs_when_they_are_neighbours_then_they_do_not_see_each_other(target: T
     with target.client.stream("POST", "/api/v1/sandbox/run/stream", json=body) as answer:
         lines = answer.iter_lines()
         assert any("ready" in line for line in lines)
-        with target.box.client() as client:
+        with target.server.client() as client:
             found = client.post("/api/v1/sandbox/run", json={"argv": ["python", "-c", look]})
 
     assert found.json()["stdout"] == "[] 2\n"

@@ -1,7 +1,7 @@
 """Programs that learn of others, or hold them up, by what a machine has once; what stops each."""
 
 from tests.support.escape import THROUGH, Probe, attempt, confined, controls
-from tests.support.escape_box import Target
+from tests.support.escape_server import Target
 
 pytest_plugins = ["tests.support.escape_fixtures"]
 

@@ -4,7 +4,7 @@ The arguments are such that a call that gets through still does nothing.
 """
 
 from tests.support.escape import THROUGH, Probe, attempt, confined, controls
-from tests.support.escape_box import Target
+from tests.support.escape_server import Target
 
 pytest_plugins = ["tests.support.escape_fixtures"]
 

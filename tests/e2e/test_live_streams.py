@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.box import Box
+from tests.support.server_process import ServerProcess
 
 TASK = {
     "prompt": "Write a Python function `is_even(n)`. is_even(4) == True and is_even(7) == False",
@@ -61,12 +61,12 @@ def test_stream_when_resumed_then_every_event_comes_once(client: httpx.Client) -
 
 
 async def test_streams_when_two_hundred_read_at_once_then_each_sees_the_whole_journal(
-    box: Box,
+    server: ServerProcess,
 ) -> None:
     limits = httpx.Limits(max_connections=READERS + 10)
-    headers = {"Authorization": f"Bearer {box.key}"}
+    headers = {"Authorization": f"Bearer {server.key}"}
     async with httpx.AsyncClient(
-        base_url=box.url, headers=headers, timeout=180, limits=limits
+        base_url=server.url, headers=headers, timeout=180, limits=limits
     ) as client:
         running = asyncio.create_task(
             client.post("/api/v1/execute", json={**TASK, "task_id": "crowd"})

@@ -10,7 +10,7 @@ import pytest
 from openai.types.responses import Response
 from pydantic import BaseModel
 
-from tests.support.box import Box
+from tests.support.server_process import ServerProcess
 
 HI = "Say hello."
 CITY: dict[str, Any] = {
@@ -37,8 +37,8 @@ class Fruit(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def sdk(box: Box) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{box.url}/v1", api_key=box.key, max_retries=0) as client:
+def sdk(server: ServerProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.key, max_retries=0) as client:
         yield client
 
 
@@ -174,7 +174,7 @@ def test_logprobs_when_asked_for_then_of_every_token(sdk: openai.OpenAI) -> None
 
 
 def test_errors_when_the_request_is_wrong_then_the_packages_own(
-    sdk: openai.OpenAI, box: Box
+    sdk: openai.OpenAI, server: ServerProcess
 ) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         respond(sdk, model="nobody")
@@ -186,15 +186,17 @@ def test_errors_when_the_request_is_wrong_then_the_packages_own(
         respond(sdk, store=True)
     assert stored.value.param == "store"
     with (
-        openai.OpenAI(base_url=f"{box.url}/v1", api_key="mk-wrong", max_retries=0) as stranger,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="mk-wrong", max_retries=0) as stranger,
         pytest.raises(openai.AuthenticationError),
     ):
         respond(stranger)
 
 
-async def test_async_client_when_several_ask_at_once_then_all_are_answered(box: Box) -> None:
+async def test_async_client_when_several_ask_at_once_then_all_are_answered(
+    server: ServerProcess,
+) -> None:
     async with openai.AsyncOpenAI(
-        base_url=f"{box.url}/v1", api_key=box.key, max_retries=0
+        base_url=f"{server.url}/v1", api_key=server.key, max_retries=0
     ) as client:
 
         async def one(number: int) -> Response:

@@ -11,7 +11,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-from tests.support.box import Box
+from tests.support.server_process import ServerProcess
 
 MODEL = "model"
 HELLO: list[Any] = [
@@ -43,17 +43,17 @@ class City(BaseModel):
 
 
 @pytest.fixture
-def client(box: Box) -> Iterator[openai.OpenAI]:
+def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
-        base_url=f"{box.url}/v1", api_key=box.key, max_retries=0, timeout=120
+        base_url=f"{server.url}/v1", api_key=server.key, max_retries=0, timeout=120
     ) as opened:
         yield opened
 
 
 @pytest.fixture
-async def later(box: Box) -> AsyncIterator[openai.AsyncOpenAI]:
+async def later(server: ServerProcess) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(
-        base_url=f"{box.url}/v1", api_key=box.key, max_retries=0, timeout=120
+        base_url=f"{server.url}/v1", api_key=server.key, max_retries=0, timeout=120
     ) as opened:
         yield opened
 

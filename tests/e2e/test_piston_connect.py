@@ -10,28 +10,28 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.box import Box, command, running_box
-from tests.support.sandbox import seen_on_the_host
-from tests.support.task_box import until
+from tests.support.sandbox import find_host_processes
+from tests.support.server_process import ServerProcess, command, running_server
+from tests.support.task_system import until
 
 DEADLINE_S = 30
 LANGUAGES = "bash,c"
 
 
 @pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     home = tmp_path_factory.mktemp("connect")
     env = {
         "MONKEY_CODER__MODELS__PRELOAD": "false",
         "MONKEY_CODER__SANDBOX__LANGUAGES": LANGUAGES,
         "MONKEY_CODER__SERVER__MAX_BODY_BYTES": "100000",
     }
-    with running_box(home / "data", None, **env) as started:
+    with running_server(home / "data", None, **env) as started:
         started.make_key()
         with started.client() as client:
             offer = client.get("/api/v1/sandbox/languages?wait=true").json()
         if not offer["available"]:
-            pytest.skip(f"this machine can't confine: {offer['problem']}. {offer['remedy']}")
+            pytest.skip(f"needs sandbox: {offer['problem']}. {offer['remedy']}")
         yield started
 
 
@@ -47,20 +47,20 @@ def init(code: str = "echo hello", **fields: Any) -> dict[str, Any]:
 
 
 async def connected(
-    box: Box, client: aiohttp.ClientSession, **headers: str
+    system: ServerProcess, client: aiohttp.ClientSession, **headers: str
 ) -> aiohttp.ClientWebSocketResponse:
-    given = headers or {"Authorization": f"Bearer {box.key}"}
-    return await client.ws_connect(f"{box.url}/api/v2/connect", headers=given, autoclose=False)
+    given = headers or {"Authorization": f"Bearer {system.key}"}
+    return await client.ws_connect(f"{system.url}/api/v2/connect", headers=given, autoclose=False)
 
 
 async def talk(
-    box: Box,
+    system: ServerProcess,
     client: aiohttp.ClientSession,
     first: dict[str, Any] | str | bytes,
     later: dict[str, Any] | None = None,
 ) -> tuple[list[dict[str, Any]], int]:
     """What the box says and the code with which it closes; `later` is sent to the program."""
-    socket = await connected(box, client)
+    socket = await connected(system, client)
     if isinstance(first, bytes):
         await socket.send_bytes(first)
     else:
@@ -77,10 +77,10 @@ async def talk(
 
 
 async def test_program_when_it_speaks_then_heard_to_its_end(
-    box: Box, client: aiohttp.ClientSession
+    system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
     code = 'read x; echo "$x $1"; echo careful >&2; exit 3'
-    told, closed = await talk(box, client, init(code, stdin="typed\n", args=["a b"]))
+    told, closed = await talk(system, client, init(code, stdin="typed\n", args=["a b"]))
 
     assert closed == 4999
     assert [each["type"] for each in told[:2]] == ["runtime", "stage"]
@@ -92,9 +92,9 @@ async def test_program_when_it_speaks_then_heard_to_its_end(
 
 
 async def test_program_when_it_waits_then_heard_before_its_end(
-    box: Box, client: aiohttp.ClientSession
+    system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
-    socket = await connected(box, client)
+    socket = await connected(system, client)
     await socket.send_json(init("echo first; sleep 9"))
     told = [json.loads((await socket.receive()).data) for _ in range(3)]
     await socket.close()
@@ -103,11 +103,11 @@ async def test_program_when_it_waits_then_heard_before_its_end(
 
 
 async def test_compiler_when_it_fails_then_the_exit_names_its_stage(
-    box: Box, client: aiohttp.ClientSession
+    system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
-    told, closed = await talk(box, client, init("int main({", language="c"))
+    told, closed = await talk(system, client, init("int main({", language="c"))
     if told[0]["type"] == "error":
-        pytest.skip("this machine has no C")
+        pytest.skip("needs c: no compiler on this machine")
 
     assert {"type": "stage", "stage": "compile"} in told
     assert (told[-1]["stage"], told[-1]["code"], closed) == ("compile", 1, 4999)
@@ -115,40 +115,40 @@ async def test_compiler_when_it_fails_then_the_exit_names_its_stage(
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGINT"])
 async def test_signal_when_it_ends_a_program_then_it_is_gone(
-    name: str, box: Box, client: aiohttp.ClientSession
+    name: str, system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
     mark = f"signalled-{name}-{os.getpid()}"
     signal = {"type": "signal", "signal": name}
-    told, closed = await talk(box, client, init(f"sleep 9; : {mark}", args=[mark]), signal)
+    told, closed = await talk(system, client, init(f"sleep 9; : {mark}", args=[mark]), signal)
 
     assert (told[-1]["signal"], told[-1]["status"], closed) == ("SIGKILL", "SG", 4999)
     assert name in told[-1]["message"]
-    await until(lambda: not seen_on_the_host(mark), DEADLINE_S)
+    await until(lambda: not find_host_processes(mark), DEADLINE_S)
 
 
 LATER: dict[str, tuple[dict[str, Any], int, str]] = {
     "again": (init(), 4000, ""),
-    "input": ({"type": "data", "stream": "stdin", "data": "x"}, 4002, "send all of its input"),
+    "input": ({"type": "data", "stream": "stdin", "data": "x"}, 4002, "send all input"),
     "another stream": ({"type": "data", "stream": "stdout", "data": "x"}, 4004, ""),
     "no stream": ({"type": "data"}, 4004, ""),
     "no signal": ({"type": "signal", "signal": "SIGNOTHING"}, 4005, ""),
     "odd signal": ({"type": "signal", "signal": ["SIGKILL"]}, 4005, ""),
-    "other signal": ({"type": "signal", "signal": "SIGUSR1"}, 4002, "can't be delivered"),
+    "other signal": ({"type": "signal", "signal": "SIGUSR1"}, 4002, "is not supported"),
 }
 
 
 @pytest.mark.parametrize("name", list(LATER))
 async def test_message_when_it_can_not_be_then_the_program_ends_and_the_code_says_why(
-    name: str, box: Box, client: aiohttp.ClientSession
+    name: str, system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
     later, code, words = LATER[name]
     mark = f"refused-{name.replace(' ', '-')}-{os.getpid()}"
-    told, closed = await talk(box, client, init(f"sleep 9; : {mark}", args=[mark]), later)
+    told, closed = await talk(system, client, init(f"sleep 9; : {mark}", args=[mark]), later)
 
     assert closed == code
     assert told[-1]["type"] == ("error" if words else "stage")
     assert words in told[-1].get("message", "")
-    await until(lambda: not seen_on_the_host(mark), DEADLINE_S)
+    await until(lambda: not find_host_processes(mark), DEADLINE_S)
 
 
 FIRST: dict[str, tuple[dict[str, Any] | str | bytes, int, str]] = {
@@ -159,10 +159,10 @@ FIRST: dict[str, tuple[dict[str, Any] | str | bytes, int, str]] = {
     "empty": ("", 4002, "a JSON object"),
     "deep": ("[" * 50_000, 4002, "a JSON object"),
     "no text": (b"\xff", 4002, "a JSON object"),
-    "large": (init("x" * 100_001), 4002, "larger than"),
+    "large": (init("x" * 100_001), 4002, "exceeds the limit"),
     "no fields": ({"type": "init"}, 4002, "language: is required"),
     "wrong type": (init(files=[{"content": 3}]), 4002, "files[0].content: Expected"),
-    "language": (init(language="cobol"), 4002, "no runtime"),
+    "language": (init(language="cobol"), 4002, "unknown runtime"),
     "limit": (init(run_timeout=99_999), 4002, "run_timeout: 99999"),
     "path": (init(files=[{"name": "../x", "content": ""}]), 4002, "files[0].path"),
 }
@@ -170,10 +170,10 @@ FIRST: dict[str, tuple[dict[str, Any] | str | bytes, int, str]] = {
 
 @pytest.mark.parametrize("name", list(FIRST))
 async def test_init_when_it_is_wrong_then_told_and_closed(
-    name: str, box: Box, client: aiohttp.ClientSession
+    name: str, system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
     first, code, words = FIRST[name]
-    told, closed = await talk(box, client, first)
+    told, closed = await talk(system, client, first)
 
     assert closed == code
     assert [each["type"] for each in told] == (["error"] if words else [])
@@ -181,46 +181,46 @@ async def test_init_when_it_is_wrong_then_told_and_closed(
 
 
 async def test_message_when_its_word_is_a_clients_own_then_passed_over(
-    box: Box, client: aiohttp.ClientSession
+    system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
-    told, closed = await talk(box, client, init("sleep .3; echo on"), {"type": "ping"})
+    told, closed = await talk(system, client, init("sleep .3; echo on"), {"type": "ping"})
 
     assert (told[-2]["data"], told[-1]["code"], closed) == ("on\n", 0, 4999)
 
 
 @pytest.mark.parametrize("how", ["closes", "vanishes"])
 async def test_client_when_it_leaves_then_its_program_ends(
-    how: str, box: Box, client: aiohttp.ClientSession
+    how: str, system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
     mark = f"left-{how}-{os.getpid()}"
-    socket = await connected(box, client)
+    socket = await connected(system, client)
     await socket.send_json(init(f"sleep 9; : {mark}", args=[mark]))
-    await until(lambda: bool(seen_on_the_host(mark)), DEADLINE_S)
+    await until(lambda: bool(find_host_processes(mark)), DEADLINE_S)
     if how == "closes":
         await socket.close()
     else:
         socket.get_extra_info("socket").shutdown(SHUT_RDWR)
 
-    await until(lambda: not seen_on_the_host(mark), 5)
+    await until(lambda: not find_host_processes(mark), 5)
     await socket.close()
 
 
 async def test_connection_when_the_credentials_are_none_then_refused(
-    box: Box, client: aiohttp.ClientSession
+    system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
-    data = ("--data-dir", box.data_dir)
+    data = ("--data-dir", system.data_dir)
     words = ("user", "add", "watcher", "--email", "w@example.com", "--role", "viewer")
     command(*words, "--password-stdin", *data, input="a long password\n")
     key = command("key", "create", "--user", "watcher", *data).stdout.strip()
     for headers in (
         {"Accept": "*/*"},
         {"Authorization": "Bearer mk-nonsense"},
-        {"Cookie": f"async_coder_session={box.key}"},
+        {"Cookie": f"async_coder_session={system.key}"},
     ):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await connected(box, client, **headers)
+            await connected(system, client, **headers)
         assert refused.value.status == 403
-    socket = await connected(box, client, **{"X-API-Key": key})
+    socket = await connected(system, client, **{"X-API-Key": key})
     await socket.send_json(init())
     told = json.loads((await socket.receive()).data)
     await socket.close()

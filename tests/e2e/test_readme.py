@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.box import PROGRAM, Box, clean_env
+from tests.support.server_process import PROGRAM, ServerProcess, clean_env
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -20,13 +20,13 @@ PYTHON = [body for language, body in BLOCKS if language == "python"]
 TIMEOUT_S = 240
 
 
-def shell(script: str, box: Box, bin_folder: Path) -> str:
+def shell(script: str, server: ServerProcess, bin_folder: Path) -> str:
     """Run a block as a newcomer would paste it, with the program on the PATH."""
-    address = {"MONKEY_CODER_URL": box.url, "MONKEY_CODER_API_KEY": box.key}
+    address = {"MONKEY_CODER_URL": server.url, "MONKEY_CODER_API_KEY": server.key}
     path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euc", script],
-        env=clean_env({**address, "PATH": path, "MONKEY_CODER__DATA__DIR": str(box.data_dir)}),
+        env=clean_env({**address, "PATH": path, "MONKEY_CODER__DATA__DIR": str(server.data_dir)}),
         cwd=bin_folder,
         capture_output=True,
         text=True,
@@ -51,11 +51,11 @@ def bin_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def new_box(tmp_path: Path) -> Generator[Box, None, None]:
-    box = Box(tmp_path / "data")
-    yield box
-    if box.process is not None:
-        box.stop()
+def new_box(tmp_path: Path) -> Generator[ServerProcess, None, None]:
+    server = ServerProcess(tmp_path / "data")
+    yield server
+    if server.process is not None:
+        server.stop()
 
 
 def test_newcomers_commands_when_read_then_ci_runs_each() -> None:
@@ -68,7 +68,7 @@ def test_newcomers_commands_when_read_then_ci_runs_each() -> None:
 
 
 def test_install_commands_when_run_in_order_then_each_works(
-    new_box: Box, bin_folder: Path, starter_model: Path
+    new_box: ServerProcess, bin_folder: Path, starter_model: Path
 ) -> None:
     script = block_with("./monkey-coder model add")
     script = script.replace("/path/to/model.gguf", str(starter_model))
@@ -84,37 +84,41 @@ def test_install_commands_when_run_in_order_then_each_works(
         assert client.get("/api/v1/auth/status").json()["user"]["username"] == "alice"
 
 
-def test_curl_when_pasted_then_the_verified_answer(box: Box, bin_folder: Path) -> None:
-    answer = json.loads(shell(block_with("curl -s "), box, bin_folder))
+def test_curl_when_pasted_then_the_verified_answer(server: ServerProcess, bin_folder: Path) -> None:
+    answer = json.loads(shell(block_with("curl -s "), server, bin_folder))
     assert answer["status"] == "completed"
     assert answer["verification"]["level"] == "examples"
-    streamed = shell(block_with("curl -sN"), box, bin_folder)
+    streamed = shell(block_with("curl -sN"), server, bin_folder)
     assert '"type":"complete"' in streamed
 
 
-def test_python_when_pasted_then_an_answer(box: Box, bin_folder: Path) -> None:
+def test_python_when_pasted_then_an_answer(server: ServerProcess, bin_folder: Path) -> None:
     script = bin_folder / "example.py"
     script.write_text(PYTHON[0])
-    printed = shell(f"{sys.executable} {script}", box, bin_folder)
+    printed = shell(f"{sys.executable} {script}", server, bin_folder)
     assert "caller_tests" in printed
 
 
-def test_official_packages_when_pasted_then_both_answer(box: Box, bin_folder: Path) -> None:
+def test_official_packages_when_pasted_then_both_answer(
+    server: ServerProcess, bin_folder: Path
+) -> None:
     script = bin_folder / "clients.py"
     script.write_text(PYTHON[1])
-    assert shell(f"{sys.executable} {script}", box, bin_folder).strip()
+    assert shell(f"{sys.executable} {script}", server, bin_folder).strip()
 
 
-def test_sandbox_run_when_pasted_then_the_programs_output(box: Box, bin_folder: Path) -> None:
-    assert shell(block_with("sandbox run"), box, bin_folder) == "42\n"
+def test_sandbox_run_when_pasted_then_the_programs_output(
+    server: ServerProcess, bin_folder: Path
+) -> None:
+    assert shell(block_with("sandbox run"), server, bin_folder) == "42\n"
 
 
-def test_task_run_when_pasted_then_the_code(box: Box, bin_folder: Path) -> None:
-    assert "is_even" in shell(block_with("task run"), box, bin_folder)
+def test_task_run_when_pasted_then_the_code(server: ServerProcess, bin_folder: Path) -> None:
+    assert "is_even" in shell(block_with("task run"), server, bin_folder)
 
 
 def test_config_show_when_pasted_then_settings_with_their_origin(
-    box: Box, bin_folder: Path
+    server: ServerProcess, bin_folder: Path
 ) -> None:
     assert "monkey-coder config show --origin" in README
-    assert "default" in shell("monkey-coder config show --origin", box, bin_folder)
+    assert "default" in shell("monkey-coder config show --origin", server, bin_folder)

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.box import Box, clean_env
-from tests.support.escape_box import TemporaryHome, prepare
+from tests.support.escape_server import TemporaryHome, prepare
 from tests.support.rootfs import add_file, copy_libraries_of_python, make_root, member, tar_of
+from tests.support.server_process import ServerProcess, clean_env
 
 _UID = 64_996
 _PROGRAMS = ("sh", "bash", "cat", "ls", "id", "stat", "readlink")
@@ -30,12 +30,12 @@ class Owner:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.uid = _UID if os.geteuid() == 0 else None
-        self.box = prepare(home, self.uid)
+        self.server = prepare(home, self.uid)
 
     def call(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """A command that they type."""
-        argv = [*self.box.program, *words, "--data-dir", str(self.box.data_dir)]
-        env = clean_env(self.box.env)
+        argv = [*self.server.program, *words, "--data-dir", str(self.server.data_dir)]
+        env = clean_env(self.server.env)
         return subprocess.run(
             argv, env=env, capture_output=True, text=True, timeout=120, check=False
         )
@@ -53,7 +53,7 @@ class Owner:
 
     @property
     def roots(self) -> Path:
-        return self.box.data_dir / "sandbox-rootfs"
+        return self.server.data_dir / "sandbox-rootfs"
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def owner() -> Generator[Owner, None, None]:
     with TemporaryHome() as home:
         owner = Owner(home)
         folder = make_root(home / "tiny", _PROGRAMS)
-        python = next((owner.box.data_dir / "sandbox-python").iterdir())
+        python = next((owner.server.data_dir / "sandbox-python").iterdir())
         copy_libraries_of_python(python, folder)
         yield owner
 
@@ -172,15 +172,17 @@ def client(owner: Owner, added: Record) -> Generator[httpx.Client, None, None]:
         "MONKEY_CODER__SANDBOX__ROOTFS": added["name"],
         "MONKEY_CODER__SANDBOX__LANGUAGES": "*",
     }
-    box = Box(owner.box.data_dir, {**owner.box.env, **chosen}, owner.box.program)
+    server = ServerProcess(
+        owner.server.data_dir, {**owner.server.env, **chosen}, owner.server.program
+    )
     try:
-        with box.start().client() as client:
+        with server.start().client() as client:
             offer = client.get("/api/v1/sandbox/languages?wait=true").json()
             if not offer["available"]:
-                pytest.skip(f"this machine can't confine: {offer['problem']}")
+                pytest.skip(f"needs sandbox: {offer['problem']}")
             yield client
     finally:
-        box.stop()
+        server.stop()
 
 
 def run(client: httpx.Client, *argv: str) -> dict[str, Any]:
@@ -211,13 +213,13 @@ def test_run_when_the_box_has_a_root_then_sees_that_and_can_not_change_it(
 def test_remove_when_the_setting_names_it_then_refused_and_runs_go_on(
     owner: Owner, client: httpx.Client, folder: Path
 ) -> None:
-    running = {**owner.box.env, "MONKEY_CODER__SANDBOX__ROOTFS": "plain"}
-    before = owner.box.env
-    owner.box.env = running
+    running = {**owner.server.env, "MONKEY_CODER__SANDBOX__ROOTFS": "plain"}
+    before = owner.server.env
+    owner.server.env = running
     try:
         assert "sandbox.rootfs names it" in owner.refused("remove", "plain")
     finally:
-        owner.box.env = before
+        owner.server.env = before
     assert run(client, "sh", "-c", "cat /usr/share/word")["stdout"] == "from the root\n"
     owner.add(folder, "beside")  # while runs see another one
     assert owner.call("sandbox", "rootfs", "remove", "beside").returncode == 0

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.support.escape import RUN
-from tests.support.escape_box import Target, attacked_box
+from tests.support.escape_server import Target, attacked_server
 from tests.support.escape_traces import (
     Watch,
     control_groups,
@@ -45,7 +45,7 @@ def going_on(
 
     def ask() -> None:
         try:
-            with target.box.client() as client:
+            with target.server.client() as client:
                 answers.append(client.post(RUN, json=body))
         except httpx.TransportError as error:
             answers.append(error)
@@ -66,11 +66,11 @@ def until(condition: Any) -> None:
 
 def chain(target: Target, mark: str) -> list[int]:
     """The processes from the program up to, and without, the box."""
-    assert target.box.process is not None
-    table, inside = parents(), set(descendants(target.box.process.pid))
+    assert target.server.process is not None
+    table, inside = parents(), set(descendants(target.server.process.pid))
     pid = next(pid for pid in with_word(mark) if pid in inside)
     found: list[int] = []
-    while pid != target.box.process.pid:
+    while pid != target.server.process.pid:
         found.append(pid)
         pid = table[pid]
     return found
@@ -133,7 +133,7 @@ def test_run_when_its_client_leaves_then_it_ends(route: str, target: Target, wat
     body = {"argv": ["sh", "-c", f"sleep 20; : {mark}"]}
 
     def ask_and_leave() -> None:
-        with target.box.client() as client, contextlib.suppress(httpx.TimeoutException):
+        with target.server.client() as client, contextlib.suppress(httpx.TimeoutException):
             client.post(RUN + route, json=body, timeout=1.5)
 
     with watch.nothing_left(), ThreadPoolExecutor(1) as pool:
@@ -147,20 +147,20 @@ def test_run_when_its_client_leaves_then_it_ends(route: str, target: Target, wat
 def test_service_when_killed_in_the_middle_then_nothing_is_left_and_it_starts_again(
     kind: str,
 ) -> None:
-    with attacked_box(kind) as target:
-        assert target.box.process is not None
+    with attacked_server(kind) as target:
+        assert target.server.process is not None
         works(target)
-        pid, mark = target.box.process.pid, f"service-{os.getpid()}-{kind[0]}"
+        pid, mark = target.server.process.pid, f"service-{os.getpid()}-{kind[0]}"
         with going_on(target, mark) as answers:
             family = {pid, *descendants(pid)}
             begun = {each: begin(each) for each in family}
-            target.box.kill()
+            target.server.kill()
         assert isinstance(answers[0], Exception)
         until(lambda: not [p for p, when in begun.items() if when and begin(p) == when])
         until(lambda: not control_groups(family))
 
-        target.box.start()
-        with target.box.client() as client:
+        target.server.start()
+        with target.server.client() as client:
             answer = client.post(RUN, json={"argv": ["python", "-c", "print('again')"]})
         assert answer.json()["stdout"] == "again\n"
 

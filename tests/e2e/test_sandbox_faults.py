@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.support.escape_box import Target
+from tests.support.escape_server import Target
 from tests.support.escape_traces import Watch
 
 pytest_plugins = ["tests.support.escape_fixtures"]

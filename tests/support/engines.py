@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from tests.support.box import Box
+from tests.support.server_process import ServerProcess
 
 
-def engine_of(box: Box, model: str) -> int:
+def engine_of(server: ServerProcess, model: str) -> int:
     """The process that has this model's file mapped."""
-    assert box.process is not None
+    assert server.process is not None
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != box.process.pid:
+        if folder.name.isdigit() and int(folder.name) != server.process.pid:
             try:
                 maps = (folder / "maps").read_text()
             except OSError:
                 continue
-            if f"{box.data_dir.parent}/{model}.gguf" in maps:
+            if f"{server.data_dir.parent}/{model}.gguf" in maps:
                 return int(folder.name)
     raise AssertionError(f"no engine holds the model {model}")
 

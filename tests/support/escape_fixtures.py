@@ -1,11 +1,11 @@
-"""The boxes of tests/support/escape_box.py; a test module takes them by `pytest_plugins`."""
+"""The boxes of tests/support/escape_server.py; a test module takes them by `pytest_plugins`."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from tests.support.escape_box import ORDINARY, ROOT, Target, attacked_box
+from tests.support.escape_server import ORDINARY, ROOT, Target, attacked_server
 from tests.support.escape_traces import Watch
 from tests.support.escape_victims import victims
 
@@ -26,7 +26,7 @@ class Targets:
             pytest.skip(self._skipped[kind])
         if kind not in self._targets:
             try:
-                target = self._stack.enter_context(attacked_box(kind))
+                target = self._stack.enter_context(attacked_server(kind))
             except pytest.skip.Exception as reason:
                 self._skipped[kind] = str(reason)
                 raise
@@ -38,7 +38,7 @@ class Targets:
         """Over the box of this kind, after its first run."""
         if kind not in self._watches:
             assert self.get(kind).python("print()")["ok"]
-            self._watches[kind] = Watch(self.get(kind).box)
+            self._watches[kind] = Watch(self.get(kind).server)
         return self._watches[kind]
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.box import Box
+from tests.support.server_process import ServerProcess
 
 _DEADLINE_S = 30.0
 _QUIET_S = 1.0
@@ -44,32 +44,32 @@ class Traces:
         ]
 
 
-def look(box: Box, gone: "set[int] | None" = None) -> Traces:
+def look(server: ServerProcess, gone: "set[int] | None" = None) -> Traces:
     """What is there at this moment, of the box and of those of its processes that are gone."""
-    family = family_of(box)
+    family = family_of(server)
     owners = family | (gone or set())
     return Traces(
         processes=Counter(filter(None, map(name_of, family))),
-        mounts=Counter(dict(_mounts(box, family))),
+        mounts=Counter(dict(_mounts(server, family))),
         groups=Counter(re.sub(r"\d+", "*", path.name) for path in control_groups(owners)),
-        files=frozenset(_files(box)),
+        files=frozenset(_files(server)),
         descriptors=_descriptors(family),
     )
 
 
-def family_of(box: Box) -> set[int]:
+def family_of(server: ServerProcess) -> set[int]:
     """The box's process and all that come from it."""
-    assert box.process is not None
-    return {box.process.pid, *descendants(box.process.pid)}
+    assert server.process is not None
+    return {server.process.pid, *descendants(server.process.pid)}
 
 
 class Watch:
     """Remembers what a box has when no run is going on."""
 
-    def __init__(self, box: Box) -> None:
-        self._box = box
-        self._before = _when_quiet(box)
-        self._seen = family_of(box)
+    def __init__(self, server: ServerProcess) -> None:
+        self._box = server
+        self._before = _when_quiet(server)
+        self._seen = family_of(server)
 
     @contextmanager
     def nothing_left(self) -> Generator[None, None, None]:
@@ -82,14 +82,14 @@ class Watch:
             time.sleep(_POLL_S)
 
 
-def _when_quiet(box: Box) -> Traces:
+def _when_quiet(server: ServerProcess) -> Traces:
     """The look at a box that has done for a moment what it does by itself."""
     deadline = time.monotonic() + _DEADLINE_S
-    seen, since = look(box), time.monotonic()
+    seen, since = look(server), time.monotonic()
     while time.monotonic() - since < _QUIET_S:
         assert time.monotonic() < deadline, "the box is never quiet"
         time.sleep(_POLL_S)
-        if (now := look(box)) != seen:
+        if (now := look(server)) != seen:
             seen, since = now, time.monotonic()
     return seen
 
@@ -147,7 +147,7 @@ def _inner(group: Path) -> Iterator[Path]:
         yield from [path for path in group.iterdir() if path.is_dir()]
 
 
-def _mounts(box: Box, family: set[int]) -> Iterator[tuple[str, int]]:
+def _mounts(server: ServerProcess, family: set[int]) -> Iterator[tuple[str, int]]:
     """(Namespace, number of mounts) for those outside of sandboxes; of the tests' own, ours."""
     own = str(Path("/proc/self/ns/mnt").readlink())
     for pid in family:
@@ -158,7 +158,7 @@ def _mounts(box: Box, family: set[int]) -> Iterator[tuple[str, int]]:
                 place = str((task / "ns" / "mnt").readlink())
                 lines = (task / "mountinfo").read_text().splitlines()
                 # Others mount too in the namespace that all share.
-                mine = [line for line in lines if place != own or str(box.data_dir) in line]
+                mine = [line for line in lines if place != own or str(server.data_dir) in line]
                 yield place, len(mine)
 
 
@@ -176,12 +176,12 @@ def _nested(task: Path) -> list[str]:
     return []
 
 
-def _files(box: Box) -> Iterator[str]:
-    for folder, names, files in os.walk(box.data_dir):
+def _files(server: ServerProcess) -> Iterator[str]:
+    for folder, names, files in os.walk(server.data_dir):
         names[:] = [name for name in names if name not in ("sandbox-python", "models")]
         # The database makes and removes files of its own.
         yield from (str(Path(folder, n)) for n in (*names, *files) if ".db" not in n)
-    uid = box.data_dir.stat().st_uid
+    uid = server.data_dir.stat().st_uid
     for path in (path for folder in _SHARED if folder.is_dir() for path in folder.iterdir()):
         if path.name.startswith(HOME):
             continue

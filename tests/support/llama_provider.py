@@ -1,4 +1,4 @@
-"""A box for the local provider alone: a plugin context without the rest of the appliance."""
+"""The local provider alone, in a plugin context without the rest of the appliance."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ class ListedModels:
     async def probe(self, alias: str) -> ModelProbe | None:
         return self.probes.get(alias)
 
-    async def keep_probe(self, alias: str, probe: ModelProbe) -> None:
+    async def store_probe(self, alias: str, probe: ModelProbe) -> None:
         self.probes[alias] = probe
 
 
@@ -76,14 +76,14 @@ def request(
     max_tokens: int | None = 8,
     owner: str = "",
 ) -> CompletionRequest:
-    """One user message."""
+    """A completion request of one user message."""
     messages = (Message(MessageRole.USER, text),)
     return CompletionRequest(model, messages, sampling, max_tokens, owner)
 
 
-async def complete(provider: LlamaCppProvider, asked: CompletionRequest) -> tuple[str, Finished]:
-    """The whole answer."""
-    events: list[CompletionEvent] = [event async for event in provider.stream(asked)]
+async def complete(provider: LlamaCppProvider, request_: CompletionRequest) -> tuple[str, Finished]:
+    """The completion's text and its Finished event."""
+    events: list[CompletionEvent] = [event async for event in provider.stream(request_)]
     last = events[-1]
     assert isinstance(last, Finished)
     return "".join(event.text for event in events if isinstance(event, TextDelta)), last
@@ -105,7 +105,7 @@ def _exists(pid: int) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _inspected(path: Path, _changed_ns: int, _size: int) -> header.GgufInfo | None:
+def _inspect(path: Path, _changed_ns: int, _size: int) -> header.GgufInfo | None:
     """Read once, as the product does: a real model's header takes a tenth of a second."""
     try:
         return header.inspect_model(path)
@@ -114,14 +114,14 @@ def _inspected(path: Path, _changed_ns: int, _size: int) -> header.GgufInfo | No
 
 
 def _model_file(alias: str, path: Path) -> ModelFile:
-    """As the registry would know it, where the header can be read."""
-    found = path.stat() if path.exists() else None
-    info = _inspected(path, found.st_mtime_ns, found.st_size) if found else None
+    """As the registry describes it, if the header can be read."""
+    stat = path.stat() if path.exists() else None
+    info = _inspect(path, stat.st_mtime_ns, stat.st_size) if stat else None
     return ModelFile(
         alias=alias,
         path=str(path),
         sha256="",
-        size=found.st_size if found else 0,
+        size=stat.st_size if stat else 0,
         architecture="llama",
         parameters=0,
         context_tokens=512,

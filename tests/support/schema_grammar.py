@@ -1,4 +1,4 @@
-"""A schema's grammar by itself; the product joins its rule with others first."""
+"""The grammar of a JSON schema alone; the product combines its rule with others."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from plugins.providers.llama_cpp.grammar.json_schema.compiler import schema_rule
 
 
 def schema_grammar(schema: Any, place: str) -> str:
-    """The checked grammar of the JSON texts that fulfil a schema. Raises InvalidInput."""
+    """The checked grammar of the JSON texts that satisfy a schema. Raises InvalidInput."""
     rules = Rules()
     text = rules.text(schema_rule(rules, schema, place))
     try:

@@ -52,7 +52,7 @@ async def runner(sandbox_python: Path) -> AsyncIterator[SandboxRunner]:
             yield built
         await built.close()
         if not status.available:
-            pytest.skip(f"this machine can't confine: {status.problem}")
+            pytest.skip(f"needs sandbox: {status.problem}")
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -228,7 +228,7 @@ async def test_verify_when_the_host_has_node_then_it_checks_and_tests_javascript
     runner: SandboxRunner,
 ) -> None:
     if "node" not in runner.status.languages:
-        pytest.skip("this machine has no node")
+        pytest.skip("needs node: Node.js is not on this machine")
     spec = spec_for(runner, "Write a JavaScript function")
     assert (await verify(runner, spec, "const f = (x) => x;\n", "js")).verification.ok
     assert not (await verify(runner, spec, "const f = (x => x;\n", "js")).verification.ok

@@ -52,7 +52,7 @@ def command(
 
 
 @dataclass
-class Box:
+class ServerProcess:
     """A server process on a data directory; it can be killed and started again."""
 
     data_dir: Path
@@ -66,7 +66,7 @@ class Box:
     def log(self) -> Path:
         return self.data_dir.with_name(self.data_dir.name + ".log")
 
-    def start(self) -> "Box":
+    def start(self) -> "ServerProcess":
         address = self.data_dir / "run" / "server.json"
         address.unlink(missing_ok=True)
         words = [*self.program, "serve", "--data-dir", str(self.data_dir), "--port", "0"]
@@ -115,9 +115,9 @@ class Box:
 
 
 @contextmanager
-def running_box(
+def running_server(
     data_dir: Path, model: Path | None = None, **env: str
-) -> Generator[Box, None, None]:
+) -> Generator[ServerProcess, None, None]:
     """A started box, with `model` as its default; stopped at the end.
 
     Its sandbox's Python is linked from the one that all tests share.
@@ -125,17 +125,17 @@ def running_box(
     share_sandbox_python(data_dir)
     if model is not None:
         command("model", "add", model, "--in-place", "--alias", "model", "--data-dir", data_dir)
-    box = Box(data_dir, {**GENEROUS, **env})
+    server = ServerProcess(data_dir, {**GENEROUS, **env})
     try:
-        yield box.start()
+        yield server.start()
     finally:
-        box.stop()
+        server.stop()
 
 
 def share_sandbox_python(data_dir: Path, copy: Callable[[str, str], object] = os.link) -> None:
     """Put the Python that all tests share into a data directory that is not there yet."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    made = runtime.prepare(cache / "monkey-coder-tests")
+    made = runtime.ensure_runtime(cache / "monkey-coder-tests")
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = data_dir / "sandbox-python" / made.name
     # Where it can't be linked, the box makes its own.

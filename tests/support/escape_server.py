@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.box import GENEROUS, PROGRAM, Box, share_sandbox_python
 from tests.support.escape import ORDINARY, ROOT, RUN, Probe, outcome, program, unconfined
 from tests.support.escape_traces import HOME
+from tests.support.server_process import GENEROUS, PROGRAM, ServerProcess, share_sandbox_python
 
 _UID = 64_997
 _SETTINGS = {
@@ -32,7 +32,7 @@ _SETTINGS = {
 class Target:
     """A running box. `uid` is its service's, where that is not the user of the tests."""
 
-    box: Box
+    server: ServerProcess
     client: httpx.Client
     uid: int | None = None
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -65,10 +65,12 @@ class Target:
     def unconfined(self, probe: Probe) -> str:
         """What it prints as the same ordinary user without the sandbox."""
         assert self.uid or os.geteuid() != 0
-        python = next((self.box.data_dir / "sandbox-python").glob("*/bin/python3"))
+        python = next((self.server.data_dir / "sandbox-python").glob("*/bin/python3"))
         done = unconfined(probe, self.facts, str(python), self.uid)
         if done.stderr.startswith("unshare:"):
-            pytest.skip(f"NOT SHOWN: this machine makes no throw-away namespaces: {done.stderr}")
+            pytest.skip(
+                f"needs sandbox: this machine makes no throw-away namespaces: {done.stderr}"
+            )
         if done.returncode < 0:
             return f"signal {-done.returncode}"
         return done.stdout.strip() or done.stderr
@@ -80,24 +82,24 @@ class Target:
 
 
 @contextmanager
-def attacked_box(kind: str) -> Generator[Target, None, None]:
+def attacked_server(kind: str) -> Generator[Target, None, None]:
     """A started box whose service is of this kind; skips where the tests can't make it so."""
     if kind == ROOT and os.geteuid() != 0:
         pytest.skip("NOT SHOWN: a service that is root is attacked only if the tests run as root")
     uid = _UID if kind == ORDINARY and os.geteuid() == 0 else None
     with TemporaryHome() as home:
-        box = prepare(home, uid)
+        server = prepare(home, uid)
         try:
-            with box.start().client() as client:
+            with server.start().client() as client:
                 offer = client.get("/api/v1/sandbox/languages?wait=true").json()
                 if not offer["available"]:
-                    pytest.skip(f"this machine can't confine: {offer['problem']}")
+                    pytest.skip(f"needs sandbox: {offer['problem']}")
                 # What waits for runs from now on is there before anybody looks at what is.
                 for words in ("python", "-c", ""), ("node", "-e", ""), ("sh", "-c", ""):
                     client.post(RUN, json={"argv": words})
-                yield Target(box, client, uid, facts_about(box))
+                yield Target(server, client, uid, facts_about(server))
         finally:
-            box.stop()
+            server.stop()
 
 
 class TemporaryHome:
@@ -112,29 +114,29 @@ class TemporaryHome:
         shutil.rmtree(self.path)
 
 
-def prepare(home: Path, uid: int | None) -> Box:
+def prepare(home: Path, uid: int | None) -> ServerProcess:
     """A box that is not started, of the user `uid` or of our own; its data belongs to them."""
     data = home / "data"
     env = {**GENEROUS, **{f"MONKEY_CODER__{name}": value for name, value in _SETTINGS.items()}}
     if uid is None:
         share_sandbox_python(data)
-        return Box(data, env)
+        return ServerProcess(data, env)
     share_sandbox_python(data, copy=shutil.copy2)
     for path in (home, *home.rglob("*")):
         os.chown(path, uid, uid, follow_symlinks=False)
     program = [PROGRAM[0], "-m", "tests.support.ordinary_user", str(uid), *PROGRAM]
-    return Box(data, {**env, "HOME": str(home)}, program)
+    return ServerProcess(data, {**env, "HOME": str(home)}, program)
 
 
-def facts_about(box: Box) -> dict[str, Any]:
+def facts_about(server: ServerProcess) -> dict[str, Any]:
     """What an attacker could know of the service."""
-    assert box.process is not None
+    assert server.process is not None
     return {
-        "pid": box.process.pid,
-        "box_port": int(box.url.rpartition(":")[2]),
-        "data_dir": str(box.data_dir),
-        "database": str(next(box.data_dir.glob("*.db"))),
-        "log": str(box.log),
+        "pid": server.process.pid,
+        "box_port": int(server.url.rpartition(":")[2]),
+        "data_dir": str(server.data_dir),
+        "database": str(next(server.data_dir.glob("*.db"))),
+        "log": str(server.log),
         "namespaces": _namespaces(),
         "devices": _devices(),
         "addresses": _own_addresses(),

@@ -1,6 +1,6 @@
 """A box to be killed: submits and runs tasks, and says on standard error what it has accepted.
 
-python -m tests.support.crash_box DATABASE NAME-PREFIX
+python -m tests.support.crash_process DATABASE NAME-PREFIX
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from pathlib import Path
 from appliance.domain.tasks import EventKind, TaskResult
 from appliance.errors import QueueFull
 from appliance.scheduler import TaskContext
-from tests.support.task_box import ANSWER, open_box, settings
+from tests.support.task_system import ANSWER, open_task_system, settings
 
 
 async def work(context: TaskContext) -> TaskResult:
@@ -21,12 +21,12 @@ async def work(context: TaskContext) -> TaskResult:
 
 
 async def main(path: Path, prefix: str) -> None:
-    async with open_box(path, work, settings(workers=3, max_attempts=1000)) as box:
+    async with open_task_system(path, work, settings(workers=3, max_attempts=1000)) as system:
         print("ready", file=sys.stderr, flush=True)
         for number in count():
             name = f"{prefix}-{number}"
             try:
-                await box.submit(box.alice if number % 2 else box.bob, client_task_id=name)
+                await system.submit(system.alice if number % 2 else system.bob, client_task_id=name)
             except QueueFull:
                 await asyncio.sleep(0.01)
             else:

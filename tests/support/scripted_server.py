@@ -31,7 +31,7 @@ def complete(files: dict[str, str] | None = None, /, **verification: Any) -> dic
     return {"type": "complete", "result": result, "data": data}
 
 
-class ScriptedBox:
+class ScriptedServer:
     """`parts` are what each stream request sends, one after the other, before it closes."""
 
     def __init__(self, url: str) -> None:
@@ -59,7 +59,7 @@ class ScriptedBox:
 
 
 @contextmanager
-def scripted_box() -> Generator[ScriptedBox]:
+def scripted_server() -> Generator[ScriptedServer]:
     """A running one on a free loopback port."""
     http = _Server(("127.0.0.1", 0), _Handler)
     box = http.box
@@ -82,7 +82,7 @@ class _Server(ThreadingHTTPServer):
 
     def server_activate(self) -> None:
         super().server_activate()
-        self.box = ScriptedBox(f"http://127.0.0.1:{self.server_address[1]}")
+        self.box = ScriptedServer(f"http://127.0.0.1:{self.server_address[1]}")
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -60,7 +60,7 @@ class Work:
         await until(lambda: len(self.started) >= count)
 
 
-class Box(Struct):
+class TaskSystem(Struct):
     db: Database
     bus: EventBus
     scheduler: Scheduler
@@ -72,7 +72,7 @@ class Box(Struct):
 
     async def journal(self, task: Task) -> list[TaskEvent]:
         async with self.db.read() as connection:
-            return await task_events.whole(connection, task.id)
+            return await task_events.list_all(connection, task.id)
 
     async def kinds(self, task: Task) -> list[EventKind]:
         return [event.kind for event in await self.journal(task)]
@@ -94,14 +94,14 @@ async def answer_at_once(context: TaskContext) -> TaskResult:
 
 
 @asynccontextmanager
-async def open_box(
+async def open_task_system(
     path: Path,
     handler: TaskHandler = answer_at_once,
     with_settings: Settings | None = None,
     *,
     start: bool = True,
     grace_s: float = 0.0,
-) -> AsyncGenerator[Box, None]:
+) -> AsyncGenerator[TaskSystem, None]:
     """The box on the database at `path`; drained and closed at the end."""
     db = await Database.open(path)
     try:
@@ -116,12 +116,12 @@ async def open_box(
                 )
             ]
 
-        chosen, bus = with_settings or settings(), EventBus(task_events.reader(db))
+        chosen, bus = with_settings or settings(), EventBus(task_events.create_reader(db))
         scheduler = Scheduler(db, bus, handler, chosen.scheduler)
         service = TaskService(db, bus, scheduler, chosen)
         if start:
             await scheduler.start()
-        yield Box(db, bus, scheduler, service, alice, bob, admin, viewer)
+        yield TaskSystem(db, bus, scheduler, service, alice, bob, admin, viewer)
         await scheduler.drain(grace_s)
         bus.close()
     finally:

@@ -1,0 +1,84 @@
+"""Piston's HTTP API on a real server."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.sandbox_server import PISTON
+
+
+def test_piston_when_its_client_asks_then_answered_in_its_shape(sandbox: httpx.Client) -> None:
+    body = {
+        "language": "py",
+        "version": "3.x",
+        "files": [{"name": "main.py", "content": "aW1wb3J0IHN5cw==", "encoding": "base64"}],
+    }
+    code = "import sys; print(sys.argv[1], input()); sys.exit(2)"
+    for path in (PISTON, "/api/v2/piston/execute"):
+        given = {**body, "files": [{"content": code}], "args": ["a"], "stdin": "b"}
+        answer = sandbox.post(path, json=given).json()
+        assert answer["run"]["output"] == "a b\n"
+        assert (answer["run"]["code"], answer["run"]["status"]) == (2, "RE")
+        assert answer["run"]["memory"] > 0
+        assert "compile" not in answer
+    assert sandbox.post(PISTON, json=body).json()["run"]["code"] == 0
+    listed = sandbox.get("/api/v2/piston/runtimes").json()
+    assert {"python", "bash"} & {each["language"] for each in listed}
+
+
+PISTON_WRONG: dict[str, dict[str, Any]] = {
+    "no version": {"language": "python", "files": [{"content": ""}]},
+    "no files": {"language": "python", "version": "*", "files": []},
+    "other version": {"language": "python", "version": "2.7", "files": [{"content": ""}]},
+    "long version": {"language": "python", "version": "9" * 10_000, "files": [{"content": ""}]},
+    "odd version": {"language": "python", "version": "; rm", "files": [{"content": ""}]},
+    "other language": {"language": "cobol", "version": "*", "files": [{"content": ""}]},
+    "time": {"language": "python", "version": "*", "files": [{"content": ""}],
+             "run_timeout": 99_999},
+    "memory": {"language": "python", "version": "*", "files": [{"content": ""}],
+               "run_memory_limit": 2**40},
+    "path": {"language": "python", "version": "*", "files": [{"name": "../x", "content": ""}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(PISTON_WRONG))
+def test_piston_when_the_request_is_wrong_then_a_message(name: str, sandbox: httpx.Client) -> None:
+    answer = sandbox.post(PISTON, json=PISTON_WRONG[name])
+
+    assert answer.status_code == 400
+    assert answer.json().keys() == {"message"}
+
+
+def test_piston_when_its_client_looks_for_packages_then_those_that_run(
+    sandbox: httpx.Client,
+) -> None:
+    listed = sandbox.get("/api/v2/packages").json()
+    python = next(each for each in listed if each["language"] == "python")
+    assert python["installed"]
+
+    there = {"language": "python", "version": python["language_version"]}
+    assert sandbox.post("/api/v2/packages", json=there).json() == there
+    missing = sandbox.post("/api/v2/piston/packages", json={**there, "language": "cobol"})
+    assert (missing.status_code, missing.json().keys()) == (404, {"message"})
+    assert sandbox.request("DELETE", "/api/v2/packages", json=there).status_code == 405
+
+
+def test_piston_when_a_compiler_fails_then_both_stages_show_it(sandbox: httpx.Client) -> None:
+    body = {"language": "gcc", "version": "*", "files": [{"content": "int main({"}]}
+    answer = sandbox.post(PISTON, json={**body, "stdin": None, "args": None})
+    if answer.status_code == 400:
+        pytest.skip("needs c: no compiler on this machine")
+
+    assert answer.json()["run"] == answer.json()["compile"]
+    assert (answer.json()["run"]["code"], answer.json()["run"]["signal"]) == (1, None)
+    assert "error" in answer.json()["run"]["stderr"]
+    assert answer.json()["run"]["wall_time"] > 0
+
+
+def test_piston_when_the_time_is_over_then_its_status_says_so(sandbox: httpx.Client) -> None:
+    body = {"language": "bash", "version": "*", "files": [{"content": "sleep 9"}]}
+    answer = sandbox.post(PISTON, json={**body, "run_timeout": 500}).json()
+
+    assert (answer["run"]["status"], answer["run"]["signal"]) == ("TO", "SIGKILL")
+    assert answer["run"]["code"] is None
