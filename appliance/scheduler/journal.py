@@ -83,7 +83,7 @@ class Journal:
         now = time.time()
         events: list[TaskEvent] = []
         async with self._db.write() as tx:
-            interrupted = await task_queue.left_running(tx)
+            interrupted = await task_queue.list_running(tx)
             for task in interrupted:
                 times = 0 if task.progressed else task.interruptions + 1
                 if times < max_attempts:

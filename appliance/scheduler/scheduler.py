@@ -92,7 +92,7 @@ class Scheduler:
     async def stats(self) -> QueueStats:
         """The load of the queue now."""
         async with self._db.read() as connection:
-            depth = await task_queue.depth(connection)
+            depth = await task_queue.get_depth(connection)
         workers = self._settings.workers
         return QueueStats(
             queued=depth.queued,
@@ -146,7 +146,7 @@ class Scheduler:
                 await task_events.append(
                     tx, task.id, EventKind.STARTED, {"attempt": task.attempt}, now
                 )
-                history = await task_events.whole(tx, task.id)
+                history = await task_events.list_all(tx, task.id)
                 attempt = Attempt(TaskContext(task, history, self._journal.step))
                 # Before the commit: a cancellation that sees the task running must find it here.
                 self._attempts[task.id] = attempt

@@ -63,10 +63,10 @@ def test_inspect_when_heads_are_given_per_layer_then_cache_is_bounded_by_the_lar
 
 def test_inspect_when_last_byte_is_missing_then_says_both_sizes(tmp_path: Path) -> None:
     whole = gguf()
-    said = refused(tmp_path / "x.gguf", whole[:-1])
-    assert "truncated" in said
-    assert str(len(whole)) in said
-    assert str(len(whole) - 1) in said
+    message = refused(tmp_path / "x.gguf", whole[:-1])
+    assert "truncated" in message
+    assert str(len(whole)) in message
+    assert str(len(whole) - 1) in message
 
 
 @pytest.mark.parametrize("length", [0, 3, 4, 8, 20, 24, 60, 200])

@@ -74,19 +74,19 @@ async def test_check_when_content_changed_then_refused_with_both_sums(
     registry: ModelRegistry, model: ModelFile
 ) -> None:
     _flip_last_byte(Path(model.path))
-    said = await _refused(registry)
-    assert model.sha256 in said
-    assert "model remove m" in said
-    assert "/" not in said
+    message = await _refused(registry)
+    assert model.sha256 in message
+    assert "model remove m" in message
+    assert "/" not in message
 
 
 async def test_check_when_size_changed_then_refused_with_both_sizes(
     registry: ModelRegistry, model: ModelFile
 ) -> None:
     _append(Path(model.path), b"x")
-    said = await _refused(registry)
-    assert f"{model.size + 1} bytes" in said
-    assert str(model.size) in said
+    message = await _refused(registry)
+    assert f"{model.size + 1} bytes" in message
+    assert str(model.size) in message
 
 
 async def test_check_when_file_is_gone_or_a_folder_then_refused_with_the_reason(
@@ -118,19 +118,19 @@ async def test_probe_when_kept_then_read_again_and_replaced_by_the_next(
     registry: ModelRegistry, model: ModelFile
 ) -> None:
     assert await registry.probe("m") is None
-    await registry.keep_probe("m", PROBE)
+    await registry.store_probe("m", PROBE)
     assert await registry.probe("m") == PROBE
     slower = structs.replace(PROBE, prefill_tokens_per_second=None, threads=2)
-    await registry.keep_probe("m", slower)
+    await registry.store_probe("m", slower)
     assert await registry.probe("m") == slower
 
 
 async def test_probe_when_model_is_removed_then_gone_with_it_and_keeping_is_no_error(
     registry: ModelRegistry, model: ModelFile, tmp_path: Path
 ) -> None:
-    await registry.keep_probe("m", PROBE)
+    await registry.store_probe("m", PROBE)
     await registry.remove("m")
-    await registry.keep_probe("m", PROBE)
+    await registry.store_probe("m", PROBE)
     assert await registry.probe("m") is None
     await registry.add(str(tmp_path / "m.gguf"), "m")
     assert await registry.probe("m") is None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from msgspec import Struct
 
 from appliance.inference.request.errors import QuotaExceeded
-from appliance.store.tables.usage_records import Spent
+from appliance.store.tables.usage_records import ModelCost
 
 DAY_S = 86400.0
 _MINUTE_S = 60.0
@@ -59,7 +59,7 @@ class Quotas:
         counter = self._counters_by_name.get(name)
         return counter.quota.parallel if counter else 0
 
-    def restore_spend(self, spent: Iterable[Spent]) -> None:
+    def restore_spend(self, spent: Iterable[ModelCost]) -> None:
         """Add what was spent today before the server started."""
         for item in spent:
             for counter in self._counters(item.provider, item.model):

@@ -16,7 +16,7 @@ from appliance.inference.request.route import Route
 from appliance.inference.usage.pricing import Prices
 from appliance.store.sqlite.database import Database
 from appliance.store.tables import usage_records
-from appliance.store.tables.usage_records import Spent
+from appliance.store.tables.usage_records import ModelCost
 
 STORE_INTERVAL_S = 0.05
 BATCH_SIZE = 200
@@ -34,7 +34,7 @@ class UsageRecorder(ABC):
         self._last_id = 0
 
     @abstractmethod
-    async def start(self) -> list[Spent]:
+    async def start(self) -> list[ModelCost]:
         """Begin to record. The result is what was spent since midnight (UTC)."""
 
     @abstractmethod
@@ -87,7 +87,7 @@ class UsageRecorder(ABC):
 class NullUsageRecorder(UsageRecorder):
     """For a gateway without a database: stores nothing."""
 
-    async def start(self) -> list[Spent]:
+    async def start(self) -> list[ModelCost]:
         return []
 
     async def close(self) -> None:
@@ -119,12 +119,12 @@ class StoredUsageRecorder(UsageRecorder):
         self._closing = False
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> list[Spent]:
+    async def start(self) -> list[ModelCost]:
         now = self._clock()
         async with self._db.write() as tx:
-            interrupted = await usage_records.interrupt(tx)
-            self._last_id = max(self._last_id, await usage_records.last_id(tx))
-            spent = await usage_records.spent_since(tx, now - now % _DAY_S)
+            interrupted = await usage_records.settle_interrupted(tx)
+            self._last_id = max(self._last_id, await usage_records.get_last_id(tx))
+            spent = await usage_records.sum_costs_since(tx, now - now % _DAY_S)
         if interrupted:
             _log.info("completions were interrupted when the server ended", count=interrupted)
         self._task = asyncio.create_task(self._store_batches(), name="usage recorder")

@@ -12,7 +12,7 @@ from appliance.errors import Forbidden, RateLimited
 from appliance.inference.admission.quotas import DAY_S, Quota, Quotas
 from appliance.inference.usage.pricing import Price, Prices
 from appliance.services.completions.service import CompletionService
-from appliance.store.tables.usage_records import Spent
+from appliance.store.tables.usage_records import ModelCost
 from tests.support.gateway_parts import (
     Scripted,
     answer,
@@ -23,7 +23,7 @@ from tests.support.gateway_parts import (
     service_over,
     user,
 )
-from tests.support.task_box import until
+from tests.support.task_system import until
 
 
 class Time:
@@ -92,7 +92,7 @@ def test_spend_when_the_day_is_used_up_then_refused_until_the_next() -> None:
 
 def test_spend_when_the_server_starts_again_then_today_is_restored() -> None:
     quotas = Quotas({"far/m": Quota(spend_per_day=1.0)}, Time(), Time())
-    quotas.restore_spend([Spent("far", "m", 0.9), Spent("far", "other", 5.0)])
+    quotas.restore_spend([ModelCost("far", "m", 0.9), ModelCost("far", "other", 5.0)])
     quotas.reserve("far", "m", 0, 0.05).cancel()
     with pytest.raises(RateLimited):
         quotas.reserve("far", "m", 0, 0.2)

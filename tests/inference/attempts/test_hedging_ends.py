@@ -37,7 +37,7 @@ from tests.support.hedging_parts import (
     run_event_loop,
     target,
 )
-from tests.support.task_box import until
+from tests.support.task_system import until
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def recorded(
     _, report = await answer(CompletionService(gateway), spec)
     await gateway.close()
     async with db.read() as connection:
-        records = await usage_records.of_user(connection, 1, 0.0, 10)
+        records = await usage_records.list_for_user(connection, 1, 0.0, 10)
     return report, sorted((r.provider, r.status, r.exact) for r in records)
 
 
