@@ -113,10 +113,10 @@ class HttpProvider:
         self._check_model(model)
         try:
             await self._model_list.check_reachable()
-            known = {info.name for info in await self.models()}
+            names = {info.name for info in await self.models()}
         except ProviderFailed as error:
             raise ModelUnavailable(error.message, retry_after=error.retry_after) from error
-        if known and model not in known:
+        if names and model not in names:
             raise UnknownModel(f"provider {self._name} has no model {model!r}")
 
     async def count_tokens(self, request: CompletionRequest) -> int:

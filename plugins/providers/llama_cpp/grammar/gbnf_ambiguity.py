@@ -112,9 +112,9 @@ class _Search:
                 yield (*below, (sequence, at + 1, _BEFORE))
             yield (*below, (sequence, at, _ENTER))
         else:
-            yield from self._entered(below, sequence, at)
+            yield from self._enter(below, sequence, at)
 
-    def _entered(self, below: Stack, sequence: int, at: int) -> Iterator[Stack]:
+    def _enter(self, below: Stack, sequence: int, at: int) -> Iterator[Stack]:
         """Inside a part; nothing is left to come back to behind the last one."""
         part, last = self._sequences[sequence][at], at == len(self._sequences[sequence]) - 1
         if not part.rule:

@@ -145,7 +145,7 @@ def split_parallel_calls(messages: Sequence[Message]) -> list[Message]:
         for at, call in enumerate(message.tool_calls):
             content = "" if at else message.content
             result.append(Message(message.role, content, (call,)))
-            answers = [each for each in results if each.tool_call_id == call.id]
-            result += answers
-            moved.update(id(each) for each in answers)
+            own_results = [each for each in results if each.tool_call_id == call.id]
+            result += own_results
+            moved.update(id(each) for each in own_results)
     return result

@@ -29,5 +29,5 @@ def parse_deepseek_call(text: str, tools: Mapping[str, Tool]) -> ToolCall | None
         return None
     if head.strip() != _KIND or rest.lstrip().startswith("{"):
         return build_call(head.strip(), rest, tools)
-    found = _FENCED.fullmatch(rest)
-    return build_call(found["name"], found["arguments"], tools) if found else None
+    match = _FENCED.fullmatch(rest)
+    return build_call(match["name"], match["arguments"], tools) if match else None

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from appliance.domain.messages import Tool, ToolCall
 from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
-from plugins.providers.llama_cpp.tool_calls import markers as marks
+from plugins.providers.llama_cpp.tool_calls import markers
 from plugins.providers.llama_cpp.tool_calls.deepseek import parse_deepseek_call
 from plugins.providers.llama_cpp.tool_calls.json_calls import (
     parse_json_call,
@@ -29,26 +29,26 @@ class CallMarkers(Struct, frozen=True):
 
 
 _DEEPSEEK = CallMarkers(
-    (marks.DEEPSEEK_CALLS_BEGIN, marks.DEEPSEEK_CALL_BEGIN),
-    marks.DEEPSEEK_CALL_END,
-    marks.DEEPSEEK_CALLS_END,
+    (markers.DEEPSEEK_CALLS_BEGIN, markers.DEEPSEEK_CALL_BEGIN),
+    markers.DEEPSEEK_CALL_END,
+    markers.DEEPSEEK_CALLS_END,
 )
 CALL_MARKERS = {
-    ToolCallFormat.HERMES: CallMarkers((marks.CALL_START,), marks.CALL_END),
-    ToolCallFormat.MISTRAL: CallMarkers((marks.TOOL_CALLS_MARKER,)),
-    ToolCallFormat.LLAMA: CallMarkers((marks.PYTHON_TAG,)),
+    ToolCallFormat.HERMES: CallMarkers((markers.CALL_START,), markers.CALL_END),
+    ToolCallFormat.MISTRAL: CallMarkers((markers.TOOL_CALLS_MARKER,)),
+    ToolCallFormat.LLAMA: CallMarkers((markers.PYTHON_TAG,)),
     ToolCallFormat.QWEN_XML: CallMarkers(
-        (marks.CALL_START, marks.FUNCTION_START), marks.FUNCTION_END, marks.CALL_END
+        (markers.CALL_START, markers.FUNCTION_START), markers.FUNCTION_END, markers.CALL_END
     ),
     ToolCallFormat.DEEPSEEK_V3: _DEEPSEEK,
     ToolCallFormat.DEEPSEEK_V31: _DEEPSEEK,
 }
 # The marker after which a completion may be stopped if it must be one call.
 FINAL_MARKERS = {
-    ToolCallFormat.HERMES: marks.CALL_END,
-    ToolCallFormat.QWEN_XML: marks.CALL_END,
-    ToolCallFormat.DEEPSEEK_V3: marks.DEEPSEEK_CALL_END,
-    ToolCallFormat.DEEPSEEK_V31: marks.DEEPSEEK_CALL_END,
+    ToolCallFormat.HERMES: markers.CALL_END,
+    ToolCallFormat.QWEN_XML: markers.CALL_END,
+    ToolCallFormat.DEEPSEEK_V3: markers.DEEPSEEK_CALL_END,
+    ToolCallFormat.DEEPSEEK_V31: markers.DEEPSEEK_CALL_END,
 }
 
 
@@ -59,12 +59,12 @@ def parse_calls(format_: ToolCallFormat, text: str, tools: Mapping[str, Tool]) -
     """
     match format_:
         case ToolCallFormat.HERMES:
-            inner = text.removeprefix(marks.CALL_START).removesuffix(marks.CALL_END)
+            inner = text.removeprefix(markers.CALL_START).removesuffix(markers.CALL_END)
             return _as_list(parse_json_call(inner, tools))
         case ToolCallFormat.LLAMA:
-            return parse_json_calls(text.removeprefix(marks.PYTHON_TAG), tools)
+            return parse_json_calls(text.removeprefix(markers.PYTHON_TAG), tools)
         case ToolCallFormat.MISTRAL:
-            return parse_mistral_calls(text, marks.TOOL_CALLS_MARKER, tools)
+            return parse_mistral_calls(text, markers.TOOL_CALLS_MARKER, tools)
         case ToolCallFormat.QWEN_XML:
             return _as_list(parse_qwen_xml_call(text, tools))
         case ToolCallFormat.DEEPSEEK_V3 | ToolCallFormat.DEEPSEEK_V31:

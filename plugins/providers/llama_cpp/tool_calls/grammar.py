@@ -11,7 +11,7 @@ from plugins.providers.llama_cpp.grammar.charsets import literal
 from plugins.providers.llama_cpp.grammar.gbnf_builder import Rules
 from plugins.providers.llama_cpp.grammar.json_schema.compiler import schema_rule
 from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
-from plugins.providers.llama_cpp.tool_calls import markers as marks
+from plugins.providers.llama_cpp.tool_calls import markers
 from plugins.providers.llama_cpp.tool_calls.markers import CALL_END, CALL_START
 from plugins.providers.llama_cpp.tool_calls.qwen_xml_grammar import parameters_rule
 
@@ -33,36 +33,38 @@ class _CallLayout(Struct, frozen=True):
 
 _JSON_HEAD = '{{"name": {json_name}, "arguments": '
 _LLAMA_HEAD = '{{"name": {json_name}, "parameters": '
-_DEEPSEEK_END = marks.DEEPSEEK_CALL_END + marks.DEEPSEEK_CALLS_END
-_DEEPSEEK_START = marks.DEEPSEEK_CALLS_BEGIN + marks.DEEPSEEK_CALL_BEGIN
+_DEEPSEEK_END = markers.DEEPSEEK_CALL_END + markers.DEEPSEEK_CALLS_END
+_DEEPSEEK_START = markers.DEEPSEEK_CALLS_BEGIN + markers.DEEPSEEK_CALL_BEGIN
 _LAYOUTS = {
     ToolCallFormat.HERMES: _CallLayout(
         f"{CALL_START}\n", f"\n{CALL_END}\n{CALL_START}\n", f"\n{CALL_END}", _JSON_HEAD, "}"
     ),
     ToolCallFormat.LLAMA: _CallLayout("", "", "", _LLAMA_HEAD, "}"),
-    ToolCallFormat.MISTRAL: _CallLayout(f"{marks.TOOL_CALLS_MARKER}[", ", ", "]", _JSON_HEAD, "}"),
+    ToolCallFormat.MISTRAL: _CallLayout(
+        f"{markers.TOOL_CALLS_MARKER}[", ", ", "]", _JSON_HEAD, "}"
+    ),
     ToolCallFormat.QWEN_XML: _CallLayout(
         f"{CALL_START}\n",
         f"\n{CALL_END}\n{CALL_START}\n",
         f"\n{CALL_END}",
         "<function={name}>\n",
-        marks.FUNCTION_END,
+        markers.FUNCTION_END,
     ),
     ToolCallFormat.DEEPSEEK_V3: _CallLayout(
         _DEEPSEEK_START,
-        f"{marks.DEEPSEEK_CALL_END}\n{marks.DEEPSEEK_CALL_BEGIN}",
+        f"{markers.DEEPSEEK_CALL_END}\n{markers.DEEPSEEK_CALL_BEGIN}",
         _DEEPSEEK_END,
-        f"function{marks.DEEPSEEK_SEPARATOR}{{name}}\n{marks.JSON_FENCE_START}",
-        marks.JSON_FENCE_END,
+        f"function{markers.DEEPSEEK_SEPARATOR}{{name}}\n{markers.JSON_FENCE_START}",
+        markers.JSON_FENCE_END,
     ),
     ToolCallFormat.DEEPSEEK_V31: _CallLayout(
         _DEEPSEEK_START,
-        marks.DEEPSEEK_CALL_END + marks.DEEPSEEK_CALL_BEGIN,
+        markers.DEEPSEEK_CALL_END + markers.DEEPSEEK_CALL_BEGIN,
         _DEEPSEEK_END,
-        f"{{name}}{marks.DEEPSEEK_SEPARATOR}",
+        f"{{name}}{markers.DEEPSEEK_SEPARATOR}",
     ),
 }
-_ARGS_LAYOUT = _CallLayout(marks.TOOL_CALLS_MARKER, marks.TOOL_CALLS_MARKER, "", "{name}[ARGS]")
+_ARGS_LAYOUT = _CallLayout(markers.TOOL_CALLS_MARKER, markers.TOOL_CALLS_MARKER, "", "{name}[ARGS]")
 
 
 def add_call_rule(

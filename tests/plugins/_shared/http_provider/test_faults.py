@@ -1,4 +1,4 @@
-"""What the adapters make of a provider that fails, stalls, breaks off or says nonsense."""
+"""The errors raised when a provider fails, stalls, breaks off or sends nonsense."""
 
 import asyncio
 import ssl
@@ -105,21 +105,21 @@ async def test_stream_when_the_provider_refuses_then_the_error_says_what_may_fol
     openai: Provider,
     case: tuple[int, Any, type[ApplianceError], bool | None],
 ) -> None:
-    status, said, kind, retryable = case
-    upstream.on(CHAT, as_json(said, status))
+    status, body, kind, retryable = case
+    upstream.on(CHAT, as_json(body, status))
     found = await failure(openai)
     assert type(found) is kind
     assert found.details.get("retryable") is retryable
     assert "openai" in found.message
 
 
-async def test_stream_when_the_context_is_too_small_then_the_counts_are_told(
+async def test_stream_when_the_context_is_too_small_then_the_error_has_the_counts(
     upstream: FakeUpstream, openai: Provider
 ) -> None:
-    said = error(
+    body = error(
         "the request exceeds", type="exceed_context_size_error", n_prompt_tokens=12, n_ctx=8
     )
-    upstream.on(CHAT, as_json(said, 400))
+    upstream.on(CHAT, as_json(body, 400))
     assert (await failure(openai)).details == {"prompt_tokens": 12, "context_tokens": 8}
 
 
@@ -135,7 +135,7 @@ async def test_stream_when_the_context_is_too_small_then_the_counts_are_told(
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
-async def test_stream_when_told_to_wait_then_the_error_says_how_long(
+async def test_stream_when_retry_after_is_sent_then_the_error_has_it(
     upstream: FakeUpstream,
     openai: Provider,
     status: int,

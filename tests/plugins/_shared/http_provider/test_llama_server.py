@@ -1,4 +1,4 @@
-"""The adapters against llama.cpp's own server, which speaks OpenAI's and Anthropic's formats."""
+"""The HTTP providers against llama.cpp's server, which speaks OpenAI's and Anthropic's API."""
 
 import asyncio
 import json
@@ -95,14 +95,14 @@ def url(model: Path) -> Generator[str, None, None]:
 
 @pytest.fixture
 async def openai(url: str) -> AsyncGenerator[Provider, None]:
-    found = build_provider(register_openai, url, "far")
+    found = build_provider(register_openai, url, "remote")
     yield found
     await found.close()
 
 
 @pytest.fixture
 async def anthropic(url: str) -> AsyncGenerator[Provider, None]:
-    found = build_provider(register_anthropic, url, "far")
+    found = build_provider(register_anthropic, url, "remote")
     yield found
     await found.close()
 
@@ -210,7 +210,7 @@ async def test_stream_when_closed_early_then_the_server_serves_on(either: Provid
 
 async def test_embed_when_the_server_embeds_then_vectors_have_length_one(model: Path) -> None:
     running = server(model, "embed")
-    found = build_provider(register_openai, await asyncio.to_thread(next, running), "far")
+    found = build_provider(register_openai, await asyncio.to_thread(next, running), "remote")
     made = await found.embed(EmbeddingRequest("m", ("one", "two words")))
     assert [round(sum(x * x for x in vector), 6) for vector in made.vectors] == [1.0, 1.0]
     assert made.usage.prompt_tokens > 0

@@ -1,4 +1,4 @@
-"""The parts that the adapters share: event streams, lists of models, addresses, words of errors."""
+"""What the HTTP providers share: event streams, model lists, base URLs, error bodies."""
 
 import asyncio
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Listing:
         self.error: ApplianceError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
-        self.catalogue = ModelListCache(self._fetch, lambda: self.now)
+        self.model_list = ModelListCache(self._fetch, lambda: self.now)
 
     async def _fetch(self) -> Sequence[ListedModel]:
         self.calls += 1
@@ -64,10 +64,10 @@ class Listing:
 
 
 async def names(listing: Listing) -> list[str]:
-    return [offer.name for offer in await listing.catalogue.models()]
+    return [offer.name for offer in await listing.model_list.models()]
 
 
-async def test_offers_when_asked_at_once_then_the_provider_is_asked_once() -> None:
+async def test_model_list_when_read_concurrently_then_fetched_once() -> None:
     listing = Listing()
     assert await asyncio.gather(*(names(listing) for _ in range(9))) == [["m1"]] * 9
     assert listing.calls == 1
@@ -80,11 +80,11 @@ async def test_offers_when_stale_then_the_old_list_serves_while_a_new_one_comes(
     listing.gate.clear()
     assert await names(listing) == ["m1"]
     listing.gate.set()
-    await listing.catalogue.check_reachable()
+    await listing.model_list.check_reachable()
     assert await names(listing) == ["m2"]
 
 
-async def test_offers_when_the_provider_is_gone_then_the_list_holds_for_an_hour() -> None:
+async def test_model_list_when_the_provider_is_down_then_served_for_an_hour() -> None:
     listing = Listing()
     await names(listing)
     listing.error = ProviderFailed("gone")
@@ -95,9 +95,9 @@ async def test_offers_when_the_provider_is_gone_then_the_list_holds_for_an_hour(
         await names(listing)
     calls = listing.calls
     with pytest.raises(ProviderFailed, match="gone"):
-        await listing.catalogue.check_reachable()
+        await listing.model_list.check_reachable()
     assert listing.calls == calls
-    assert await listing.catalogue.find("m1") is None
+    assert await listing.model_list.find("m1") is None
 
 
 async def test_close_when_a_list_is_awaited_then_ends_it() -> None:
@@ -105,13 +105,13 @@ async def test_close_when_a_list_is_awaited_then_ends_it() -> None:
     listing.gate.clear()
     waiting = asyncio.ensure_future(names(listing))
     await asyncio.sleep(0)
-    await listing.catalogue.close()
+    await listing.model_list.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
 
 
 @pytest.mark.parametrize(
-    ("given", "always", "wanted"),
+    ("configured", "always", "expected"),
     [
         ("", False, "https://own/v1"),
         ("http://x:1", False, "http://x:1/v1"),
@@ -121,8 +121,10 @@ async def test_close_when_a_list_is_awaited_then_ends_it() -> None:
         ("http://x/v1/", True, "http://x/v1"),
     ],
 )
-def test_address_when_given_then_gets_the_usual_path(given: str, always: bool, wanted: str) -> None:
-    assert build_base_url(given, "https://own", "/v1", always=always) == wanted
+def test_base_url_when_configured_then_gets_the_usual_path(
+    configured: str, always: bool, expected: str
+) -> None:
+    assert build_base_url(configured, "https://own", "/v1", always=always) == expected
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_said_when_the_error_is_in_no_known_form_then_nothing_breaks(body: bytes
         *((odd, None) for odd in (None, 0, -5, True, 10**30, float("nan"), "soon", "", (1,))),
     ],
 )
-def test_moment_when_told_in_any_form_then_epoch_seconds_or_unknown(
+def test_timestamp_when_in_any_form_then_epoch_seconds_or_none(
     value: object, expected: float | None
 ) -> None:
     assert parse_timestamp(value) == expected

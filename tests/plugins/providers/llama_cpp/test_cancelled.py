@@ -1,4 +1,4 @@
-"""What a completion used that was ended early: counted by its engine, on record as exact."""
+"""The usage of completions that were cancelled: counted by the engine, recorded as exact."""
 
 import asyncio
 import os
@@ -41,13 +41,13 @@ def _endless(text: str = "hello") -> CompletionRequest:
 async def test_usage_when_a_reader_leaves_then_every_token_that_was_drawn(
     provider: LlamaCppProvider,
 ):
-    asked = _endless()
-    stream = provider.stream(asked)
+    request_ = _endless()
+    stream = provider.stream(request_)
     read = [await anext(stream) for _ in range(5)]
     assert stream.usage is None
     await stream.aclose()
     assert stream.usage is not None
-    assert stream.usage.prompt_tokens == await provider.count_tokens(asked)
+    assert stream.usage.prompt_tokens == await provider.count_tokens(request_)
     assert stream.usage.completion_tokens >= len(read)
 
 
@@ -55,14 +55,14 @@ async def test_usage_when_the_reading_task_is_cancelled_then_known_as_well(
     provider: LlamaCppProvider,
 ):
     stream = provider.stream(_endless())
-    begun = asyncio.Event()
+    started = asyncio.Event()
 
     async def read() -> None:
         async for _ in stream:
-            begun.set()
+            started.set()
 
     reading = asyncio.create_task(read())
-    await begun.wait()
+    await started.wait()
     reading.cancel()
     await asyncio.wait({reading})
     assert reading.cancelled()
@@ -87,9 +87,9 @@ async def test_usage_when_it_waited_for_others_then_nothing_was_used(provider: L
 async def test_usage_when_ended_while_the_prompt_is_read_then_only_what_was_read(
     provider: LlamaCppProvider,
 ):
-    asked = _endless(_LONG)
-    whole = await provider.count_tokens(asked)
-    stream = provider.stream(asked)
+    request_ = _endless(_LONG)
+    whole = await provider.count_tokens(request_)
+    stream = provider.stream(request_)
     reading = asyncio.create_task(anext(stream))
     await asyncio.sleep(0.05)
     reading.cancel()
@@ -99,15 +99,15 @@ async def test_usage_when_ended_while_the_prompt_is_read_then_only_what_was_read
     assert not stream.usage.completion_tokens or stream.usage.prompt_tokens == whole
 
 
-async def test_usage_when_many_leave_at_once_then_each_is_told_its_own(
+async def test_usage_when_many_are_cancelled_at_once_then_each_has_its_own(
     provider: LlamaCppProvider,
 ):
     streams = [provider.stream(_endless("x" * at)) for at in (1, 30)]
     for stream in streams:
         await anext(stream)
     await asyncio.gather(*(stream.aclose() for stream in streams))
-    told = [stream.usage.prompt_tokens for stream in streams if stream.usage]
-    assert told[1] - told[0] == 29
+    prompt_tokens = [stream.usage.prompt_tokens for stream in streams if stream.usage]
+    assert prompt_tokens[1] - prompt_tokens[0] == 29
 
 
 async def test_usage_when_the_engine_dies_then_unknown(provider: LlamaCppProvider):
@@ -126,12 +126,12 @@ async def test_record_when_a_client_leaves_then_exact_and_an_estimate_where_the_
 ):
     tiny = write_tiny_gguf(tmp_path / "tiny.gguf", context_tokens=32768)
     own, _ = provider_for(tmp_path, {"tiny": tiny}, threads=1, context_tokens=32768)
-    db = await Database.open(tmp_path / "box.db")
+    db = await Database.open(tmp_path / "data.db")
     gateway = gateway_over(own, db=db)
     await gateway.start()
-    asked = chat_spec(max_tokens=8_000, model="llama_cpp/tiny")
+    request_ = chat_spec(max_tokens=8_000, model="llama_cpp/tiny")
     for dies in (False, True):
-        (completion,) = await CompletionService(gateway).start(user(), asked)
+        (completion,) = await CompletionService(gateway).start(user(), request_)
         events = aiter(completion)
         assert isinstance(await anext(events), TextDelta)
         if dies:
@@ -143,7 +143,7 @@ async def test_record_when_a_client_leaves_then_exact_and_an_estimate_where_the_
     prompt = await own.count_tokens(_endless("hello"))
     await gateway.close()
     async with db.read() as connection:
-        records = await usage_records.of_user(connection, 1, 0.0, 10)
+        records = await usage_records.list_for_user(connection, 1, 0.0, 10)
     await db.close()
     left, died = sorted(records, key=lambda record: record.id)
     assert (left.status, left.exact, left.prompt_tokens) == (UsageStatus.CANCELLED, True, prompt)

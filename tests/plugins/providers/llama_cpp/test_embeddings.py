@@ -1,4 +1,4 @@
-"""Models that make vectors: normalised, counted exactly, in the order of the texts."""
+"""Embedding models: normalized vectors, exact counts, in the order of the texts."""
 
 import math
 import os
@@ -33,7 +33,9 @@ async def provider(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ll
     await made.close()
 
 
-def _asked(*texts: str, dimensions: int | None = None, model: str = "vectors") -> EmbeddingRequest:
+def _request(
+    *texts: str, dimensions: int | None = None, model: str = "vectors"
+) -> EmbeddingRequest:
     return EmbeddingRequest(model, texts, dimensions)
 
 
@@ -44,7 +46,7 @@ def _cosine(left: tuple[float, ...], right: tuple[float, ...]) -> float:
 async def test_embed_when_given_texts_then_one_vector_of_length_1_each_in_their_order(
     provider: LlamaCppProvider,
 ):
-    made = await provider.embed(_asked("abc", "x y z", "abc"))
+    made = await provider.embed(_request("abc", "x y z", "abc"))
     assert [len(vector) for vector in made.vectors] == [DIMENSIONS] * 3
     for vector in made.vectors:
         assert math.sqrt(_cosine(vector, vector)) == pytest.approx(1)
@@ -55,26 +57,26 @@ async def test_embed_when_given_texts_then_one_vector_of_length_1_each_in_their_
 
 async def test_embed_when_counted_then_tokens_are_exact(provider: LlamaCppProvider):
     # Each letter is one token here, and the model wants one before and one after a text.
-    assert (await provider.embed(_asked("abc"))).usage.prompt_tokens == 3 + 2
-    assert (await provider.embed(_asked("abc", "de"))).usage.prompt_tokens == 3 + 2 + 2 + 2
+    assert (await provider.embed(_request("abc"))).usage.prompt_tokens == 3 + 2
+    assert (await provider.embed(_request("abc", "de"))).usage.prompt_tokens == 3 + 2 + 2 + 2
 
 
 async def test_embed_when_there_are_many_texts_then_each_is_as_if_alone(
     provider: LlamaCppProvider,
 ):
     texts = [f"{chr(97 + at % 26)}{at}" for at in range(50)]
-    together = (await provider.embed(_asked(*texts))).vectors
+    together = (await provider.embed(_request(*texts))).vectors
     assert len(together) == len(texts)
     for at in (0, 17, 49):
-        (alone,) = (await provider.embed(_asked(texts[at]))).vectors
+        (alone,) = (await provider.embed(_request(texts[at]))).vectors
         assert _cosine(alone, together[at]) == pytest.approx(1, abs=1e-3)
 
 
 async def test_embed_when_dimensions_are_fewer_then_cut_and_of_length_1_again(
     provider: LlamaCppProvider,
 ):
-    (whole,) = (await provider.embed(_asked("abc"))).vectors
-    (cut,) = (await provider.embed(_asked("abc", dimensions=8))).vectors
+    (whole,) = (await provider.embed(_request("abc"))).vectors
+    (cut,) = (await provider.embed(_request("abc", dimensions=8))).vectors
     length = math.sqrt(_cosine(whole[:8], whole[:8]))
     assert cut == pytest.approx([value / length for value in whole[:8]], abs=1e-4)
 
@@ -84,15 +86,15 @@ async def test_embed_when_dimensions_are_senseless_then_refused(
     provider: LlamaCppProvider, dimensions: int
 ):
     with pytest.raises(InvalidInput, match="dimensions"):
-        await provider.embed(_asked("abc", dimensions=dimensions))
+        await provider.embed(_request("abc", dimensions=dimensions))
 
 
 async def test_embed_when_a_text_just_fits_then_runs_and_one_more_is_refused_with_counts(
     provider: LlamaCppProvider,
 ):
-    await provider.embed(_asked("a" * (CONTEXT - 2)))
+    await provider.embed(_request("a" * (CONTEXT - 2)))
     with pytest.raises(ContextLengthExceeded, match=r"input\[1\]") as caught:
-        await provider.embed(_asked("ok", "a" * (CONTEXT - 1)))
+        await provider.embed(_request("ok", "a" * (CONTEXT - 1)))
     assert caught.value.details["prompt_tokens"] == CONTEXT + 1
     assert caught.value.details["context_tokens"] == CONTEXT
 
@@ -102,35 +104,35 @@ async def test_embed_when_there_is_no_text_or_half_a_character_then_refused(
 ):
     for texts in ((), ("\ud800",)):
         with pytest.raises(InvalidInput):
-            await provider.embed(_asked(*texts))
+            await provider.embed(_request(*texts))
 
 
-async def test_embed_when_text_holds_marks_of_the_vocabulary_then_they_are_plain_text(
+async def test_embed_when_text_holds_special_tokens_then_they_are_plain_text(
     provider: LlamaCppProvider,
 ):
-    usage = (await provider.embed(_asked("[SEP]"))).usage
+    usage = (await provider.embed(_request("[SEP]"))).usage
     assert usage.prompt_tokens == len("[SEP]") + 2
 
 
-async def test_embed_when_model_writes_text_then_refused(provider: LlamaCppProvider):
+async def test_embed_when_model_is_a_text_model_then_rejected(provider: LlamaCppProvider):
     with pytest.raises(InvalidInput, match="is not an embedding model"):
-        await provider.embed(_asked("abc", model="tiny"))
+        await provider.embed(_request("abc", model="tiny"))
 
 
-async def test_stream_when_model_makes_vectors_then_refused(provider: LlamaCppProvider):
+async def test_stream_when_model_is_an_embedding_model_then_rejected(provider: LlamaCppProvider):
     with pytest.raises(InvalidInput, match="is an embedding model"):
         await complete(provider, request("x", model="vectors"))
     with pytest.raises(InvalidInput, match="is an embedding model"):
         await provider.count_tokens(request("x", model="vectors"))
 
 
-async def test_models_when_listed_then_says_which_makes_vectors(provider: LlamaCppProvider):
+async def test_models_when_listed_then_embedding_models_are_flagged(provider: LlamaCppProvider):
     await provider.load("vectors")
-    told = {info.name: info for info in await provider.models()}
-    assert told["vectors"].embeds
-    assert not told["tiny"].embeds
-    assert told["vectors"].state is ModelState.READY
-    assert told["vectors"].context_tokens == CONTEXT
+    infos = {info.name: info for info in await provider.models()}
+    assert infos["vectors"].embeds
+    assert not infos["tiny"].embeds
+    assert infos["vectors"].state is ModelState.READY
+    assert infos["vectors"].context_tokens == CONTEXT
 
 
 async def test_embed_when_engine_is_killed_then_next_request_works(provider: LlamaCppProvider):
@@ -138,7 +140,7 @@ async def test_embed_when_engine_is_killed_then_next_request_works(provider: Lla
     pid = provider.engine_pid("vectors")
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    assert (await provider.embed(_asked("abc"))).vectors
+    assert (await provider.embed(_request("abc"))).vectors
 
 
 async def test_load_when_model_only_ranks_then_says_so(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The local provider with a tiny model: what it promises to everybody above it."""
+"""The local provider with a tiny model: what the SPI promises."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -86,16 +86,16 @@ async def test_stream_when_seed_is_same_then_answer_is_same(provider: LlamaCppPr
 
 
 async def test_stream_when_seed_is_none_then_answers_differ(provider: LlamaCppProvider):
-    asked = request("hi", sampling=Sampling(temperature=1.5, top_k=0), max_tokens=30)
-    texts = {(await complete(provider, asked))[0] for _ in range(3)}
+    request_ = request("hi", sampling=Sampling(temperature=1.5, top_k=0), max_tokens=30)
+    texts = {(await complete(provider, request_))[0] for _ in range(3)}
     assert len(texts) == 3
 
 
 async def test_stream_when_key_is_shared_then_prompt_is_computed_once(
     provider: LlamaCppProvider,
 ):
-    asked = request("a long prompt " * 50, owner="candidates")
-    answers = await asyncio.gather(*(complete(provider, asked) for _ in range(8)))
+    request_ = request("a long prompt " * 50, owner="candidates")
+    answers = await asyncio.gather(*(complete(provider, request_) for _ in range(8)))
     prompt = answers[0][1].usage.prompt_tokens
     cached = sorted(finished.usage.cached_tokens for _, finished in answers)
     assert cached == [0, *[prompt - 1] * 7]
@@ -105,8 +105,8 @@ async def test_stream_when_prompts_begin_alike_then_beginning_is_shared(
     provider: LlamaCppProvider,
 ):
     common = "the same beginning " * 20
-    asked = [request(common + end, owner="plans") for end in ("one", "two", "two")]
-    answers = [await complete(provider, each) for each in asked]
+    request_ = [request(common + end, owner="plans") for end in ("one", "two", "two")]
+    answers = [await complete(provider, each) for each in request_]
     cached = [finished.usage.cached_tokens for _, finished in answers]
     assert cached[0] == 0
     assert len(common) < cached[1] < cached[2] == answers[2][1].usage.prompt_tokens - 1
@@ -115,8 +115,10 @@ async def test_stream_when_prompts_begin_alike_then_beginning_is_shared(
 async def test_stream_when_sixteen_candidates_meet_eight_places_then_all_finish(
     provider: LlamaCppProvider,
 ):
-    asked = [request("pick one", sampling=Sampling(seed=seed), owner="many") for seed in range(16)]
-    answers = await asyncio.gather(*(complete(provider, each) for each in asked))
+    request_ = [
+        request("pick one", sampling=Sampling(seed=seed), owner="many") for seed in range(16)
+    ]
+    answers = await asyncio.gather(*(complete(provider, each) for each in request_))
     assert all(finished.usage.completion_tokens == 8 for _, finished in answers)
     assert sum(finished.usage.cached_tokens == 0 for _, finished in answers) == 1
 

@@ -66,8 +66,8 @@ async def test_starter_when_greedy_then_same_as_llama_cpp_python(
         Message(MessageRole.SYSTEM, "You write code."),
         Message(MessageRole.USER, _QUESTION),
     )
-    asked = CompletionRequest("starter", messages, Sampling(temperature=0.0), 24)
-    ours, finished = await complete(provider, asked)
+    request_ = CompletionRequest("starter", messages, Sampling(temperature=0.0), 24)
+    ours, finished = await complete(provider, request_)
     assert (ours.strip(), finished.usage.prompt_tokens) == (text.strip(), prompt_tokens)
 
 
@@ -88,20 +88,24 @@ async def test_starter_when_eight_candidates_then_prefix_is_shared_and_seeds_cou
 async def test_starter_when_asked_to_repeat_emoji_then_each_event_has_whole_characters(
     provider: LlamaCppProvider,
 ):
-    asked = request(
+    request_ = request(
         "Repeat exactly: 🐒🐒🐒 naïve café 日本",
         model="starter",
         sampling=Sampling(temperature=0.0),
         max_tokens=24,
     )
-    pieces = [event.text async for event in provider.stream(asked) if isinstance(event, TextDelta)]
+    pieces = [
+        event.text async for event in provider.stream(request_) if isinstance(event, TextDelta)
+    ]
     assert pieces
     assert all("\ufffd" not in piece for piece in pieces)
 
 
 async def test_starter_when_answer_is_done_then_stops_by_itself(provider: LlamaCppProvider):
-    asked = request("Say hi.", model="starter", sampling=Sampling(temperature=0.0), max_tokens=200)
-    text, finished = await complete(provider, asked)
+    request_ = request(
+        "Say hi.", model="starter", sampling=Sampling(temperature=0.0), max_tokens=200
+    )
+    text, finished = await complete(provider, request_)
     assert finished.reason is FinishReason.STOP
     assert "<|" not in text
 

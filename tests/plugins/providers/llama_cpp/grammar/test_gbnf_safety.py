@@ -1,4 +1,4 @@
-"""Grammars of callers: what llama.cpp can't survive never reaches it."""
+"""Callers' grammars: those on which llama.cpp would abort or never end are rejected."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""JSON schemas as grammars: llama.cpp's own grammar sampler says what they allow."""
+"""JSON schemas as grammars, checked with llama.cpp's own grammar sampler."""
 
 import json
 from collections.abc import Mapping

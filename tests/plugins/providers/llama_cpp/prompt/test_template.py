@@ -1,4 +1,4 @@
-"""Chat templates: the model's own, in a sandbox, with a fallback."""
+"""Chat templates: the model's own, in Jinja's sandbox, with ChatML as fallback."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tools in prompts: templates of the kinds that models come with, and the generic format."""
+"""Tools in prompts: real kinds of chat templates, and the generic format."""
 
 import json
 

@@ -22,7 +22,9 @@ _ROOT = Path(__file__).resolve().parents[5]
 
 
 @pytest.fixture
-async def box(tmp_path: Path) -> AsyncIterator[tuple[LlamaCppProvider, ListedModels]]:
+async def provider_and_models(
+    tmp_path: Path,
+) -> AsyncIterator[tuple[LlamaCppProvider, ListedModels]]:
     tiny = write_tiny_gguf(tmp_path / "tiny.gguf", context_tokens=CONTEXT)
     made = provider_for(tmp_path, {"tiny": tiny}, threads=1)
     yield made
@@ -47,9 +49,9 @@ async def _fails(provider: LlamaCppProvider) -> ModelUnavailable:
 
 
 async def test_engine_when_killed_mid_stream_then_stream_fails_and_next_request_works(
-    box: tuple[LlamaCppProvider, ListedModels],
+    provider_and_models: tuple[LlamaCppProvider, ListedModels],
 ):
-    provider, _ = box
+    provider, _ = provider_and_models
     stream = provider.stream(request("x", max_tokens=20000))
     while not isinstance(await anext(stream), TextDelta):
         pass
@@ -64,9 +66,9 @@ async def test_engine_when_killed_mid_stream_then_stream_fails_and_next_request_
 
 
 async def test_engine_when_killed_before_any_text_then_request_is_tried_again(
-    box: tuple[LlamaCppProvider, ListedModels],
+    provider_and_models: tuple[LlamaCppProvider, ListedModels],
 ):
-    provider, _ = box
+    provider, _ = provider_and_models
     await provider.load("tiny")
     pid = _pid(provider)
     os.kill(pid, signal.SIGSTOP)
@@ -78,9 +80,9 @@ async def test_engine_when_killed_before_any_text_then_request_is_tried_again(
 
 
 async def test_engine_when_killed_again_and_again_then_backs_off_with_the_reason(
-    box: tuple[LlamaCppProvider, ListedModels],
+    provider_and_models: tuple[LlamaCppProvider, ListedModels],
 ):
-    provider, _ = box
+    provider, _ = provider_and_models
     for _ in range(2):
         await provider.load("tiny")
         pid = _pid(provider)
@@ -96,9 +98,9 @@ async def test_engine_when_killed_again_and_again_then_backs_off_with_the_reason
 
 
 async def test_engine_when_it_hangs_then_ended_and_request_is_tried_again(
-    box: tuple[LlamaCppProvider, ListedModels], monkeypatch: pytest.MonkeyPatch
+    provider_and_models: tuple[LlamaCppProvider, ListedModels], monkeypatch: pytest.MonkeyPatch
 ):
-    provider, _ = box
+    provider, _ = provider_and_models
     await provider.load("tiny")
     first = _pid(provider)
     monkeypatch.setattr(supervisor, "_STALL_S", 0.5)
@@ -112,9 +114,9 @@ async def test_engine_when_it_hangs_then_ended_and_request_is_tried_again(
 
 
 async def test_close_when_stream_is_open_then_it_fails_and_no_child_is_left(
-    box: tuple[LlamaCppProvider, ListedModels],
+    provider_and_models: tuple[LlamaCppProvider, ListedModels],
 ):
-    provider, _ = box
+    provider, _ = provider_and_models
     stream = provider.stream(request("x", max_tokens=20000))
     await anext(stream)
     pid = _pid(provider)
@@ -148,9 +150,9 @@ async def test_close_when_engine_still_loads_then_no_child_is_left(tmp_path: Pat
 
 @pytest.mark.parametrize("kept", [0, 3, 100, 5_000, 200_000])
 async def test_load_when_file_is_truncated_then_unavailable_with_the_reason(
-    box: tuple[LlamaCppProvider, ListedModels], kept: int
+    provider_and_models: tuple[LlamaCppProvider, ListedModels], kept: int
 ):
-    provider, models = box
+    provider, models = provider_and_models
     path = models.files["tiny"]
     path.write_bytes(path.read_bytes()[:kept])
     error = await _fails(provider)
@@ -159,9 +161,9 @@ async def test_load_when_file_is_truncated_then_unavailable_with_the_reason(
 
 
 async def test_load_when_file_is_garbage_or_missing_then_unavailable(
-    box: tuple[LlamaCppProvider, ListedModels], tmp_path: Path
+    provider_and_models: tuple[LlamaCppProvider, ListedModels], tmp_path: Path
 ):
-    provider, models = box
+    provider, models = provider_and_models
     garbage = tmp_path / "garbage.gguf"
     garbage.write_bytes(b"GGUF" + os.urandom(4096))
     for path in (garbage, tmp_path / "missing.gguf", tmp_path):
@@ -170,9 +172,9 @@ async def test_load_when_file_is_garbage_or_missing_then_unavailable(
 
 
 async def test_load_when_file_is_replaced_by_a_good_one_then_works_at_once(
-    box: tuple[LlamaCppProvider, ListedModels], tmp_path: Path
+    provider_and_models: tuple[LlamaCppProvider, ListedModels], tmp_path: Path
 ):
-    provider, models = box
+    provider, models = provider_and_models
     good = models.files["tiny"]
     models.files["tiny"] = tmp_path / "missing.gguf"
     await _fails(provider)
@@ -182,9 +184,9 @@ async def test_load_when_file_is_replaced_by_a_good_one_then_works_at_once(
 
 
 async def test_models_when_alias_is_removed_then_its_engine_ends_after_its_last_stream(
-    box: tuple[LlamaCppProvider, ListedModels],
+    provider_and_models: tuple[LlamaCppProvider, ListedModels],
 ):
-    provider, models = box
+    provider, models = provider_and_models
     stream = provider.stream(request("x", max_tokens=500))
     await anext(stream)
     pid = _pid(provider)
@@ -238,9 +240,9 @@ async def test_load_when_program_does_not_exist_then_unavailable(tmp_path: Path)
 
 
 async def test_engine_when_server_has_open_files_then_it_inherits_none(
-    box: tuple[LlamaCppProvider, ListedModels], tmp_path: Path
+    provider_and_models: tuple[LlamaCppProvider, ListedModels], tmp_path: Path
 ):
-    provider, _ = box
+    provider, _ = provider_and_models
     secret = tmp_path / "secret"
     with secret.open("w") as open_file:
         os.set_inheritable(open_file.fileno(), True)

@@ -1,4 +1,4 @@
-"""Several models within one memory: who has to go, who may stay, and what loading takes."""
+"""Several models within one memory budget: reservations, idle unloading, load profiles."""
 
 import asyncio
 import sys
@@ -130,7 +130,7 @@ async def test_idle_when_a_stream_is_open_then_model_stays(tmp_path: Path):
         await _until(provider, "a", ModelState.UNLOADED)
 
 
-async def test_request_when_loading_takes_long_then_told_when_to_come_back_and_loading_goes_on(
+async def test_request_when_loading_is_slow_then_retry_after_and_loading_goes_on(
     tmp_path: Path,
 ):
     sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]

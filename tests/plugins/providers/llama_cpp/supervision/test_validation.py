@@ -1,4 +1,4 @@
-"""What is refused before an engine sees it, by the name of the field."""
+"""Invalid completion requests are rejected, by field, before an engine gets them."""
 
 from typing import Any
 

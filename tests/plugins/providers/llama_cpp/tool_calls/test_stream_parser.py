@@ -1,4 +1,4 @@
-"""Tool calls out of answers: real forms, cut into pieces at every place."""
+"""Tool calls in streamed completions: real formats, cut into chunks at every place."""
 
 import json
 import random

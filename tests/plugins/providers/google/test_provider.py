@@ -1,4 +1,4 @@
-"""The adapter for the Gemini API against a fake written from its public reference."""
+"""The Google provider against a fake server written from the Gemini API's reference."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -105,7 +105,7 @@ async def test_stream_when_the_answer_is_whole_then_tells_text_and_usage_without
     }
 
 
-async def test_stream_when_tools_are_called_then_their_marks_come_back_with_the_history(
+async def test_stream_when_tools_are_called_then_signatures_return_with_the_history(
     upstream: FakeUpstream, google: Provider
 ) -> None:
     first = piece(calls("weather", 1, thoughtSignature="c2lnbg=="), calls("weather", 2))
@@ -134,7 +134,7 @@ async def test_stream_when_tools_are_called_then_their_marks_come_back_with_the_
     ("model", "mark"),
     [(MODEL, SKIP_VALIDATOR), ("gemini-2.5-pro", None), ("gemini-2.0-flash", None)],
 )
-async def test_stream_when_a_call_s_mark_is_not_known_then_newer_models_are_told_so(
+async def test_stream_when_a_signature_is_unknown_then_newer_models_get_the_placeholder(
     upstream: FakeUpstream, google: Provider, model: str, mark: str | None
 ) -> None:
     path = f"/v1beta/models/{model}:streamGenerateContent"
@@ -189,7 +189,7 @@ async def test_stream_when_likelihoods_are_told_then_they_come_with_the_text(
 
 
 @pytest.mark.parametrize(
-    ("last", "wanted"),
+    ("last", "expected"),
     [
         (piece(reason="MAX_TOKENS"), FinishReason.LENGTH),
         (piece(reason="SAFETY"), FinishReason.CONTENT_FILTER),
@@ -200,13 +200,13 @@ async def test_stream_when_likelihoods_are_told_then_they_come_with_the_text(
         ),
     ],
 )
-async def test_stream_when_the_provider_ends_the_answer_then_the_reason_is_told(
-    upstream: FakeUpstream, google: Provider, last: dict[str, Any], wanted: FinishReason
+async def test_stream_when_the_provider_ends_it_then_the_finish_reason_is_mapped(
+    upstream: FakeUpstream, google: Provider, last: dict[str, Any], expected: FinishReason
 ) -> None:
     upstream.on(STREAM, as_events(last))
     finished = (await collect_events(google, completion_request(model=MODEL)))[-1]
     assert isinstance(finished, Finished)
-    assert finished.reason is wanted
+    assert finished.reason is expected
 
 
 @pytest.mark.parametrize(
@@ -260,11 +260,11 @@ async def test_stream_when_refused_then_the_error_says_why(
     google: Provider,
     case: tuple[int, Any, type[ApplianceError], float | None],
 ) -> None:
-    status, body, wanted, wait = case
+    status, body, expected, wait = case
     upstream.on(STREAM, as_json(body, status))
     with pytest.raises(ApplianceError) as caught:
         await collect_events(google, completion_request(model=MODEL))
-    assert type(caught.value) is wanted
+    assert type(caught.value) is expected
     assert caught.value.retry_after == wait
 
 
@@ -295,7 +295,7 @@ async def test_stream_when_a_result_has_no_call_then_refuses(google: Provider) -
 
 
 @pytest.mark.parametrize("model", ["../secrets", "a/b", "x:generate", "", "x?y", "models/../x"])
-async def test_stream_when_the_model_s_name_is_no_name_then_nothing_is_asked(
+async def test_stream_when_the_model_name_is_invalid_then_no_request(
     upstream: FakeUpstream, google: Provider, model: str
 ) -> None:
     with pytest.raises(UnknownModel):
@@ -350,7 +350,7 @@ async def test_embed_when_asked_then_vectors_have_length_one_and_usage_is_counte
     assert upstream.requests[0].body["requests"][0]["outputDimensionality"] == 2
 
 
-def test_signatures_when_they_grow_beyond_the_bound_then_the_oldest_are_forgotten() -> None:
+def test_signatures_when_they_exceed_the_limit_then_the_oldest_are_evicted() -> None:
     signatures = ThoughtSignatureCache(max_bytes=10)
     for call in ("a", "b", "c"):
         signatures.store(call, "12345")

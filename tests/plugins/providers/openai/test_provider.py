@@ -1,4 +1,4 @@
-"""The adapter for OpenAI's API against a fake that speaks its wire format."""
+"""The OpenAI provider against a fake server that speaks its wire format."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -142,7 +142,7 @@ async def test_stream_when_everything_is_asked_then_everything_is_sent(
         },
         {"role": "tool", "content": "sunny", "tool_call_id": "c1"},
     ]
-    wanted = {
+    expected = {
         "temperature": 0.1, "top_k": 3, "top_p": 0.5, "min_p": 0.2, "repeat_penalty": 1.5,
         "repetition_penalty": 1.5, "frequency_penalty": 0.3, "presence_penalty": 0.4,
         "logit_bias": {"5": -1.0}, "logprobs": True, "top_logprobs": 2, "seed": 42,
@@ -153,7 +153,7 @@ async def test_stream_when_everything_is_asked_then_everything_is_sent(
             "json_schema": {"name": "thing", "schema": {"type": "object"}, "strict": True},
         },
     }  # fmt: skip
-    assert {key: body[key] for key in wanted} == wanted
+    assert {key: body[key] for key in expected} == expected
     assert body["tools"][0]["function"]["name"] == "weather"
 
 
@@ -178,7 +178,7 @@ async def test_stream_when_everything_is_asked_then_everything_is_sent(
     ],
 )
 @pytest.mark.parametrize("reason", ["tool_calls", "stop"])
-async def test_stream_when_calls_come_in_pieces_then_tells_them_whole(
+async def test_stream_when_calls_come_in_deltas_then_emits_them_complete(
     upstream: FakeUpstream, openai: Provider, pieces: list[dict[str, Any]], reason: str
 ) -> None:
     upstream.on(CHAT, as_events(*pieces, chunk(reason), USAGE, last=DONE))
@@ -240,7 +240,7 @@ async def test_stream_when_the_prompt_is_raw_then_asks_for_a_completion(
         ([chunk("abort", content="x")], FinishReason.STOP),
     ],
 )
-async def test_stream_when_the_provider_ends_the_answer_then_the_reason_is_told(
+async def test_stream_when_the_provider_ends_it_then_the_finish_reason_is_mapped(
     upstream: FakeUpstream, openai: Provider, chunks: list[Any], reason: FinishReason
 ) -> None:
     upstream.on(CHAT, as_events(*chunks, USAGE, last=DONE))
@@ -249,7 +249,7 @@ async def test_stream_when_the_provider_ends_the_answer_then_the_reason_is_told(
     assert last.reason is reason
 
 
-async def test_stream_when_no_usage_is_told_then_fails_and_says_so(
+async def test_stream_when_there_is_no_usage_then_fails_and_says_so(
     upstream: FakeUpstream, openai: Provider
 ) -> None:
     upstream.on(CHAT, as_events(chunk("stop", content="x"), last=DONE))
@@ -270,7 +270,7 @@ async def test_stream_when_no_usage_is_told_then_fails_and_says_so(
         (completion_request(tool_choice=ToolChoice(ToolUse.REQUIRED)), "tool_choice"),
     ],
 )
-async def test_stream_when_it_can_not_be_had_then_refuses_by_name_and_asks_nothing(
+async def test_stream_when_a_field_is_unsupported_then_rejected_without_a_request(
     upstream: FakeUpstream, openai: Provider, request_: CompletionRequest, field: str
 ) -> None:
     with pytest.raises(InvalidInput, match=field):
@@ -278,7 +278,7 @@ async def test_stream_when_it_can_not_be_had_then_refuses_by_name_and_asks_nothi
     assert upstream.requests == []
 
 
-async def test_stream_when_openai_itself_is_asked_for_what_only_others_have_then_refuses() -> None:
+async def test_stream_when_official_openai_lacks_a_parameter_then_rejected() -> None:
     found = build_provider(register, "", api_key=KEY)
     for sampling in (Sampling(top_k=1), Sampling(min_p=0.5), Sampling(repeat_penalty=2.0)):
         with pytest.raises(InvalidInput, match="openai has no such option"):
@@ -301,7 +301,7 @@ async def test_stream_when_a_model_takes_no_temperature_then_goes_without_and_re
         await collect_events(openai, completion_request(sampling=Sampling(temperature=0)))
 
 
-async def test_models_when_listed_then_tells_room_and_kind_and_asks_once(
+async def test_models_when_listed_then_context_and_kind_with_one_request(
     upstream: FakeUpstream, openai: Provider
 ) -> None:
     data = [
@@ -360,7 +360,7 @@ async def test_count_when_vllm_answers_then_its_count_is_taken(
     assert upstream.requests[0].body["tools"][0]["function"]["name"] == "weather"
 
 
-async def test_count_when_nobody_tells_then_is_an_upper_bound_and_asks_no_more(
+async def test_count_when_the_server_has_no_count_then_upper_bound_and_no_more_probes(
     upstream: FakeUpstream, openai: Provider
 ) -> None:
     first = await openai.count_tokens(completion_request("naïve " * 10))

@@ -1,4 +1,4 @@
-"""The adapter for Anthropic's API against a fake that speaks its wire format."""
+"""The Anthropic provider against a fake server that speaks its wire format."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -175,7 +175,7 @@ async def test_stream_when_everything_is_asked_then_everything_is_sent(
 
 
 @pytest.mark.parametrize(
-    ("reason", "wanted"),
+    ("reason", "expected"),
     [
         ("end_turn", FinishReason.STOP),
         ("max_tokens", FinishReason.LENGTH),
@@ -183,17 +183,17 @@ async def test_stream_when_everything_is_asked_then_everything_is_sent(
         ("refusal", FinishReason.CONTENT_FILTER),
     ],
 )
-async def test_stream_when_the_provider_ends_the_answer_then_the_reason_is_told(
-    upstream: FakeUpstream, anthropic: Provider, reason: str, wanted: FinishReason
+async def test_stream_when_the_provider_ends_it_then_the_finish_reason_is_mapped(
+    upstream: FakeUpstream, anthropic: Provider, reason: str, expected: FinishReason
 ) -> None:
     upstream.on(MESSAGES, as_events(START, ending(reason), STOP))
     last = (await collect_events(anthropic, completion_request()))[-1]
     assert isinstance(last, Finished)
-    assert last.reason is wanted
+    assert last.reason is expected
 
 
 @pytest.mark.parametrize(
-    ("kind", "wanted", "status"),
+    ("kind", "expected", "status"),
     [
         ("overloaded_error", ProviderFailed, 529),
         ("api_error", ProviderFailed, None),
@@ -204,14 +204,14 @@ async def test_stream_when_an_error_comes_midway_then_it_is_raised_after_the_tex
     upstream: FakeUpstream,
     anthropic: Provider,
     kind: str,
-    wanted: type[ApplianceError],
+    expected: type[ApplianceError],
     status: int | None,
 ) -> None:
     error = {"type": "error", "error": {"type": kind, "message": "Overloaded"}}
     upstream.on(MESSAGES, as_events(START, *block(0, "text", text("x"))[:2], error))
     events = anthropic.stream(completion_request())
     assert await anext(events) == TextDelta("x")
-    with pytest.raises(wanted) as caught:
+    with pytest.raises(expected) as caught:
         await anext(events)
     assert caught.value.details == {"status": status, "retryable": True}
 
@@ -243,13 +243,13 @@ async def test_stream_when_refused_then_the_error_says_why(
     anthropic: Provider,
     case: tuple[int, str, str, type[ApplianceError]],
 ) -> None:
-    status, kind, message, wanted = case
+    status, kind, message, expected = case
     body = {"type": "error", "error": {"type": kind, "message": message}}
     upstream.on(MESSAGES, as_json(body, status))
     with pytest.raises(ApplianceError) as caught:
         await collect_events(anthropic, completion_request())
-    assert type(caught.value) is wanted
-    if wanted is ContextLengthExceeded:
+    assert type(caught.value) is expected
+    if expected is ContextLengthExceeded:
         assert caught.value.details == {"prompt_tokens": 210_000, "context_tokens": 200_000}
 
 
