@@ -219,9 +219,9 @@ async def test_open_when_another_process_has_it_then_its_pid_is_named(
 ):
     with pytest.raises(StoreError, match=f"process {os.getpid()}"):
         await Database.open(tmp_path / "appliance.db", migrations=migrations)
-    beside = await Database.open(tmp_path / "appliance.db", exclusive=False, migrations=migrations)
-    await _add(beside, "from the command line")
-    await beside.close()
+    second = await Database.open(tmp_path / "appliance.db", exclusive=False, migrations=migrations)
+    await _add(second, "from the command line")
+    await second.close()
     assert await _names(db) == ["from the command line"]
 
 

@@ -150,5 +150,5 @@ async def test_open_beside_an_older_running_server_then_the_command_waits_and_re
     with pytest.raises(StoreError, match="in use by another"):
         await Database.open(tmp_path / "appliance.db", exclusive=False, migrations=folder)
     await running.close()
-    beside = await Database.open(tmp_path / "appliance.db", exclusive=False, migrations=folder)
-    await beside.close()
+    second = await Database.open(tmp_path / "appliance.db", exclusive=False, migrations=folder)
+    await second.close()

@@ -10,7 +10,8 @@ from msgspec import Struct
 from appliance.domain.tasks import TaskStatus
 from appliance.store.sqlite.database import Connection
 from tests.support.crash_process import work
-from tests.support.task_system import TaskSystem, open_task_system, settings, until
+from tests.support.polling import until
+from tests.support.task_system import TaskSystem, open_task_system, settings
 
 ROUNDS = 6
 

@@ -32,7 +32,7 @@ from tests.support.gateway_parts import (
     read_all,
     user,
 )
-from tests.support.task_system import until
+from tests.support.polling import until
 
 INFO = ModelInfo("m", "far", ModelState.READY, context_tokens=1000)
 ROUTE = Route("far", "m", INFO)
@@ -143,10 +143,11 @@ async def test_records_when_the_server_died_then_found_at_the_start_and_counted_
 async def test_records_when_the_disk_refuses_then_kept_and_stored_once_it_takes_them(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, broken = usage_records.store, [True]
+    store, broken, refusals = usage_records.store, [True], list[int]()
 
     async def refusing(tx: Any, records: Any) -> None:
         if broken[0]:
+            refusals.append(len(records))
             raise Unavailable("the disk is full")
         await store(tx, records)
 
@@ -157,7 +158,7 @@ async def test_records_when_the_disk_refuses_then_kept_and_stored_once_it_takes_
         recorder.reserve(CALL, ROUTE)
     with pytest.raises(Unavailable, match="can't be recorded"):
         recorder.require_capacity()
-    await asyncio.sleep(0.12)
+    await until(lambda: len(refusals) > 1)
     broken[0] = False
     await recorder.close()
     assert len(await stored(db)) == 5
@@ -233,5 +234,5 @@ async def test_spend_limit_when_the_server_starts_again_then_todays_spend_still_
         await gateway.close()
 
 
-async def _statuses(db: Database, wanted: list[UsageStatus]) -> bool:
-    return [record.status for record in await stored(db)] == wanted
+async def _statuses(db: Database, expected: list[UsageStatus]) -> bool:
+    return [record.status for record in await stored(db)] == expected
