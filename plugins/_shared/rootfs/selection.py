@@ -36,7 +36,7 @@ def selected_root(context: PluginContext) -> RootFilesystem | None:
     name = str(context.settings.get("rootfs", ""))
     if not name:
         return None
-    return find_root(context.sandbox_roots or context.data_dir / rootfs.DIRECTORY, name)
+    return find_root(context.rootfs_dir or context.data_dir / rootfs.DIRECTORY, name)
 
 
 def find_root(folder: Path, name: str) -> RootFilesystem:

@@ -78,7 +78,7 @@ def toolchain_cache_folder(context: PluginContext) -> Path | None:
     Runs see files that are added to it later. It is created in the appliance's own data
     directory, but not in another's that is only inspected.
     """
-    folder = context.sandbox_prepared
+    folder = context.toolchain_cache_dir
     if folder is None:
         folder = context.data_dir / toolchain_cache.DIRECTORY
         with contextlib.suppress(OSError):
