@@ -1,4 +1,4 @@
-"""A package index and file server that speaks the real simple API, and can misbehave."""
+"""A package index and file server with the real simple API, and configurable faults."""
 
 import hashlib
 import io
@@ -24,10 +24,10 @@ def wheel(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
 
 
 class PackageServer:
-    """What it serves, what it was asked for, and how it misbehaves.
+    """What the server serves, the requests it received, and its faults.
 
-    `files` are answered at /files/NAME, packages at /simple/NAME/. `cut_after` breaks
-    the next connections after so many bytes each; `status` answers all with that.
+    `files` are served at /files/NAME, packages at /simple/NAME/. `cut_after` closes
+    the next connections after so many bytes each; `status` is the status of every response.
     """
 
     def __init__(self, url: str) -> None:
@@ -42,7 +42,7 @@ class PackageServer:
         self.redirect = ""
 
     def publish(self, filename: str, content: bytes, **changes: Any) -> None:
-        """Put a wheel on the index; `changes` replace what the index says of it."""
+        """Put a wheel on the index; `changes` replace fields of its index entry."""
         self.files[filename] = content
         package = re.sub(r"[-_.]+", "-", filename.split("-", 1)[0]).lower()
         entry = {
@@ -61,9 +61,11 @@ class PackageServer:
     def file_url(self, name: str) -> str:
         return f"{self.url}/files/{name}"
 
-    def asked_for(self, path: str) -> list[dict[str, str]]:
+    def headers_of(self, path: str) -> list[dict[str, str]]:
         """The headers of each request for a path."""
-        return [headers for asked, headers in self.requests if asked.partition("?")[0] == path]
+        return [
+            headers for url_path, headers in self.requests if url_path.partition("?")[0] == path
+        ]
 
 
 @contextmanager
@@ -85,7 +87,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is part of what is tested here."""
+        """Ignore errors: tests close connections on purpose."""
 
     def server_activate(self) -> None:
         super().server_activate()

@@ -157,7 +157,7 @@ async def test_add_when_the_index_has_credentials_then_they_go_with_its_files_to
     index = server.index.replace("http://", "http://me:hush@")
     await create_registry(database, tmp_path, PIP_INDEX_URL=index).add("pypi:tiny-model")
     for path in ("/simple/tiny-model/", f"/files/{WHEEL}"):
-        [headers] = server.asked_for(path)
+        [headers] = server.headers_of(path)
         assert headers["authorization"].startswith("Basic ")
 
 

@@ -61,7 +61,7 @@ async def test_add_when_the_connection_breaks_then_the_download_resumes(
     server.cut_after = [100_000, 200_000]
     model = await registry.add(server.file_url("a.gguf"))
     assert read(model) == MODEL
-    ranges = [headers.get("range") for headers in server.asked_for("/files/a.gguf")]
+    ranges = [headers.get("range") for headers in server.headers_of("/files/a.gguf")]
     assert ranges[0] is None
     assert len(ranges) == 3
     assert all(value and value.startswith("bytes=") for value in ranges[1:])
@@ -76,7 +76,7 @@ async def test_add_when_all_attempts_fail_then_the_next_call_resumes(
     assert await registry.list() == []
     assert any("part-" in name for name in list_files(tmp_path))
     await registry.add(server.file_url("a.gguf"))
-    assert "range" in server.asked_for("/files/a.gguf")[-1]
+    assert "range" in server.headers_of("/files/a.gguf")[-1]
     assert list_files(tmp_path) == ["a.gguf"]
 
 
@@ -98,7 +98,7 @@ async def test_add_when_the_server_sends_no_validator_then_starts_over_each_time
     server.files["a.gguf"], server.etag = MODEL, ""
     server.cut_after = [1000]
     assert (await registry.add(server.file_url("a.gguf"))).sha256 == SHA256
-    assert all("range" not in headers for headers in server.asked_for("/files/a.gguf"))
+    assert all("range" not in headers for headers in server.headers_of("/files/a.gguf"))
 
 
 async def test_add_when_cancelled_while_downloading_then_nothing_is_registered(
