@@ -109,9 +109,7 @@ def test_add_when_an_archive_holds_what_only_root_may_make_then_left_out_and_cou
     assert "2 device nodes, pipes and sockets" in told
 
 
-@pytest.mark.skipif(
-    _MKSQUASHFS is None, reason="mksquashfs is not installed (Debian: squashfs-tools)"
-)
+@pytest.mark.skipif(_MKSQUASHFS is None, reason="needs mksquashfs: install squashfs-tools")
 def test_add_when_an_image_then_the_same_tree_as_of_the_folder(
     owner: Owner, folder: Path, added: Record
 ) -> None:

@@ -85,7 +85,7 @@ class Target:
 def attacked_server(kind: str) -> Generator[Target, None, None]:
     """A started box whose service is of this kind; skips where the tests can't make it so."""
     if kind == ROOT and os.geteuid() != 0:
-        pytest.skip("NOT SHOWN: a service that is root is attacked only if the tests run as root")
+        pytest.skip("needs root: a service of root is attacked only by tests that run as root")
     uid = _UID if kind == ORDINARY and os.geteuid() == 0 else None
     with TemporaryHome() as home:
         server = prepare(home, uid)

@@ -27,7 +27,7 @@ def sandbox_python() -> Path:
 def ordinary_home(sandbox_python: Path) -> Iterator[Path]:
     """A folder of the ordinary user with everything that it needs to run a backend."""
     if os.geteuid() != 0:
-        pytest.skip("only root can also try an ordinary user; the other variant is one already")
+        pytest.skip("needs root: to become an ordinary user; the other variant is one already")
     home = Path(tempfile.mkdtemp(prefix="sandbox-user-"))
     shutil.copytree(sandbox_python, home / "python", symlinks=True)
     code = home / "code"

@@ -40,7 +40,7 @@ def test_restrict_when_kernel_refuses_a_rule_then_raises(monkeypatch: pytest.Mon
         landlock.restrict({"/": landlock.READ})
 
 
-@pytest.mark.skipif(landlock.version() < 2, reason="this kernel has no Landlock of version 2")
+@pytest.mark.skipif(landlock.version() < 2, reason="needs landlock: version 2")
 def test_bytecode_when_run_without_the_product_then_restricts_the_child():
     child = os.fork()
     if child == 0:

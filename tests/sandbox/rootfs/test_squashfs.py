@@ -37,7 +37,7 @@ SMALL = base64.b64decode(
 )
 _MKSQUASHFS = shutil.which("mksquashfs")
 needs_mksquashfs = pytest.mark.skipif(
-    _MKSQUASHFS is None, reason="mksquashfs is not installed (Debian: squashfs-tools)"
+    _MKSQUASHFS is None, reason="needs mksquashfs: install squashfs-tools"
 )
 
 

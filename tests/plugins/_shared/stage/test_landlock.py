@@ -40,7 +40,7 @@ for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
 """
 
 
-@pytest.mark.skipif(VERSION < 2, reason="this kernel has no Landlock that serves")
+@pytest.mark.skipif(VERSION < 2, reason="needs landlock: version 2")
 async def test_program_on_a_kernel_with_landlock_is_under_it(backend: Backend):
     refused = await run_python(backend, landlock_probe.PROGRAM)
     status = await backend.probe()

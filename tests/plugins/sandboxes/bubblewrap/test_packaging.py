@@ -37,7 +37,9 @@ def test_profile_when_read_then_it_is_for_the_executable_that_the_unit_starts() 
     assert "\nDelegate=yes\n" in unit
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="needs systemd: not on this machine"
+)
 def test_unit_when_verified_by_systemd_then_nothing_is_wrong(tmp_path: Path) -> None:
     """The unit starts /bin/true here, since the executable is not on this machine."""
     unit = (PACKAGING / "monkey-coder.service").read_text().replace(EXECUTABLE, "/bin/true")
