@@ -4,28 +4,22 @@ import asyncio
 
 import pytest
 
-from appliance.agents.run.execution_plan import ExecutionPlan, Shape
 from appliance.config.settings import AgentSettings
-from appliance.domain.messages import CompletionRequest, MessageRole
+from appliance.domain.messages import MessageRole
 from appliance.domain.tasks import (
     BranchStatus,
     CollapseStrategy,
     EventKind,
     SourceFile,
-    TaskRequest,
     TaskType,
     VerificationLevel,
 )
 from appliance.errors import (
-    ContextLengthExceeded,
     DeadlineExceeded,
     ProviderFailed,
-    SandboxUnavailable,
-    UnknownModel,
 )
+from tests.support.addition_task import BAD, BROKEN, GOOD, LONGER, TESTS, make_request
 from tests.support.agent_fakes import (
-    Answer,
-    KilledError,
     MemoryContext,
     ScriptedProvider,
     UnconfinedRunner,
@@ -33,23 +27,6 @@ from tests.support.agent_fakes import (
     run_agent,
     user_text,
 )
-
-GOOD = "```python\ndef add(a, b):\n    return a + b\n```"
-LONGER = "```python\ndef add(a, b):\n    total = a + b\n    return total\n```"
-BAD = "```python\ndef add(a, b):\n    return a - b\n```"
-BROKEN = "```python\ndef add(a, b)\n    return\n```"
-EXAMPLES = "Write a Python function add such that add(1, 2) == 3 and add(0, 0) == 0"
-TESTS = (
-    SourceFile(
-        "test_calc.py",
-        "from calc import add\n\ndef test_one():\n    assert add(1, 2) == 3\n\n"
-        "def test_two():\n    assert add(0, 0) == 0\n",
-    ),
-)
-
-
-def make_request(prompt: str = EXAMPLES, branches: int | None = 3, **more: object) -> TaskRequest:
-    return TaskRequest(prompt=prompt, branches=branches, **more)  # pyright: ignore[reportArgumentType]
 
 
 async def test_run_when_one_candidate_is_right_then_it_is_the_answer() -> None:
@@ -194,33 +171,6 @@ async def test_run_when_nothing_was_finished_in_time_then_the_deadline_is_the_re
         )
 
 
-async def test_run_when_the_sandbox_is_missing_then_code_tasks_fail_before_generating() -> None:
-    provider = ScriptedProvider(answers_in_turn(GOOD))
-    with pytest.raises(SandboxUnavailable, match="user namespaces are off"):
-        await run_agent(
-            provider,
-            MemoryContext(make_request()),
-            runner=UnconfinedRunner(problem="user namespaces are off"),
-        )
-    assert provider.requests == []
-
-
-@pytest.mark.parametrize(
-    "task_type",
-    [TaskType.CODE_REVIEW, TaskType.DOCUMENTATION, TaskType.CODE_ANALYSIS, TaskType.CUSTOM],
-)
-async def test_run_when_the_sandbox_is_missing_then_text_tasks_work(task_type: TaskType) -> None:
-    provider = ScriptedProvider(answers_in_turn("It is fine. " * 30))
-    context = MemoryContext(make_request("Look at this", task_type=task_type))
-    result = await run_agent(provider, context, runner=UnconfinedRunner(problem="none here"))
-    assert result.text == ("It is fine. " * 30).strip()
-    assert result.verification.level is VerificationLevel.NONE
-    assert result.verification.score is None
-    assert len(provider.requests) == 1
-    expected_text = "".join(d["content"] for d in context.event_data(EventKind.TEXT))
-    assert expected_text.strip() == result.text
-
-
 async def test_run_when_there_is_nothing_to_check_against_then_candidates_are_compared() -> None:
     provider = ScriptedProvider(
         answers_in_turn(GOOD, LONGER, BAD, "add(1, 2)\nadd(5, 6)\nadd(x, 1)")
@@ -245,49 +195,6 @@ async def test_run_when_candidates_can_not_be_compared_then_only_the_syntax_is_c
     assert result.verification.level is VerificationLevel.SYNTAX
     assert result.verification.score is None
     assert result.verification.passed == 1
-
-
-async def test_run_when_no_branch_number_is_given_then_the_speed_decides_and_is_reported() -> None:
-    for speed, branches in ((1000.0, 8), (2.0, 1), (None, 4)):
-        context = MemoryContext(make_request(branches=None))
-        await run_agent(ScriptedProvider(answers_in_turn(GOOD), speed=speed), context)
-        plan = context.event_data(EventKind.PLANNED)[0]
-        assert plan["branches"] == branches
-        assert plan["branches_reason"]
-
-
-async def test_run_when_too_many_branches_are_asked_for_then_the_cap_is_reported() -> None:
-    context = MemoryContext(make_request(branches=50))
-    await run_agent(
-        ScriptedProvider(answers_in_turn(GOOD)), context, settings=AgentSettings(max_branches=2)
-    )
-    plan = context.event_data(EventKind.PLANNED)[0]
-    assert (plan["branches"], plan["branches_reason"]) == (2, "50 requested, at most 2 allowed")
-
-
-async def test_run_when_the_prompt_does_not_fit_then_it_is_refused_with_the_numbers() -> None:
-    provider = ScriptedProvider(answers_in_turn(GOOD), context_tokens=100)
-    with pytest.raises(ContextLengthExceeded) as caught:
-        await run_agent(provider, MemoryContext(make_request("word " * 200)))
-    assert caught.value.details["context_tokens"] == 100
-    assert caught.value.details["prompt_tokens"] > 200
-    assert provider.requests == []
-
-
-async def test_run_when_the_answer_asked_for_does_not_fit_then_it_is_refused() -> None:
-    provider = ScriptedProvider(answers_in_turn(GOOD), context_tokens=300)
-    with pytest.raises(ContextLengthExceeded):
-        await run_agent(provider, MemoryContext(make_request(max_tokens=290)))
-    await run_agent(provider, MemoryContext(make_request()))
-    assert provider.requests[0].max_tokens is not None
-    assert provider.requests[0].max_tokens < 300
-
-
-async def test_run_when_the_model_is_unknown_then_the_task_fails_with_what_exists() -> None:
-    with pytest.raises(UnknownModel, match="scripted/model"):
-        await run_agent(
-            ScriptedProvider(answers_in_turn(GOOD)), MemoryContext(make_request(model="gpt-9"))
-        )
 
 
 async def test_run_when_candidates_are_combined_then_a_worse_combination_is_not_taken() -> None:
@@ -349,78 +256,3 @@ async def test_run_when_a_file_is_debugged_then_the_tests_run_over_the_whole_wor
     assert result.verification.ok
     assert [file.path for file in result.files] == ["calc.py"]
     assert "def two()" in result.files[0].content
-
-
-async def test_run_when_a_process_died_at_any_step_then_nothing_journalled_is_done_again() -> None:
-    def script(request: CompletionRequest) -> Answer:
-        return GOOD if request.sampling.temperature else BAD
-
-    whole = MemoryContext(make_request(seed=3))
-    expected = await run_agent(ScriptedProvider(script), whole)
-    for step in range(1, len(whole.events) + 1):
-        first = MemoryContext(make_request(seed=3), dies_at=step)
-        with pytest.raises((KilledError, ExceptionGroup)):
-            await run_agent(ScriptedProvider(script), first)
-        kept = len(first.event_data(EventKind.CANDIDATE))
-        again, runner = ScriptedProvider(script), UnconfinedRunner()
-        second = MemoryContext(make_request(seed=3), history=first.events)
-        result = await run_agent(again, second, runner=runner)
-        assert len(again.requests) == 3 - kept
-        assert len(runner.requests) == 3 - len(first.event_data(EventKind.VERDICT))
-        assert (
-            len(second.event_data(EventKind.PLANNED)) == len(second.event_data(EventKind.CODE)) == 1
-        )
-        assert (
-            len(second.event_data(EventKind.CANDIDATE))
-            == len(second.event_data(EventKind.VERDICT))
-            == 3
-        )
-        assert (result.code, result.chosen) == (expected.code, expected.chosen)
-        assert [b.seed for b in result.branches] == [b.seed for b in expected.branches]
-
-
-async def test_run_when_a_comparison_was_interrupted_then_it_ends_the_same() -> None:
-    def script(request: CompletionRequest) -> Answer:
-        if "different calls" in user_text(request):
-            return "add(1, 2)\nadd(5, 6)"
-        return GOOD if request.sampling.temperature else BAD
-
-    whole = MemoryContext(make_request("Write a Python function add", seed=3))
-    expected = await run_agent(ScriptedProvider(script), whole)
-    judged = [e.seq for e in whole.events if e.kind is EventKind.VERDICT]
-    for step in range(judged[0] - 1, judged[-1] + 1):
-        first = MemoryContext(make_request("Write a Python function add", seed=3), dies_at=step)
-        with pytest.raises(KilledError):
-            await run_agent(ScriptedProvider(script), first)
-        second = MemoryContext(first.task.request, history=first.events)
-        result = await run_agent(ScriptedProvider(script), second)
-        assert result.code == expected.code
-        assert result.verification.passed == expected.verification.passed
-        assert len(second.event_data(EventKind.VERDICT)) == 3
-
-
-async def test_run_when_a_text_was_interrupted_then_its_readers_see_it_once() -> None:
-    request = make_request("Review this", task_type=TaskType.CODE_REVIEW, seed=3)
-    expected_text = "It is fine, all of it."
-    for before, again in (
-        (expected_text[:9], expected_text),
-        (expected_text[:9], "Something else."),
-    ):
-        first = MemoryContext(request)
-        await first.emit(EventKind.TEXT, {"content": before})
-        second = MemoryContext(request, history=first.events)
-        await run_agent(ScriptedProvider(answers_in_turn(again)), second)
-        text = "".join(d["content"] for d in second.event_data(EventKind.TEXT))
-        restarted = [d for d in second.event_data(EventKind.PROGRESS) if d["step"] == "restart"]
-        assert text == (expected_text if again == expected_text else before + again)
-        assert bool(restarted) is (again != expected_text)
-
-
-async def test_plan_when_journalled_then_it_reads_back_as_it_was() -> None:
-    import msgspec
-
-    context = MemoryContext(make_request())
-    await run_agent(ScriptedProvider(answers_in_turn(GOOD)), context)
-    plan = msgspec.convert(context.event_data(EventKind.PLANNED)[0], ExecutionPlan)
-    assert plan.shape is Shape.CODE
-    assert msgspec.to_builtins(plan) == context.event_data(EventKind.PLANNED)[0]

@@ -39,12 +39,14 @@ class Scripted:
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self.report = REPORT
+        self.stalled = asyncio.Event()
         self.closed = asyncio.Event()
         self._steps = steps
 
     async def __aiter__(self) -> AsyncIterator[CompletionEvent]:
         for step in self._steps:
             if step is None:
+                self.stalled.set()
                 await asyncio.Event().wait()
             elif isinstance(step, Exception):
                 raise step

@@ -39,6 +39,7 @@ from appliance.errors import (
 from appliance.server import HttpServer
 from tests.api.application import settings_with
 from tests.api.scripted_completions import HELLO, USAGE, ScriptedApi, open_scripted
+from tests.support.polling import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -199,8 +200,7 @@ async def test_anthropic_when_the_queue_is_full_then_the_package_tries_again(
     served.service.refusal = QueueFull("x", retry_after=0.001)
 
     async def finish_first() -> None:
-        while not served.service.specs:
-            await asyncio.sleep(0.01)
+        await until(lambda: served.service.specs)
         served.service.refusal = None
 
     room = asyncio.create_task(finish_first())
@@ -304,8 +304,8 @@ async def test_connection_when_cut_then_the_completion_is_closed(
             client.post(f"{served.url}{path}", json=body | {"stream": stream})
         )
         await served.service.waiting.wait()
-        while not served.service.started:
-            await asyncio.sleep(0.001)
+        await until(lambda: served.service.started)
+        await served.service.started[0].stalled.wait()
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
         await served.service.started[0].closed.wait()

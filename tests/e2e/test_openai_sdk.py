@@ -6,11 +6,13 @@ import json
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
+from tests.support.polling import until
 from tests.support.server_process import ServerProcess
 
 MODEL = "model"
@@ -374,13 +376,19 @@ async def test_async_when_many_ask_at_once_then_each_gets_its_own(
 
 
 async def test_async_when_a_call_is_given_up_then_the_next_is_served(
-    later: openai.AsyncOpenAI,
+    later: openai.AsyncOpenAI, server: ServerProcess
 ) -> None:
+    async def all_under_way() -> bool:
+        health = await client.get(f"{server.url}/health/comprehensive")
+        load = health.json()["completions"]
+        return load["running"] + load["waiting"] == len(asked)
+
     asked = [
         asyncio.create_task(later.chat.completions.create(model=MODEL, messages=STORY))
         for _ in range(4)
     ]
-    await asyncio.sleep(0.5)
+    async with httpx.AsyncClient() as client:
+        await until(all_under_way)
     for each in asked:
         each.cancel()
     await asyncio.gather(*asked, return_exceptions=True)

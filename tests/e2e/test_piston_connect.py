@@ -10,9 +10,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.support.polling import until
 from tests.support.sandbox import find_host_processes
 from tests.support.server_process import ServerProcess, command, running_server
-from tests.support.task_system import until
 
 DEADLINE_S = 30
 LANGUAGES = "bash,c"

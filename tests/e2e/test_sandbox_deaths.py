@@ -6,11 +6,9 @@ After each of them nothing is left on the machine, and the next run works.
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -25,6 +23,7 @@ from tests.support.escape_traces import (
     parents,
     with_word,
 )
+from tests.support.polling import wait_until
 
 pytest_plugins = ["tests.support.escape_fixtures"]
 
@@ -52,16 +51,9 @@ def going_on(
 
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask)
-        until(lambda: with_word(mark))
+        wait_until(lambda: with_word(mark))
         yield answers
         asked.result(DEADLINE_S)
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def chain(target: Target, mark: str) -> list[int]:
@@ -138,9 +130,9 @@ def test_run_when_its_client_leaves_then_it_ends(route: str, target: Target, wat
 
     with watch.nothing_left(), ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask_and_leave)
-        until(lambda: with_word(mark))
+        wait_until(lambda: with_word(mark))
         asked.result(DEADLINE_S)
-        until(lambda: not with_word(mark))
+        wait_until(lambda: not with_word(mark))
     works(target)
 
 
@@ -156,8 +148,8 @@ def test_service_when_killed_in_the_middle_then_nothing_is_left_and_it_starts_ag
             begun = {each: begin(each) for each in family}
             target.server.kill()
         assert isinstance(answers[0], Exception)
-        until(lambda: not [p for p, when in begun.items() if when and begin(p) == when])
-        until(lambda: not control_groups(family))
+        wait_until(lambda: not [p for p, when in begun.items() if when and begin(p) == when])
+        wait_until(lambda: not control_groups(family))
 
         target.server.start()
         with target.server.client() as client:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from tests.support.agent_fakes import (
     answers_in_turn,
     make_gateway,
 )
+from tests.support.polling import until
 
 ISOLATION = Isolation("test", IsolationLevel.NAMESPACES, ())
 FILE = """
@@ -184,12 +186,6 @@ async def test_run_when_the_plan_allows_more_then_a_request_may_ask_for_it_and_n
     await runner.close()
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 async def test_runs_when_the_plan_allows_one_at_once_then_others_runs_go_before_the_second(
     settings: Settings,
 ) -> None:
@@ -235,10 +231,13 @@ async def test_queue_when_the_plan_lets_more_wait_then_only_its_users(settings: 
     service = SandboxService(runner, settings)
     program = Program(argv=("true",))
 
-    async def fill(principal: Principal, count: int) -> list["asyncio.Task[Any]"]:
-        runs = [asyncio.create_task(service.run(principal, program)) for _ in range(count)]
-        await asyncio.sleep(0.05)
-        return runs
+    async def fill(principal: Principal, count: int) -> list["asyncio.Task[list[Any]]"]:
+        # Each run has its place in the queue once its events are open.
+        opened = [await service.open_events(principal, program) for _ in range(count)]
+        return [asyncio.create_task(read(events)) for events in opened]
+
+    async def read(events: AsyncIterator[Any]) -> list[Any]:
+        return [event async for event in events]
 
     busy = await fill(of_plan("free", number=9), 1)
     busy += await fill(of_plan("pro", number=8), 2)
@@ -293,7 +292,7 @@ async def test_tasks_sandbox_when_the_user_has_a_plan_then_limits_and_turns_are_
     assert sandbox.limits() == runner.limits("small")
     runs = [asyncio.create_task(sandbox.run(RunRequest(("true",)))) for _ in range(2)]
     await until(lambda: backend.running == 1)
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # the second must not start
     backend.go.set()
     assert all(result.ok for result in await asyncio.gather(*runs))
     assert backend.most == 1

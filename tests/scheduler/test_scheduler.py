@@ -18,14 +18,8 @@ from appliance.errors import (
 )
 from appliance.scheduler import TaskContext, TaskHandler, attempt
 from appliance.store.tables import tasks
-from tests.support.task_system import (
-    ANSWER,
-    TaskSystem,
-    Work,
-    open_task_system,
-    settings,
-    until,
-)
+from tests.support.polling import until
+from tests.support.task_system import ANSWER, TaskSystem, Work, open_task_system, settings
 
 
 @pytest.fixture

@@ -75,10 +75,10 @@ class _HostileInbound(_Inbound):
 _Inbound = _HostileInbound
 _honest_serve_run = serve_run
 
-def serve_run(source, sink, enter, max_files=0):
+def serve_run(source, sink, user, enter, max_files=0):
     global _sink
     _sink = sink
-    _honest_serve_run(source, sink, enter, max_files)
+    _honest_serve_run(source, sink, user, enter, max_files)
 """
 _MAIN = '\n\nif __name__ == "__main__":'
 

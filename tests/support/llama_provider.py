@@ -1,11 +1,12 @@
 """The local provider alone, in a plugin context without the rest of the appliance."""
 
-import asyncio
 import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from appliance import processes
 from appliance.domain.messages import (
@@ -22,6 +23,9 @@ from appliance.errors import InvalidInput
 from appliance.models.gguf import header
 from appliance.spi.registry import PluginContext
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
+from plugins.providers.llama_cpp.supervision.completion_connection import CompletionConnection
+from plugins.providers.llama_cpp.supervision.completion_stream import CompletionStream
+from tests.support.polling import until
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -91,9 +95,19 @@ async def complete(provider: LlamaCppProvider, request_: CompletionRequest) -> t
 
 async def until_gone(pid: int) -> None:
     """Return when no process has this id. Raises TimeoutError after ten seconds."""
-    async with asyncio.timeout(10):
-        while _exists(pid):
-            await asyncio.sleep(0.02)
+    await until(lambda: not _exists(pid), 10)
+
+
+def record_submissions(monkeypatch: pytest.MonkeyPatch) -> list[CompletionRequest]:
+    """The requests that are submitted to engines from now on."""
+    submit, submitted = CompletionConnection.submit, list[CompletionRequest]()
+
+    def record(connection: CompletionConnection, request: CompletionRequest) -> CompletionStream:
+        submitted.append(request)
+        return submit(connection, request)
+
+    monkeypatch.setattr(CompletionConnection, "submit", record)
+    return submitted
 
 
 def _exists(pid: int) -> bool:

@@ -2,14 +2,18 @@
 
 import contextlib
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from appliance.errors import SandboxUnavailable
 from appliance.spi.registry import NoModels, PluginContext
 from plugins.sandboxes.microvm import kernel
 
+only_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="microvm is x86_64 only")
 KERNEL = os.environ.get("MONKEY_CODER_TEST_KERNEL", "")
 
 
@@ -28,6 +32,11 @@ def missing_requirement() -> str:
             f"{error}; or set MONKEY_CODER_TEST_KERNEL to the vmlinuz of an unpacked kernel package"
         )
     return ""
+
+
+needs_microvm = pytest.mark.skipif(
+    bool(missing_requirement()), reason=f"needs microvm: {missing_requirement()}"
+)
 
 
 def context(python: Path, data_dir: Path, runtime_dir: Path, **settings: Any) -> PluginContext:

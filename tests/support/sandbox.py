@@ -12,7 +12,14 @@ from typing import Any, Protocol
 import msgspec
 
 from appliance import errors
-from appliance.domain.execution import BackendStatus, Limits, RunRequest, RunResult, SandboxFile
+from appliance.domain.execution import (
+    BackendStatus,
+    Limits,
+    OutputStream,
+    RunRequest,
+    RunResult,
+    SandboxFile,
+)
 from plugins._shared import bwrap_binary
 from tests.support.sandbox_service import encode_frame, read_frame
 
@@ -30,6 +37,19 @@ class Backend(Protocol):
     def probe(self) -> Awaitable[BackendStatus]: ...
 
     def close(self) -> Awaitable[None]: ...
+
+
+class RecordingWatcher:
+    """Implements appliance.spi.sandbox.RunWatcher: "started", then (stream, data) each."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def started(self) -> None:
+        self.events.append("started")
+
+    def output(self, stream: OutputStream, data: bytes) -> None:
+        self.events.append((stream, data))
 
 
 def find_host_processes(mark: str) -> list[str]:

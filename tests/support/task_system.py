@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from appliance.scheduler import Scheduler, TaskContext, TaskHandler
 from appliance.services.tasks.service import TaskService
 from appliance.store.sqlite.database import Database, Transaction
 from appliance.store.tables import task_events
+from tests.support.polling import until
 
 ANSWER = TaskResult(
     text="done",
@@ -102,7 +103,7 @@ async def open_task_system(
     start: bool = True,
     grace_s: float = 0.0,
 ) -> AsyncGenerator[TaskSystem, None]:
-    """The box on the database at `path`; drained and closed at the end."""
+    """The system on the database at `path`; drained and closed at the end."""
     db = await Database.open(path)
     try:
         async with db.write() as tx:
@@ -126,16 +127,6 @@ async def open_task_system(
         bus.close()
     finally:
         await db.close()
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]], within_s: float = 20.0) -> None:
-    """Wait for something that is about to become true."""
-    async with asyncio.timeout(within_s):
-        while True:
-            found = condition()
-            if await found if isinstance(found, Awaitable) else found:
-                return
-            await asyncio.sleep(0.002)
 
 
 async def _user(tx: Transaction, name: str, role: Role) -> Principal:

@@ -16,10 +16,12 @@ from tests.support.gguf_writer import (
     INT32,
     STRING,
     UINT32,
+    Weights,
     array,
     entry,
     string,
     write_gguf,
+    write_split_gguf,
 )
 
 CHAT_TEMPLATE = (
@@ -46,15 +48,27 @@ def write_tiny_gguf(
 
     With `fill_in` three of its tokens are the fill-in-the-middle tokens.
     """
+    metadata, weights = _model(context_tokens, template, architecture)
+    metadata += _fill_in_marks() if fill_in else []
+    return write_gguf(path, metadata, weights)
+
+
+def write_split_tiny_gguf(folder: Path, stem: str, count: int = 3) -> Path:
+    """Write the model as several files; returns the path of the first."""
+    metadata, weights = _model(512, CHAT_TEMPLATE, "llama")
+    return write_split_gguf(folder, stem, metadata, weights, count)
+
+
+def _model(
+    context_tokens: int, template: str | None, architecture: str
+) -> tuple[list[bytes], list[Weights]]:
     tokens, types = _vocabulary()
     tensors = _tensors(len(tokens))
-    metadata = _metadata(tokens, types, context_tokens, template, architecture)
-    metadata += _fill_in_marks() if fill_in else []
-    encoded = (
+    weights = [
         (name, shape, struct.pack(f"<{len(values)}f", *values))
         for name, (shape, values) in tensors.items()
-    )
-    return write_gguf(path, metadata, encoded)
+    ]
+    return _metadata(tokens, types, context_tokens, template, architecture), weights
 
 
 def _vocabulary() -> tuple[list[str], list[int]]:

@@ -35,6 +35,7 @@ from tests.api.scripted_completions import (
     disconnecting_client,
     open_scripted,
 )
+from tests.support.polling import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -343,10 +344,10 @@ async def test_disconnect_when_in_the_stream_then_the_completion_is_closed(
     scripted.service.steps = [TextDelta("a"), None, *HELLO]
     async with disconnecting_client(scripted, PATH, body) as leave:
         await scripted.service.waiting.wait()
-        while not scripted.service.started:
-            await asyncio.sleep(0)
-        leave.set()
+        await until(lambda: scripted.service.started)
         async with asyncio.timeout(10):
+            await scripted.service.started[0].stalled.wait()
+            leave.set()
             await scripted.service.started[0].closed.wait()
 
 

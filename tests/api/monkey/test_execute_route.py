@@ -15,7 +15,7 @@ from appliance.errors import (
     UnknownModel,
 )
 from tests.api.application import Api, settings_with
-from tests.support.task_system import until
+from tests.support.polling import until
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from tests.api.application import Api
-from tests.support.task_system import until
+from tests.support.polling import until
 
 
 async def test_task_when_ended_then_what_execute_answered(client: httpx.AsyncClient) -> None:

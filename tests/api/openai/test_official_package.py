@@ -23,7 +23,7 @@ from appliance.errors import (
 from appliance.server import HttpServer
 from tests.api.application import settings_with
 from tests.api.openai_application import OpenAiApi, open_openai
-from tests.support.task_system import until
+from tests.support.polling import until
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 TOOLS: list[Any] = [{"type": "function", "function": {"name": "f", "parameters": {}}}]

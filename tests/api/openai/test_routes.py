@@ -1,6 +1,5 @@
 """/v1 as OpenAI's clients use it: answers, headers, models and errors."""
 
-import asyncio
 import base64
 import struct
 from collections.abc import AsyncIterator
@@ -28,7 +27,7 @@ from appliance.errors import (
 from tests.api.application import settings_with
 from tests.api.openai_application import OpenAiApi, open_openai
 from tests.api.scripted_completions import ScriptedApi, disconnecting_client
-from tests.support.task_system import until
+from tests.support.polling import until
 
 CHAT: dict[str, Any] = {"model": "starter", "messages": [{"role": "user", "content": "hi"}]}
 CHATS, PLAIN = "/v1/chat/completions", "/v1/completions"
@@ -133,7 +132,7 @@ async def test_completion_when_one_prompt_is_refused_then_the_others_are_closed(
 
     async def second_refused(principal: Any, spec: Any, choices: int = 1) -> Any:
         if spec.raw.text == "b":
-            await asyncio.sleep(0.01)
+            await until(lambda: api.service.started)
             raise ContextLengthExceeded("too long")
         return await start(principal, spec, choices)
 
@@ -327,7 +326,8 @@ async def test_chat_when_the_client_goes_away_then_every_completion_is_closed(
     scripted = ScriptedApi(api.app, client, api.service)
     async with disconnecting_client(scripted, CHATS, CHAT | {"n": n, "stream": streamed}) as leave:
         await until(lambda: len(api.service.started) == n)
-        await asyncio.sleep(0.05)
+        for each in api.service.started:
+            await each.stalled.wait()
         leave.set()
     await until(lambda: all(each.closed.is_set() for each in api.service.started))
 

@@ -98,7 +98,7 @@ async def test_stream_when_its_reader_is_slow_then_little_is_made_ahead() -> Non
     answer = await open_stream(start(), endless, {})
     body = body_of(answer)
     assert await anext(body) == FRAME.encode()
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # nothing more may be made
     assert made < 32
     await cast("Any", answer.iterator).aclose()
     async with asyncio.timeout(10):

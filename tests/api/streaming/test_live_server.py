@@ -9,7 +9,7 @@ import pytest
 
 from appliance.server import HttpServer
 from tests.api.application import Api
-from tests.support.task_system import until
+from tests.support.polling import until
 
 TASK = {"prompt": "Write add(a, b)", "task_id": "live"}
 

@@ -11,7 +11,7 @@ import pytest
 from appliance.api.streaming.sse import Frame, encode_stream
 from appliance.errors import ContextLengthExceeded
 from tests.api.application import Api
-from tests.support.task_system import until
+from tests.support.polling import until
 
 TASK = {"prompt": "Write add(a, b)"}
 

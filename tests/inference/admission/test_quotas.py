@@ -23,7 +23,7 @@ from tests.support.gateway_parts import (
     service_over,
     user,
 )
-from tests.support.task_system import until
+from tests.support.polling import until
 
 
 class Time:

@@ -36,7 +36,7 @@ from tests.support.hedging_parts import (
     set_then_answer,
     target,
 )
-from tests.support.task_system import until
+from tests.support.polling import until
 
 
 async def test_hedge_when_not_configured_then_a_slow_model_is_waited_for() -> None:

@@ -37,7 +37,7 @@ from tests.support.hedging_parts import (
     run_event_loop,
     target,
 )
-from tests.support.task_system import until
+from tests.support.polling import until
 
 
 @pytest.fixture

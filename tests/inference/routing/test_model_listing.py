@@ -7,9 +7,11 @@ import pytest
 
 from appliance.domain.models import ModelInfo
 from appliance.errors import ProviderFailed, UnknownModel
+from appliance.inference import Gateway
 from appliance.inference.routing import model_listing
 from appliance.inference.routing.model_listing import ModelListing
 from tests.support.gateway_parts import Scripted, gateway_over
+from tests.support.polling import until
 
 
 class SlowRemote(Scripted):
@@ -49,7 +51,7 @@ async def test_resolve_when_a_remote_provider_is_silent_then_the_wait_is_bounded
     with pytest.raises(UnknownModel):
         await gateway.resolve("far/m", None)
     remote.go.set()
-    await asyncio.sleep(0.01)
+    await until(lambda: _is_listed(gateway, "far"))
     assert (await gateway.resolve("far/m", None)).provider == "far"
     assert remote.times_asked == 1
     await gateway.close()
@@ -75,7 +77,10 @@ async def test_close_when_a_listing_hangs_then_it_is_cancelled() -> None:
     remote = SlowRemote()
     gateway = gateway_over(remote)
     asking = asyncio.create_task(gateway.models())
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await until(lambda: remote.times_asked)
     await gateway.close()
     assert await asking == []
+
+
+async def _is_listed(gateway: Gateway, provider: str) -> bool:
+    return provider in [info.provider for info in await gateway.models()]

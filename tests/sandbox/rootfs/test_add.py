@@ -1,15 +1,10 @@
 """Root file systems: import from a folder or an archive, and the layout on disk."""
 
-import errno
 import hashlib
 import os
 import platform
 import shutil
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 from pathlib import Path
 
 import msgspec
@@ -18,30 +13,16 @@ from msgspec import structs
 
 from appliance.domain.rootfs import RootfsRecord
 from appliance.errors import Conflict, InvalidInput, NotFound, SetupError
-from appliance.sandbox.rootfs import inspection
-from appliance.sandbox.rootfs.formats.entries import ArchiveLimits
 from appliance.sandbox.rootfs.store import default_name
 from plugins._shared.rootfs import selection
 from tests.support.rootfs import (
     LIMITS,
-    MIB,
     add_file,
     ignore_progress,
-    make_root,
     open_store,
     remaining_names,
     tar_of,
 )
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_root(tmp_path_factory.mktemp("root") / "tiny")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
 
 
 def tree_of(data: Path, name: str = "tiny") -> Path:
@@ -232,186 +213,6 @@ def test_list_when_something_else_lies_there_then_it_is_left_alone(root: Path, d
         open_store(data).get("notes")
     with pytest.raises(NotFound, match="rootfs list"):
         open_store(data).remove("file")
-
-
-# What counts as a root
-
-
-def no_usr(root: Path) -> None:
-    shutil.rmtree(root / "usr")
-
-
-def usr_is_a_link(root: Path) -> None:
-    (root / "usr").rename(root / "real")
-    (root / "usr").symlink_to("real")
-
-
-def no_shell(root: Path) -> None:
-    (root / "bin" / "sh").unlink()
-
-
-def shell_is_a_script(root: Path) -> None:
-    (root / "bin" / "sh").write_text("#!/bin/cat\n")
-
-
-def shell_leads_out(root: Path) -> None:
-    (root / "bin" / "sh").unlink()
-    (root / "bin" / "sh").symlink_to("/bin/not-here")
-
-
-def shell_is_a_loop(root: Path) -> None:
-    (root / "bin" / "sh").unlink()
-    (root / "bin" / "sh").symlink_to("sh")
-
-
-def other_machine(root: Path) -> None:
-    shell = bytearray((root / "bin" / "sh").read_bytes())
-    shell[18:20] = (183 if platform.machine() == "x86_64" else 62).to_bytes(2, "little")
-    (root / "bin" / "sh").write_bytes(shell)
-
-
-def cut_shell(root: Path) -> None:
-    (root / "bin" / "sh").write_bytes((root / "bin" / "sh").read_bytes()[:70])
-
-
-def no_loader(root: Path) -> None:
-    for folder in ("lib", "lib64"):
-        if (root / folder).exists():
-            shutil.rmtree(root / folder)
-    (root / "lib").mkdir()
-
-
-@pytest.mark.parametrize(
-    ("break_it", "reason"),
-    [
-        (no_usr, "no folder /usr"), (usr_is_a_link, "no folder /usr"),
-        (no_shell, "neither /bin/sh"), (shell_is_a_script, "no executable ELF"),
-        (shell_leads_out, "neither /bin/sh"), (shell_is_a_loop, "neither /bin/sh"),
-        (other_machine, "this one is"), (cut_shell, "no executable ELF"),
-        (no_loader, "needs '/lib"),
-    ],
-)  # fmt: skip
-def test_add_when_it_is_no_root_for_this_machine_then_says_what_is_missing(
-    root: Path, data: Path, tmp_path: Path, break_it: object, reason: str
-) -> None:
-    assert callable(break_it)
-    broken = tmp_path / "broken"
-    shutil.copytree(root, broken, symlinks=True)
-    break_it(broken)
-    with pytest.raises(InvalidInput, match=reason):
-        open_store(data).add(broken, None, "", ignore_progress)
-    assert remaining_names(data) == set()
-
-
-def test_resolve_when_links_lead_about_then_as_inside(tmp_path: Path) -> None:
-    (tmp_path / "usr" / "bin").mkdir(parents=True)
-    (tmp_path / "bin").symlink_to("/usr/bin")
-    (tmp_path / "usr" / "bin" / "real").write_text("x")
-    (tmp_path / "usr" / "bin" / "sh").symlink_to("../../../../usr/bin/real")
-    (tmp_path / "usr" / "bin" / "out").symlink_to("/etc/passwd")
-    assert inspection.resolve_path(tmp_path, "/bin/sh") == tmp_path / "usr" / "bin" / "real"
-    assert inspection.resolve_path(tmp_path, "/bin/out") is None
-
-
-# Interrupted, concurrent, and on a full disk
-
-
-def test_add_when_killed_midway_then_nothing_shows_and_the_next_clears_up(
-    root: Path, data: Path, tmp_path: Path
-) -> None:
-    big = tmp_path / "big"
-    shutil.copytree(root, big, symlinks=True)
-    for number in range(40):
-        (big / "usr" / f"block-{number}").write_bytes(os.urandom(1 * MIB))
-    data.mkdir(mode=0o700)
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from tests.support.rootfs import open_store, ignore_progress\n"
-        "open_store(Path(sys.argv[1])).add(Path(sys.argv[2]), 'big', '', ignore_progress)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(data), str(big)])
-    deadline = time.monotonic() + 60
-    while not list(data.glob("sandbox-rootfs/.unfinished-*/tree/usr/block-1*")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert [name for name in remaining_names(data) if not name.startswith(".")] == []
-    assert open_store(data).list() == []
-    open_store(data).add(root, None, "", ignore_progress)
-    assert remaining_names(data) == {"tiny"}
-
-
-def test_add_when_another_add_goes_on_then_refused_at_once(root: Path, data: Path) -> None:
-    refused: list[str] = []
-
-    def again(step: str, _done: int, _total: int | None) -> None:
-        if step == "unpacking" and not refused:
-            with pytest.raises(Conflict, match="another root file system") as caught:
-                open_store(data).add(root, "tiny", "", ignore_progress)
-            refused.append(caught.value.message)
-            with pytest.raises(Conflict):
-                open_store(data).remove("tiny")
-
-    open_store(data).add(root, "tiny", "", again)
-    assert len(refused) == 1
-    assert remaining_names(data) == {"tiny"}
-
-
-def test_add_when_interrupted_then_nothing_is_left(root: Path, data: Path) -> None:
-    def interrupt(step: str, _done: int, _total: int | None) -> None:
-        if step == "checking":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        open_store(data).add(root, None, "", interrupt)
-    assert remaining_names(data) == set()
-
-
-def test_add_when_the_disk_is_full_then_says_so_and_nothing_is_left(
-    root: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write, written = os.write, 0
-
-    def full(descriptor: int, content: bytes) -> int:
-        nonlocal written
-        written += len(content)
-        if written > 100_000:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(descriptor, content)
-
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(SetupError, match="No space left"):
-        open_store(data).add(root, None, "", ignore_progress)
-    assert remaining_names(data) == set()
-
-
-def test_add_when_the_file_changes_meanwhile_then_refused(
-    root: Path, data: Path, tmp_path: Path
-) -> None:
-    archive = tar_of(root, tmp_path / "t.tar", lambda _: None)
-
-    def change(step: str, _done: int, _total: int | None) -> None:
-        if step == "unpacking":
-            os.utime(archive, (1, 1))
-
-    with pytest.raises(InvalidInput, match="changed while it was read"):
-        open_store(data).add(archive, None, "", change)
-    assert remaining_names(data) == set()
-
-
-@pytest.mark.parametrize(
-    ("bounds", "reason"),
-    [(ArchiveLimits(1 * MIB, 2000), "rootfs_mib"), (ArchiveLimits(64 * MIB, 5), "rootfs_files")],
-)
-def test_add_when_it_is_more_than_the_settings_allow_then_names_the_setting(
-    root: Path, data: Path, tmp_path: Path, bounds: ArchiveLimits, reason: str
-) -> None:
-    for source in (root, tar_of(root, tmp_path / "t.tar", lambda _: None)):
-        with pytest.raises(InvalidInput, match=reason):
-            open_store(data, bounds).add(source, None, "", ignore_progress)
-        assert remaining_names(data) == set()
 
 
 def test_find_when_the_record_is_for_another_machine_then_unavailable_with_the_remedy(

@@ -29,16 +29,6 @@ Change = Callable[[tarfile.TarFile], None]
 _LITTLE = 48 * MIB
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_root(tmp_path_factory.mktemp("root") / "tiny")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
 def files(*names: str) -> Change:
     def change(archive: tarfile.TarFile) -> None:
         for name in names:

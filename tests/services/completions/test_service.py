@@ -30,7 +30,7 @@ from tests.support.gateway_parts import (
     service_over,
     user,
 )
-from tests.support.task_system import until
+from tests.support.polling import until
 
 
 @pytest.mark.parametrize("scope", [Scope.ALL, Scope.CHAT, Scope.TASKS_WRITE])

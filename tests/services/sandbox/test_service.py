@@ -38,6 +38,7 @@ from appliance.services.sandbox.queue_limit import QueueLimit
 from appliance.services.sandbox.run_events import Finished, Output, Queued, RunEvents, Started
 from appliance.services.sandbox.service import SandboxService
 from appliance.spi.sandbox import RunWatcher
+from tests.support.polling import until
 
 ISOLATION = Isolation("test", IsolationLevel.NAMESPACES, ())
 STATUS = BackendStatus("test", True, ISOLATION, {"python": "3.11.7", "c": "12.2"})
@@ -146,7 +147,7 @@ async def test_describe_when_languages_are_being_detected_then_waits_only_if_ins
     assert not now.complete
 
     later = asyncio.create_task(service.describe_sufficient(principal(), lambda _: False))
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # it must not end
     assert not later.done()
     backend.go.set()
     assert (await later).complete
@@ -212,18 +213,18 @@ async def test_run_when_there_is_no_sandbox_then_unavailable() -> None:
 async def test_queue_when_full_then_refused_with_the_place_and_free_again_later(
     service: SandboxService, backend: Backend
 ) -> None:
-    runs = [asyncio.create_task(service.run(principal(), PROGRAM))]
-    while not backend.requests:
-        await asyncio.sleep(0)
-    runs += [asyncio.create_task(service.run(principal(number=n), PROGRAM)) for n in (1, 1, 2)]
-    await asyncio.sleep(0.01)
+    running = asyncio.create_task(service.run(principal(), PROGRAM))
+    await until(lambda: backend.requests)
+    waiting = [await service.open_events(principal(number=n), PROGRAM) for n in (1, 1, 2)]
     with pytest.raises(QueueFull) as refused:
         await service.run(principal(number=3), PROGRAM)
     assert refused.value.details["place"] == 4
     assert refused.value.details["queue_limit"] == 3
 
     backend.go.set()
-    assert [(await run).run.ok for run in runs] == [True] * 4
+    assert (await running).run.ok
+    for events in waiting:
+        assert isinstance([event async for event in events][-1], Finished)
     assert (await service.run(principal(), PROGRAM)).run.stdout == b"done\n"
 
 
@@ -244,8 +245,7 @@ async def test_run_when_its_caller_is_cancelled_then_killed_and_its_place_is_fre
 ) -> None:
     for _ in range(5):
         run = asyncio.create_task(service.run(principal(), PROGRAM))
-        while len(backend.requests) == backend.cancelled:
-            await asyncio.sleep(0)
+        await until(lambda: len(backend.requests) > backend.cancelled)
         run.cancel()
         with suppress(asyncio.CancelledError):
             await run

@@ -20,6 +20,7 @@ from appliance.errors import (
     TaskNotCancellable,
 )
 from appliance.scheduler import TaskContext
+from tests.support.polling import until
 from tests.support.task_system import ANSWER, TaskSystem, Work, limited, open_task_system, settings
 
 
@@ -253,7 +254,7 @@ async def test_events_when_two_hundred_follow_and_reconnect_then_each_event_once
         followers = [
             asyncio.create_task(follow(system, task.public_id, number % 4)) for number in range(200)
         ]
-        await asyncio.sleep(0.01)
+        await until(lambda: len(system.bus.followers(task.id)) == len(followers))
         started.set()
         expected = list(range(1, steps + 4))
         for seen in await asyncio.gather(*followers):

@@ -15,6 +15,7 @@ from plugins._shared.cgroups import base, stale, v1, v2
 from plugins._shared.cgroups.base import CgroupsUnavailable
 from plugins._shared.cgroups.controller import CgroupController
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
+from tests.support.polling import until
 from tests.support.sandbox import run_python
 from tests.support.sandbox_service import plugin_context
 
@@ -189,7 +190,7 @@ def test_v2_group_when_killed_then_all_members_end() -> None:
     mounts = base.parse_mounts(read("/proc/self/mountinfo"))
     unified = next((mount for mount in mounts if mount.fs_type == "cgroup2"), None)
     if unified is None or os.geteuid() != 0:
-        pytest.skip("needs root and a hierarchy of version 2")
+        pytest.skip("needs cgroup_v2: a hierarchy of version 2, and root")
     path = Path(unified.mount_point, f"test-{stale.new_parent_name()}")
     group = v2.GroupV2(str(path), cpu=False)
     path.mkdir()
@@ -211,11 +212,11 @@ def test_v2_group_when_killed_then_all_members_end() -> None:
 @pytest.fixture(scope="module")
 def first_version() -> None:
     if os.geteuid() != 0:
-        pytest.skip("only root can make control groups of version 1")
+        pytest.skip("needs root: to make control groups of version 1")
     try:
         v1.detect(os.getpid()).close()
     except CgroupsUnavailable as error:
-        pytest.skip(str(error))
+        pytest.skip(f"needs cgroup_v1: {error}")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -271,10 +272,8 @@ async def test_v1_when_a_run_starts_then_all_its_processes_are_in_its_group(
 ) -> None:
     code = "import os, time\nos.fork()\nprint(open('/proc/self/cgroup').read())\ntime.sleep(1)"
     running = asyncio.create_task(run_python(grouped, code))
-    async with asyncio.timeout(30):
-        while not any(len(members(group)) >= 4 for group in run_groups()):
-            assert not running.done(), running
-            await asyncio.sleep(0.01)
+    await until(lambda: running.done() or any(len(members(group)) >= 4 for group in run_groups()))
+    assert not running.done(), running
     result = await running
 
     assert result.ok

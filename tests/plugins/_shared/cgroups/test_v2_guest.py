@@ -16,10 +16,7 @@ from tests.support import delegation_guest, microvm
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = [
-    pytest.mark.skipif(
-        bool(microvm.missing_requirement()),
-        reason=f"needs microvm: {microvm.missing_requirement()}",
-    ),
+    microvm.needs_microvm,
     pytest.mark.timeout(480),  # the first test waits for the whole guest
 ]
 

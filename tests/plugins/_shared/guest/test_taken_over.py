@@ -16,7 +16,14 @@ from plugins.sandboxes.gvisor import bundle
 from plugins.sandboxes.gvisor.backend import GVisor
 from tests.support.gvisor import entry_names, gvisor, runsc
 from tests.support.hostile_agent import hostile_files
-from tests.support.sandbox import GENEROUS, count_descriptors, find_host_processes, run_python
+from tests.support.polling import until
+from tests.support.sandbox import (
+    GENEROUS,
+    RecordingWatcher,
+    count_descriptors,
+    find_host_processes,
+    run_python,
+)
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -165,8 +172,9 @@ async def test_backend_that_is_closed_ends_all_runs_whatever_they_do(
 ):
     closing = gvisor(sandbox_python, tmp_path, runsc())
     assert (await closing.probe()).available
-    runs = [asyncio.create_task(closing.run(_SLEEP)) for _ in range(4)]
-    await asyncio.sleep(0.4)
+    watchers = [RecordingWatcher() for _ in range(4)]
+    runs = [asyncio.create_task(closing.run_watched(_SLEEP, each)) for each in watchers]
+    await until(lambda: all(each.events for each in watchers))
     late = [asyncio.create_task(closing.run(_SLEEP)) for _ in range(2)]
     await asyncio.sleep(0)
 

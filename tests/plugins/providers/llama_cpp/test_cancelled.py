@@ -17,7 +17,8 @@ from appliance.store.sqlite.database import Database
 from appliance.store.tables import usage_records
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
 from tests.support.gateway_parts import chat_spec, gateway_over, user
-from tests.support.llama_provider import provider_for, request
+from tests.support.llama_provider import provider_for, record_submissions, request
+from tests.support.polling import until
 from tests.support.tiny_gguf import write_tiny_gguf
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -70,13 +71,16 @@ async def test_usage_when_the_reading_task_is_cancelled_then_known_as_well(
     assert stream.usage.completion_tokens > 0
 
 
-async def test_usage_when_it_waited_for_others_then_nothing_was_used(provider: LlamaCppProvider):
+async def test_usage_when_it_waited_for_others_then_nothing_was_used(
+    provider: LlamaCppProvider, monkeypatch: pytest.MonkeyPatch
+):
     writing = [provider.stream(_endless(str(at))) for at in range(2)]
     for stream in writing:
         await anext(stream)
+    submitted = record_submissions(monkeypatch)
     waiting = provider.stream(_endless("waits"))
     reading = asyncio.create_task(anext(waiting))
-    await asyncio.sleep(0.1)
+    await until(lambda: submitted)
     reading.cancel()
     await asyncio.wait({reading})
     assert waiting.usage in {None, TokenUsage()}
@@ -91,7 +95,7 @@ async def test_usage_when_ended_while_the_prompt_is_read_then_only_what_was_read
     whole = await provider.count_tokens(request_)
     stream = provider.stream(request_)
     reading = asyncio.create_task(anext(stream))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # any moment will do: the engine reads the prompt, or writes
     reading.cancel()
     await asyncio.wait({reading})
     assert stream.usage is not None

@@ -302,12 +302,13 @@ async def test_cancel_when_reading_task_is_cancelled_then_its_place_is_free_at_o
     narrow: LlamaCppProvider,
 ):
     await narrow.load("tiny")
-    reading = asyncio.create_task(complete(narrow, _endless()))
-    waiting = asyncio.create_task(complete(narrow, _endless("waiting")))
-    await asyncio.sleep(0.2)
-    reading.cancel()
-    waiting.cancel()
-    await asyncio.wait({reading, waiting})
+    tasks = [asyncio.create_task(complete(narrow, _endless(str(at)))) for at in range(3)]
+    # One of them is refused, once one runs and one waits.
+    (refused,), open_tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    assert isinstance(refused.exception(), QueueFull)
+    for task in open_tasks:
+        task.cancel()
+    await asyncio.wait(open_tasks)
     async with asyncio.timeout(30):
         await complete(narrow, request("next"))
 

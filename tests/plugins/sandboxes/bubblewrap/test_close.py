@@ -14,12 +14,13 @@ from msgspec import structs
 from plugins.sandboxes.bubblewrap import backend
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from plugins.sandboxes.bubblewrap.runs import launcher_client, spawner
+from plugins.sandboxes.bubblewrap.runs.slots import SlotAllocator
+from tests.support.polling import until
 from tests.support.sandbox import find_host_processes, run_python
 from tests.support.sandbox_service import plugin_context
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 
-DEADLINE_S = 60.0
 # Less than the time that the product waits for a sandbox that does not end.
 SOON_S = 20.0
 
@@ -68,19 +69,13 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize("wait_s", [0.0, 0.005, 0.02, 0.06, 0.15])
 async def test_close_when_the_pool_is_filling_then_it_returns_and_nothing_is_left(
     wait_s: float, make: Make
 ) -> None:
     opened = await make(3)
     launcher = opened.launcher_pid
-    await asyncio.sleep(wait_s)
+    await asyncio.sleep(wait_s)  # any moment of the filling will do
 
     async with asyncio.timeout(SOON_S):
         await opened.close()
@@ -109,13 +104,20 @@ async def test_close_when_the_launcher_is_stopped_then_idle_sandboxes_end_with_i
 async def test_run_when_cancelled_while_it_waits_for_a_slot_then_it_ends_at_once(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    acquire, acquiring = SlotAllocator.acquire, list[int | None]()
+
+    async def record(slots: SlotAllocator, uid: int | None) -> int:
+        acquiring.append(uid)
+        return await acquire(slots, uid)
+
     monkeypatch.setattr(spawner, "MAX_SLOTS", 1)
     opened = await make(0)
     mark = f"slot-{os.getpid()}"
     first = asyncio.create_task(run_python(opened, f"import time; time.sleep(600)  # {mark}"))
     await until(lambda: bool(find_host_processes(mark)))
+    monkeypatch.setattr(SlotAllocator, "acquire", record)
     second = asyncio.create_task(run_python(opened, "print(1)"))
-    await asyncio.sleep(0.05)
+    await until(lambda: acquiring)
 
     second.cancel()
     async with asyncio.timeout(SOON_S):

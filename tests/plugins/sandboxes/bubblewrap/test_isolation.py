@@ -16,6 +16,7 @@ import pytest
 from msgspec import structs
 
 from appliance.domain.execution import MIB, EndReason, RunRequest
+from tests.support.polling import until
 from tests.support.sandbox import (
     GENEROUS,
     ORDINARY_USER,
@@ -288,14 +289,11 @@ async def test_death_of_the_service_ends_its_sandboxes(
     service = await _service(user, sandbox_python, request, tmp_path)
     code = f"import os, time\nos.fork(); time.sleep(600)  # {mark}"
     running = asyncio.create_task(run_python(service, code))
-    async with asyncio.timeout(60):
-        while len(find_host_processes(mark)) < 2:
-            assert not running.done(), running
-            await asyncio.sleep(0.02)
+    await until(lambda: len(find_host_processes(mark)) == 2 or running.done())
+    assert not running.done(), running
 
-        await service.kill()
-        while find_host_processes(mark) or not find_orphaned_sandboxes() <= before:
-            await asyncio.sleep(0.02)
+    await service.kill()
+    await until(lambda: not find_host_processes(mark) and find_orphaned_sandboxes() <= before)
     await asyncio.wait([running])
 
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from plugins._shared.cgroups import base as groups
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from plugins.sandboxes.bubblewrap.launcher.spawn_request import KernelLimits
 from plugins.sandboxes.bubblewrap.runs import process_tree, spawner
+from tests.support.polling import until
 from tests.support.sandbox import (
     ROOT,
     Backend,
@@ -89,12 +90,6 @@ def threads(pid: int) -> int:
 
 def namespace(pid: int, name: str) -> Path:
     return Path(f"/proc/{pid}/ns/{name}").readlink()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def start_run(backend: Backend, mark: str) -> "asyncio.Task[RunResult]":

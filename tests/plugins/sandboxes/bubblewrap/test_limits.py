@@ -7,6 +7,7 @@ import pytest
 
 from appliance.domain.execution import MIB, EndReason, Limits, RunRequest, SandboxFile
 from plugins._shared.cgroups.base import OWN_MEMORY
+from tests.support.polling import until
 from tests.support.sandbox import (
     GENEROUS,
     Backend,
@@ -289,8 +290,7 @@ async def test_run_when_cancelled_then_its_processes_have_ended(backend: Backend
     mark = "cancelled-4713"
     code = f"import os, time\nos.fork(); os.fork(); time.sleep(600)  # {mark}"
     task = asyncio.create_task(run_python(backend, code))
-    while len(find_host_processes(mark)) < 4:
-        await asyncio.sleep(0.02)
+    await until(lambda: len(find_host_processes(mark)) >= 4)
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

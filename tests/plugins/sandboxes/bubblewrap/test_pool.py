@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -10,6 +9,7 @@ from appliance.errors import SandboxUnavailable
 from plugins._shared.stage.prewarm_setup import PrewarmKind
 from plugins.sandboxes.bubblewrap.pool import idle_pool
 from plugins.sandboxes.bubblewrap.pool.idle_pool import IdlePool
+from tests.support.polling import until
 
 PYTHON, NODE, ANY = PrewarmKind.PYTHON, PrewarmKind.NODE, PrewarmKind.ANY
 
@@ -48,12 +48,6 @@ class _Factory:
 async def _let_tasks_run() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def _counts(pool: "IdlePool[_Fake]") -> dict[PrewarmKind, int]:
@@ -122,7 +116,7 @@ async def test_sandbox_when_too_old_then_replaced(monkeypatch: pytest.MonkeyPatc
     factory = _Factory()
 
     pool = await factory.open_pool()
-    await _until(lambda: len(factory.created) > 1)
+    await until(lambda: len(factory.created) > 1)
 
     assert factory.created[0].discarded
     await pool.close()
@@ -149,7 +143,7 @@ async def test_pool_when_creating_fails_then_retries(monkeypatch: pytest.MonkeyP
     factory.failures[PYTHON] = 2
 
     pool = await factory.open_pool()
-    await _until(lambda: bool(_counts(pool)))
+    await until(lambda: bool(_counts(pool)))
 
     await pool.close()
 
@@ -166,14 +160,13 @@ async def test_kind_when_requested_then_idle_from_then_on():
 
 
 async def test_kind_when_no_longer_requested_then_discarded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(idle_pool, "_DEMAND_S", 0.02)
     factory = _Factory()
     pool = await factory.open_pool()
     pool.take(ANY)
     await _let_tasks_run()
     assert ANY in _counts(pool)
 
-    await asyncio.sleep(0.02)
+    monkeypatch.setattr(idle_pool, "_DEMAND_S", 0.0)
     pool.notify()
     await _let_tasks_run()
 

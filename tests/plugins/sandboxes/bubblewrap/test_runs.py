@@ -230,7 +230,7 @@ async def test_runs_at_once_do_not_see_each_other(backend: Backend):
     code = """
 import os, sys, time
 open('/tmp/' + sys.argv[1], 'w'); open(sys.argv[1], 'w'); open('/dev/shm/' + sys.argv[1], 'w')
-time.sleep(0.3)
+time.sleep(0.3)  # the three overlap
 print(os.listdir('.') + os.listdir('/tmp') + os.listdir('/dev/shm'))
 print(len([p for p in os.listdir('/proc') if p.isdigit()]))
 """

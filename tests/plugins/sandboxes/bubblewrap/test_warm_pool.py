@@ -22,7 +22,8 @@ from plugins._shared.stage.prewarm_setup import PrewarmKind, prewarm_kind_for
 from plugins.sandboxes.bubblewrap.backend import Bubblewrap
 from plugins.sandboxes.bubblewrap.pool import warm_pool
 from plugins.sandboxes.bubblewrap.pool.warm_pool import default_limits
-from tests.support.sandbox import GENEROUS, files, run_python
+from tests.support.polling import until
+from tests.support.sandbox import GENEROUS, RecordingWatcher, files, run_python
 from tests.support.sandbox_service import plugin_context
 from tests.support.warm_node_programs import NODE_CASES, NODE_FILES
 from tests.support.warm_programs import CASES, FILES, Case
@@ -74,9 +75,7 @@ async def cold(sandbox_python: Path) -> AsyncIterator[Bubblewrap]:
 async def _wait_for_idle(
     backend: Bubblewrap, number: int = 1, kind: PrewarmKind = PrewarmKind.PYTHON
 ) -> None:
-    async with asyncio.timeout(60):
-        while backend.count_idle(kind) < number:
-            await asyncio.sleep(0.01)
+    await until(lambda: backend.count_idle(kind) >= number)
 
 
 async def _run_warm(backend: Bubblewrap, request: RunRequest) -> RunResult:
@@ -328,15 +327,17 @@ async def test_idle_sandbox_when_killed_then_replaced(warm: Bubblewrap):
         os.kill(pid, signal.SIGKILL)
 
     assert (await run_python(warm, "print(1)")).stdout == b"1\n"
-    async with asyncio.timeout(60):
-        while warm.count_idle() < 2 or set(_own_init_processes()) & set(pids):
-            await asyncio.sleep(0.01)
+    await until(lambda: not set(_own_init_processes()) & set(pids))
+    await _wait_for_idle(warm, 2)
 
 
 async def test_run_when_cancelled_in_a_prewarmed_sandbox_then_that_ends(warm: Bubblewrap):
     await _wait_for_idle(warm)
-    run = asyncio.create_task(run_python(warm, "import time; time.sleep(60)"))
-    await asyncio.sleep(0.05)
+    watcher = RecordingWatcher()
+    code = "import time; print('started', flush=True); time.sleep(60)"
+    request = RunRequest(("python", "-c", code), limits=GENEROUS)
+    run = asyncio.create_task(warm.run_watched(request, watcher))
+    await until(lambda: len(watcher.events) > 1)
 
     run.cancel()
 

@@ -27,8 +27,15 @@ from appliance.sandbox.runner import SandboxRunner
 from appliance.spi.sandbox import WatchableBackend
 from plugins.sandboxes.gvisor.backend import GVisor
 from tests.support.gvisor import entry_names, gvisor, runsc
+from tests.support.polling import until
 from tests.support.rootfs import copy_libraries_of_python, ignore_progress, make_root, open_store
-from tests.support.sandbox import GENEROUS, ORDINARY_USER, find_host_processes, run_python
+from tests.support.sandbox import (
+    GENEROUS,
+    ORDINARY_USER,
+    RecordingWatcher,
+    find_host_processes,
+    run_python,
+)
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -157,7 +164,7 @@ async def test_number_of_files_is_limited_in_each_folder(backend: GVisor):
     assert status.isolation is not None
     if "inode_limit" not in status.isolation.layers:
         assert any("number of files" in lack for lack in status.isolation.degraded)
-        pytest.skip("only root has the host count a run's files")
+        pytest.skip("needs root: to have the files of a run counted by the host")
     code = (
         "import errno, os\ndef fill(path):\n try:\n  for n in range(10_000):"
         " open(f'{path}/{n}', 'x').close()\n"
@@ -197,7 +204,7 @@ async def test_processes_that_wait_for_a_processor_use_no_time_of_it(backend: GV
     status = await backend.probe()
     assert status.isolation is not None
     if "cgroup_cpu" not in status.isolation.layers:
-        pytest.skip("nobody but gVisor counts the time here")
+        pytest.skip("needs cgroup_cpu: only gVisor counts the processor time here")
     code = (
         "import os, time\nend = time.monotonic() + 1\n"
         "made = [os.fork() for _ in range(4)]\n"  # 16 processes
@@ -261,10 +268,10 @@ async def test_watcher_gets_output_while_the_program_runs(backend: GVisor):
 
 async def test_cancelled_runs_leave_nothing(backend: GVisor, runtime_dir: Path):
     before = entry_names(runtime_dir / "gvisor")
-    runs = [
-        asyncio.create_task(run_python(backend, "import time; time.sleep(600)")) for _ in range(2)
-    ]
-    await asyncio.sleep(0.3)
+    request = RunRequest(("sleep", "600"), limits=GENEROUS)
+    watchers = [RecordingWatcher() for _ in range(2)]
+    runs = [asyncio.create_task(backend.run_watched(request, each)) for each in watchers]
+    await until(lambda: all(each.events for each in watchers))
 
     for run in runs:
         run.cancel()
@@ -278,12 +285,13 @@ async def test_cancelled_runs_leave_nothing(backend: GVisor, runtime_dir: Path):
 _SERVER = """
 import asyncio, sys, pathlib
 from tests.support.gvisor import gvisor
-from tests.support.sandbox import run_python
+from tests.support.sandbox import RunRequest
+class Watcher:
+    def started(self): print("started", flush=True)
+    def output(self, stream, data): pass
 async def main():
     backend = gvisor(*map(pathlib.Path, sys.argv[1:4]))
-    assert (await backend.probe()).available
-    print("ready", flush=True)
-    await run_python(backend, sys.argv[4])
+    await backend.run_watched(RunRequest(("python", "-c", sys.argv[4])), Watcher())
 asyncio.run(main())
 """
 
@@ -297,17 +305,12 @@ async def test_runs_when_the_server_is_killed_then_they_end_too(sandbox_python: 
             *(sys.executable, "-c", _SERVER, *words), stdout=subprocess.PIPE
         )
         assert server.stdout is not None
-        assert await asyncio.wait_for(server.stdout.readline(), 120) == b"ready\n"
-        await asyncio.sleep(0.5)
+        assert await asyncio.wait_for(server.stdout.readline(), 120) == b"started\n"
 
         server.kill()
         await server.wait()
 
-        for _ in range(100):
-            if not find_host_processes(folder):
-                break
-            await asyncio.sleep(0.1)
-        assert not find_host_processes(folder)
+        await until(lambda: not find_host_processes(folder))
 
 
 async def test_runner_that_requires_gvisor_takes_a_chosen_root_file_system_along(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +26,7 @@ from plugins.sandboxes.microvm.qemu_confinement import QemuConfinement
 from plugins.sandboxes.microvm.qemu_spawner import QemuSpawner
 from tests.support import microvm
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="microvm is x86_64 only")
+pytestmark = microvm.only_x86_64
 
 KVM_PROBLEM = ("this machine offers no virtualization", "turn it on in the firmware")
 
@@ -269,9 +268,7 @@ def test_second_snapshot_in_a_row_that_never_worked_is_the_last_one(
     machine_factory.close()
 
 
-@pytest.mark.skipif(
-    bool(microvm.missing_requirement()), reason=f"needs microvm: {microvm.missing_requirement()}"
-)
+@microvm.needs_microvm
 def test_qemu_is_confined_as_well_as_this_machine_allows(tmp_path: Path):
     user = 2_000_000_777 if os.geteuid() == 0 else None
 

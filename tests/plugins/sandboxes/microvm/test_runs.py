@@ -5,11 +5,8 @@ import json
 import os
 import platform
 import signal
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 import pytest_asyncio
@@ -24,41 +21,20 @@ from appliance.domain.execution import (
     RunRequest,
     SandboxFile,
 )
-from appliance.errors import SandboxUnavailable
-from plugins._shared.cgroups.controller import CgroupController
-from plugins._shared.rootfs.python import Interpreter
-from plugins.sandboxes.microvm import boot_files, kernel
+from plugins.sandboxes.microvm import boot_files
 from plugins.sandboxes.microvm.backend import MicroVm
 from plugins.sandboxes.microvm.machine import GuestMachine
-from plugins.sandboxes.microvm.machine_factory import MachineFactory
-from plugins.sandboxes.microvm.qemu_argv import Accelerator, MachineShape
-from plugins.sandboxes.microvm.qemu_confinement import find_confinement
-from plugins.sandboxes.microvm.qemu_spawner import QemuSpawner
 from plugins.sandboxes.microvm.qmp import QmpClient
 from tests.support import microvm
 from tests.support.hostile_agent import hostile_files
-from tests.support.sandbox import ROOT, count_descriptors
+from tests.support.polling import until
+from tests.support.sandbox import RecordingWatcher, count_descriptors
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(
-        bool(microvm.missing_requirement()),
-        reason=f"needs microvm: {microvm.missing_requirement()}",
-    ),
-]
-
-T = TypeVar("T")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), microvm.needs_microvm]
 
 # An emulated processor, on a machine as busy as it may be.
 GENEROUS = Limits(wall_s=120.0, cpu_s=60.0)
-
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "run").mkdir()
-        yield Path(folder)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -74,7 +50,7 @@ async def probed(sandbox_python: Path, home: Path) -> AsyncIterator[tuple[MicroV
     watcher = RecordingWatcher()
     request = RunRequest(("sleep", "600"), limits=GENEROUS)
     running = asyncio.create_task(tested.run_watched(request, watcher))
-    await asyncio.wait_for(watcher.start_seen.wait(), 120)
+    await until(lambda: watcher.events, 120)
     await tested.close()
     assert (await running).reason is EndReason.CANCELLED
     assert microvm.qemu_pids_below(os.getpid()) == []
@@ -94,19 +70,6 @@ async def python(backend: MicroVm, code: str, **limits: float):
 
 
 TIME_LIMITS = {"wall_s": GENEROUS.wall_s, "cpu_s": GENEROUS.cpu_s}
-
-
-class RecordingWatcher:
-    def __init__(self) -> None:
-        self.events: list[str] = []
-        self.start_seen = asyncio.Event()
-
-    def started(self) -> None:
-        self.events.append("started")
-        self.start_seen.set()
-
-    def output(self, stream: OutputStream, data: bytes) -> None:
-        self.events.append(f"{stream.value}:{data.decode()}")
 
 
 async def test_probe_in_a_real_machine_tells_what_it_is(probed: tuple[MicroVm, BackendStatus]):
@@ -155,7 +118,10 @@ async def test_run_takes_files_and_input_and_gives_output_artifacts_and_exit_cod
     assert [reason.split(":")[0] for reason in result.artifacts_refused] == ["link"]
     assert result.isolation.backend == "microvm"
     assert watcher.events[0] == "started"
-    assert set(watcher.events[1:]) == {"stdout:hi there\n", "stderr:err\n"}
+    assert set(watcher.events[1:]) == {
+        (OutputStream.STDOUT, b"hi there\n"),
+        (OutputStream.STDERR, b"err\n"),
+    }
 
 
 async def test_program_sees_another_kernel_and_no_network(backend: MicroVm):
@@ -264,7 +230,7 @@ async def test_machine_that_is_killed_ends_its_run_and_the_next_one_works(backen
     watcher = RecordingWatcher()
     request = RunRequest(("sleep", "600"), limits=GENEROUS)
     running = asyncio.create_task(backend.run_watched(request, watcher))
-    await asyncio.wait_for(watcher.start_seen.wait(), 120)
+    await until(lambda: watcher.events, 120)
     before = count_descriptors()
 
     [machine] = microvm.qemu_pids_below(os.getpid())
@@ -283,7 +249,7 @@ async def test_machine_is_bounded_on_the_host_too(
     watcher = RecordingWatcher()
     request = RunRequest(("sleep", "600"), limits=GENEROUS)
     running = asyncio.create_task(backend.run_watched(request, watcher))
-    await asyncio.wait_for(watcher.start_seen.wait(), 120)
+    await until(lambda: watcher.events, 120)
 
     [machine] = microvm.qemu_pids_below(os.getpid())
     of_machine, of_us = (groups_of(pid) for pid in (machine, os.getpid()))
@@ -321,7 +287,7 @@ async def test_run_that_is_cancelled_leaves_no_machine(backend: MicroVm):
     before = count_descriptors()
     request = RunRequest(("sleep", "600"), limits=GENEROUS)
     runs = [asyncio.create_task(backend.run_watched(request, watcher)) for _ in range(2)]
-    await asyncio.wait_for(watcher.start_seen.wait(), 120)
+    await until(lambda: watcher.events, 120)
 
     for run in runs:  # one has begun, the other may still be on its way
         run.cancel()
@@ -342,29 +308,6 @@ async def test_run_that_asks_for_more_memory_than_usual_gets_a_machine_of_its_ow
     assert int(result.stdout) > 512, "the usual one has less"
 
 
-async def test_machines_when_the_server_is_killed_then_they_end_too(
-    sandbox_python: Path, tmp_path: Path
-):
-    command = [
-        "-m",
-        "tests.support.microvm_server",
-        str(sandbox_python),
-        str(tmp_path),
-        str(tmp_path),
-    ]
-    server = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=ROOT)
-    try:
-        started = await until(lambda: microvm.qemu_pids_below(server.pid))
-    finally:
-        server.kill()
-        await server.wait()
-
-    await until(lambda: not [pid for pid in started if Path(f"/proc/{pid}").exists()])
-
-
-# Snapshots, and what becomes of machines where one fails
-
-
 async def test_snapshot_of_another_version_is_replaced_and_the_run_answers(
     backend: MicroVm, caplog: pytest.LogCaptureFixture
 ):
@@ -382,45 +325,6 @@ async def test_snapshot_of_another_version_is_replaced_and_the_run_answers(
     [message] = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert message.startswith("a machine was not resumed from its snapshot (")
     assert message.endswith("a new one is taken")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def snapshotless(
-    sandbox_python: Path, home: Path, probed: tuple[MicroVm, BackendStatus]
-) -> AsyncIterator[MachineFactory]:
-    """Machines without a snapshot, from the files that the backend has made."""
-    del probed
-    user = USER if os.geteuid() == 0 else None
-    cgroups, confinement = CgroupController(), find_confinement(home / "run", user)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boot_files, "agent_files", hostile_files)
-        parts = boot_files.boot_sources(
-            kernel.find_kernel(microvm.KERNEL), Interpreter(sandbox_python), None, ""
-        )
-    files = boot_files.prepare_boot_files(home / "data", parts)
-    machines = MachineFactory(QemuSpawner(files, confinement, cgroups, Accelerator.EMULATION))
-    yield machines
-    machines.close()
-    files.close()
-    confinement.close()
-    assert cgroups.close()
-
-
-USER = 2_000_000_998
-SHAPE = MachineShape(448, 1)
-
-
-async def test_machine_that_is_killed_as_it_boots_is_an_error(snapshotless: MachineFactory):
-    before = count_descriptors()
-    user = USER if os.geteuid() == 0 else None
-    booting = asyncio.create_task(snapshotless.take_snapshot(SHAPE, user))
-    [machine] = await until(lambda: microvm.qemu_pids_below(os.getpid()))
-
-    os.kill(machine, signal.SIGKILL)
-
-    with pytest.raises(SandboxUnavailable, match="ended during its start"):
-        await booting
-    assert count_descriptors() == before
 
 
 async def test_machine_that_is_killed_as_it_waits_and_a_full_disk_leave_the_run_an_answer(
@@ -453,11 +357,3 @@ async def test_machine_that_is_killed_as_it_waits_and_a_full_disk_leave_the_run_
     assert microvm.snapshot_fds() == []
     assert microvm.qemu_pids_below(os.getpid()) == []
     assert count_descriptors() == before - 1, "that of the snapshot"
-
-
-async def until(condition: Callable[[], T]) -> T:
-    """What the condition says once it is true; fails after a minute."""
-    async with asyncio.timeout(60):
-        while not (value := condition()):
-            await asyncio.sleep(0.05)
-    return value

@@ -14,7 +14,15 @@ from appliance.domain.models import ModelState
 from appliance.errors import ModelUnavailable, ProviderFailed
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
 from plugins.providers.llama_cpp.supervision import supervisor
-from tests.support.llama_provider import ListedModels, complete, provider_for, request, until_gone
+from tests.support.llama_provider import (
+    ListedModels,
+    complete,
+    provider_for,
+    record_submissions,
+    request,
+    until_gone,
+)
+from tests.support.polling import until
 from tests.support.tiny_gguf import write_tiny_gguf
 
 CONTEXT = 32768
@@ -38,8 +46,10 @@ def _pid(provider: LlamaCppProvider) -> int:
 
 
 async def _noticed(provider: LlamaCppProvider) -> None:
-    while (await provider.models())[0].state is ModelState.READY:
-        await asyncio.sleep(0.01)
+    async def lost() -> bool:
+        return (await provider.models())[0].state is not ModelState.READY
+
+    await until(lost)
 
 
 async def _fails(provider: LlamaCppProvider) -> ModelUnavailable:
@@ -66,14 +76,15 @@ async def test_engine_when_killed_mid_stream_then_stream_fails_and_next_request_
 
 
 async def test_engine_when_killed_before_any_text_then_request_is_tried_again(
-    provider_and_models: tuple[LlamaCppProvider, ListedModels],
+    provider_and_models: tuple[LlamaCppProvider, ListedModels], monkeypatch: pytest.MonkeyPatch
 ):
+    submitted = record_submissions(monkeypatch)
     provider, _ = provider_and_models
     await provider.load("tiny")
     pid = _pid(provider)
     os.kill(pid, signal.SIGSTOP)
     answers = [asyncio.create_task(complete(provider, request(f"q{at}"))) for at in range(4)]
-    await asyncio.sleep(0.1)
+    await until(lambda: len(submitted) == 4)
     os.kill(pid, signal.SIGKILL)
     finished = [last for _, last in await asyncio.gather(*answers)]
     assert [last.usage.completion_tokens for last in finished] == [8] * 4
@@ -140,8 +151,7 @@ async def test_close_when_engine_still_loads_then_no_child_is_left(tmp_path: Pat
         tmp_path, {"tiny": tmp_path / "any.gguf"}, child_argv=lambda _: sleeper
     )
     loading = asyncio.create_task(complete(provider, request("x")))
-    while not written.exists():
-        await asyncio.sleep(0.02)
+    await until(written.exists)
     await provider.close()
     with pytest.raises((ModelUnavailable, ProviderFailed)):
         await loading

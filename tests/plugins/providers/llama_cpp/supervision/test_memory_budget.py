@@ -15,6 +15,7 @@ from appliance.errors import ModelUnavailable
 from plugins.providers.llama_cpp.host.process_memory import ResidentMemory
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
 from tests.support.llama_provider import ListedModels, complete, provider_for, request, until_gone
+from tests.support.polling import until
 from tests.support.tiny_gguf import write_tiny_gguf
 
 # Room for one tiny model to load beside nothing else: the program takes most of it.
@@ -39,9 +40,10 @@ async def _states(provider: LlamaCppProvider) -> dict[str, ModelState]:
 
 
 async def _until(provider: LlamaCppProvider, model: str, state: ModelState) -> None:
-    async with asyncio.timeout(30):
-        while (await _states(provider))[model] is not state:
-            await asyncio.sleep(0.02)
+    async def has_state() -> bool:
+        return (await _states(provider))[model] is state
+
+    await until(has_state, 30)
 
 
 async def test_load_when_memory_is_enough_then_several_models_are_ready_at_once(tmp_path: Path):
@@ -124,7 +126,7 @@ async def test_idle_when_a_stream_is_open_then_model_stays(tmp_path: Path):
         stream = provider.stream(request("x", model="a", max_tokens=400))
         await anext(stream)
         pid = provider.engine_pid("a")
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.4)  # it must not be unloaded
         assert provider.engine_pid("a") == pid
         await stream.aclose()
         await _until(provider, "a", ModelState.UNLOADED)
