@@ -1,3 +1,3 @@
-"""Monkey Coder: a team's AI coding service on one box."""
+"""Monkey Coder: a team's AI coding service on one machine."""
 
 __version__ = "0.1.0"

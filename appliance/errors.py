@@ -26,7 +26,7 @@
        └─ PluginError                  PLUGIN_ERROR
 
 The message says what was wrong and what to do; it may reach any client, so it
-never holds a secret, a path of the box, a query or a stack. `details` is small,
+never holds a secret, a path of the server, a query or a stack trace. `details` is small,
 JSON-compatible and equally public. Mapping codes to HTTP is the API's business.
 """
 
@@ -128,7 +128,7 @@ class QueueFull(Unavailable):
 
 
 class ModelUnavailable(Unavailable):
-    """No model is configured, or the one asked for is loading or failed to load."""
+    """No model is configured, or the requested one is loading or failed to load."""
 
     code = "MODEL_UNAVAILABLE"
 
@@ -151,7 +151,7 @@ class SandboxUnavailable(Unavailable):
 
 
 class SetupError(ApplianceError):
-    """The administrator has to change something before the box can work."""
+    """The administrator has to change something before the server can start."""
 
     code = "SETUP_ERROR"
 
