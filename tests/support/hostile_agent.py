@@ -1,4 +1,4 @@
-"""The agent of a guest after a program took it over.
+"""A guest agent that a program has taken over.
 
 It behaves as the real one until the job contains `attack:NAME!`; from then on it sends what
 ATTACKS has under that name, and does not end.

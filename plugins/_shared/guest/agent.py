@@ -44,24 +44,28 @@ _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _INSTRUCTION_BYTES = 8
 _HIGHEST_FD = 256  # far above what an agent ever opens
 _INIT_FDS = ("job", "report", "stdin", "stdout", "stderr")
+_PROGRAM_STREAMS = ("stdin", "stdout", "stderr")
 _INBOUND = {b"J": "job", b"I": "stdin"}
 _OUTBOUND = {"report": b"R", "stdout": b"O", "stderr": b"E"}
 
 
 def main(arguments: list[str]) -> None:
     source, sink, user, *max_files = (int(argument) for argument in arguments)
-    serve_run(source, sink, lambda: drop_privileges(user), *max_files)
+    serve_run(source, sink, user, lambda: drop_privileges(user), *max_files)
 
 
-def serve_run(source: int, sink: int, enter: Callable[[], None], max_files: int = 0) -> None:
+def serve_run(
+    source: int, sink: int, user: int, enter: Callable[[], None], max_files: int = 0
+) -> None:
     """Carry one run over the channel; return when everything is sent.
 
-    `enter` is called in the process that becomes the init process, before anything else. With
+    `enter` is called in the process that becomes the init process, before anything else; `user`
+    is the user id that the process then has (-1: the agent's own). With
     `max_files` a run that has more files is ended. Raises OSError if the agent may not create PID
     namespaces or mount.
     """
     counter = _file_counter(max_files) if max_files else None
-    pipes, init_pid = _start_init(enter)
+    pipes, init_pid = _start_init(user, enter)
     for fd in (source, sink, *pipes.values()):
         os.set_blocking(fd, False)
     inbound = _Inbound(source, {name: pipes.pop(name) for name in _INBOUND.values()})
@@ -104,12 +108,12 @@ def _install_filter(program: bytes) -> None:
     linux.call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, fprog, 0, 0)
 
 
-def _start_init(enter: Callable[[], None]) -> tuple[dict[str, int], int]:
+def _start_init(user: int, enter: Callable[[], None]) -> tuple[dict[str, int], int]:
     """The agent's ends of the init process's pipes by name, and its process id."""
     ours: dict[str, int] = {}
     theirs: dict[str, int] = {}
     for name in _INIT_FDS:
-        ends = os.pipe()
+        ends = _make_pipe(user if name in _PROGRAM_STREAMS else _KEEP_USER)
         theirs[name], ours[name] = ends if name in _INBOUND.values() else ends[::-1]
     linux.unshare(linux.CLONE_NEWPID)
     pid = os.fork()
@@ -123,6 +127,20 @@ def _start_init(enter: Callable[[], None]) -> tuple[dict[str, int], int]:
     for fd in theirs.values():
         os.close(fd)
     return ours, pid
+
+
+def _make_pipe(user: int) -> tuple[int, int]:
+    """A pipe that belongs to this user, who can then open it as /dev/stdin and the like.
+
+    Created as that user, since gVisor's kernel lets nobody change the owner or mode of a pipe.
+    """
+    own = os.geteuid()
+    if user != _KEEP_USER:
+        os.seteuid(user)
+    try:
+        return os.pipe()
+    finally:
+        os.seteuid(own)
 
 
 def _run_init(fds: dict[str, int], enter: Callable[[], None]) -> None:

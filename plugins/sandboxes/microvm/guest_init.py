@@ -71,7 +71,7 @@ def main() -> None:
     _reseed(parameters)
     has_cgroup = _create_cgroup(parameters)
     _mount_writable_folders(parameters)
-    agent.serve_run(port, os.dup(port), lambda: _enter(agent, has_cgroup))
+    agent.serve_run(port, os.dup(port), USER, lambda: _enter(agent, has_cgroup))
     _restart_machine()
 
 

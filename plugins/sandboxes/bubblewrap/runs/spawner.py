@@ -27,6 +27,8 @@ from plugins.sandboxes.bubblewrap.runs.sandbox_handle import SandboxHandle
 from plugins.sandboxes.bubblewrap.runs.slots import SlotAllocator
 
 _LAUNCHER = "plugins.sandboxes.bubblewrap.launcher.main"
+_PROGRAM_STREAMS = ("stdin", "stdout", "stderr")
+_PIPE_MODE = 0o666
 _INPUTS = ("job", "stdin")
 _OUTPUTS = ("report", "stdout", "stderr", "log")
 # In the order of sandbox_process.STREAM_FDS and LOG_FD: five for the stage, one for bwrap itself.
@@ -130,6 +132,8 @@ class Spawner:
         theirs: dict[str, int] = {}
         try:
             _make_pipes(ours, theirs)
+            if request.uid is not None:
+                _open_to_other_users(theirs)
         except OSError as error:
             _close_all(ours)
             _close_all(theirs)
@@ -225,6 +229,16 @@ def _make_pipes(ours: dict[str, int], theirs: dict[str, int]) -> None:
         ours[name], theirs[name] = os.pipe()
     for fd in ours.values():
         os.set_blocking(fd, False)
+
+
+def _open_to_other_users(fds: dict[str, int]) -> None:
+    """Let a run with a user id of its own open its streams again, as /dev/stdin and the like.
+
+    A pipe has no name but /proc/PID/fd/N, which leads only that user and root there. Of the other
+    pipes, which connect the init process with the service, the run's user can open none.
+    """
+    for name in _PROGRAM_STREAMS:
+        os.fchmod(fds[name], _PIPE_MODE)
 
 
 def _close_all(fds: dict[str, int]) -> None:

@@ -36,6 +36,7 @@ from tests.support.sandbox import (
     find_host_processes,
     run_python,
 )
+from tests.support.stream_programs import stream_request
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -67,6 +68,13 @@ async def test_probe_names_the_kernel_the_platform_and_the_languages(backend: GV
     assert status.languages["python"].startswith("3.")
     assert status.languages["sh"]
     assert isinstance(backend, WatchableBackend)
+
+
+async def test_streams_when_opened_by_name_then_they_are_the_programs(backend: GVisor) -> None:
+    """F1"""
+    result = await backend.run(stream_request("python"))
+
+    assert (result.stdout, result.stderr, result.exit_code) == (b"abc", b"e", 0)
 
 
 async def test_run_with_files_input_and_artifacts_comes_back_whole(backend: GVisor):

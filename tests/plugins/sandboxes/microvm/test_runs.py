@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from msgspec import structs
 
 from appliance.domain.execution import (
     MIB,
@@ -29,6 +30,7 @@ from tests.support import microvm
 from tests.support.hostile_agent import hostile_files
 from tests.support.polling import until
 from tests.support.sandbox import RecordingWatcher, count_descriptors
+from tests.support.stream_programs import stream_request
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), microvm.needs_microvm]
@@ -91,6 +93,13 @@ async def test_probe_in_a_real_machine_tells_what_it_is(probed: tuple[MicroVm, B
     } <= layers
     emulated = any("emulated" in lack for lack in status.isolation.degraded)
     assert ("kvm" in layers) != emulated
+
+
+async def test_streams_when_opened_by_name_then_they_are_the_programs(backend: MicroVm) -> None:
+    """F1"""
+    result = await backend.run(structs.replace(stream_request("python"), limits=GENEROUS))
+
+    assert (result.stdout, result.stderr, result.exit_code) == (b"abc", b"e", 0)
 
 
 async def test_run_takes_files_and_input_and_gives_output_artifacts_and_exit_code(
@@ -308,6 +317,7 @@ async def test_run_that_asks_for_more_memory_than_usual_gets_a_machine_of_its_ow
     assert int(result.stdout) > 512, "the usual one has less"
 
 
+@pytest.mark.slow
 async def test_snapshot_of_another_version_is_replaced_and_the_run_answers(
     backend: MicroVm, caplog: pytest.LogCaptureFixture
 ):
@@ -327,6 +337,7 @@ async def test_snapshot_of_another_version_is_replaced_and_the_run_answers(
     assert message.endswith("a new one is taken")
 
 
+@pytest.mark.slow
 async def test_machine_that_is_killed_as_it_waits_and_a_full_disk_leave_the_run_an_answer(
     backend: MicroVm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
