@@ -19,6 +19,7 @@ def parse_module(source: str) -> ast.Module | None:
     """The syntax tree, or None if the text is not Python or is too long or too deeply nested."""
     if len(source) > _MAX_CHARACTERS:
         return None
+    source = source.removeprefix("\ufeff")  # which only a file may begin with
     try:
         with warnings.catch_warnings():
             # An invalid escape in a model's string must not warn here.

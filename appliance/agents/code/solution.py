@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from msgspec import Struct
 
-from appliance.agents.code import languages, python_source, stubs
+from appliance.agents.code import languages, python_source, stubs, text_format
 from appliance.agents.code.answer_parser import CodeBlock, ParsedAnswer
 from appliance.agents.code.stubs import Stub
 from appliance.domain.tasks import SourceFile
@@ -58,6 +58,12 @@ def build_solution(answer: ParsedAnswer, target: AnswerTarget) -> Solution:
     content = _complete_content(_join_definitions(main, code), path, target)
     files = {block.path: block.content for block in code if block.path and block is not main}
     files[path] = content
+    before = {file.path: file.content for file in target.files}
+    files = {
+        name: text_format.restore_format(before[name], text) if name in before else text
+        for name, text in files.items()
+    }
+    content = files[path]
     changed = _changed_files(files, target.files)
     return Solution(
         text=answer.text,
@@ -207,6 +213,7 @@ def _complete_content(main: CodeBlock, path: str, target: AnswerTarget) -> str:
         content = stubs.remove_demonstrations(content, target.tested)
     original = next((file.content for file in target.files if file.path == path), None)
     if original is not None and not target.writes_tests:
+        original = text_format.normalize(original)
         content = python_source.splice_definitions(original, content) or content
     return content
 

@@ -234,3 +234,48 @@ def test_find_vacuous_tests_when_a_test_checks_nothing_then_it_is_named() -> Non
         "def test_c():\n    with pytest.raises(ValueError):\n        f()\n"
     )
     assert caller_tests.find_vacuous_tests(source) == {"test_a"}
+
+
+CRLF_FILE = (
+    "\ufeffimport os  \r\n\r\n\r\ndef old():\r\n    return 1\r\n\r\n\r\ndef other():\r\n    pass"
+)
+FORMATS = {
+    "CRLF": "import os\r\nA = 1\r\n",
+    "CR": "import os\rA = 1\r",
+    "byte order mark": "\ufeffimport os\nA = 1\n",
+    "no final newline": "import os\nA = 1",
+    "blank end": "\n\nimport os\nA = 1  \n\n\n",
+    "mixed": CRLF_FILE.replace("os  \r\n", "os  \n"),
+}
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_build_when_the_answer_repeats_a_file_then_it_is_unchanged(name: str) -> None:
+    """F5"""
+    content = FORMATS[name]
+    shown = content.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").strip("\n")
+    target = AnswerTarget("python", (SourceFile("a.py", content), SourceFile("b.py", "B = 1\n")))
+
+    built = build(f"b.py\n```python\nB = 2\n```\na.py\n```python\n{shown}\n```", target)
+
+    assert [file.path for file in built.files] == ["b.py"]
+
+
+def test_build_when_the_answer_changes_a_file_then_its_format_is_kept() -> None:
+    """F5"""
+    target = AnswerTarget("python", (SourceFile("a.py", CRLF_FILE),))
+    answer = "import os\n\n\ndef old():\n    x = 1\n    return 2\n\n\ndef other():\n    pass\n"
+
+    built = build(f"a.py\n```python\n{answer}```", target)
+
+    changed = CRLF_FILE.replace("    return 1\r\n", "    x = 1\r\n    return 2\r\n")
+    assert built.files == (SourceFile("a.py", changed),)
+
+
+def test_build_when_the_answer_has_one_function_of_a_file_then_its_format_is_kept() -> None:
+    """F5"""
+    target = AnswerTarget("python", (SourceFile("a.py", CRLF_FILE),))
+
+    built = build("a.py\n```python\ndef old():\n    return 2\n```", target)
+
+    assert built.files == (SourceFile("a.py", CRLF_FILE.replace("return 1", "return 2")),)
