@@ -32,11 +32,15 @@ class Message(Struct, frozen=True):
 
 
 class Tool(Struct, frozen=True):
-    """A function that the model may call; `parameters` is a JSON schema."""
+    """A function that the model may call; `parameters` is a JSON schema.
+
+    `strict`: calls must fit the schema exactly; None: not given.
+    """
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = {}
+    strict: bool | None = None
 
 
 class ToolUse(StrEnum):
@@ -46,11 +50,14 @@ class ToolUse(StrEnum):
 
 
 class ToolChoice(Struct, frozen=True):
-    """Whether tools may or must be called; REQUIRED with `name` means this tool."""
+    """Whether tools may or must be called; REQUIRED with `name` means this tool.
 
-    use: ToolUse = ToolUse.AUTO
+    None: not given. Providers then let the model decide, and allow parallel calls.
+    """
+
+    use: ToolUse | None = None
     name: str = ""
-    parallel: bool = True
+    parallel: bool | None = None
 
 
 class OutputKind(StrEnum):
@@ -63,30 +70,33 @@ class OutputKind(StrEnum):
 class OutputFormat(Struct, frozen=True):
     """Required form of the answer: any JSON object, one that fits `schema`, or a GBNF `grammar`.
 
-    `name` and `strict` are sent by clients with a schema.
+    `name` and `strict` are sent by clients with a schema; `strict` None: not given.
     """
 
     kind: OutputKind = OutputKind.TEXT
     schema: Mapping[str, Any] | None = None
     grammar: str = ""
     name: str = ""
-    strict: bool = True
+    strict: bool | None = None
 
 
 class Sampling(Struct, frozen=True):
-    """Sampling parameters. Temperature 0 is greedy; `seed` None means a random seed.
+    """Sampling parameters as the caller gave them. Temperature 0 is greedy.
+
+    None means "not given": a remote provider is sent nothing, so that its own default applies, and
+    the local engine fills in its defaults when it builds the sampler.
 
     `logit_bias` holds (token, bias) pairs. `logprobs` N (0 to 20) returns the log probability of
     each sampled token and of the N most likely tokens in its place; None returns none.
     """
 
-    temperature: float = 0.6
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    repeat_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
     seed: int | None = None
@@ -136,11 +146,12 @@ class RawPrompt(Struct, frozen=True):
 class CompletionRequest(Struct, frozen=True):
     """One completion of one chat, or of a raw prompt (then `messages` is empty).
 
-    `model` is the provider's own name for it. `max_tokens` None means: up to the end of the
-    context. `owner` identifies the user: cached prefixes of one owner never serve another, and
-    busy engines are shared fairly between owners; "" shares a cache with nobody. With
-    `shared_system` the leading system message holds no text of a user's, and its cached prefix may
-    serve everybody. `context_shift` drops the oldest text instead of ending with LENGTH.
+    `model` is the provider's own name for it. `max_tokens` is a cap: the answer also ends where the
+    context does; None: not given. `owner` identifies the user: cached prefixes of one owner never
+    serve another, and busy engines are shared fairly between owners; "" shares a cache with
+    nobody. With `shared_system` the leading system message holds no text of a user's, and its
+    cached prefix may serve everybody. `context_shift` drops the oldest text instead of ending with
+    LENGTH.
     """
 
     model: str

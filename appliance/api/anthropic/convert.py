@@ -74,9 +74,12 @@ def _no_threads() -> InvalidInput:
 
 
 def _sampling(body: MessagesBody) -> Sampling:
-    options = {"temperature": body.temperature, "top_p": body.top_p, "top_k": body.top_k}
-    requested = {name: value for name, value in options.items() if value is not None}
-    return msgspec.structs.replace(Sampling(), stop=tuple(body.stop_sequences or ()), **requested)
+    return Sampling(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        stop=tuple(body.stop_sequences or ()),
+    )
 
 
 def _tool(place: str, body: dict[str, Any]) -> Tool:
@@ -87,7 +90,7 @@ def _tool(place: str, body: dict[str, Any]) -> Tool:
             f"{str(kind)[:60]!r} is not supported; use a client tool with an input_schema",
         )
     tool = convert_field(body, ToolBody, place)
-    return Tool(tool.name, tool.description, tool.input_schema)
+    return Tool(tool.name, tool.description, tool.input_schema, tool.strict)
 
 
 def _check_unique(tools: tuple[Tool, ...]) -> None:
@@ -108,11 +111,12 @@ def _tool_choice(choice: ToolChoiceBody | None, tools: tuple[Tool, ...]) -> Tool
     if by_name and choice.name not in {tool.name for tool in tools}:
         raise InvalidInput.at("tool_choice.name", "must be the name of one of `tools`")
     name = choice.name if by_name and choice.name else ""
-    return ToolChoice(use, name, parallel=not choice.disable_parallel_tool_use)
+    disable_parallel = choice.disable_parallel_tool_use
+    return ToolChoice(use, name, None if disable_parallel is None else not disable_parallel)
 
 
 def _output(config: OutputConfigBody | None) -> OutputFormat:
     form = config.format if config else None
     if form is None:
         return OutputFormat()
-    return OutputFormat(OutputKind.SCHEMA, form.schema)
+    return OutputFormat(OutputKind.SCHEMA, form.schema, strict=True)

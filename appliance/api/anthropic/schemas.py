@@ -31,6 +31,7 @@ class ToolBody(Struct):
     name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
     input_schema: dict[str, Any]
     description: str = ""
+    strict: bool | None = None
 
 
 class ToolChoiceKind(StrEnum):
@@ -45,7 +46,7 @@ class ToolChoiceBody(Struct):
 
     type: ToolChoiceKind
     name: str | None = None
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: bool | None = None
 
 
 class FormatBody(Struct):

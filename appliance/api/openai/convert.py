@@ -7,8 +7,6 @@ from appliance.domain.completions import CompletionSpec, Urgency
 from appliance.domain.messages import EmbeddingRequest, OutputFormat, RawPrompt, Sampling
 from appliance.errors import InvalidInput
 
-_DEFAULT_MIN_P = 0.05
-_DEFAULT_PLAIN_TOKENS = 16
 _MAX_PROMPTS = 128
 _MAX_TEXTS = 2048
 _BATCH_TIERS = frozenset({"flex", "batch"})
@@ -57,7 +55,7 @@ def completion_specs(body: CompletionBody, labels: tuple[str, ...] = ()) -> list
         CompletionSpec(
             model=body.model or None,
             sampling=sampling,
-            max_tokens=body.max_tokens or _DEFAULT_PLAIN_TOKENS,
+            max_tokens=body.max_tokens,
             output=output,
             raw=RawPrompt(text, body.suffix or None),
             context_shift=body.context_shift is True,
@@ -127,13 +125,13 @@ def wants_usage(body: GenerationBody) -> bool:
 
 def _sampling(body: GenerationBody, logprobs: int | None) -> Sampling:
     return Sampling(
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_k=body.top_k or 0,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        min_p=_DEFAULT_MIN_P if body.min_p is None else body.min_p,
-        repeat_penalty=body.repeat_penalty or 1.0,
-        frequency_penalty=body.frequency_penalty or 0.0,
-        presence_penalty=body.presence_penalty or 0.0,
+        temperature=body.temperature,
+        top_k=body.top_k,
+        top_p=body.top_p,
+        min_p=body.min_p,
+        repeat_penalty=body.repeat_penalty,
+        frequency_penalty=body.frequency_penalty,
+        presence_penalty=body.presence_penalty,
         logit_bias=tuple(body.logit_bias.items()) if body.logit_bias else (),
         logprobs=logprobs,
         seed=body.seed,

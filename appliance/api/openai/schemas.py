@@ -3,13 +3,11 @@
 Unknown fields are ignored, since clients send those of other vendors. Of OpenAI's,
 `user`, `safety_identifier`, `prompt_cache_key`, `prompt_cache_options`,
 `prompt_cache_retention`, `reasoning_effort`, `verbosity`, `prediction`,
-`stream_options.include_obfuscation`, a message's `name` and a tool's `strict` are ignored,
-too: the answer is right without them. Fields that would make it wrong are declared here
-and rejected by the converters.
+`stream_options.include_obfuscation` and a message's `name` are ignored, too: the answer is
+right without them. Fields that would make it wrong are declared here and rejected by the
+converters.
 
-Defaults are OpenAI's (temperature 1, top_p 1, no penalties; 16 tokens for a completion, the
-rest of the context for a chat), except `min_p` 0.05: the low-probability tail of a small
-model is noise. `min_p: 0` turns it off.
+A field that is left out, or null, has no default here: the provider's applies.
 """
 
 from typing import Annotated, Any
@@ -98,6 +96,7 @@ class FunctionBody(Struct):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class ToolBody(Struct):

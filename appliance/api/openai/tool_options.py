@@ -28,8 +28,8 @@ def convert_tools(body: ChatBody) -> tuple[tuple[Tool, ...], ToolChoice]:
         return _convert_functions(body)
     tools = _tools(body.tools or ())
     if body.tool_choice is None:
-        return tools, ToolChoice(parallel=body.parallel_tool_calls is not False)
-    return _convert_choice(tools, body.tool_choice, body.parallel_tool_calls is not False)
+        return tools, ToolChoice(parallel=body.parallel_tool_calls)
+    return _convert_choice(tools, body.tool_choice, body.parallel_tool_calls)
 
 
 def convert_output_format(body: ChatBody) -> OutputFormat:
@@ -93,7 +93,9 @@ def _tool_of(at: str, body: ToolBody) -> Tool:
 
 def _tool(at: str, function: FunctionBody) -> Tool:
     _check_name(f"{at}.name", function.name)
-    return Tool(function.name, function.description or "", function.parameters or {})
+    return Tool(
+        function.name, function.description or "", function.parameters or {}, function.strict
+    )
 
 
 def _check_name(at: str, name: str) -> None:
@@ -110,7 +112,7 @@ def _require_unique_names(tools: Iterable[Tool], field: str) -> None:
 
 
 def _convert_choice(
-    tools: tuple[Tool, ...], choice: str | ToolChoiceBody, parallel: bool
+    tools: tuple[Tool, ...], choice: str | ToolChoiceBody, parallel: bool | None
 ) -> tuple[tuple[Tool, ...], ToolChoice]:
     match choice:
         case "auto" | "none":
@@ -131,7 +133,7 @@ def _convert_choice(
 
 
 def _convert_allowed_tools(
-    tools: tuple[Tool, ...], allowed: AllowedToolsBody, parallel: bool
+    tools: tuple[Tool, ...], allowed: AllowedToolsBody, parallel: bool | None
 ) -> tuple[tuple[Tool, ...], ToolChoice]:
     at = "tool_choice.allowed_tools"
     if allowed.mode not in (ToolUse.AUTO, ToolUse.REQUIRED):
@@ -144,7 +146,9 @@ def _convert_allowed_tools(
     return kept, ToolChoice(ToolUse(allowed.mode), parallel=parallel)
 
 
-def _require_tool(tools: Iterable[Tool], name: str, at: str, *, parallel: bool) -> ToolChoice:
+def _require_tool(
+    tools: Iterable[Tool], name: str, at: str, *, parallel: bool | None
+) -> ToolChoice:
     if all(tool.name != name for tool in tools):
         raise InvalidInput.at(at, f"{name!r} is not in the tools of this request")
     return ToolChoice(ToolUse.REQUIRED, name, parallel)
@@ -161,6 +165,4 @@ def _schema_output(body: JsonSchemaBody | None) -> OutputFormat:
     _check_name("response_format.json_schema.name", body.name)
     if body.schema is None:
         raise InvalidInput.at("response_format.json_schema.schema", "is required")
-    return OutputFormat(
-        OutputKind.SCHEMA, schema=body.schema, name=body.name, strict=body.strict is True
-    )
+    return OutputFormat(OutputKind.SCHEMA, schema=body.schema, name=body.name, strict=body.strict)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from appliance.domain.messages import CompletionRequest
 from appliance.errors import ContextLengthExceeded, InvalidInput
-from plugins._shared.http_provider.unsupported import DEFAULT_SAMPLING, non_default_sampling
+from plugins._shared.http_provider.unsupported import given_sampling
 
 _FIELDS = ("temperature", "top_p", "top_k")
 _MAX_REMEMBERED_MODELS = 1000
@@ -32,13 +32,13 @@ class TemperatureFallback:
 
     def attempts(self, request: CompletionRequest) -> Iterator[CompletionRequest]:
         """The requests to try in turn: with the parameters, then without."""
-        if not non_default_sampling(request.sampling, _FIELDS) or request.sampling.temperature == 0:
+        if not given_sampling(request.sampling, _FIELDS) or request.sampling.temperature == 0:
             yield request
             return
         if request.model not in self._models_without_sampling:
             yield request
-        values = {field: getattr(DEFAULT_SAMPLING, field) for field in _FIELDS}
-        yield replace(request, sampling=replace(request.sampling, **values))
+        without = replace(request.sampling, temperature=None, top_p=None, top_k=None)
+        yield replace(request, sampling=without)
 
     def learn_from_error(self, request: CompletionRequest, error: InvalidInput) -> bool:
         """Whether the error says that the model rejects these parameters; remembers the model."""
@@ -46,7 +46,7 @@ class TemperatureFallback:
             return False
         if not (_FIELD_NAMES.search(error.message) and _UNSUPPORTED.search(error.message)):
             return False
-        if not non_default_sampling(request.sampling, _FIELDS):
+        if not given_sampling(request.sampling, _FIELDS):
             return False
         if len(self._models_without_sampling) < _MAX_REMEMBERED_MODELS:
             self._models_without_sampling.add(request.model)

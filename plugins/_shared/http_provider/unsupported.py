@@ -1,8 +1,8 @@
 """Rejects request fields that a provider doesn't support, rather than ignoring them.
 
-A sampling value that equals the appliance's default is not sent: the provider's own
-default applies. `context_shift`, `owner` and `shared_system` concern the local engine only
-and are never sent.
+Only what the caller gave is sent; the provider's own defaults apply to the rest. A value that
+changes nothing, such as a penalty of 0, is not refused by a provider without the option.
+`context_shift`, `owner` and `shared_system` concern the local engine only and are never sent.
 """
 
 from collections.abc import Iterable
@@ -13,20 +13,27 @@ from msgspec import structs
 from appliance.domain.messages import CompletionRequest, OutputKind, Sampling, ToolUse
 from appliance.errors import InvalidInput
 
-DEFAULT_SAMPLING = Sampling()
-_DEFAULTS = structs.asdict(DEFAULT_SAMPLING)
+_WITHOUT_EFFECT: dict[str, Any] = {
+    "top_k": 0,
+    "min_p": 0,
+    "repeat_penalty": 1,
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "logit_bias": (),
+}
 
 
-def non_default_sampling(sampling: Sampling, fields: Iterable[str]) -> dict[str, Any]:
-    """The given fields whose values differ from the default, in the given order."""
+def given_sampling(sampling: Sampling, fields: Iterable[str]) -> dict[str, Any]:
+    """Those of the fields that the caller gave, in the order of `fields`."""
     values = structs.asdict(sampling)
-    return {field: values[field] for field in fields if values[field] != _DEFAULTS[field]}
+    return {field: values[field] for field in fields if values[field] is not None}
 
 
 def refuse_sampling(name: str, request: CompletionRequest, fields: Iterable[str]) -> None:
-    """Raise InvalidInput if one of these sampling fields differs from its default."""
-    if set_fields := list(non_default_sampling(request.sampling, fields)):
-        raise unsupported_field(name, set_fields[0])
+    """Raise InvalidInput if one of these sampling fields was given and has an effect."""
+    for field, value in given_sampling(request.sampling, fields).items():
+        if value != _WITHOUT_EFFECT.get(field):
+            raise unsupported_field(name, field)
 
 
 def check_request(name: str, request: CompletionRequest) -> None:

@@ -19,7 +19,7 @@ from appliance.domain.messages import (
 from appliance.errors import InvalidInput
 from plugins._shared.http_provider import unsupported
 from plugins._shared.http_provider.tool_arguments import decode_arguments
-from plugins._shared.http_provider.unsupported import non_default_sampling
+from plugins._shared.http_provider.unsupported import given_sampling
 
 _UNSUPPORTED_SAMPLING = (
     "min_p",
@@ -35,7 +35,7 @@ def build_message_body(name: str, request: CompletionRequest, max_tokens: int) -
     """The body for /messages. Raises InvalidInput for what the API lacks."""
     unsupported.refuse_sampling(name, request, _UNSUPPORTED_SAMPLING)
     body = build_prompt(name, request) | {"max_tokens": max_tokens, "stream": True}
-    body |= non_default_sampling(request.sampling, ("temperature", "top_p", "top_k"))
+    body |= given_sampling(request.sampling, ("temperature", "top_p", "top_k"))
     if request.sampling.stop:
         body["stop_sequences"] = list(request.sampling.stop)
     return body
@@ -51,7 +51,8 @@ def build_prompt(name: str, request: CompletionRequest) -> dict[str, Any]:
         body["system"] = "\n\n".join(system)
     if request.tools:
         body["tools"] = [_tool(tool) for tool in request.tools]
-        body["tool_choice"] = _choice(request.tool_choice)
+        if choice := _choice(request.tool_choice):
+            body["tool_choice"] = choice
     if request.output.kind is OutputKind.JSON:
         raise InvalidInput.at(
             "response_format", f"provider {name} supports JSON only with a schema; send one"
@@ -100,13 +101,18 @@ def _tool(tool: Tool) -> dict[str, Any]:
     if tool.description:
         body["description"] = tool.description
     body["input_schema"] = {"type": "object", "properties": {}} | dict(tool.parameters)
+    if tool.strict is not None:
+        body["strict"] = tool.strict
     return body
 
 
 def _choice(choice: ToolChoice) -> dict[str, Any]:
+    """{} if none was given. Parallel calls are allowed unless they are disabled."""
     if choice.use is ToolUse.NONE:
         return {"type": "none"}
     kind: dict[str, Any] = {"type": "any" if choice.use is ToolUse.REQUIRED else "auto"}
     if choice.use is ToolUse.REQUIRED and choice.name:
         kind = {"type": "tool", "name": choice.name}
-    return kind if choice.parallel else kind | {"disable_parallel_tool_use": True}
+    if choice.parallel is not None:
+        return kind | {"disable_parallel_tool_use": not choice.parallel}
+    return kind if choice.use is not None else {}

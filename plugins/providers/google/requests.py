@@ -17,13 +17,12 @@ from appliance.domain.messages import (
     Sampling,
     Tool,
     ToolCall,
-    ToolChoice,
     ToolUse,
 )
 from appliance.errors import InvalidInput
 from plugins._shared.http_provider import unsupported
 from plugins._shared.http_provider.tool_arguments import decode_arguments
-from plugins._shared.http_provider.unsupported import non_default_sampling
+from plugins._shared.http_provider.unsupported import given_sampling
 from plugins.providers.google.thought_signatures import SKIP_VALIDATOR, ThoughtSignatureCache
 
 _UNSUPPORTED_SAMPLING = ("min_p", "repeat_penalty", "logit_bias")
@@ -64,10 +63,12 @@ def build_prompt(
     if system:
         body["systemInstruction"] = {"parts": [{"text": "\n\n".join(system)}]}
     if request.tools:
-        if not request.tool_choice.parallel:
+        if request.tool_choice.parallel is False:
             raise unsupported.unsupported_field(name, "parallel_tool_calls")
         body["tools"] = [{"functionDeclarations": [_function(tool) for tool in request.tools]}]
-        body["toolConfig"] = {"functionCallingConfig": _choice(request.tool_choice)}
+        if request.tool_choice.use is not None:
+            choice = _choice(request.tool_choice.use, request.tool_choice.name)
+            body["toolConfig"] = {"functionCallingConfig": choice}
     return body
 
 
@@ -127,7 +128,7 @@ def _result(text: str) -> dict[str, Any]:
 def _sampling(sampling: Sampling) -> dict[str, Any]:
     config: dict[str, Any] = {
         _SAMPLING[field]: value
-        for field, value in non_default_sampling(sampling, _SAMPLING).items()
+        for field, value in given_sampling(sampling, _SAMPLING).items()
     }
     if sampling.stop:
         config["stopSequences"] = list(sampling.stop)
@@ -148,14 +149,16 @@ def _format(output: OutputFormat) -> dict[str, Any]:
 
 
 def _function(tool: Tool) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name, "description": tool.description}
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
     if tool.parameters:
         function["parametersJsonSchema"] = dict(tool.parameters)
     return function
 
 
-def _choice(choice: ToolChoice) -> dict[str, Any]:
-    config: dict[str, Any] = {"mode": _USES[choice.use]}
-    if choice.use is ToolUse.REQUIRED and choice.name:
-        config["allowedFunctionNames"] = [choice.name]
+def _choice(use: ToolUse, name: str) -> dict[str, Any]:
+    config: dict[str, Any] = {"mode": _USES[use]}
+    if use is ToolUse.REQUIRED and name:
+        config["allowedFunctionNames"] = [name]
     return config

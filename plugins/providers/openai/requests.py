@@ -1,4 +1,4 @@
-"""Builds the request bodies of OpenAI's API.
+"""Builds the request bodies of OpenAI's API: they hold what the caller gave, and no more.
 
 OpenAI itself gets only the parameters in its reference; other servers also get top_k,
 min_p and the repeat penalty, under the names that vLLM and llama-server read.
@@ -18,7 +18,7 @@ from appliance.domain.messages import (
 )
 from appliance.errors import InvalidInput
 from plugins._shared.http_provider import unsupported
-from plugins._shared.http_provider.unsupported import non_default_sampling
+from plugins._shared.http_provider.unsupported import given_sampling
 
 _SAMPLING = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed")
 _NON_OPENAI_SAMPLING = ("top_k", "min_p", "repeat_penalty")
@@ -32,7 +32,9 @@ def build_chat_body(name: str, request: CompletionRequest, *, official: bool) ->
     if request.max_tokens is not None:
         body["max_completion_tokens" if official else "max_tokens"] = request.max_tokens
     if request.sampling.logprobs is not None:
-        body |= {"logprobs": True, "top_logprobs": request.sampling.logprobs}
+        body["logprobs"] = True
+    if request.sampling.logprobs:
+        body["top_logprobs"] = request.sampling.logprobs
     if request.tools:
         body |= _tool_fields(request.tools, request.tool_choice)
     if request.output.kind is not OutputKind.TEXT:
@@ -76,7 +78,7 @@ def _common(name: str, request: CompletionRequest, *, official: bool) -> dict[st
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    body |= non_default_sampling(sampling, _SAMPLING)
+    body |= given_sampling(sampling, _SAMPLING)
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.logit_bias:
@@ -84,7 +86,7 @@ def _common(name: str, request: CompletionRequest, *, official: bool) -> dict[st
     if official:
         unsupported.refuse_sampling(name, request, _NON_OPENAI_SAMPLING)
         return body
-    extra = non_default_sampling(sampling, _NON_OPENAI_SAMPLING)
+    extra = given_sampling(sampling, _NON_OPENAI_SAMPLING)
     if "repeat_penalty" in extra:
         extra["repetition_penalty"] = extra["repeat_penalty"]
     return body | extra
@@ -108,14 +110,13 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def _tool_fields(tools: tuple[Tool, ...], choice: ToolChoice) -> dict[str, Any]:
-    by_name = {"type": "function", "function": {"name": choice.name}}
-    forced = choice.use is ToolUse.REQUIRED and choice.name
-    body: dict[str, Any] = {
-        "tools": build_tools(tools),
-        "tool_choice": by_name if forced else choice.use.value,
-    }
-    if not choice.parallel:
-        body["parallel_tool_calls"] = False
+    body: dict[str, Any] = {"tools": build_tools(tools)}
+    if choice.use is ToolUse.REQUIRED and choice.name:
+        body["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+    elif choice.use is not None:
+        body["tool_choice"] = choice.use.value
+    if choice.parallel is not None:
+        body["parallel_tool_calls"] = choice.parallel
     return body
 
 
@@ -124,15 +125,18 @@ def _function(tool: Tool) -> dict[str, Any]:
     if tool.description:
         function["description"] = tool.description
     function["parameters"] = dict(tool.parameters) or {"type": "object", "properties": {}}
+    if tool.strict is not None:
+        function["strict"] = tool.strict
     return function
 
 
 def _response_format(output: OutputFormat) -> dict[str, Any]:
     if output.kind is OutputKind.JSON:
         return {"type": "json_object"}
-    schema = {
+    schema: dict[str, Any] = {
         "name": output.name or _DEFAULT_SCHEMA_NAME,
         "schema": dict(output.schema or {}),
-        "strict": output.strict,
     }
+    if output.strict is not None:
+        schema["strict"] = output.strict
     return {"type": "json_schema", "json_schema": schema}

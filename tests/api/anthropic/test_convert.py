@@ -132,13 +132,15 @@ def test_system_turn_when_among_the_messages_then_it_stays_there() -> None:
 
 @pytest.mark.parametrize("more", [{}, {"type": "custom", "strict": True}])
 def test_tools_when_of_the_clients_own_then_offered(more: dict[str, Any]) -> None:
-    assert spec_of(tools=[WEATHER | more]).tools == (Tool("weather", "of a city", SCHEMA),)
+    tool = Tool("weather", "of a city", SCHEMA, more.get("strict"))
+    assert spec_of(tools=[WEATHER | more]).tools == (tool,)
 
 
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ({"type": "auto"}, ToolChoice()),
+        ({"type": "auto"}, ToolChoice(ToolUse.AUTO)),
+        (None, ToolChoice()),
         (
             {"type": "auto", "disable_parallel_tool_use": True},
             ToolChoice(ToolUse.AUTO, parallel=False),
@@ -156,7 +158,8 @@ def test_tool_choice_when_given_then_its_meaning(
 
 def test_output_config_when_a_schema_then_the_answer_follows_it() -> None:
     config = {"format": {"type": "json_schema", "schema": SCHEMA}, "effort": "low"}
-    assert spec_of(output_config=config).output == OutputFormat(OutputKind.SCHEMA, SCHEMA)
+    expected = OutputFormat(OutputKind.SCHEMA, SCHEMA, strict=True)
+    assert spec_of(output_config=config).output == expected
 
 
 def test_unknown_fields_when_sent_then_ignored() -> None:

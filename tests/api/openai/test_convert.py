@@ -19,6 +19,7 @@ from appliance.domain.messages import (
     MessageRole,
     OutputKind,
     RawPrompt,
+    Sampling,
     ToolCall,
     ToolChoice,
     ToolUse,
@@ -54,13 +55,12 @@ def refusal(**fields: Any) -> dict[str, Any]:
     return refused.value.details
 
 
-def test_chat_when_only_required_fields_then_the_defaults_of_openai() -> None:
+def test_chat_when_only_required_fields_then_nothing_else_is_filled_in() -> None:
     spec = spec_of(model="starter")
     assert spec.model == "starter"
     assert spec.messages == (Message(MessageRole.USER, "hi"),)
-    sampling = spec.sampling
-    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (1.0, 1.0, 0)
-    assert (sampling.min_p, sampling.logprobs, sampling.seed) == (0.05, None, None)
+    assert spec.sampling == Sampling()
+    assert set(msgspec.structs.astuple(spec.sampling)) == {None, ()}
     assert spec.max_tokens is None
     assert spec.urgency is Urgency.INTERACTIVE
     assert spec.may_cache
@@ -155,7 +155,8 @@ def test_messages_when_one_is_invalid_then_its_field(message: dict[str, Any], fi
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
-        ("auto", ToolChoice()),
+        (None, ToolChoice()),
+        ("auto", ToolChoice(ToolUse.AUTO)),
         ("none", ToolChoice(ToolUse.NONE)),
         ("required", ToolChoice(ToolUse.REQUIRED)),
         ({"type": "function", "function": {"name": "time"}}, ToolChoice(ToolUse.REQUIRED, "time")),
@@ -302,11 +303,11 @@ def test_stream_options_when_nothing_is_streamed_then_refused() -> None:
     assert wants_usage(msgspec.convert(options | {"stream": True}, ChatBody))
 
 
-def test_completion_when_only_required_fields_then_sixteen_tokens() -> None:
+def test_completion_when_only_required_fields_then_no_length_is_filled_in() -> None:
     (spec,) = plain_specs(prompt="def f(", suffix="return", logprobs=2, stop=["a", "b"])
     assert spec.raw == RawPrompt("def f(", "return")
     assert spec.messages == ()
-    assert (spec.max_tokens, spec.sampling.logprobs, spec.sampling.stop) == (16, 2, ("a", "b"))
+    assert (spec.max_tokens, spec.sampling.logprobs, spec.sampling.stop) == (None, 2, ("a", "b"))
 
 
 def test_completion_when_several_prompts_then_one_ask_each() -> None:

@@ -41,8 +41,6 @@ _KINDS = {
     "json_schema": OutputKind.SCHEMA,
 }
 _FUNCTION, _ALLOWED = "function", "allowed_tools"
-# OpenAI's defaults.
-_DEFAULT_SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0)
 
 
 def response_spec(body: ResponseBody, labels: tuple[str, ...] = ()) -> CompletionSpec:
@@ -74,9 +72,7 @@ def prompt_spec(body: PromptBody, labels: tuple[str, ...] = ()) -> CompletionSpe
 
 
 def _sampling(body: ResponseBody) -> Sampling:
-    options = {"temperature": body.temperature, "top_p": body.top_p, "logprobs": _logprobs(body)}
-    requested = {name: value for name, value in options.items() if value is not None}
-    return msgspec.structs.replace(_DEFAULT_SAMPLING, **requested)
+    return Sampling(temperature=body.temperature, top_p=body.top_p, logprobs=_logprobs(body))
 
 
 def _logprobs(body: ResponseBody) -> int | None:
@@ -99,13 +95,16 @@ def _tool(place: str, body: dict[str, Any]) -> Tool:
             f"{str(kind)[:60]!r} is not supported; use {_FUNCTION!r}",
         )
     function = convert_field(body, FunctionBody, place)
-    return Tool(function.name, function.description or "", function.parameters or {})
+    return Tool(
+        function.name, function.description or "", function.parameters or {}, function.strict
+    )
 
 
 def _tool_choice(body: PromptBody, tools: tuple[Tool, ...]) -> tuple[ToolChoice, tuple[Tool, ...]]:
     """The tool choice, and the tools that may be called."""
-    parallel = body.parallel_tool_calls is not False
-    choice = body.tool_choice or ToolUse.AUTO.value
+    parallel, choice = body.parallel_tool_calls, body.tool_choice
+    if choice is None:
+        return ToolChoice(parallel=parallel), tools
     if isinstance(choice, str):
         return ToolChoice(_tool_use("tool_choice", choice, tools), parallel=parallel), tools
     match choice.get("type"):
@@ -158,4 +157,4 @@ def _output(form: FormatBody | None) -> OutputFormat:
         return OutputFormat(kind)
     if form.schema is None:
         raise InvalidInput.at("text.format.schema", "is required with the type 'json_schema'")
-    return OutputFormat(kind, form.schema, name=form.name or "", strict=bool(form.strict))
+    return OutputFormat(kind, form.schema, name=form.name or "", strict=form.strict)

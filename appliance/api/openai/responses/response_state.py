@@ -186,7 +186,7 @@ def _initial_body(body: ResponseBody, spec: CompletionSpec, model: str) -> Json:
         "metadata": body.metadata or {},
         "model": model,
         "output": [],
-        "parallel_tool_calls": spec.tool_choice.parallel,
+        "parallel_tool_calls": spec.tool_choice.parallel is not False,
         "previous_response_id": None,
         "prompt_cache_key": body.prompt_cache_key,
         "reasoning": msgspec.to_builtins(body.reasoning) if body.reasoning else None,

@@ -69,7 +69,7 @@ class OutputConstraints:
             rules,
             tools,
             self._tool_call_format,
-            parallel=request.tool_choice.parallel,
+            parallel=request.tool_choice.parallel is not False,
             uses_args_marker=self._uses_args_marker,
         )
 

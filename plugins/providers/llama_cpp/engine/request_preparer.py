@@ -73,7 +73,7 @@ def _stops_of_call(
     request: CompletionRequest, tool_call_format: ToolCallFormat | None
 ) -> tuple[str, ...]:
     """If one tool call is all that is allowed, its end is the end of the answer."""
-    optional = request.tool_choice.use is ToolUse.AUTO
-    single = optional and not request.tool_choice.parallel
+    optional = request.tool_choice.use in (None, ToolUse.AUTO)
+    single = optional and request.tool_choice.parallel is False
     marker = FINAL_MARKERS.get(tool_call_format) if tool_call_format and single else None
     return (marker,) if marker else ()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from appliance.domain.messages import Sampling, TokenLikelihood
@@ -23,6 +24,29 @@ class SampledToken(Struct, frozen=True):
 
     token: int
     likelihood: TokenLikelihood | None = None
+
+
+class SamplerParams(Struct, frozen=True):
+    """What a chain is built from: what the caller gave, and this engine's defaults for the rest.
+
+    `min_p` cuts off the tail of improbable tokens, which for a small model is noise.
+    """
+
+    temperature: float = 0.6
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int = 0
+
+
+def fill_in_defaults(sampling: Sampling) -> SamplerParams:
+    """The parameters of a chain for this request."""
+    values = msgspec.structs.asdict(sampling)
+    fields = SamplerParams.__struct_fields__
+    return SamplerParams(**{name: values[name] for name in fields if values[name] is not None})
 
 
 class Sampler:
@@ -96,20 +120,20 @@ class Sampler:
         return token
 
     def _fill_chain(self, sampling: Sampling, prompt: Sequence[int], hidden: Sequence[int]) -> None:
-        lib = self._lib
+        lib, params = self._lib, fill_in_defaults(sampling)
         self._add_bias(sampling, hidden)
-        self._add_penalties(sampling, prompt)
-        if sampling.temperature <= 0:
+        self._add_penalties(params, prompt)
+        if params.temperature <= 0:
             self._add(lib.llama_sampler_init_greedy())
             return
-        if sampling.top_k > 0:
-            self._add(lib.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.top_p < 1:
-            self._add(lib.llama_sampler_init_top_p(sampling.top_p, 1))
-        if sampling.min_p > 0:
-            self._add(lib.llama_sampler_init_min_p(sampling.min_p, 1))
-        self._add(lib.llama_sampler_init_temp(sampling.temperature))
-        self._add(lib.llama_sampler_init_dist(native_seed(sampling.seed or 0)))
+        if params.top_k > 0:
+            self._add(lib.llama_sampler_init_top_k(params.top_k))
+        if params.top_p < 1:
+            self._add(lib.llama_sampler_init_top_p(params.top_p, 1))
+        if params.min_p > 0:
+            self._add(lib.llama_sampler_init_min_p(params.min_p, 1))
+        self._add(lib.llama_sampler_init_temp(params.temperature))
+        self._add(lib.llama_sampler_init_dist(native_seed(params.seed)))
 
     def _add_bias(self, sampling: Sampling, hidden: Sequence[int]) -> None:
         """The request's biases; forbids tokens that the text does not show, for a grammar."""
@@ -119,15 +143,15 @@ class Sampler:
             biases = (lib.llama_logit_bias * len(pairs))(*pairs)
             self._add(lib.llama_sampler_init_logit_bias(size, len(pairs), biases))
 
-    def _add_penalties(self, sampling: Sampling, prompt: Sequence[int]) -> None:
+    def _add_penalties(self, params: SamplerParams, prompt: Sequence[int]) -> None:
         """The repeat penalty counts tokens of the prompt too, the others the answer only."""
         create, size = self._lib.llama_sampler_init_penalties, self._model.vocabulary_size
-        if sampling.repeat_penalty != 1.0:
-            sampler = create(size, _REPEAT_WINDOW, sampling.repeat_penalty, 0.0, 0.0)
+        if params.repeat_penalty != 1.0:
+            sampler = create(size, _REPEAT_WINDOW, params.repeat_penalty, 0.0, 0.0)
             self._add(sampler)
             for token in prompt[-_REPEAT_WINDOW:]:
                 self._lib.llama_sampler_accept(sampler, token)
-        frequency, presence = sampling.frequency_penalty, sampling.presence_penalty
+        frequency, presence = params.frequency_penalty, params.presence_penalty
         if frequency or presence:
             self._add(create(size, _ANSWER_WINDOW, 1.0, frequency, presence))
 

@@ -94,8 +94,8 @@ class CompletionStream:
     def _apply(self, message: ToolCallNotice | Text | Done | Cancelled | Refused) -> None:
         match message:
             case ToolCallNotice(_, format_):
-                tools, parallel = self._request.tools, self._request.tool_choice.parallel
-                self._parser = ToolCallParser(format_, tools, parallel=parallel)
+                parallel = self._request.tool_choice.parallel is not False
+                self._parser = ToolCallParser(format_, self._request.tools, parallel=parallel)
             case Text(_, text, likelihoods):
                 self._text.append(text)
                 self._likelihoods += likelihoods

@@ -30,11 +30,27 @@ _MAX_BIASES = 1024
 _MAX_TOOLS = 256
 _MAX_LOGPROBS = 20
 _MAX_DEPTH = 200
+# The length of a raw completion for which none was given, as in OpenAI's API: a raw text has no
+# end that a model would find by itself.
+_RAW_TOKENS = 16
+_RANGES = {
+    "temperature": (0, 100),
+    "top_k": (0, 2**31 - 1),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "repeat_penalty": (0.01, 100),
+    "frequency_penalty": (-2, 2),
+    "presence_penalty": (-2, 2),
+    "logprobs": (0, _MAX_LOGPROBS),
+}
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:/-]{1,64}")
 
 
 def validate_completion(request: CompletionRequest) -> CompletionRequest:
-    """The request, with a random seed if it has none. Raises InvalidInput."""
+    """The request with a random seed if it has none, and a length if it is raw.
+
+    Raises InvalidInput.
+    """
     if request.raw is not None:
         _check_raw(request, request.raw)
     elif not request.messages:
@@ -47,10 +63,13 @@ def validate_completion(request: CompletionRequest) -> CompletionRequest:
         _check_message(message, f"messages[{at}]")
     _check_tools(request.tools, request.tool_choice)
     _check_output(request.output)
-    if request.sampling.seed is not None:
-        return request
-    sampling = msgspec.structs.replace(request.sampling, seed=secrets.randbits(_SEED_BITS))
-    return msgspec.structs.replace(request, sampling=sampling)
+    changes: dict[str, Any] = {}
+    if request.sampling.seed is None:
+        seed = secrets.randbits(_SEED_BITS)
+        changes["sampling"] = msgspec.structs.replace(request.sampling, seed=seed)
+    if request.raw is not None and request.max_tokens is None:
+        changes["max_tokens"] = _RAW_TOKENS
+    return msgspec.structs.replace(request, **changes)
 
 
 def _check_raw(request: CompletionRequest, raw: RawPrompt) -> None:
@@ -63,15 +82,10 @@ def _check_raw(request: CompletionRequest, raw: RawPrompt) -> None:
 
 
 def _check_sampling(sampling: Sampling) -> None:
-    _check_range("temperature", sampling.temperature, 0, 100)
-    _check_range("top_k", sampling.top_k, 0, 2**31 - 1)
-    _check_range("top_p", sampling.top_p, 0, 1)
-    _check_range("min_p", sampling.min_p, 0, 1)
-    _check_range("repeat_penalty", sampling.repeat_penalty, 0.01, 100)
-    _check_range("frequency_penalty", sampling.frequency_penalty, -2, 2)
-    _check_range("presence_penalty", sampling.presence_penalty, -2, 2)
-    if sampling.logprobs is not None:
-        _check_range("logprobs", sampling.logprobs, 0, _MAX_LOGPROBS)
+    values = msgspec.structs.asdict(sampling)
+    for field, (low, high) in _RANGES.items():
+        if values[field] is not None:
+            _check_range(field, values[field], low, high)
     _check_biases(sampling.logit_bias)
     if sampling.seed is not None and not -(2**63) <= sampling.seed < 2**63:
         raise InvalidInput.at("seed", "must fit in 64 bits")

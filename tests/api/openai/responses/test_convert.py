@@ -13,6 +13,7 @@ from appliance.domain.messages import (
     MessageRole,
     OutputFormat,
     OutputKind,
+    Sampling,
     Tool,
     ToolCall,
     ToolChoice,
@@ -36,17 +37,13 @@ def roles(converted: CompletionSpec) -> list[str]:
     return [each.role.value for each in converted.messages]
 
 
-def test_spec_when_only_input_then_defaults() -> None:
+def test_spec_when_only_input_then_nothing_else_is_filled_in() -> None:
     converted = spec()
     assert converted.model is None
     assert converted.max_tokens is None
     assert converted.messages == (Message(MessageRole.USER, "hi"),)
-    assert (converted.sampling.temperature, converted.sampling.top_p, converted.sampling.top_k) == (
-        1.0,
-        1.0,
-        0,
-    )
-    assert converted.sampling.logprobs is None
+    assert converted.sampling == Sampling()
+    assert converted.tool_choice == ToolChoice()
     assert converted.urgency is Urgency.INTERACTIVE
     assert not converted.context_shift
 
@@ -113,14 +110,15 @@ def test_input_when_calls_are_parallel_then_one_turn() -> None:
 def test_tools_when_functions_then_offered() -> None:
     assert spec(tools=[WEATHER, TIME]).tools == (
         Tool("weather", "of a city", SCHEMA),
-        Tool("time"),
+        Tool("time", strict=True),
     )
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("auto", ToolChoice()),
+        (None, ToolChoice()),
+        ("auto", ToolChoice(ToolUse.AUTO)),
         ("none", ToolChoice(ToolUse.NONE)),
         ("required", ToolChoice(ToolUse.REQUIRED)),
         ({"type": "function", "name": "time"}, ToolChoice(ToolUse.REQUIRED, "time")),
@@ -148,7 +146,7 @@ def test_tool_choice_when_some_are_allowed_then_the_others_are_left_out() -> Non
         ({"type": "json_object"}, OutputFormat(OutputKind.JSON)),
         (
             {"type": "json_schema", "name": "city", "schema": SCHEMA, "strict": True},
-            OutputFormat(OutputKind.SCHEMA, SCHEMA, name="city"),
+            OutputFormat(OutputKind.SCHEMA, SCHEMA, name="city", strict=True),
         ),
     ],
 )

@@ -307,7 +307,7 @@ async def test_count_when_asked_then_the_provider_counts_the_prompt(
 ) -> None:
     upstream.on("/v1/messages/count_tokens", as_json({"input_tokens": 17}))
     assert await anthropic.count_tokens(completion_request(tools=(WEATHER,))) == 17
-    assert set(upstream.requests[0].body) == {"model", "messages", "tools", "tool_choice"}
+    assert set(upstream.requests[0].body) == {"model", "messages", "tools"}
 
 
 async def test_embed_when_asked_then_refuses(anthropic: Provider) -> None:

@@ -113,7 +113,7 @@ async def test_stream_when_everything_is_asked_then_everything_is_sent(
         frequency_penalty=0.3, presence_penalty=0.4, logit_bias=((5, -1.0),), logprobs=2,
         seed=42, stop=("a", "b"),
     )  # fmt: skip
-    output = OutputFormat(OutputKind.SCHEMA, {"type": "object"}, name="thing")
+    output = OutputFormat(OutputKind.SCHEMA, {"type": "object"}, name="thing", strict=True)
     choice = ToolChoice(ToolUse.REQUIRED, "weather", parallel=False)
     messages = (
         Message(MessageRole.SYSTEM, "Be brief."),
