@@ -1,4 +1,4 @@
-"""What a chat completion costs on its way through the box to an upstream, and through LiteLLM.
+"""What a chat completion costs on its way through the server to an upstream, and through LiteLLM.
 
     python -m tests.bench.bench_gateway [--rounds 5] [--seconds 4] [--connections 16]
 
@@ -100,7 +100,7 @@ async def _upstream() -> AsyncGenerator[Side, None]:
     assert server.stdout is not None
     try:
         address = (await asyncio.wait_for(server.stdout.readline(), 30)).decode().strip()
-        yield Side(f"{address}/v1/chat/completions", {}, _asked("upstream"))
+        yield Side(f"{address}/v1/chat/completions", {}, _request_body("upstream"))
     finally:
         server.kill()
         await server.wait()
@@ -117,15 +117,15 @@ async def _ours(upstream: str) -> AsyncGenerator[Side, None]:
         "MONKEY_CODER__PROVIDERS__OPENAI__API_KEY": "upstream-key",
         "MONKEY_CODER__PROVIDERS__OPENAI__MODELS": "upstream",
     }
-    # A box that prepares its sandbox meanwhile would be measured at two things.
+    # A server that prepares its sandbox meanwhile would be measured at two things.
     env["MONKEY_CODER__SANDBOX__LANGUAGES"] = "python"
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_server(Path(folder) / "data", None, **env) as box,
+        running_server(Path(folder) / "data", None, **env) as server,
     ):
-        key = await asyncio.to_thread(box.make_key)
-        url = f"{box.url}/v1/chat/completions"
-        yield Side(url, {"Authorization": f"Bearer {key}"}, _asked("openai/upstream"))
+        key = await asyncio.to_thread(server.make_key)
+        url = f"{server.url}/v1/chat/completions"
+        yield Side(url, {"Authorization": f"Bearer {key}"}, _request_body("openai/upstream"))
 
 
 @asynccontextmanager
@@ -152,7 +152,7 @@ async def _peer(upstream: str) -> AsyncGenerator[tuple[Side, str], None]:
         try:
             await _until_alive(f"http://127.0.0.1:{port}/health/liveliness")
             url = f"http://127.0.0.1:{port}/v1/chat/completions"
-            yield Side(url, {"Authorization": f"Bearer {key}"}, _asked("upstream")), version
+            yield Side(url, {"Authorization": f"Bearer {key}"}, _request_body("upstream")), version
         finally:
             server.kill()
             await server.wait()
@@ -172,7 +172,7 @@ async def _until_alive(url: str) -> None:
                 return
 
 
-def _asked(model: str) -> bytes:
+def _request_body(model: str) -> bytes:
     return json.dumps({**_BODY, "model": model}).encode()
 
 

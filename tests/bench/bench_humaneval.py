@@ -70,7 +70,7 @@ class Tally(Struct):
 
 
 @dataclass(frozen=True)
-class Box:
+class System:
     gateway: Gateway
     sandbox: SandboxRunner
 
@@ -102,11 +102,11 @@ async def _bench(problems: Sequence[Problem], given: argparse.Namespace) -> None
         Way(f"{given.branches} branches", given.branches, None, 1),
     )
     tallies = {way.name: Tally() for way in ways}
-    async with _box(given.model) as server:
+    async with _open_system(given.model) as system:
         for number, problem in enumerate(problems):
             outcomes: list[str] = []
             for way in ways:
-                good = await _attempt(problem, number, way, server, tallies[way.name])
+                good = await _attempt(problem, number, way, system, tallies[way.name])
                 outcomes.append(
                     f"{way.name}: {'yes' if good == 1 else f'{good:.1f}' if good else 'no'}"
                 )
@@ -115,7 +115,7 @@ async def _bench(problems: Sequence[Problem], given: argparse.Namespace) -> None
 
 
 @asynccontextmanager
-async def _box(model: Path) -> AsyncGenerator[Box, None]:
+async def _open_system(model: Path) -> AsyncGenerator[System, None]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "run").mkdir()
@@ -129,7 +129,7 @@ async def _box(model: Path) -> AsyncGenerator[Box, None]:
         sandbox = SandboxRunner({"bubblewrap": backend}, SandboxSettings())
         await sandbox.start()
         try:
-            yield Box(gateway, sandbox)
+            yield System(gateway, sandbox)
         finally:
             await sandbox.close()
             await gateway.close()
@@ -141,10 +141,10 @@ def _sandbox_python() -> Path:
     return runtime.ensure_runtime(cache / "monkey-coder-tests")
 
 
-async def _attempt(problem: Problem, number: int, way: Way, server: Box, tally: Tally) -> float:
+async def _attempt(problem: Problem, number: int, way: Way, system: System, tally: Tally) -> float:
     """Share of the samples that solve the problem."""
     agent = CodingAgent(
-        server.gateway, server.sandbox, AgentSettings(repair_rounds=way.repair_rounds)
+        system.gateway, system.sandbox, AgentSettings(repair_rounds=way.repair_rounds)
     )
     solved = 0
     for sample in range(way.samples):
@@ -164,12 +164,12 @@ async def _attempt(problem: Problem, number: int, way: Way, server: Box, tally: 
         tally.seconds += (time.perf_counter() - started) / way.samples
         tally.tokens += result.usage.completion_tokens // way.samples
         tally.claimed += sample == 0 and result.verification.ok
-        solved += await _judged(problem, result, server.sandbox)
+        solved += await passes_tests(problem, result, system.sandbox)
     tally.solved += solved / way.samples
     return solved / way.samples
 
 
-async def _judged(problem: Problem, result: TaskResult, sandbox: SandboxRunner) -> bool:
+async def passes_tests(problem: Problem, result: TaskResult, sandbox: SandboxRunner) -> bool:
     """prompt + completion + test + check(entry_point), as its authors judge."""
     completion = f"    pass\n\n{result.code or ''}\n"
     program = f"{problem.prompt}{completion}\n{problem.test}\n\ncheck({problem.entry_point})\n"

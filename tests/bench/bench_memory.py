@@ -1,4 +1,4 @@
-"""Memory of a box and its engine over ten thousand chats.
+"""Memory of a server and its engine over ten thousand chats.
 
     python -m tests.bench.bench_memory [--requests 10000] [--connections 8]
 

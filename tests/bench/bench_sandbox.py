@@ -69,8 +69,8 @@ async def _bench(folder: Path, rounds: int, seconds: float) -> None:
     os.chdir(folder)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     python = runtime.ensure_runtime(cache / "monkey-coder-tests")
-    cold = await _started(python, folder / "cold", 0)
-    warm = await _started(python, folder / "warm", _WAITING)
+    cold = await _open_backend(python, folder / "cold", 0)
+    warm = await _open_backend(python, folder / "warm", _WAITING)
     kinds = {
         kind: found
         for kind, (name, *_) in _PROGRAMS.items()
@@ -92,7 +92,7 @@ async def _bench(folder: Path, rounds: int, seconds: float) -> None:
     _report(medians, rates, memory)
 
 
-async def _started(python: Path, runtime_dir: Path, waiting: int) -> Bubblewrap:
+async def _open_backend(python: Path, runtime_dir: Path, waiting: int) -> Bubblewrap:
     settings = {"warm": waiting, "parallel_runs": max(_AT_ONCE)}
     server = Bubblewrap(structs.replace(plugin_context(python, runtime_dir), settings=settings))
     status = await server.probe()
@@ -120,16 +120,16 @@ async def _alternate(
         "warm": lambda: _confined(warm, kind),
     }
     await _confined(warm, kind)  # it is this that has some of that kind wait
-    taken: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items() if number % 2 else reversed(runs.items()):
             await _filled(warm, kind)
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             await run()
             if number:  # the first of each finds nothing in the caches
-                taken[name].append(time.perf_counter() - begun)
+                seconds[name].append(time.perf_counter() - started_at)
     await _filled(warm, kind)
-    return {name: median(values) for name, values in taken.items()}
+    return {name: median(values) for name, values in seconds.items()}
 
 
 async def _plain(program: str, *words: str) -> None:
@@ -162,22 +162,24 @@ async def _rate(server: Bubblewrap, at_once: int, seconds: float) -> float:
             await _confined(server)
             finished += 1
 
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(at_once)))
-    return finished / (time.perf_counter() - begun)
+    return finished / (time.perf_counter() - started_at)
 
 
 # Memory
 
 
 def _memory(kind: PrewarmKind) -> int:
-    """The proportional set size of the sandboxes that wait so, in bytes."""
-    return sum(sum(map(_share, tree)) for tree in _sandboxes() if _says(tree[-1], _WAITS_AS[kind]))
+    """The proportional set size of the idle sandboxes of this kind, in bytes."""
+    return sum(
+        sum(map(_share, tree)) for tree in _sandboxes() if _starts_with(tree[-1], _WAITS_AS[kind])
+    )
 
 
 def _sandboxes() -> list[list[int]]:
     """Of each that waits: bwrap, the first process inside, and the one that waits."""
-    trees = [_line_of(pid) for pid in _below(os.getpid()) if _says(pid, b"bwrap\0")]
+    trees = [_line_of(pid) for pid in _below(os.getpid()) if _starts_with(pid, b"bwrap\0")]
     return [tree for tree in trees if len(tree) == len(("bwrap", "first", "waits"))]
 
 
@@ -193,7 +195,7 @@ def _below(pid: int) -> list[int]:
     return found
 
 
-def _says(pid: int, words: bytes) -> bool:
+def _starts_with(pid: int, words: bytes) -> bool:
     return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(words)
 
 
@@ -212,12 +214,12 @@ def _report(
         print(f"{program}: {1000 * times['plain']:.1f} ms as it is")
         for name, goal in _GOALS.items():
             ratio = times[name] / times["plain"]
-            wanted = f" (goal {goal} x)" if kind is PrewarmKind.PYTHON else ""
-            print(f"  {name}: {1000 * times[name]:.1f} ms, {ratio:.2f} x{wanted}")
+            goal_text = f" (goal {goal} x)" if kind is PrewarmKind.PYTHON else ""
+            print(f"  {name}: {1000 * times[name]:.1f} ms, {ratio:.2f} x{goal_text}")
         print(f"  one that waits: {memory[kind] / KIB / KIB:.1f} MiB")
     for name, counts in rates.items():
-        said = ", ".join(f"{rate:.0f} at {number}" for number, rate in counts.items())
-        print(f"{name}, runs per second: {said}")
+        text = ", ".join(f"{rate:.0f} at {number}" for number, rate in counts.items())
+        print(f"{name}, runs per second: {text}")
     line = {"bench": "sandbox", "seconds": medians, "per_s": rates, "waiting_bytes": memory}
     print(json.dumps(line | {"cpus": os.cpu_count()}))
 

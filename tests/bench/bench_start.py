@@ -41,11 +41,11 @@ def main() -> None:
 def one_start(data_dir: Path, program: list[str]) -> tuple[float, float]:
     """Seconds to the first 200, and the memory of all its processes a second later."""
     server = ServerProcess(data_dir, program=program)
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     server.start()
     while httpx.get(f"{server.url}/health").status_code != 200:
         time.sleep(0.001)
-    took = time.perf_counter() - begun
+    took = time.perf_counter() - started_at
     time.sleep(1)
     assert server.process is not None
     memory = proportional_memory(server.process.pid)

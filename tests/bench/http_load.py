@@ -1,4 +1,4 @@
-"""A load of equal HTTP requests over kept connections, cheap enough not to be what is measured."""
+"""A load of equal HTTP requests over persistent connections, at little cost of its own."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ _DEADLINE_S = 120.0
 
 
 class Load(Struct, frozen=True):
-    """What one run of the load gave; latencies in milliseconds."""
+    """Results of one load; latencies in milliseconds."""
 
     requests_per_second: float
     p50_ms: float

@@ -81,8 +81,7 @@ class Ours:
 class Peer:
     """A running server; `version` is the package's.
 
-    One whose streams don't tell their usage is asked for whole answers (`streams` False),
-    which spares it work.
+    `streams` is False if its streams omit the usage; it is then asked for whole answers.
     """
 
     def __init__(self, client: httpx.AsyncClient, version: str, *, streams: bool = True) -> None:
@@ -173,8 +172,8 @@ async def running_library(model: Path, threads: int) -> AsyncGenerator[Peer, Non
         address = f"http://127.0.0.1:{port}"
         async with httpx.AsyncClient(base_url=address, timeout=600, limits=fresh) as client:
             await _until_alive(client)
-            told = f"llama_cpp.server {version('llama-cpp-python')}"
-            yield Peer(client, told, streams=False)
+            usage = f"llama_cpp.server {version('llama-cpp-python')}"
+            yield Peer(client, usage, streams=False)
     finally:
         server.kill()
         await server.wait()

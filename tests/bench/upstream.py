@@ -49,12 +49,12 @@ class _Upstream(asyncio.Protocol):
             self._transport.write(answer)
 
     def _next(self) -> bytes | None:
-        head, found, rest = self._received.partition(_HEADERS_END)
-        if not found:
+        head, has_headers, rest = self._received.partition(_HEADERS_END)
+        if not has_headers:
             return None
         lowered = head.lower()
-        _, told, length = lowered.partition(b"content-length:")
-        size = int(length.split(b"\r\n", 1)[0]) if told else 0
+        _, has_length, length = lowered.partition(b"content-length:")
+        size = int(length.split(b"\r\n", 1)[0]) if has_length else 0
         if len(rest) < size:
             return None
         body, self._received = rest[:size], rest[size:]

@@ -30,7 +30,7 @@ def test_show_when_run_then_prints_toml_of_every_setting(cli: Command, tmp_path:
 def test_show_when_asked_for_origins_then_each_value_has_one(
     cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "box.toml"
+    file = tmp_path / "config.toml"
     file.write_text("[log]\nlevel = 'debug'\n")
     monkeypatch.setenv("PORT", "81")
     ended = cli("config", "show", "--origin", "--config", str(file))
@@ -61,7 +61,7 @@ def test_show_when_asked_for_json_then_it_is_whole(cli: Command) -> None:
 def test_show_when_the_configuration_is_wrong_then_one_line_says_where(
     cli: Command, tmp_path: Path
 ) -> None:
-    file = tmp_path / "box.toml"
+    file = tmp_path / "config.toml"
     file.write_text("[server]\nprot = 1\n")
     ended = cli("config", "show", "--config", str(file))
     assert ended.status == 1
@@ -80,7 +80,7 @@ def test_show_when_values_hold_odd_characters_then_stays_toml(
 def test_show_when_plugins_have_settings_then_their_secrets_are_masked_too(
     cli: Command, tmp_path: Path
 ) -> None:
-    file = tmp_path / "box.toml"
+    file = tmp_path / "config.toml"
     file.write_text(
         "[plugins.settings.mine]\napi_key = 'hidden-1'\nsince = 2024-02-29\n"
         "[[plugins.settings.mine.places]]\nname = 'near'\nother_key = 'hidden-2'\n"

@@ -21,9 +21,9 @@ from appliance.config.settings import (
 )
 from appliance.domain.execution import BackendStatus, Isolation, IsolationLevel
 from appliance.domain.models import ModelFile
-from appliance.plugins import LoadedPlugins, PluginProblem
+from appliance.plugins import LoadedPlugins
 from appliance.spi import host
-from appliance.spi.registry import Registry
+from appliance.spi.registry import PluginProblem, Registry
 from tests.support.command_line import Command, command_line
 from tests.support.gguf_files import write_gguf
 
@@ -37,10 +37,10 @@ CONFINED = BackendStatus(
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
-    async def probed(*_: object) -> BackendStatus:
-        return CONFINED
+    async def probed(*_: object) -> tuple[list[PluginProblem], BackendStatus]:
+        return [], CONFINED
 
-    monkeypatch.setattr(doctor, "_probe_sandbox", probed)
+    monkeypatch.setattr(doctor, "_try_plugins", probed)
     monkeypatch.setenv("PORT", str(_free_port()))
     with command_line(capsys, monkeypatch) as call:
         monkeypatch.setenv("PORT", str(_free_port()))
@@ -64,15 +64,15 @@ def model_file(path: Path, **changes: Any) -> ModelFile:
 def test_doctor_when_the_box_is_new_then_makes_nothing_and_serving_would_work(
     cli: Command, tmp_path: Path
 ) -> None:
-    ended = cli("doctor", "--data-dir", str(tmp_path / "box"))
+    ended = cli("doctor", "--data-dir", str(tmp_path / "data"))
     assert ended.status == 0
     assert ended.out.endswith("\nServing would work.\n")
     assert "will be created" in ended.out
-    assert not (tmp_path / "box").exists()
+    assert not (tmp_path / "data").exists()
 
 
 def test_doctor_when_asked_for_json_then_says_the_same(cli: Command, tmp_path: Path) -> None:
-    ended = cli("doctor", "--json", "--data-dir", str(tmp_path / "box"))
+    ended = cli("doctor", "--json", "--data-dir", str(tmp_path / "data"))
     report = json.loads(ended.out)
     assert report["ok"] is True
     names = {"configuration", "plugins", "processor", "data directory", "port", "sandbox"}
@@ -83,9 +83,9 @@ def test_doctor_when_asked_for_json_then_says_the_same(cli: Command, tmp_path: P
 def test_doctor_when_a_box_exists_then_checks_its_database_and_model(
     cli: Command, tmp_path: Path
 ) -> None:
-    box = ("--data-dir", str(tmp_path / "box"))
-    cli("model", "add", str(write_gguf(tmp_path / "tiny.gguf")), *box)
-    found = by_name(json.loads(cli("doctor", "--json", *box).out))
+    data_dir = ("--data-dir", str(tmp_path / "data"))
+    cli("model", "add", str(write_gguf(tmp_path / "tiny.gguf")), *data_dir)
+    found = by_name(json.loads(cli("doctor", "--json", *data_dir).out))
     assert "passes its integrity check" in found["database"]["detail"]
     assert found["model"]["grade"] == "ok"
     assert "256 tokens of context" in found["model"]["detail"]
@@ -94,11 +94,24 @@ def test_doctor_when_a_box_exists_then_checks_its_database_and_model(
 def test_doctor_when_the_configuration_is_wrong_then_is_a_finding(
     cli: Command, tmp_path: Path
 ) -> None:
-    file = tmp_path / "box.toml"
+    file = tmp_path / "config.toml"
     file.write_text("[server]\nprot = 1\n")
     ended = cli("doctor", "--config", str(file), "--json")
     assert ended.status == 1
     assert f"{file}:2" in json.loads(ended.out)["findings"][0]["detail"]
+
+
+def test_doctor_when_others_can_read_the_keys_in_the_configuration_then_warns(
+    cli: Command, tmp_path: Path
+) -> None:
+    """F75"""
+    file = tmp_path / "box.toml"
+    file.write_text('[providers.openai]\napi_key = "hush"\n')
+    file.chmod(0o644)
+    ended = cli("doctor", "--config", str(file), "--data-dir", str(tmp_path / "box"), "--json")
+    found = [each for each in json.loads(ended.out)["findings"] if each["grade"] == "warn"]
+    assert any(each["remedy"] == f"run: chmod o-rwx {file}" for each in found)
+    assert "hush" not in ended.out + ended.err
 
 
 def test_doctor_when_the_port_is_taken_then_fails(
@@ -106,16 +119,16 @@ def test_doctor_when_the_port_is_taken_then_fails(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setenv("PORT", str(other.getsockname()[1]))
-        ended = cli("doctor", "--data-dir", str(tmp_path / "box"), "--json")
+        ended = cli("doctor", "--data-dir", str(tmp_path / "data"), "--json")
     assert ended.status == 1
     assert by_name(json.loads(ended.out))["port"]["grade"] == "fail"
 
 
 def test_doctor_when_the_database_is_damaged_then_fails(cli: Command, tmp_path: Path) -> None:
-    box = tmp_path / "box"
-    box.mkdir(mode=0o700)
-    (box / "monkey-coder.db").write_bytes(b"not a database" * 100)
-    ended = cli("doctor", "--data-dir", str(box), "--json")
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    (folder / "monkey-coder.db").write_bytes(b"not a database" * 100)
+    ended = cli("doctor", "--data-dir", str(folder), "--json")
     assert ended.status == 1
     assert by_name(json.loads(ended.out))["database"]["grade"] == "fail"
 
@@ -123,6 +136,7 @@ def test_doctor_when_the_database_is_damaged_then_fails(cli: Command, tmp_path: 
 def test_doctor_when_the_data_directory_is_open_to_others_then_fails_with_the_remedy(
     cli: Command, tmp_path: Path
 ) -> None:
+    (tmp_path / "other").touch()
     tmp_path.chmod(0o755)
     ended = cli("doctor", "--data-dir", str(tmp_path))
     assert ended.status == 1

@@ -1,4 +1,4 @@
-"""The box that a command works on: where its data lies, and who may see it."""
+"""The data directory of a command: where it is, and who may read it."""
 
 import os
 from collections.abc import Mapping
@@ -31,9 +31,9 @@ def test_data_dir_when_set_then_is_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert data_dir(settings(dir="box")) == tmp_path / "box"
+    assert data_dir(settings(dir="data")) == tmp_path / "data"
     monkeypatch.setenv("HOME", "/home/a")
-    assert data_dir(settings(dir="~/box")) == Path("/home/a/box")
+    assert data_dir(settings(dir="~/data")) == Path("/home/a/data")
 
 
 def test_data_dir_when_not_set_then_follows_xdg_or_the_user(
@@ -55,22 +55,52 @@ def test_prepare_data_dir_when_missing_then_is_made_for_its_owner_only(tmp_path:
     assert prepare_data_dir(settings(dir=str(path))) == path
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o755, 0o704, 0o720])
-def test_prepare_data_dir_when_open_to_others_then_refuses_with_the_remedy(
-    tmp_path: Path, mode: int
+@pytest.mark.parametrize(
+    ("mode", "held"),
+    [
+        (0o777, ""),
+        (0o755, ""),
+        (0o704, ""),
+        (0o720, ""),
+        (0o755, "config.toml"),
+        (0o705, "monkey-coder.db"),
+    ],
+)
+def test_prepare_data_dir_when_only_we_put_something_in_then_is_closed_to_others_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int, held: str
 ) -> None:
+    """F34"""
+    if held:
+        (tmp_path / held).touch()
+    tmp_path.chmod(mode)
+    assert prepare_data_dir(settings(dir=str(tmp_path))) == tmp_path
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+    assert f"mode {mode:04o} changed to 0700" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mode", "held"),
+    [(0o777, "config.toml"), (0o720, "monkey-coder.db"), (0o755, "other"), (0o1777, "")],
+)
+def test_prepare_data_dir_when_others_may_have_put_something_in_then_refuses_with_the_remedy(
+    tmp_path: Path, mode: int, held: str
+) -> None:
+    """F34"""
+    if held:
+        (tmp_path / held).touch()
     tmp_path.chmod(mode)
     with pytest.raises(SetupError, match=f"run: chmod 700 {tmp_path}"):
         prepare_data_dir(settings(dir=str(tmp_path)))
+    assert tmp_path.stat().st_mode & 0o7777 == mode
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
 def test_prepare_data_dir_when_it_belongs_to_another_user_then_says_whose(tmp_path: Path) -> None:
-    box = tmp_path / "box"
-    box.mkdir(mode=0o700)
-    os.chown(box, 12345, 12345)
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 12345, 12345)
     with pytest.raises(SetupError, match="belongs to user id 12345"):
-        prepare_data_dir(settings(dir=str(box)))
+        prepare_data_dir(settings(dir=str(folder)))
 
 
 def test_prepare_data_dir_when_it_can_not_be_made_then_says_why(tmp_path: Path) -> None:
@@ -84,7 +114,7 @@ def test_prepare_data_dir_when_it_can_not_be_made_then_says_why(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("url", "path"),
     [
-        ("", "/box/monkey-coder.db"),
+        ("", "/data/monkey-coder.db"),
         ("sqlite:////srv/a.db", "/srv/a.db"),
         ("sqlite:///~/a.db", "/home/a/a.db"),
     ],
@@ -93,7 +123,7 @@ def test_database_path_when_sqlite_then_is_its_file(
     monkeypatch: pytest.MonkeyPatch, url: str, path: str
 ) -> None:
     monkeypatch.setenv("HOME", "/home/a")
-    assert database_path(settings(dir="/box", database_url=url)) == Path(path)
+    assert database_path(settings(dir="/data", database_url=url)) == Path(path)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +156,11 @@ def test_load_box_when_flags_are_given_then_they_win(
 
 
 async def test_open_box_when_opened_twice_then_both_see_the_same(tmp_path: Path) -> None:
-    box = tmp_path / "box"
-    loaded = load_instance(None, box)
+    folder = tmp_path / "data"
+    loaded = load_instance(None, folder)
     async with open_database(loaded) as first, open_database(loaded) as second:
         async with first.write() as tx:
             await tx.execute("CREATE TABLE seen (x INTEGER)")
         async with second.read() as connection:
             assert await connection.scalar("SELECT count(*) FROM seen") == 0
-    assert (box / "monkey-coder.db").exists()
+    assert (folder / "monkey-coder.db").exists()

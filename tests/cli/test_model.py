@@ -1,6 +1,7 @@
 """`model`: list, add, remove, show, default."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from appliance.cli.support.progress import ProgressLine, format_size
 from appliance.domain.models import ModelProbe
 from appliance.models.registry import ModelRegistry
 from appliance.store.sqlite.database import Database
-from tests.support.command_line import Command, Ended, command_line
+from tests.support.command_line import Command, CommandResult, command_line
 from tests.support.gguf_files import gguf, write_gguf
 from tests.support.package_server import package_server
 
@@ -20,11 +21,11 @@ from tests.support.package_server import package_server
 def model(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Command]:
-    """`monkey-coder model`, on a box of its own."""
+    """`monkey-coder model`, on a data directory of its own."""
     with command_line(capsys, monkeypatch) as call:
 
-        def on_box(name: str, *words: str) -> Ended:
-            return call("model", name, *words, "--data-dir", str(tmp_path / "box"))
+        def on_box(name: str, *words: str) -> CommandResult:
+            return call("model", name, *words, "--data-dir", str(tmp_path / "data"))
 
         yield on_box
 
@@ -71,7 +72,7 @@ def test_show_when_it_was_loaded_then_tells_what_was_measured(
     model("add", tiny)
     assert "when it is first loaded" in model("show", "tiny").out
     probe = ModelProbe("key", 4, 128, 900.04, 45.5, 123_000_000, 1.5, 1.7e9)
-    asyncio.run(_keep(tmp_path / "box", probe))
+    asyncio.run(_store_probe(tmp_path / "data", probe))
     lines = dict(line.split(maxsplit=1) for line in model("show", "tiny").out.splitlines())
     assert lines["prefill"] == "900.0 tokens/s"
     assert lines["decode"] == "45.5 tokens/s"
@@ -81,9 +82,9 @@ def test_show_when_it_was_loaded_then_tells_what_was_measured(
     assert told["load_seconds"] == 1.5
 
 
-async def _keep(box: Path, probe: ModelProbe) -> None:
-    database = await Database.open(box / "monkey-coder.db")
-    await ModelRegistry(database, box).store_probe("tiny", probe)
+async def _store_probe(folder: Path, probe: ModelProbe) -> None:
+    database = await Database.open(folder / "monkey-coder.db")
+    await ModelRegistry(database, folder).store_probe("tiny", probe)
     await database.close()
 
 
@@ -120,6 +121,20 @@ def test_add_when_given_an_address_then_downloads(model: Command) -> None:
         ended = model("add", server.file_url("net.gguf"), "--alias", "net")
     assert ended.status == 0
     assert "downloading net.gguf" in ended.err
+
+
+def test_add_when_plain_http_comes_without_a_hash_then_warns(model: Command) -> None:
+    """F75"""
+    with package_server() as server:
+        server.files["net.gguf"] = gguf()
+        url = server.file_url("net.gguf")
+        bare = model("add", url, "--alias", "a")
+        sha256 = hashlib.sha256(gguf()).hexdigest()
+        checked = model("add", url, "--alias", "b", "--sha256", sha256)
+    assert (bare.status, checked.status) == (0, 0)
+    assert "warning: plain http" in bare.err
+    assert "--sha256" in bare.err
+    assert "warning" not in checked.err
 
 
 def test_progress_when_there_is_no_terminal_then_names_each_step_once(

@@ -111,3 +111,27 @@ def test_body_when_a_file_is_too_large_or_gone_then_named(tmp_path: Path) -> Non
         program_request.build_body(large, [], "python", OPTIONS)
     with pytest.raises(InvalidInput, match="gone: No such file"):
         program_request.build_body(tmp_path / "gone", [], "python", OPTIONS)
+
+
+@pytest.mark.parametrize(("option", "sent"), [("None", "abc"), ("Path('/dev/null')", "")])
+def test_body_when_stdin_is_no_terminal_then_it_is_the_input(
+    tmp_path: Path, option: str, sent: str
+) -> None:
+    """F6"""
+    (tmp_path / "a.py").write_text("")
+    code = (
+        "from pathlib import Path; import base64\n"
+        "from appliance.cli.support import program_request as r\n"
+        f"options = dict(files=(), timeout=None, artifacts=(), stdin={option})\n"
+        "body = r.build_body(Path('a.py'), (), 'python', options)\n"
+        "print(base64.b64decode(body['stdin']).decode())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        input=b"abc",
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+    assert done.stdout.decode() == f"{sent}\n"

@@ -15,7 +15,7 @@ from appliance.cli.support.api_client import find_key, find_url
 from appliance.cli.support.task_output import format_frame, printable
 from appliance.config.settings import DataSettings, Settings
 from appliance.errors import InvalidInput, SetupError
-from tests.support.command_line import Command, Ended, command_line
+from tests.support.command_line import Command, CommandResult, command_line
 from tests.support.scripted_server import START, ScriptedServer, complete, progress, scripted_server
 
 
@@ -32,13 +32,13 @@ def task(
     server: ScriptedServer,
     tmp_path: Path,
 ) -> Iterator[Command]:
-    """`monkey-coder task run`, against the scripted box."""
+    """`monkey-coder task run`, against the scripted server."""
     monkeypatch.setenv("MONKEY_CODER_URL", server.url)
     monkeypatch.setenv("MONKEY_CODER_API_KEY", "mk-test")
     monkeypatch.chdir(tmp_path)
     with command_line(capsys, monkeypatch) as call:
 
-        def run(*words: str) -> Ended:
+        def run(*words: str) -> CommandResult:
             return call("task", "run", *words)
 
         yield run
@@ -152,7 +152,7 @@ def test_run_when_the_connection_breaks_then_goes_on_behind_the_last_frame(
     ended = task("x")
     assert ended.status == 0
     task_id = server.requests[0][3]["task_id"]
-    assert server.asked()[1:] == [
+    assert server.requested_paths()[1:] == [
         ("GET", f"/api/v1/tasks/{task_id}/events?after=2"),
         ("GET", f"/api/v1/tasks/{task_id}/events?after=3"),
     ]
@@ -323,7 +323,7 @@ def test_run_when_interrupted_then_cancels_the_task_on_the_box(
     _, said = client.communicate(timeout=30)
     assert client.returncode == 130
     assert "Traceback" not in said
-    assert server.asked()[-1] == (
+    assert server.requested_paths()[-1] == (
         "POST",
         f"/api/v1/tasks/{server.requests[0][3]['task_id']}/cancel",
     )

@@ -15,8 +15,8 @@ from appliance import cli
 from tests.support.accounts import PASSWORD
 
 
-class Box:
-    """A box's command line; the streams of the last command are in `out` and `err`."""
+class CommandLine:
+    """The command line on a data directory; `out` and `err` hold the last command's output."""
 
     def __init__(
         self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]
@@ -38,24 +38,24 @@ class Box:
         added = self.run("user", "add", name, "--password-stdin", *options, stdin=f"{PASSWORD}\n")
         assert added == 0, self.err
 
-    def listed(self, noun: str, *options: str) -> list[dict[str, Any]]:
+    def list_all(self, noun: str, *options: str) -> list[dict[str, Any]]:
         assert self.run(noun, "list", "--json", *options) == 0
         return json.loads(self.out)
 
 
 @pytest.fixture
-def server(
+def shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Box:
+) -> CommandLine:
     for name in ("DATABASE_URL", "JWT_SECRET_KEY"):
         monkeypatch.delenv(name, raising=False)
-    return Box(tmp_path / "data", monkeypatch, capsys)
+    return CommandLine(tmp_path / "data", monkeypatch, capsys)
 
 
-def test_user_add_when_given_everything_then_listed(server: Box) -> None:
-    server.add("Root", "--role", "admin", "--email", "Root@example.com", "--name", "The Root")
-    assert "root" in server.out
-    [user] = server.listed("user")
+def test_user_add_when_given_everything_then_listed(shell: CommandLine) -> None:
+    shell.add("Root", "--role", "admin", "--email", "Root@example.com", "--name", "The Root")
+    assert "root" in shell.out
+    [user] = shell.list_all("user")
     assert user["id"].startswith("user_")
     assert user["created_at"].endswith("Z")
     assert {name: user[name] for name in ("username", "email", "name", "role", "status")} == {
@@ -67,12 +67,12 @@ def test_user_add_when_given_everything_then_listed(server: Box) -> None:
     }
 
 
-def test_user_add_when_only_named_then_developer_of_this_machine(server: Box) -> None:
-    server.add("alice")
-    [user] = server.listed("user")
+def test_user_add_when_only_named_then_developer_of_this_machine(shell: CommandLine) -> None:
+    shell.add("alice")
+    [user] = shell.list_all("user")
     assert (user["email"], user["name"], user["role"]) == ("alice@localhost", "alice", "developer")
-    assert server.run("user", "list") == 0
-    header, line = server.out.splitlines()
+    assert shell.run("user", "list") == 0
+    header, line = shell.out.splitlines()
     assert header.split()[:3] == ["USERNAME", "ROLE", "STATUS"]
     assert line.split()[:3] == ["alice", "developer", "active"]
 
@@ -99,79 +99,79 @@ def test_user_add_when_only_named_then_developer_of_this_machine(server: Box) ->
     ],
 )
 def test_command_when_wrong_then_says_so_in_one_line_and_fails(
-    server: Box, argv: list[str], stdin: str, status: int, said: str
+    shell: CommandLine, argv: list[str], stdin: str, status: int, said: str
 ) -> None:
-    assert server.run(*argv, stdin=stdin) == status
-    assert server.out == ""
-    assert said in server.err
-    assert "Traceback" not in server.err
+    assert shell.run(*argv, stdin=stdin) == status
+    assert shell.out == ""
+    assert said in shell.err
+    assert "Traceback" not in shell.err
 
 
-def test_user_add_when_name_is_taken_then_says_so(server: Box) -> None:
-    server.add("alice")
-    added = server.run("user", "add", "ALICE", "--password-stdin", stdin=PASSWORD)
-    assert (added, server.err) == (1, "error: the username 'alice' is taken\n")
+def test_user_add_when_name_is_taken_then_says_so(shell: CommandLine) -> None:
+    shell.add("alice")
+    added = shell.run("user", "add", "ALICE", "--password-stdin", stdin=PASSWORD)
+    assert (added, shell.err) == (1, "error: the username 'alice' is taken\n")
 
 
-def test_user_disable_when_undone_then_keys_stop_and_work_again(server: Box) -> None:
-    server.add("alice")
-    assert server.run("key", "create", "--user", "alice") == 0
+def test_user_disable_when_undone_then_keys_stop_and_work_again(shell: CommandLine) -> None:
+    shell.add("alice")
+    assert shell.run("key", "create", "--user", "alice") == 0
     for command, user_status, key_status in (
         ("disable", "disabled", "inactive"),
         ("enable", "active", "active"),
     ):
-        assert server.run("user", command, "alice@localhost") == 0
-        assert server.listed("user")[0]["status"] == user_status
-        assert server.listed("key")[0]["status"] == key_status
+        assert shell.run("user", command, "alice@localhost") == 0
+        assert shell.list_all("user")[0]["status"] == user_status
+        assert shell.list_all("key")[0]["status"] == key_status
 
 
-def test_user_passwd_when_changed_then_stored(server: Box) -> None:
-    server.add("alice")
-    assert (
-        server.run("user", "passwd", "alice", "--password-stdin", stdin="a new password\r\n") == 0
-    )
-    assert "alice" in server.out
+def test_user_passwd_when_changed_then_stored(shell: CommandLine) -> None:
+    shell.add("alice")
+    assert shell.run("user", "passwd", "alice", "--password-stdin", stdin="a new password\r\n") == 0
+    assert "alice" in shell.out
 
 
-def test_key_create_when_done_then_the_key_alone_is_on_stdout(server: Box) -> None:
-    server.add("alice")
+def test_key_create_when_done_then_the_key_alone_is_on_stdout(shell: CommandLine) -> None:
+    shell.add("alice")
     options = ["--name", "nightly", "--scope", "tasks:read", "--scope", "tasks:write"]
-    assert server.run("key", "create", "--user", "ALICE", *options, "--expires-days", "1.5") == 0
-    key = server.out.removesuffix("\n")
+    assert shell.run("key", "create", "--user", "ALICE", *options, "--expires-days", "1.5") == 0
+    key = shell.out.removesuffix("\n")
     assert key.startswith("mk-")
     assert len(key) == 46
-    assert key not in server.err
-    [listed] = server.listed("key", "--user", "alice")
+    assert key not in shell.err
+    [listed] = shell.list_all("key", "--user", "alice")
     assert (listed["name"], listed["user"], listed["status"]) == ("nightly", "alice", "active")
     assert listed["scopes"] == ["tasks:read", "tasks:write"]
     assert key.startswith(listed["prefix"])
-    assert key not in server.out
+    assert key not in shell.out
 
 
-def test_key_list_when_many_have_keys_then_all_or_one_users(server: Box) -> None:
+def test_key_list_when_many_have_keys_then_all_or_one_users(shell: CommandLine) -> None:
     for name in ("alice", "bob"):
-        server.add(name)
-        assert server.run("key", "create", "--user", name) == 0
-    assert [key["user"] for key in server.listed("key")] == ["bob", "alice"]
-    assert [key["user"] for key in server.listed("key", "--user", "bob")] == ["bob"]
-    assert server.run("key", "list") == 0
-    assert len(server.out.splitlines()) == 3
+        shell.add(name)
+        assert shell.run("key", "create", "--user", name) == 0
+    assert [key["user"] for key in shell.list_all("key")] == ["bob", "alice"]
+    assert [key["user"] for key in shell.list_all("key", "--user", "bob")] == ["bob"]
+    assert shell.run("key", "list") == 0
+    assert len(shell.out.splitlines()) == 3
 
 
-def test_key_revoke_when_done_then_listed_as_revoked(server: Box) -> None:
-    server.add("alice")
-    server.run("key", "create", "--user", "alice")
-    [key] = server.listed("key")
-    assert server.run("key", "revoke", key["id"]) == 0
-    assert key["prefix"] in server.out
-    assert server.listed("key")[0]["status"] == "revoked"
+def test_key_revoke_when_done_then_listed_as_revoked(shell: CommandLine) -> None:
+    shell.add("alice")
+    shell.run("key", "create", "--user", "alice")
+    [key] = shell.list_all("key")
+    assert shell.run("key", "revoke", key["id"]) == 0
+    assert key["prefix"] in shell.out
+    assert shell.list_all("key")[0]["status"] == "revoked"
 
 
-def test_list_when_there_is_nothing_then_an_empty_table_and_an_empty_array(server: Box) -> None:
+def test_list_when_there_is_nothing_then_an_empty_table_and_an_empty_array(
+    shell: CommandLine,
+) -> None:
     for noun in ("user", "key"):
-        assert server.listed(noun) == []
-        assert server.run(noun, "list") == 0
-        assert len(server.out.splitlines()) == 1
+        assert shell.list_all(noun) == []
+        assert shell.run(noun, "list") == 0
+        assert len(shell.out.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

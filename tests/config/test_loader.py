@@ -18,7 +18,7 @@ def from_env(**environ: str) -> Loaded:
 
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
-    return tmp_path / "box.toml"
+    return tmp_path / "settings.toml"
 
 
 def from_file(path: Path, text: str) -> Loaded:

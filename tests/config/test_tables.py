@@ -17,14 +17,14 @@ TWO = """[providers.upstreams.vllm]
 base_url = "http://127.0.0.1:8001/v1"
 models = ["a", "b"]
 
-[providers.upstreams."box-4.1"]
+[providers.upstreams."gpu-4.1"]
 kind = "anthropic"
 api_key = "hush"
 """
 
 
 def loaded(tmp_path: Path, text: str, **environ: str) -> Loaded:
-    file = tmp_path / "box.toml"
+    file = tmp_path / "config.toml"
     file.write_text(text)
     return load(file, OUTSIDE | environ, {})
 
@@ -34,12 +34,12 @@ def test_load_when_a_table_has_entries_then_each_has_its_values_and_origins(
 ) -> None:
     found = loaded(tmp_path, TWO)
     upstreams = found.settings.providers.upstreams
-    assert list(upstreams) == ["vllm", "box-4.1"]
+    assert list(upstreams) == ["vllm", "gpu-4.1"]
     assert upstreams["vllm"].models == ("a", "b")
-    assert (upstreams["box-4.1"].kind, upstreams["box-4.1"].api_key) == ("anthropic", "hush")
-    assert found.origins["providers.upstreams.vllm.base_url"].endswith("box.toml:2")
-    assert found.origins['providers.upstreams."box-4.1".kind'].endswith("box.toml:6")
-    assert found.origins['providers.upstreams."box-4.1".proxy'] == "default"
+    assert (upstreams["gpu-4.1"].kind, upstreams["gpu-4.1"].api_key) == ("anthropic", "hush")
+    assert found.origins["providers.upstreams.vllm.base_url"].endswith("config.toml:2")
+    assert found.origins['providers.upstreams."gpu-4.1".kind'].endswith("config.toml:6")
+    assert found.origins['providers.upstreams."gpu-4.1".proxy'] == "default"
 
 
 def test_load_when_the_environment_names_an_entry_of_the_file_then_it_overrides_it(
@@ -48,8 +48,8 @@ def test_load_when_the_environment_names_an_entry_of_the_file_then_it_overrides_
     start = "MONKEY_CODER__PROVIDERS__UPSTREAMS__"
     environ = {f"{start}BOX_4_1__API_KEY": "new", f"{start}VLLM__CONNECT_TIMEOUT_S": "2"}
     upstreams = loaded(tmp_path, TWO, **environ).settings.providers.upstreams
-    assert list(upstreams) == ["vllm", "box-4.1"]
-    assert upstreams["box-4.1"].api_key == "new"
+    assert list(upstreams) == ["vllm", "gpu-4.1"]
+    assert upstreams["gpu-4.1"].api_key == "new"
     assert upstreams["vllm"].connect_timeout_s == 2.0
 
 
@@ -81,7 +81,7 @@ def test_load_when_an_entry_is_wrong_then_names_line_and_reason(
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, text)
-    assert f"box.toml:{line}: " in caught.value.message
+    assert f"config.toml:{line}: " in caught.value.message
     assert reason in caught.value.message
 
 
@@ -96,13 +96,13 @@ def test_load_when_a_variable_names_no_setting_of_an_entry_then_refuses(
 def test_show_when_there_are_entries_then_prints_them_as_toml_with_secrets_masked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "box.toml"
+    file = tmp_path / "config.toml"
     file.write_text(TWO)
     with command_line(capsys, monkeypatch) as call:
         ended = call("config", "show", "--config", str(file))
     shown = tomllib.loads(ended.out)["providers"]["upstreams"]
     assert shown["vllm"]["models"] == ["a", "b"]
-    assert shown["box-4.1"]["api_key"] == "********"
+    assert shown["gpu-4.1"]["api_key"] == "********"
     assert "hush" not in ended.out
 
 

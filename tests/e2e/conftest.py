@@ -1,4 +1,4 @@
-"""One box with the starter model, for every end-to-end test that doesn't break it."""
+"""One server with the starter model, for every end-to-end test that doesn't break it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,9 @@ SHORT = {"MONKEY_CODER__AGENT__MAX_OUTPUT_TOKENS": "200"}
 def server(
     starter_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    with running_server(tmp_path_factory.mktemp("box") / "data", starter_model, **SHORT) as running:
+    with running_server(
+        tmp_path_factory.mktemp("server") / "data", starter_model, **SHORT
+    ) as running:
         running.make_key()
         running.wait_ready()
         yield running

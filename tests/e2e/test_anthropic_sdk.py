@@ -1,4 +1,4 @@
-"""The official `anthropic` package against a real box with a real model."""
+"""The official `anthropic` package against a real server with a real model."""
 
 import asyncio
 import json
@@ -37,9 +37,9 @@ def sdk(server: ServerProcess) -> Iterator[anthropic.Anthropic]:
 
 
 def say(sdk: anthropic.Anthropic, text: str = "Say hello.", **fields: Any) -> Message:
-    given = {"model": "model", "max_tokens": 12, "messages": [{"role": "user", "content": text}]}
-    given |= {"extra_body": GREEDY} | fields
-    return cast("Message", sdk.messages.create(**cast("Any", given)))
+    options = {"model": "model", "max_tokens": 12, "messages": [{"role": "user", "content": text}]}
+    options |= {"extra_body": GREEDY} | fields
+    return cast("Message", sdk.messages.create(**cast("Any", options)))
 
 
 def text_of(message: Message) -> str:
@@ -66,10 +66,10 @@ def test_message_when_the_room_of_the_answer_is_used_up_then_max_tokens(
 def test_message_when_a_stop_sequence_comes_then_it_ends_before_it(
     sdk: anthropic.Anthropic,
 ) -> None:
-    told = text_of(say(sdk, "Count from one to twenty, in words."))
-    stop = told[3:6]
+    whole = text_of(say(sdk, "Count from one to twenty, in words."))
+    stop = whole[3:6]
     message = say(sdk, "Count from one to twenty, in words.", stop_sequences=[stop])
-    assert text_of(message) == told[: told.index(stop)]
+    assert text_of(message) == whole[: whole.index(stop)]
     assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", stop)
 
 
@@ -143,16 +143,16 @@ def test_tool_when_its_result_is_given_back_then_the_model_goes_on(
     sdk: anthropic.Anthropic,
 ) -> None:
     turns: list[Any] = [{"role": "user", "content": "What is the weather in Oslo?"}]
-    asked = say(
+    first = say(
         sdk,
         max_tokens=80,
         messages=turns,
         tools=[WEATHER],
         tool_choice={"type": "tool", "name": "weather", "disable_parallel_tool_use": True},
     )
-    (use,) = (block for block in asked.content if block.type == "tool_use")
+    (use,) = (block for block in first.content if block.type == "tool_use")
     result = {"type": "tool_result", "tool_use_id": use.id, "content": "Rain, 8 degrees."}
-    turns += [asked.to_param(), {"role": "user", "content": [result]}]
+    turns += [first.to_param(), {"role": "user", "content": [result]}]
     answer = say(sdk, messages=turns, tools=[WEATHER], tool_choice={"type": "none"})
     assert text_of(answer)
     assert [block.type for block in answer.content] == ["text"]

@@ -1,4 +1,4 @@
-"""What clients get wrong: a clear error each, and the box goes on."""
+"""Invalid requests: a precise error for each, and the server goes on."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,13 +53,13 @@ def test_execute_when_the_input_is_wrong_then_a_precise_error(
     name: str, client: httpx.Client
 ) -> None:
     body, status, code = WRONG[name]
-    sent: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
+    content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
     headers = {"Content-Type": "application/json"}
-    answer = client.post("/api/v1/execute", headers=headers, **sent)
+    answer = client.post("/api/v1/execute", headers=headers, **content)
     error = answer.json()
     assert (answer.status_code, error["error"]["code"]) == (status, code), answer.text[:500]
-    told = (error["error"]["message"], error["detail"], error["message"], error["timestamp"])
-    assert all((*told, error["request_id"]))
+    fields = (error["error"]["message"], error["detail"], error["message"], error["timestamp"])
+    assert all((*fields, error["request_id"]))
     assert client.get("/health").status_code == 200
 
 
@@ -78,7 +78,7 @@ def test_task_when_of_another_user_then_not_found(
 
 
 @pytest.fixture
-def box_with_broken_model(starter_model: Path, tmp_path: Path) -> Iterator[ServerProcess]:
+def server_with_broken_model(starter_model: Path, tmp_path: Path) -> Iterator[ServerProcess]:
     """A model file that was whole when it was added and is cut short now."""
     model = tmp_path / "model.gguf"
     model.write_bytes(starter_model.read_bytes())
@@ -90,10 +90,10 @@ def box_with_broken_model(starter_model: Path, tmp_path: Path) -> Iterator[Serve
         yield server
 
 
-def test_model_when_truncated_then_tasks_fail_with_the_reason_and_the_box_goes_on(
-    box_with_broken_model: ServerProcess,
+def test_model_when_truncated_then_tasks_fail_with_the_reason_and_the_server_goes_on(
+    server_with_broken_model: ServerProcess,
 ) -> None:
-    with box_with_broken_model.client() as client:
+    with server_with_broken_model.client() as client:
         answer = client.post("/api/v1/execute", json=GOOD)
         assert answer.status_code == 503, answer.text
         assert answer.json()["error"]["code"] == "MODEL_UNAVAILABLE"

@@ -1,4 +1,4 @@
-"""What goes wrong under a chat, on a real box with two models: one failure harms nobody else."""
+"""Chats on a server with two models: engines that die and clients that leave affect nobody else."""
 
 import json
 import os
@@ -48,10 +48,10 @@ def test_engine_killed_mid_stream_then_the_stream_tells_and_all_else_goes_on(
     with two_models.client() as client:
         assert chat(client, "two").status_code == 200
         with client.stream("POST", "/v1/chat/completions", json=LONG | {"model": "one"}) as answer:
-            told = events(answer.iter_lines())
-            assert "choices" in next(told)
+            chunks = events(answer.iter_lines())
+            assert "choices" in next(chunks)
             os.kill(engine_of(two_models, "one"), signal.SIGKILL)
-            last = list(told)[-1]
+            last = list(chunks)[-1]
         assert "error" in last, last
         assert "one" in last["error"]["message"]
         untouched = engine_of(two_models, "two")
@@ -79,8 +79,8 @@ def test_many_short_chats_leave_no_memory_behind(two_models: ServerProcess):
     with two_models.client() as client, ThreadPoolExecutor(4) as pool:
 
         def burst(count: int) -> None:
-            sent = [pool.submit(chat, client, "one", seed=number) for number in range(count)]
-            assert {each.result().status_code for each in sent} == {200}
+            chats = [pool.submit(chat, client, "one", seed=number) for number in range(count)]
+            assert {each.result().status_code for each in chats} == {200}
 
         burst(100)
         before = [resident(two_models.process.pid), resident(engine_of(two_models, "one"))]

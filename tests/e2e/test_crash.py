@@ -1,4 +1,4 @@
-"""kill -9 in the middle: what was accepted is kept, and finished once."""
+"""kill -9 at any step: accepted tasks are kept and finished once."""
 
 import os
 import random
@@ -18,7 +18,7 @@ DEADLINE_S = 150
 
 
 @pytest.fixture
-def fragile_box(starter_model: Path, tmp_path: Path) -> Iterator[ServerProcess]:
+def server(starter_model: Path, tmp_path: Path) -> Iterator[ServerProcess]:
     with running_server(tmp_path / "data", starter_model) as server:
         server.make_key()
         yield server
@@ -78,57 +78,57 @@ def wait_for(server: ServerProcess, kind: str) -> None:
 
 @pytest.mark.parametrize("moment", ["accepted", "planned", "candidate", "verdict"])
 def test_kill_when_a_task_has_reached_a_step_then_it_is_finished_once(
-    moment: str, fragile_box: ServerProcess
+    moment: str, server: ServerProcess
 ) -> None:
-    accepted = submit(fragile_box, 2)
-    wait_for(fragile_box, moment)
-    fragile_box.kill()
+    accepted = submit(server, 2)
+    wait_for(server, moment)
+    server.kill()
 
-    fragile_box.start()
-    assert_completed(fragile_box, accepted)
-    assert journal(fragile_box, "completed") == dict.fromkeys(accepted, 1)
-    assert journal(fragile_box, "planned") == dict.fromkeys(accepted, 1)
+    server.start()
+    assert_completed(server, accepted)
+    assert journal(server, "completed") == dict.fromkeys(accepted, 1)
+    assert journal(server, "planned") == dict.fromkeys(accepted, 1)
 
 
 def test_kill_when_at_random_moments_then_nothing_accepted_is_lost(
-    fragile_box: ServerProcess,
+    server: ServerProcess,
 ) -> None:
     chance = random.Random(7)
     accepted: list[str] = []
     for _ in range(3):
-        accepted += submit(fragile_box, 2)
+        accepted += submit(server, 2)
         time.sleep(chance.uniform(0, 2))
-        fragile_box.kill()
-        fragile_box.start()
-    assert_completed(fragile_box, accepted)
-    assert set(journal(fragile_box, "completed").values()) == {1}
-    assert integrity(fragile_box) == "ok"
+        server.kill()
+        server.start()
+    assert_completed(server, accepted)
+    assert set(journal(server, "completed").values()) == {1}
+    assert integrity(server) == "ok"
 
 
 def integrity(server: ServerProcess) -> str:
     with sqlite3.connect(f"file:{server.data_dir}/monkey-coder.db?mode=ro", uri=True) as database:
-        found = database.execute("PRAGMA integrity_check").fetchone()[0]
+        result = database.execute("PRAGMA integrity_check").fetchone()[0]
     database.close()
-    return str(found)
+    return str(result)
 
 
 def test_stop_when_told_to_then_the_queue_is_kept_and_the_exit_is_clean(
-    fragile_box: ServerProcess,
+    server: ServerProcess,
 ) -> None:
-    accepted = submit(fragile_box, 6)
-    assert fragile_box.stop() == 0
-    fragile_box.start()
-    assert_completed(fragile_box, accepted)
+    accepted = submit(server, 6)
+    assert server.stop() == 0
+    server.start()
+    assert_completed(server, accepted)
 
 
-def test_kill_when_the_engine_dies_then_the_box_goes_on(fragile_box: ServerProcess) -> None:
-    assert fragile_box.process is not None
-    fragile_box.wait_ready()
-    children = Path(f"/proc/{fragile_box.process.pid}/task/{fragile_box.process.pid}/children")
+def test_kill_when_the_engine_dies_then_the_server_goes_on(server: ServerProcess) -> None:
+    assert server.process is not None
+    server.wait_ready()
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
     for pid in children.read_text().split():
         if "llama_cpp" in Path(f"/proc/{pid}/cmdline").read_text():
             os.kill(int(pid), 9)
-    with fragile_box.client() as client:
+    with server.client() as client:
         answer = client.post("/api/v1/execute", json={"prompt": PROMPT, "persona_config": {}})
     assert answer.json()["status"] == "completed", answer.text
-    assert httpx.get(f"{fragile_box.url}/health").status_code == 200
+    assert httpx.get(f"{server.url}/health").status_code == 200

@@ -1,4 +1,4 @@
-"""The documentation page in a real browser, which can reach nothing but the box."""
+"""The documentation page in a real browser, which can reach nothing but the server."""
 
 import shutil
 import subprocess
@@ -20,9 +20,9 @@ def test_docs_when_opened_then_every_route_is_shown(server: ServerProcess, tmp_p
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("needs browser: chromium is not on this machine")
-    # Only the box has an address: a page that wants another host does not get its parts.
-    only_box = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-    words = [chromium, *QUIET, only_box, f"--user-data-dir={tmp_path}", "--dump-dom"]
+    # Only the server has an address: a page that wants another host does not get its parts.
+    only_this_host = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    words = [chromium, *QUIET, only_this_host, f"--user-data-dir={tmp_path}", "--dump-dom"]
     done = subprocess.run(
         [*words, f"{server.url}/api/docs"],
         capture_output=True,

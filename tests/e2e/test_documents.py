@@ -1,4 +1,4 @@
-"""The published guide's own examples, run against a real box with a real model."""
+"""The published guide's own examples, run against a real server with a real model."""
 
 import json
 import re
@@ -17,7 +17,7 @@ TIMEOUT_S = 240
 
 
 def as_printed(name: str, server: ServerProcess) -> str:
-    """An example of the guide, with this box's address and key in it."""
+    """An example of the guide, with this server's address and key in it."""
     text = (DOCUMENTS / name).read_text()
     return text.replace("http://localhost:8000", server.url).replace("mk-YOUR_API_KEY", server.key)
 

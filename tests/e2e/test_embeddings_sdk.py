@@ -1,4 +1,4 @@
-"""Vectors over HTTP: the official `openai` package against a real box and its engines."""
+"""Embeddings: the official `openai` package against a real server and its engines."""
 
 import base64
 import math
@@ -43,7 +43,7 @@ def client(vectors: ServerProcess) -> Iterator[openai.OpenAI]:
         yield opened
 
 
-def _made(client: openai.OpenAI, texts: Any, **options: Any) -> list[list[float]]:
+def embed(client: openai.OpenAI, texts: Any, **options: Any) -> list[list[float]]:
     answer = client.embeddings.create(model="vectors", input=texts, **options)
     assert [each.index for each in answer.data] == list(range(len(answer.data)))
     return [each.embedding for each in answer.data]
@@ -60,28 +60,28 @@ def test_embeddings_when_asked_then_vectors_of_length_1_and_exact_usage(client: 
 
 
 def test_embeddings_when_asked_as_numbers_or_packed_then_the_same(client: openai.OpenAI):
-    (plain,) = _made(client, "abc", encoding_format="float")
+    (plain,) = embed(client, "abc", encoding_format="float")
     raw: Any = client.embeddings.with_raw_response.create(
         model="vectors", input="abc", encoding_format="base64"
     )
     packed = raw.http_response.json()["data"][0]["embedding"]
     assert struct.unpack(f"<{DIMENSIONS}f", base64.b64decode(packed)) == pytest.approx(plain)
     # The package itself asks for them packed, and unpacks them.
-    assert _made(client, "abc")[0] == pytest.approx(plain)
+    assert embed(client, "abc")[0] == pytest.approx(plain)
 
 
 def test_embeddings_when_there_are_many_texts_then_each_as_if_alone(client: openai.OpenAI):
     texts = [f"{chr(97 + at % 26)}{at}" for at in range(40)]
-    together = _made(client, texts)
+    together = embed(client, texts)
     assert len(together) == len(texts)
     for at in (0, 39):
-        assert together[at] == pytest.approx(_made(client, texts[at])[0], abs=1e-3)
+        assert together[at] == pytest.approx(embed(client, texts[at])[0], abs=1e-3)
 
 
 def test_embeddings_when_fewer_dimensions_are_asked_then_cut_and_of_length_1(
     client: openai.OpenAI,
 ):
-    (whole,), (cut,) = _made(client, "abc"), _made(client, "abc", dimensions=8)
+    (whole,), (cut,) = embed(client, "abc"), embed(client, "abc", dimensions=8)
     length = math.hypot(*whole[:8])
     assert cut == pytest.approx([value / length for value in whole[:8]], abs=1e-4)
 
@@ -97,10 +97,10 @@ def test_embeddings_when_fewer_dimensions_are_asked_then_cut_and_of_length_1(
     ],
 )
 def test_embeddings_when_they_can_not_be_made_then_refused_with_the_reason(
-    client: openai.OpenAI, body: dict[str, Any], said: str
+    client: openai.OpenAI, body: dict[str, Any], message: str
 ):
     create: Any = client.embeddings.create
-    with pytest.raises(openai.BadRequestError, match=said):
+    with pytest.raises(openai.BadRequestError, match=message):
         create(**({"model": "vectors"} | body))
 
 
@@ -120,19 +120,19 @@ def test_chat_when_the_model_makes_vectors_then_refused_in_either_format(
 def test_models_when_listed_then_since_when_they_are_registered(
     client: openai.OpenAI, vectors: ServerProcess
 ):
-    listed = {each.id: each.created for each in client.models.list()}
-    assert listed.keys() == {"model", "vectors"}
-    assert all(time.time() - 600 < created <= time.time() for created in listed.values())
+    openai_models = {each.id: each.created for each in client.models.list()}
+    assert openai_models.keys() == {"model", "vectors"}
+    assert all(time.time() - 600 < created <= time.time() for created in openai_models.values())
     other = anthropic.Anthropic(base_url=vectors.url, api_key=vectors.key, max_retries=0)
-    told = {each.id: int(each.created_at.timestamp()) for each in other.models.list()}
-    assert told == listed
+    anthropic_models = {each.id: int(each.created_at.timestamp()) for each in other.models.list()}
+    assert anthropic_models == openai_models
 
 
 @pytest.mark.skipif(_REAL not in os.environ, reason=f"{_REAL} names no folder with the model")
 def test_embeddings_when_the_model_is_a_real_one_then_what_means_the_same_lies_near(
     tmp_path: Path,
 ):
-    made = write_minilm(Path(os.environ[_REAL]), tmp_path / "minilm.gguf")
+    model = write_minilm(Path(os.environ[_REAL]), tmp_path / "minilm.gguf")
     texts = [
         "How do I sort a list in Python?",
         "Ordering the elements of a Python list",
@@ -140,7 +140,7 @@ def test_embeddings_when_the_model_is_a_real_one_then_what_means_the_same_lies_n
         "A kitten is napping on top of the house.",
     ]
     with (
-        running_server(tmp_path / "data", made) as server,
+        running_server(tmp_path / "data", model) as server,
         openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.make_key(), timeout=60) as client,
     ):
         answer = client.embeddings.create(model="model", input=texts)

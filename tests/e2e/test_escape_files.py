@@ -1,4 +1,4 @@
-"""Programs that reach for files that are not theirs, through a real box, and what stops each."""
+"""Programs that try to reach foreign files, and the layer that stops each."""
 
 from pathlib import Path
 
@@ -26,15 +26,15 @@ def creating(folder: str) -> Probe:
     return attempt(f"create a file in {folder}", work, READ_ONLY)
 
 
-def telling(name: str) -> Probe:
+def host_file(name: str) -> Probe:
     """A file of /proc that says something of the machine to everybody."""
     code = f"print(repr(text('/proc/{name}')[:60]))"
-    return Probe(f"what {name} tells", code, COVERED_FILE, bites=True)
+    return Probe(f"what {name} tells", code, COVERED_FILE, has_control=True)
 
 
 def telling_folder(name: str) -> Probe:
     code = f"print(os.listdir('/proc/{name}'))"
-    return Probe(f"what {name} tells", code, COVERED_FOLDER, bites=True)
+    return Probe(f"what {name} tells", code, COVERED_FOLDER, has_control=True)
 
 
 # Of these as many as this kernel has.
@@ -80,11 +80,11 @@ PROBES = [
     # Devices
     Probe("every device of the machine",
           "print([p for p in facts['devices'] if os.path.lexists(p)])",
-          {"[]": "mount_namespace"}, bites=True),
+          {"[]": "mount_namespace"}, has_control=True),
     Probe("what /dev holds",
           "harmless = set('console core fd full null ptmx pts random shm stderr stdin stdout tty "
           "urandom zero'.split())\nprint(sorted(set(os.listdir('/dev')) - harmless))",
-          {"[]": "mount_namespace"}, bites=True),
+          {"[]": "mount_namespace"}, has_control=True),
     attempt("make a disk's node", "os.mknod('/tmp/disk', 0o60600, os.makedev(254, 0))",
             {"EPERM": "no_capabilities", "EACCES": "landlock"}),
     attempt("make memory's node", "os.mknod('/tmp/mem', 0o20600, os.makedev(1, 1))",
@@ -126,29 +126,29 @@ PROBES = [
           "print({bool(os.statvfs(p).f_flag & os.ST_RDONLY) for p in "
           "('/proc', '/proc/sys', '/proc/self', '/proc/fs', '/dev', '/etc', '/usr', '/opt/python', "
           "'/')})",
-          {"{True}": "read_only_system"}, bites=True),
+          {"{True}": "read_only_system"}, has_control=True),
     *(attempt(f"read {path}", f"os.open('{path}', os.O_RDONLY)", NOT_ROOT) for path in (
         "/proc/kcore", "/proc/kmsg", "/dev/mem", "/dev/kmsg", "/proc/kpagecount",
         "/proc/self/../1/mem")),
     Probe("keys of others", "print(len(text('/proc/keys').splitlines()))",
           {"0": "user_namespace"}),
-    *map(telling, FILES_OF_PROC),
+    *map(host_file, FILES_OF_PROC),
     *map(telling_folder, FOLDERS_OF_PROC),
     attempt("take a cover of /proc off", "call('umount2', b'/proc/cmdline', 2)", FILTERED,
             bites=True),
     Probe("the boot parameters by another way",
           "print([bool(text(f'/proc/{p}/root/proc/cmdline')) for p in ('self', 'thread-self')])",
-          {"[False, False]": "mount_namespace"}, bites=True),
+          {"[False, False]": "mount_namespace"}, has_control=True),
     # Rights that hang on files
     Probe("a setuid program of the system",
           "import subprocess\nwords = ['mount', '--bind', '/tmp', '/tmp']\n"
           "said = subprocess.run(words, capture_output=True, text=True).stderr\n"
           "print('must be superuser' in said or said)",
-          {"True": "no_new_privileges"}, bites=True),
+          {"True": "no_new_privileges"}, has_control=True),
     Probe("programs of the system that are setuid",
           "print(all(os.statvfs(p).f_flag & os.ST_NOSUID for p in ('/usr', '/tmp', '/workspace', "
           "'/opt/python', '/dev/shm')))",
-          {"True": "mount_namespace"}, bites=True),
+          {"True": "mount_namespace"}, has_control=True),
     Probe("devices on what can be written",
           "print(all(os.statvfs(p).f_flag & os.ST_NODEV for p in ('/tmp', '/workspace', "
           "'/dev/shm')))",
@@ -171,7 +171,7 @@ def test_file_when_reached_for_from_inside_then_the_layer_stops_it(
 
 @controls(PROBES)
 def test_file_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
-    target.require_biting(probe)
+    target.require_passes_unconfined(probe)
 
 
 def test_proc_when_interpreters_read_it_then_what_they_need_is_there(target: Target) -> None:

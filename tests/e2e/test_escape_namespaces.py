@@ -1,4 +1,4 @@
-"""Programs that make or join namespaces, mount, or use what crosses them; what stops each."""
+"""Programs that create or join namespaces or mount, and the layer that stops each."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ PROBES = [
     own_namespace("ipc", "ipc_namespace"),
     own_namespace("uts", "uts_namespace"),
     Probe("the machine's name", "print(os.uname().nodename)", {"sandbox": "uts_namespace"},
-          bites=True),
+          has_control=True),
     filtered("sethostname", b"mine", 4),
     filtered("setdomainname", b"mine", 4),
     Probe("where in the control groups it is",
@@ -127,4 +127,4 @@ def test_namespace_when_left_or_made_from_inside_then_the_layer_stops_it(
 
 @controls(PROBES)
 def test_namespace_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
-    target.require_biting(probe)
+    target.require_passes_unconfined(probe)

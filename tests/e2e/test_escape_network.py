@@ -1,4 +1,4 @@
-"""Programs that want to speak with somebody outside, through a real box, and what stops each."""
+"""Programs that try to reach the network, and the layer that stops each."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def send(name: str, address: str, family: int = 2) -> Probe:
 
 PROBES = [
     # The machine itself
-    connect("the box's own port", "('127.0.0.1', facts['box_port'])", NOBODY_LISTENS),
+    connect("the server's own port", "('127.0.0.1', facts['server_port'])", NOBODY_LISTENS),
     connect("a service on loopback", "('127.0.0.1', facts['port'])", NOBODY_LISTENS),
     connect("a service on another loopback address", "('0.0.0.0', facts['port'])", NOBODY_LISTENS),
     connect("a service on IPv6's loopback", "('::1', facts['port6'])",
@@ -112,7 +112,7 @@ PROBES = [
           "  for kind in (1, 2, 3, 5):\n"
           "    try: got.add(call('socket', family, kind, 0))\n"
           "    except OSError as error: got.add(errno.errorcode[error.errno])\nprint(*got)",
-          FILTERED, bites=True),
+          FILTERED, has_control=True),
     # What is made of a socket later
     *(attempt(name, f"socket.socket({words}", FILTERED, bites=True)
       for name, words in {
@@ -137,4 +137,4 @@ def test_network_when_reached_for_from_inside_then_the_layer_stops_it(
 
 @controls(PROBES)
 def test_network_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
-    target.require_biting(probe)
+    target.require_passes_unconfined(probe)

@@ -1,4 +1,4 @@
-"""Programs that reach for other processes and for more rights, and what stops each of them."""
+"""Programs that try to reach other processes or gain rights, and the layer that stops each."""
 
 from typing import Any
 
@@ -73,7 +73,8 @@ PROBES = [
           "  except FileNotFoundError: pass\nprint(sorted(links))",
           {"[(0, 'pipe'), (1, 'pipe'), (2, 'pipe')]": "pid_namespace"}),
     Probe("variables that it was given",
-          "print(sorted(set(os.environ) - {'PATH', 'HOME', 'LANG', 'TMPDIR', 'FACTS'}))",
+          "print(sorted(set(os.environ) - {'PATH', 'HOME', 'LANG', 'TMPDIR', 'FACTS', "
+          "'PYTHONUNBUFFERED'}))",
           {"[]": "pid_namespace", "['LC_CTYPE']": "pid_namespace"}),
     attempt("a terminal", "open('/dev/tty')", {"ENXIO": "pid_namespace"}),
     Probe("the run's own command lines",
@@ -94,13 +95,13 @@ PROBES = [
     # Rights
     Probe("users", "print(os.getresuid(), os.getresgid(), os.getgroups())",
           {"(1000, 1000, 1000) (1000, 1000, 1000) []": "user_namespace",
-           "(1000, 1000, 1000) (1000, 1000, 1000) [1000]": "user_namespace"}, bites=True),
+           "(1000, 1000, 1000) (1000, 1000, 1000) [1000]": "user_namespace"}, has_control=True),
     Probe("capabilities", "s = status()\nprint({int(s[n], 16) for n in "
           "('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb')})",
-          {"{0}": "no_capabilities"}, bites=True),
+          {"{0}": "no_capabilities"}, has_control=True),
     Probe("privileges that it may gain", "print(status()['NoNewPrivs'].strip())",
-          {"1": "no_new_privileges"}, bites=True),
-    Probe("filters", "print(status()['Seccomp'].strip())", {"2": "seccomp"}, bites=True),
+          {"1": "no_new_privileges"}, has_control=True),
+    Probe("filters", "print(status()['Seccomp'].strip())", {"2": "seccomp"}, has_control=True),
     attempt("become root", "os.setuid(0)", {"EINVAL": "user_namespace"}, bites=True),
     attempt("join root's group", "os.setgid(0)", {"EINVAL": "user_namespace"}, bites=True),
     attempt("join groups", "os.setgroups([1000])", NO_RIGHT),
@@ -126,7 +127,7 @@ PROBES = [
     *(Probe(f"make the limit of core dumps {text}",
             f"call('setrlimit', 4, bytes([{byte}] * 16))\n"
             "print(__import__('resource').getrlimit(4))",
-            {"(1, 1)": "seccomp"}, bites=byte == 0)
+            {"(1, 1)": "seccomp"}, has_control=byte == 0)
       for text, byte in (("nothing", 0), ("endless", 255))),
     attempt("lock all memory", "call('mlockall', 1)", {"ENOMEM": "rlimits", "EPERM": "rlimits"}),
 ]  # fmt: skip
@@ -141,4 +142,4 @@ def test_process_when_reached_for_from_inside_then_the_layer_stops_it(
 
 @controls(PROBES)
 def test_process_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
-    target.require_biting(probe)
+    target.require_passes_unconfined(probe)

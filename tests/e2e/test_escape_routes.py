@@ -1,4 +1,4 @@
-"""The same walls behind every way into the sandbox: the other routes, the other languages."""
+"""The same isolation through every other route and in every other language."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.escape import Probe, attempt, each
+from tests.support.escape import Probe, attempt, parametrize_probes
 from tests.support.escape_calls import PRELUDE
 from tests.support.escape_server import Target
 from tests.support.server_process import command
@@ -16,7 +16,7 @@ pytest_plugins = ["tests.support.escape_fixtures"]
 PROBES = [
     attempt("a file that all may read", "text(facts['open_file'])", {"ENOENT": "mount_namespace"}),
     attempt("a signal to the service", "os.kill(facts['pid'], 0)", {"ESRCH": "pid_namespace"}),
-    attempt("the box's own port", "socket.create_connection(('127.0.0.1', facts['box_port']))",
+    attempt("the server's port", "socket.create_connection(('127.0.0.1', facts['server_port']))",
             {"ECONNREFUSED": "net_namespace"}),
     attempt("another namespace", "call('unshare', 0x10000000)", {"EPERM": "seccomp"}),
 ]  # fmt: skip
@@ -28,7 +28,7 @@ def source(probe: Probe, target: Target) -> str:
     return f"import os\nos.environ['FACTS'] = {facts!r}\n{PRELUDE}{probe.code}\n"
 
 
-@each(PROBES)
+@parametrize_probes(PROBES)
 def test_piston_when_a_probe_comes_that_way_then_stopped_too(probe: Probe, target: Target) -> None:
     body = {"language": "python", "version": "*", "files": [{"content": source(probe, target)}]}
     answer = target.client.post("/api/v2/execute", json=body).json()
@@ -36,7 +36,7 @@ def test_piston_when_a_probe_comes_that_way_then_stopped_too(probe: Probe, targe
     assert answer["run"]["output"].strip() in probe.stopped, answer
 
 
-@each(PROBES[:1])
+@parametrize_probes(PROBES[:1])
 def test_command_when_a_probe_comes_that_way_then_stopped_too(
     probe: Probe, target: Target, tmp_path: Path
 ) -> None:
@@ -47,14 +47,16 @@ def test_command_when_a_probe_comes_that_way_then_stopped_too(
     assert done.stdout.strip() in probe.stopped, done
 
 
-@each(PROBES)
+@parametrize_probes(PROBES)
 def test_stream_when_a_probe_comes_that_way_then_stopped_too(probe: Probe, target: Target) -> None:
     body = {"language": "python", "code": source(probe, target)}
-    said: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     with target.client.stream("POST", "/api/v1/sandbox/run/stream", json=body) as answer:
-        said += [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
+        events += [
+            json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")
+        ]
 
-    result = said[-1]["result"]
+    result = events[-1]["result"]
     assert result["stdout"].strip() in probe.stopped, result
     assert probe.stopped[result["stdout"].strip()] in result["isolation"]["layers"]
 
@@ -115,7 +117,7 @@ def test_runs_when_they_follow_each_other_then_nothing_passes_from_one_to_the_ne
         "print(seen, hasattr(builtins, 'left')); builtins.left = True\n"
         "print(hash('seed'), id(object()))"
     )
-    said = [target.python(code)["stdout"].splitlines() for _ in range(3)]
+    outputs = [target.python(code)["stdout"].splitlines() for _ in range(3)]
 
-    assert {first for first, _ in said} == {"[] False"}
-    assert len({second for _, second in said}) == 3
+    assert {first for first, _ in outputs} == {"[] False"}
+    assert len({second for _, second in outputs}) == 3

@@ -1,4 +1,4 @@
-"""Programs that learn of others, or hold them up, by what a machine has once; what stops each."""
+"""Programs that observe or block others through shared kernel objects; what stops each."""
 
 from tests.support.escape import THROUGH, Probe, attempt, confined, controls
 from tests.support.escape_server import Target
@@ -77,11 +77,11 @@ def test_shared_when_reached_for_from_inside_then_the_layer_stops_it(
 
 @confined(ALLOWED)
 def test_shared_when_it_is_its_own_then_allowed(probe: Probe, target: Target) -> None:
-    said, _ = target.attack(probe)
+    output, _ = target.attack(probe)
 
-    assert said == THROUGH
+    assert output == THROUGH
 
 
 @controls(PROBES)
 def test_shared_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
-    target.require_biting(probe)
+    target.require_passes_unconfined(probe)

@@ -1,4 +1,4 @@
-"""System calls with a record of holes, or that act on the machine; what stops each of them.
+"""System calls with a history of vulnerabilities, or that act on the machine; what stops each.
 
 The arguments are such that a call that gets through still does nothing.
 """
@@ -44,7 +44,7 @@ def refused(name: str, *words: object) -> Probe:
 
 def ioctl(name: str, number: int) -> Probe:
     work = f"attempt(lambda: call('ioctl', terminal, {number}, bytes(64)))"
-    return Probe(f"ioctl {name}", TERMINAL + work, FILTERED, bites=True)
+    return Probe(f"ioctl {name}", TERMINAL + work, FILTERED, has_control=True)
 
 
 PROBES = [
@@ -105,10 +105,10 @@ PROBES = [
     *(attempt(f"personality {name}", f"call('personality', {number})", FILTERED, bites=True)
       for name, number in {"without random addresses": 0x40000, "executable data": 0x400000,
                            "32-bit": 8, "of another system": 1}.items()),
-    *(Probe(f"32-bit call {name}", I386.format(number=number), KILLED, bites=True)
+    *(Probe(f"32-bit call {name}", I386.format(number=number), KILLED, has_control=True)
       for name, number in {"getpid": 20, "getuid": 24, "sync": 36}.items()),
     Probe("call of the x32 kind", "attempt(lambda: libc.syscall(ctypes.c_long(0x40000027)))",
-          KILLED, bites=True),
+          KILLED, has_control=True),
     attempt("a call of the future", "call('of the future')", UNKNOWN),
     attempt("a call in the gap between old and new", "call('in the gap')", UNKNOWN),
     attempt("a call that nobody knows", "call('unknown to anybody')", UNKNOWN),
@@ -153,4 +153,4 @@ def test_call_when_it_leads_nowhere_then_allowed(probe: Probe, target: Target) -
 
 @controls(PROBES)
 def test_call_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
-    target.require_biting(probe)
+    target.require_passes_unconfined(probe)

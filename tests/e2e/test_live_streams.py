@@ -1,4 +1,4 @@
-"""Streams and cancelling, on a real box with a real model."""
+"""Streams and cancelling, on a real server with a real model."""
 
 import asyncio
 import json
@@ -34,11 +34,11 @@ def test_stream_when_a_task_is_sent_then_each_step_and_the_end(
 ) -> None:
     answer = client.post(path, json=TASK)
     assert answer.headers["content-type"].startswith("text/event-stream")
-    sent = frames(answer.text)
-    assert sent[0]["type"] == "start"
-    assert sent[-1]["type"] == "complete", sent[-1]
-    assert {"progress", "code"} <= {frame["type"] for frame in sent}
-    assert "is_even" in sent[-1]["result"]["code"]
+    events = frames(answer.text)
+    assert events[0]["type"] == "start"
+    assert events[-1]["type"] == "complete", events[-1]
+    assert {"progress", "code"} <= {frame["type"] for frame in events}
+    assert "is_even" in events[-1]["result"]["code"]
     metrics = client.get("/metrics").text
     for counted in (
         'tasks_total{status="completed"}',
@@ -85,12 +85,12 @@ def test_cancel_when_generating_then_it_ends_within_a_second(client: httpx.Clien
         lines = stream.iter_lines()
         task_id = next(json.loads(line[6:])["task_id"] for line in lines if '"start"' in line)
         next(line for line in lines if '"code"' in line or '"progress"' in line)
-        asked = time.monotonic()
+        cancelled_at = time.monotonic()
         answer = client.post(f"/api/v1/tasks/{task_id}/cancel")
         assert answer.status_code == 200, answer.text
         assert answer.json()["status"] == "cancelled"
         last = [json.loads(line[6:]) for line in lines if line.startswith("data: ")][-1]
-    assert time.monotonic() - asked < 10
+    assert time.monotonic() - cancelled_at < 10
     assert last["type"] == "error"
     assert client.get(f"/api/v1/tasks/{task_id}").json()["status"] == "cancelled"
     assert client.post(f"/api/v1/tasks/{task_id}/cancel").status_code == 409
@@ -111,12 +111,12 @@ def test_cancel_when_the_sandbox_runs_then_no_process_is_left(client: httpx.Clie
 
 
 def _running(word: str) -> list[str]:
-    found: list[str] = []
+    lines: list[str] = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
         if word in line:
-            found.append(line)
-    return found
+            lines.append(line)
+    return lines

@@ -1,4 +1,4 @@
-"""The Responses API of the official `openai` package against a real box with a real model."""
+"""The Responses API of the official `openai` package against a real server with a real model."""
 
 import asyncio
 import json
@@ -42,9 +42,9 @@ def sdk(server: ServerProcess) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def respond(sdk: openai.OpenAI, given: Any = HI, **fields: Any) -> Response:
-    usual = {"model": "model", "input": given, "max_output_tokens": 12, "temperature": 0}
-    return cast("Response", sdk.responses.create(**cast("Any", usual | fields)))
+def respond(sdk: openai.OpenAI, turns: Any = HI, **fields: Any) -> Response:
+    defaults = {"model": "model", "input": turns, "max_output_tokens": 12, "temperature": 0}
+    return cast("Response", sdk.responses.create(**cast("Any", defaults | fields)))
 
 
 def test_response_when_asked_for_then_text_and_exact_usage(sdk: openai.OpenAI) -> None:
@@ -119,8 +119,8 @@ def test_tool_when_it_must_be_called_then_its_arguments_fit(
     assert list(json.loads(call.arguments)) == ["city"]
     output = {"type": "function_call_output", "call_id": call.call_id, "output": "Rain."}
     turns: list[Any] = [{"role": "user", "content": question}, *answer.output, output]
-    told = respond(sdk, turns, tools=[WEATHER], tool_choice="none")
-    assert told.output_text
+    final = respond(sdk, turns, tools=[WEATHER], tool_choice="none")
+    assert final.output_text
 
 
 def test_tool_when_streamed_then_the_helper_sees_its_arguments(sdk: openai.OpenAI) -> None:

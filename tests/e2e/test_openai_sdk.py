@@ -1,4 +1,4 @@
-"""The official `openai` package against a real box with a real model: every feature, both ways."""
+"""The official `openai` package against a real server with a real model: every feature."""
 
 import asyncio
 import itertools
@@ -53,7 +53,7 @@ def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-async def later(server: ServerProcess) -> AsyncIterator[openai.AsyncOpenAI]:
+async def async_client(server: ServerProcess) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(
         base_url=f"{server.url}/v1", api_key=server.key, max_retries=0, timeout=120
     ) as opened:
@@ -61,9 +61,9 @@ async def later(server: ServerProcess) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 def hello(client: openai.OpenAI, **options: Any) -> ChatCompletion:
-    given: dict[str, Any] = {"messages": HELLO, "max_tokens": 12, "temperature": 0} | options
+    fields: dict[str, Any] = {"messages": HELLO, "max_tokens": 12, "temperature": 0} | options
     create: Any = client.chat.completions.create
-    return create(model=MODEL, **given)
+    return create(model=MODEL, **fields)
 
 
 def text_of(answer: ChatCompletion, choice: int = 0) -> str:
@@ -74,8 +74,8 @@ def texts_of(chunks: Iterable[ChatCompletionChunk]) -> dict[int, str]:
     texts: dict[int, str] = {}
     for chunk in chunks:
         for choice in chunk.choices:
-            known = texts.get(choice.index, "")
-            texts[choice.index] = known + (choice.delta.content or "")
+            text = texts.get(choice.index, "")
+            texts[choice.index] = text + (choice.delta.content or "")
     return texts
 
 
@@ -164,11 +164,11 @@ def test_chat_when_stopped_by_a_word_then_without_it(client: openai.OpenAI) -> N
 
 def test_chat_when_likelihoods_are_wanted_then_one_per_token(client: openai.OpenAI) -> None:
     answer = hello(client, logprobs=True, top_logprobs=3)
-    told = answer.choices[0].logprobs
-    assert told is not None
-    assert told.content
-    assert "".join(token.token for token in told.content).startswith(text_of(answer))
-    for token in told.content:
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content
+    assert "".join(token.token for token in logprobs.content).startswith(text_of(answer))
+    for token in logprobs.content:
         assert token.logprob <= 0
         assert len(token.top_logprobs) == 3
         assert token.top_logprobs[0].logprob == pytest.approx(token.logprob)
@@ -183,14 +183,14 @@ def test_chat_when_likelihoods_are_wanted_then_one_per_token(client: openai.Open
         if choice.logprobs
         for token in choice.logprobs.content or []
     ]
-    assert tokens == [token.token for token in told.content[:5]]
+    assert tokens == [token.token for token in logprobs.content[:5]]
 
 
 def test_chat_when_a_token_is_favoured_then_it_alone_comes(client: openai.OpenAI) -> None:
     answer = hello(client, logit_bias={"500": 100}, max_tokens=3, logprobs=True)
-    told = answer.choices[0].logprobs
-    assert told is not None
-    assert len({token.token for token in told.content or []}) == 1
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert len({token.token for token in logprobs.content or []}) == 1
     assert text_of(answer) != text_of(hello(client, max_tokens=3))
 
 
@@ -202,10 +202,10 @@ def test_chat_when_json_is_wanted_then_json_comes(kind: str, client: openai.Open
         "required": ["mood"],
         "additionalProperties": False,
     }
-    wanted: dict[str, Any] = {"type": kind}
+    response_format: dict[str, Any] = {"type": kind}
     if kind == "json_schema":
-        wanted["json_schema"] = {"name": "mood", "schema": schema, "strict": True}
-    answer = hello(client, response_format=wanted, max_tokens=200)
+        response_format["json_schema"] = {"name": "mood", "schema": schema, "strict": True}
+    answer = hello(client, response_format=response_format, max_tokens=200)
     if kind == "json_schema":
         assert json.loads(text_of(answer))["mood"] in ("good", "bad")
     elif answer.choices[0].finish_reason == "stop":
@@ -250,12 +250,12 @@ def test_tools_when_one_must_be_used_then_asked_for_and_answered(
     arguments = json.loads(call.function.arguments)
     if call.function.name == "get_weather":
         assert isinstance(arguments["city"], str)
-    told: list[Any] = [
+    turns: list[Any] = [
         *question,
         answer.choices[0].message.model_dump(exclude_none=True),
         {"role": "tool", "tool_call_id": call.id, "content": "Sunny, 21 degrees"},
     ]
-    assert text_of(hello(client, messages=told, tools=WEATHER, tool_choice="none"))
+    assert text_of(hello(client, messages=turns, tools=WEATHER, tool_choice="none"))
 
 
 def test_tools_when_streamed_then_the_helper_puts_them_together(client: openai.OpenAI) -> None:
@@ -283,12 +283,12 @@ def test_functions_when_an_old_client_asks_then_function_call(client: openai.Ope
     called = answer.choices[0].message.function_call
     assert called is not None
     assert called.name == "get_weather"
-    told: list[Any] = [
+    turns: list[Any] = [
         *HELLO,
         answer.choices[0].message.model_dump(exclude_none=True),
         {"role": "function", "name": "get_weather", "content": "Sunny"},
     ]
-    assert text_of(hello(client, messages=told))
+    assert text_of(hello(client, messages=turns))
 
 
 def test_completion_when_asked_then_the_text_goes_on(client: openai.OpenAI) -> None:
@@ -299,8 +299,8 @@ def test_completion_when_asked_then_the_text_goes_on(client: openai.OpenAI) -> N
     assert answer.choices[0].text.startswith(prompt)
     several = create(prompt=[prompt, "import"], n=2, **options)
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
-    told = create(prompt=prompt, logprobs=2, **options).choices[0].logprobs
-    assert 0 < len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs)
+    logprobs = create(prompt=prompt, logprobs=2, **options).choices[0].logprobs
+    assert 0 < len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.top_logprobs)
     best = create(model=MODEL, prompt=prompt, best_of=3, max_tokens=4, temperature=1)
     assert len(best.choices) == 1
     pieces = create(prompt=prompt, stream=True, **options)
@@ -334,12 +334,12 @@ def test_chat_when_it_can_not_be_served_then_its_own_exceptions(
         hello(client, temperature=3, stream=stream)
     assert hot.value.param == "temperature"
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
-    with pytest.raises(openai.BadRequestError) as seen:
+    with pytest.raises(openai.BadRequestError) as unsupported:
         hello(client, messages=[{"role": "user", "content": [image]}], stream=stream)
-    assert seen.value.param == "messages[0].content[0]"
+    assert unsupported.value.param == "messages[0].content[0]"
 
 
-def test_stream_when_the_client_leaves_then_the_box_is_free_again(client: openai.OpenAI) -> None:
+def test_stream_when_the_client_leaves_then_the_server_is_free_again(client: openai.OpenAI) -> None:
     for _ in range(12):
         stream = client.chat.completions.create(model=MODEL, messages=STORY, stream=True)
         assert len(list(itertools.islice(stream, 3))) == 3
@@ -348,10 +348,10 @@ def test_stream_when_the_client_leaves_then_the_box_is_free_again(client: openai
 
 
 async def test_async_when_many_ask_at_once_then_each_gets_its_own(
-    later: openai.AsyncOpenAI,
+    async_client: openai.AsyncOpenAI,
 ) -> None:
     async def one(number: int) -> str:
-        answer = await later.chat.completions.create(
+        answer = await async_client.chat.completions.create(
             model=MODEL,
             messages=[{"role": "user", "content": f"Count up from {number}."}],
             max_tokens=8,
@@ -360,7 +360,7 @@ async def test_async_when_many_ask_at_once_then_each_gets_its_own(
         return text_of(answer)
 
     async def streamed(number: int) -> str:
-        stream = await later.chat.completions.create(
+        stream = await async_client.chat.completions.create(
             model=MODEL,
             messages=[{"role": "user", "content": f"Count up from {number}."}],
             max_tokens=8,
@@ -376,21 +376,21 @@ async def test_async_when_many_ask_at_once_then_each_gets_its_own(
 
 
 async def test_async_when_a_call_is_given_up_then_the_next_is_served(
-    later: openai.AsyncOpenAI, server: ServerProcess
+    async_client: openai.AsyncOpenAI, server: ServerProcess
 ) -> None:
     async def all_under_way() -> bool:
         health = await client.get(f"{server.url}/health/comprehensive")
         load = health.json()["completions"]
-        return load["running"] + load["waiting"] == len(asked)
+        return load["running"] + load["waiting"] == len(calls)
 
-    asked = [
-        asyncio.create_task(later.chat.completions.create(model=MODEL, messages=STORY))
+    calls = [
+        asyncio.create_task(async_client.chat.completions.create(model=MODEL, messages=STORY))
         for _ in range(4)
     ]
     async with httpx.AsyncClient() as client:
         await until(all_under_way)
-    for each in asked:
+    for each in calls:
         each.cancel()
-    await asyncio.gather(*asked, return_exceptions=True)
-    answer = await later.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=4)
+    await asyncio.gather(*calls, return_exceptions=True)
+    answer = await async_client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=4)
     assert answer.choices

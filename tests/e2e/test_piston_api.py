@@ -16,15 +16,15 @@ def test_piston_when_its_client_asks_then_answered_in_its_shape(sandbox: httpx.C
     }
     code = "import sys; print(sys.argv[1], input()); sys.exit(2)"
     for path in (PISTON, "/api/v2/piston/execute"):
-        given = {**body, "files": [{"content": code}], "args": ["a"], "stdin": "b"}
-        answer = sandbox.post(path, json=given).json()
+        program = {**body, "files": [{"content": code}], "args": ["a"], "stdin": "b"}
+        answer = sandbox.post(path, json=program).json()
         assert answer["run"]["output"] == "a b\n"
         assert (answer["run"]["code"], answer["run"]["status"]) == (2, "RE")
         assert answer["run"]["memory"] > 0
         assert "compile" not in answer
     assert sandbox.post(PISTON, json=body).json()["run"]["code"] == 0
-    listed = sandbox.get("/api/v2/piston/runtimes").json()
-    assert {"python", "bash"} & {each["language"] for each in listed}
+    runtimes = sandbox.get("/api/v2/piston/runtimes").json()
+    assert {"python", "bash"} & {each["language"] for each in runtimes}
 
 
 PISTON_WRONG: dict[str, dict[str, Any]] = {
@@ -53,8 +53,8 @@ def test_piston_when_the_request_is_wrong_then_a_message(name: str, sandbox: htt
 def test_piston_when_its_client_looks_for_packages_then_those_that_run(
     sandbox: httpx.Client,
 ) -> None:
-    listed = sandbox.get("/api/v2/packages").json()
-    python = next(each for each in listed if each["language"] == "python")
+    packages = sandbox.get("/api/v2/packages").json()
+    python = next(each for each in packages if each["language"] == "python")
     assert python["installed"]
 
     there = {"language": "python", "version": python["language_version"]}
@@ -82,3 +82,61 @@ def test_piston_when_the_time_is_over_then_its_status_says_so(sandbox: httpx.Cli
 
     assert (answer["run"]["status"], answer["run"]["signal"]) == ("TO", "SIGKILL")
     assert answer["run"]["code"] is None
+
+
+COMPILED = {"language": "c", "version": "*"}
+
+
+def test_piston_when_a_compiled_program_hangs_then_ended_in_its_own_time(
+    sandbox: httpx.Client,
+) -> None:
+    """F2, F3"""
+    body = {**COMPILED, "files": [{"content": "int main() { for (;;); }"}], "run_timeout": 1000}
+    answer = sandbox.post(PISTON, json=body)
+    if answer.status_code == 400:
+        pytest.skip("needs c: no compiler on this machine")
+
+    run, compiled = answer.json()["run"], answer.json()["compile"]
+    assert (run["status"], run["signal"]) == ("TO", "SIGKILL")
+    assert 1000 <= run["wall_time"] < 5000
+    assert (compiled["code"], compiled["status"]) == (0, None)
+    assert compiled["wall_time"] > 0
+
+
+def test_piston_when_the_compiler_hangs_then_ended_in_its_own_time(sandbox: httpx.Client) -> None:
+    """F2, F3"""
+    content = '#include "/dev/stdin"\n#define A(x) x x x x x x x x\nint a[] = {' + (
+        "A(" * 12 + "1," + ")" * 12 + "};\nint main() { return 0; }"
+    )
+    body = {**COMPILED, "files": [{"content": content}], "compile_timeout": 300}
+    answer = sandbox.post(PISTON, json=body)
+    if answer.status_code == 400:
+        pytest.skip("needs c: no compiler on this machine")
+
+    assert answer.json()["run"] == answer.json()["compile"]
+    assert answer.json()["run"]["status"] == "TO"
+
+
+@pytest.mark.parametrize("name", ["main.java", "solution.java", "Main.java", None])
+def test_piston_when_java_files_have_any_name_then_they_run(
+    sandbox: httpx.Client, name: str | None
+) -> None:
+    """F4"""
+    code = 'public class Main { public static void main(String[] a) { System.out.print("ok"); } }'
+    file = {"content": code} if name is None else {"name": name, "content": code}
+    answer = sandbox.post(PISTON, json={"language": "java", "version": "*", "files": [file]})
+    if answer.status_code == 400:
+        pytest.skip("needs java: no compiler on this machine")
+
+    assert answer.json()["run"]["stdout"] == "ok", answer.json()
+
+
+def test_piston_when_a_program_opens_its_streams_by_name_then_they_are_its_own(
+    sandbox: httpx.Client,
+) -> None:
+    """F1"""
+    code = "print(open('/dev/stdin').read()); open('/dev/stderr', 'w').write('e')"
+    body = {"language": "python", "version": "*", "files": [{"content": code}], "stdin": "abc"}
+    run = sandbox.post(PISTON, json=body).json()["run"]
+
+    assert (run["stdout"], run["stderr"]) == ("abc\n", "e")

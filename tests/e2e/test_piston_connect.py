@@ -1,4 +1,4 @@
-"""Piston's WebSocket on a real box: a program that is followed while it runs."""
+"""Piston's WebSocket on a real server: a program that is followed while it runs."""
 
 import asyncio
 import json
@@ -49,46 +49,48 @@ def init(code: str = "echo hello", **fields: Any) -> dict[str, Any]:
 async def connected(
     system: ServerProcess, client: aiohttp.ClientSession, **headers: str
 ) -> aiohttp.ClientWebSocketResponse:
-    given = headers or {"Authorization": f"Bearer {system.key}"}
-    return await client.ws_connect(f"{system.url}/api/v2/connect", headers=given, autoclose=False)
+    credentials = headers or {"Authorization": f"Bearer {system.key}"}
+    return await client.ws_connect(
+        f"{system.url}/api/v2/connect", headers=credentials, autoclose=False
+    )
 
 
 async def talk(
     system: ServerProcess,
     client: aiohttp.ClientSession,
     first: dict[str, Any] | str | bytes,
-    later: dict[str, Any] | None = None,
+    second: dict[str, Any] | None = None,
 ) -> tuple[list[dict[str, Any]], int]:
-    """What the box says and the code with which it closes; `later` is sent to the program."""
+    """The server's messages and its close code; `second` is sent once the program runs."""
     socket = await connected(system, client)
     if isinstance(first, bytes):
         await socket.send_bytes(first)
     else:
         await socket.send_str(first if isinstance(first, str) else json.dumps(first))
-    told: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     async with asyncio.timeout(DEADLINE_S):
         while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
-            told.append(json.loads(message.data))
-            if told[-1] == {"type": "stage", "stage": "run"} and later is not None:
-                await socket.send_json(later)
+            messages.append(json.loads(message.data))
+            if messages[-1] == {"type": "stage", "stage": "run"} and second is not None:
+                await socket.send_json(second)
     await socket.close()
     assert message.type is aiohttp.WSMsgType.CLOSE
-    return told, message.data
+    return messages, message.data
 
 
 async def test_program_when_it_speaks_then_heard_to_its_end(
     system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
     code = 'read x; echo "$x $1"; echo careful >&2; exit 3'
-    told, closed = await talk(system, client, init(code, stdin="typed\n", args=["a b"]))
+    messages, closed = await talk(system, client, init(code, stdin="typed\n", args=["a b"]))
 
     assert closed == 4999
-    assert [each["type"] for each in told[:2]] == ["runtime", "stage"]
-    assert told[0]["language"] == "bash"
-    said = {each["stream"]: each["data"] for each in told[2:-1]}
-    assert said == {"stdout": "typed a b\n", "stderr": "careful\n"}
-    assert (told[-1]["type"], told[-1]["stage"]) == ("exit", "run")
-    assert (told[-1]["code"], told[-1]["signal"], told[-1]["status"]) == (3, None, "RE")
+    assert [each["type"] for each in messages[:2]] == ["runtime", "stage"]
+    assert messages[0]["language"] == "bash"
+    output = {each["stream"]: each["data"] for each in messages[2:-1]}
+    assert output == {"stdout": "typed a b\n", "stderr": "careful\n"}
+    assert (messages[-1]["type"], messages[-1]["stage"]) == ("exit", "run")
+    assert (messages[-1]["code"], messages[-1]["signal"], messages[-1]["status"]) == (3, None, "RE")
 
 
 async def test_program_when_it_waits_then_heard_before_its_end(
@@ -96,21 +98,21 @@ async def test_program_when_it_waits_then_heard_before_its_end(
 ) -> None:
     socket = await connected(system, client)
     await socket.send_json(init("echo first; sleep 9"))
-    told = [json.loads((await socket.receive()).data) for _ in range(3)]
+    messages = [json.loads((await socket.receive()).data) for _ in range(3)]
     await socket.close()
 
-    assert told[2] == {"type": "data", "stream": "stdout", "data": "first\n"}
+    assert messages[2] == {"type": "data", "stream": "stdout", "data": "first\n"}
 
 
 async def test_compiler_when_it_fails_then_the_exit_names_its_stage(
     system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
-    told, closed = await talk(system, client, init("int main({", language="c"))
-    if told[0]["type"] == "error":
+    messages, closed = await talk(system, client, init("int main({", language="c"))
+    if messages[0]["type"] == "error":
         pytest.skip("needs c: no compiler on this machine")
 
-    assert {"type": "stage", "stage": "compile"} in told
-    assert (told[-1]["stage"], told[-1]["code"], closed) == ("compile", 1, 4999)
+    assert {"type": "stage", "stage": "compile"} in messages
+    assert (messages[-1]["stage"], messages[-1]["code"], closed) == ("compile", 1, 4999)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGINT"])
@@ -119,10 +121,10 @@ async def test_signal_when_it_ends_a_program_then_it_is_gone(
 ) -> None:
     mark = f"signalled-{name}-{os.getpid()}"
     signal = {"type": "signal", "signal": name}
-    told, closed = await talk(system, client, init(f"sleep 9; : {mark}", args=[mark]), signal)
+    messages, closed = await talk(system, client, init(f"sleep 9; : {mark}", args=[mark]), signal)
 
-    assert (told[-1]["signal"], told[-1]["status"], closed) == ("SIGKILL", "SG", 4999)
-    assert name in told[-1]["message"]
+    assert (messages[-1]["signal"], messages[-1]["status"], closed) == ("SIGKILL", "SG", 4999)
+    assert name in messages[-1]["message"]
     await until(lambda: not find_host_processes(mark), DEADLINE_S)
 
 
@@ -141,13 +143,13 @@ LATER: dict[str, tuple[dict[str, Any], int, str]] = {
 async def test_message_when_it_can_not_be_then_the_program_ends_and_the_code_says_why(
     name: str, system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
-    later, code, words = LATER[name]
+    second, code, words = LATER[name]
     mark = f"refused-{name.replace(' ', '-')}-{os.getpid()}"
-    told, closed = await talk(system, client, init(f"sleep 9; : {mark}", args=[mark]), later)
+    messages, closed = await talk(system, client, init(f"sleep 9; : {mark}", args=[mark]), second)
 
     assert closed == code
-    assert told[-1]["type"] == ("error" if words else "stage")
-    assert words in told[-1].get("message", "")
+    assert messages[-1]["type"] == ("error" if words else "stage")
+    assert words in messages[-1].get("message", "")
     await until(lambda: not find_host_processes(mark), DEADLINE_S)
 
 
@@ -173,19 +175,19 @@ async def test_init_when_it_is_wrong_then_told_and_closed(
     name: str, system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
     first, code, words = FIRST[name]
-    told, closed = await talk(system, client, first)
+    messages, closed = await talk(system, client, first)
 
     assert closed == code
-    assert [each["type"] for each in told] == (["error"] if words else [])
-    assert all(words in each["message"] for each in told)
+    assert [each["type"] for each in messages] == (["error"] if words else [])
+    assert all(words in each["message"] for each in messages)
 
 
 async def test_message_when_its_word_is_a_clients_own_then_passed_over(
     system: ServerProcess, client: aiohttp.ClientSession
 ) -> None:
-    told, closed = await talk(system, client, init("sleep .3; echo on"), {"type": "ping"})
+    messages, closed = await talk(system, client, init("sleep .3; echo on"), {"type": "ping"})
 
-    assert (told[-2]["data"], told[-1]["code"], closed) == ("on\n", 0, 4999)
+    assert (messages[-2]["data"], messages[-1]["code"], closed) == ("on\n", 0, 4999)
 
 
 @pytest.mark.parametrize("how", ["closes", "vanishes"])
@@ -222,6 +224,6 @@ async def test_connection_when_the_credentials_are_none_then_refused(
         assert refused.value.status == 403
     socket = await connected(system, client, **{"X-API-Key": key})
     await socket.send_json(init())
-    told = json.loads((await socket.receive()).data)
+    message = json.loads((await socket.receive()).data)
     await socket.close()
-    assert (told["type"], "'sandbox'" in told["message"]) == ("error", True)
+    assert (message["type"], "'sandbox'" in message["message"]) == ("error", True)

@@ -43,7 +43,7 @@ def block_with(text: str) -> str:
 
 @pytest.fixture
 def bin_folder(tmp_path: Path) -> Path:
-    """A folder with the program in it, as after copying it to a box."""
+    """A folder with the program in it, as after copying it to a machine."""
     program = tmp_path / "monkey-coder"
     program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {" ".join(PROGRAM)} "$@"\n')
     program.chmod(0o755)
@@ -51,7 +51,7 @@ def bin_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def new_box(tmp_path: Path) -> Generator[ServerProcess, None, None]:
+def new_server(tmp_path: Path) -> Generator[ServerProcess, None, None]:
     server = ServerProcess(tmp_path / "data")
     yield server
     if server.process is not None:
@@ -68,19 +68,19 @@ def test_newcomers_commands_when_read_then_ci_runs_each() -> None:
 
 
 def test_install_commands_when_run_in_order_then_each_works(
-    new_box: ServerProcess, bin_folder: Path, starter_model: Path
+    new_server: ServerProcess, bin_folder: Path, starter_model: Path
 ) -> None:
     script = block_with("./monkey-coder model add")
     script = script.replace("/path/to/model.gguf", str(starter_model))
     script = script.replace("./monkey-coder serve\n", "")
     password = "export PASSWORD='a long password'\n"
     script = script.replace("--role admin", '--role admin --password-stdin <<< "$PASSWORD"')
-    printed = shell(password + script, new_box, bin_folder)
+    printed = shell(password + script, new_server, bin_folder)
     assert "Serving would work" in printed
     key = printed.strip().splitlines()[-1]
-    new_box.start()
-    new_box.key = key
-    with new_box.client() as client:
+    new_server.start()
+    new_server.key = key
+    with new_server.client() as client:
         assert client.get("/api/v1/auth/status").json()["user"]["username"] == "alice"
 
 

@@ -1,4 +1,4 @@
-"""Root file systems on a box of an ordinary user: added, kept and run in without any right."""
+"""Root file systems on the server of an ordinary user: added and used without privileges."""
 
 import json
 import os
@@ -25,7 +25,7 @@ Record = dict[str, Any]
 
 
 class Owner:
-    """Who the box belongs to: an ordinary user, the tests' own or another."""
+    """The ordinary user of the server: the tests' own or another."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -33,7 +33,7 @@ class Owner:
         self.server = prepare(home, self.uid)
 
     def call(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """A command that they type."""
+        """Run a command as this user."""
         argv = [*self.server.program, *words, "--data-dir", str(self.server.data_dir)]
         env = clean_env(self.server.env)
         return subprocess.run(
@@ -105,8 +105,8 @@ def test_add_when_an_archive_holds_what_only_root_may_make_then_left_out_and_cou
     assert list((tree / "dev").iterdir()) == []
     assert (tree / "usr/bin/su").stat().st_mode & 0o7777 == 0o555
     assert (tree / "etc/shadow").stat().st_mode & 0o7777 == 0o444
-    told = owner.call("sandbox", "rootfs", "check", "archive").stdout
-    assert "2 device nodes, pipes and sockets" in told
+    output = owner.call("sandbox", "rootfs", "check", "archive").stdout
+    assert "2 device nodes, pipes and sockets" in output
 
 
 @pytest.mark.skipif(_MKSQUASHFS is None, reason="needs mksquashfs: install squashfs-tools")
@@ -189,14 +189,14 @@ def run(client: httpx.Client, *argv: str) -> dict[str, Any]:
     return answer.json()
 
 
-def test_languages_when_the_box_has_a_root_then_those_of_the_root_were_found_at_start(
+def test_languages_when_the_server_has_a_root_then_those_of_the_root_were_found_at_start(
     client: httpx.Client,
 ) -> None:
     offer = client.get("/api/v1/sandbox/languages?wait=true").json()
     assert {language["name"] for language in offer["languages"]} == {"python", "sh", "bash"}
 
 
-def test_run_when_the_box_has_a_root_then_sees_that_and_can_not_change_it(
+def test_run_when_the_server_has_a_root_then_sees_that_and_can_not_change_it(
     client: httpx.Client,
 ) -> None:
     script = "cat /usr/share/word; ls /usr/bin; (echo x > /usr/share/word) 2>&1; id -u"

@@ -23,8 +23,8 @@ from tests.support.server_process import ServerProcess
 def test_queue_when_full_then_refused_with_the_place(sandbox_server: ServerProcess) -> None:
     body = {"argv": ["sh", "-c", "read x; sleep 3"], "limits": {"wall_s": 3}}
     with sandbox_server.client() as client, ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(client.post, RUN, json=body) for _ in range(8)]
-        answers = [each.result(DEADLINE_S) for each in asked]
+        requests = [pool.submit(client.post, RUN, json=body) for _ in range(8)]
+        answers = [each.result(DEADLINE_S) for each in requests]
 
     refused = [answer for answer in answers if answer.status_code == 503]
     assert {answer.status_code for answer in answers} == {200, 503}
@@ -45,9 +45,9 @@ def test_client_when_it_goes_away_then_its_run_ends(
             client.post(path, json=body, timeout=1.5)
 
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(ask_and_leave)
+        request = pool.submit(ask_and_leave)
         until_seen(mark, 1)
-        asked.result(DEADLINE_S)
+        request.result(DEADLINE_S)
     until_unseen(mark, 5)
 
 

@@ -1,4 +1,4 @@
-"""Programs of callers through a real server: what they get, and what is refused."""
+"""Sandbox runs through the HTTP API of a real server: results and refusals."""
 
 import base64
 import json
@@ -209,8 +209,8 @@ def test_run_when_the_request_is_wrong_then_the_place_is_named(
     name: str, sandbox: httpx.Client
 ) -> None:
     body, words = WRONG[name]
-    sent: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
-    answer = sandbox.post(RUN, headers={"Content-Type": "application/json"}, **sent)
+    content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
+    answer = sandbox.post(RUN, headers={"Content-Type": "application/json"}, **content)
 
     status, code, message = error_of(answer)
     assert (status, code) == (400, "VALIDATION_ERROR"), answer.text

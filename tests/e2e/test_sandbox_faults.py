@@ -1,4 +1,4 @@
-"""Programs that take all they can get: the box goes on.
+"""Programs that use up resources: the server goes on.
 
 After each of them nothing is left on the machine, and the next run works.
 """
@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.support.escape_server import Target
-from tests.support.escape_traces import Watch
+from tests.support.escape_traces import TraceMonitor
 
 pytest_plugins = ["tests.support.escape_fixtures"]
 
@@ -110,35 +110,35 @@ DISTURBANCES = {
 
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_program_when_it_wants_too_much_then_ended_for_the_right_reason(
-    name: str, target: Target, watch: Watch
+    name: str, target: Target, watch: TraceMonitor
 ) -> None:
-    code, reasons, said = FAULTS[name]
-    with watch.nothing_left():
+    code, reasons, output = FAULTS[name]
+    with watch.assert_nothing_remains():
         limits = SHORT if "wall_time" in reasons else LONG
         answer = target.python(f"import os, time\n{code}", limits=limits)
 
     assert answer["reason"] in reasons, answer
     if answer["reason"] == "exited":
-        assert (answer["stdout"].strip(), answer["exit_code"]) == (said, 0), answer
-    works(target)
+        assert (answer["stdout"].strip(), answer["exit_code"]) == (output, 0), answer
+    assert_works(target)
 
 
-def works(target: Target) -> None:
+def assert_works(target: Target) -> None:
     assert target.python("print('still here')")["stdout"] == "still here\n"
 
 
 @pytest.mark.parametrize("name", list(DISTURBANCES))
 def test_program_when_it_disturbs_its_watcher_then_only_its_own_run_suffers(
-    name: str, target: Target, watch: Watch
+    name: str, target: Target, watch: TraceMonitor
 ) -> None:
     code = f"import os, resource, time\n{DISTURBANCES[name]}\nprint('done', flush=True)\n"
-    with watch.nothing_left():
+    with watch.assert_nothing_remains():
         answer = target.python(code + "time.sleep(60)", limits=SHORT, artifacts=["*"])
     if answer["stdout"] != "done\n":
         assert "Permission" in answer["stderr"], answer
 
     assert answer["reason"] in ("wall_time", "cpu_time", "signalled", "exited", "memory"), answer
-    works(target)
+    assert_works(target)
 
 
 FILL = """
@@ -155,8 +155,8 @@ print(json.dumps(sizes))
 """
 
 
-def test_disk_when_it_is_full_then_the_program_is_told(target: Target, watch: Watch) -> None:
-    with watch.nothing_left():
+def test_disk_when_it_is_full_then_the_program_is_told(target: Target, watch: TraceMonitor) -> None:
+    with watch.assert_nothing_remains():
         answer = target.python(FILL, limits={"workspace_bytes": 16 << 20, "wall_s": 9})
 
     places = json.loads(answer["stdout"])
@@ -164,12 +164,12 @@ def test_disk_when_it_is_full_then_the_program_is_told(target: Target, watch: Wa
     assert places["/workspace"][0] <= 16
     # The largest of the sizes is the limit of a single file as well (EFBIG).
     assert all(n <= 32 and number in (27, 28) for n, number in places.values())
-    works(target)
+    assert_works(target)
 
 
 @pytest.mark.parametrize("place", ["/workspace", "/tmp", "/dev/shm"])
 def test_files_when_too_many_then_the_program_is_told(
-    place: str, target: Target, watch: Watch
+    place: str, target: Target, watch: TraceMonitor
 ) -> None:
     code = f"""
 import errno, os
@@ -179,7 +179,7 @@ try:
 except OSError as error: print(made, errno.errorcode[error.errno])
 else: print(made, 'unlimited')
 """
-    with watch.nothing_left():
+    with watch.assert_nothing_remains():
         answer = target.python(code, limits={"wall_s": 9})
 
     made, how = answer["stdout"].split()
@@ -187,7 +187,7 @@ else: print(made, 'unlimited')
         assert (how, int(made) <= 4096) == ("ENOSPC", True)
     else:
         assert any("number of files" in lack for lack in answer["isolation"]["degraded"])
-    works(target)
+    assert_works(target)
 
 
 TRICKS = """
@@ -215,10 +215,10 @@ NEVER = {"passwd.txt", "shadow.txt", "environ.txt", "link.txt", "first.txt", "se
 
 
 def test_artifacts_when_the_program_plays_tricks_then_only_its_own_files_come_out(
-    target: Target, watch: Watch
+    target: Target, watch: TraceMonitor
 ) -> None:
     patterns = ["**/*.txt", "*.txt", "root/**", "root/etc/*", "../**", "/etc/*", "a/b/up.txt/**"]
-    with watch.nothing_left():
+    with watch.assert_nothing_remains():
         answer = target.python(TRICKS, artifacts=patterns)
 
     assert answer["ok"], answer
@@ -231,7 +231,7 @@ def test_artifacts_when_the_program_plays_tricks_then_only_its_own_files_come_ou
 
 
 def test_artifacts_when_swapped_to_the_last_moment_then_still_the_programs_own(
-    target: Target, watch: Watch
+    target: Target, watch: TraceMonitor
 ) -> None:
     code = """
 import os
@@ -245,20 +245,20 @@ while True:
         os.rename(one, 'third'); os.rename(other, one); os.rename('third', other)
 """
     for _ in range(3):
-        with watch.nothing_left():
+        with watch.assert_nothing_remains():
             answer = target.python(code, artifacts=["*", "folder/*", "etc/*"])
         assert {each["content"] for each in answer["artifacts"]} <= {"mine"}, answer
 
 
 def test_artifacts_when_too_many_or_too_large_then_the_rest_is_named(
-    target: Target, watch: Watch
+    target: Target, watch: TraceMonitor
 ) -> None:
     code = (
         "for n in range(40): open(f'{n:02}', 'w').write('x' * 1000)\n"
         "open('large', 'w').write('x' * 50_000)"
     )
     for limits in ({"artifact_files": 9}, {"artifact_bytes": 9_500}):
-        with watch.nothing_left():
+        with watch.assert_nothing_remains():
             answer = target.python(code, artifacts=["*"], limits=limits)
         assert [each["path"] for each in answer["artifacts"]] == [f"{n:02}" for n in range(9)]
         assert len(answer["artifacts_refused"]) == 32
@@ -268,7 +268,7 @@ def test_artifacts_when_too_many_or_too_large_then_the_rest_is_named(
 
 
 def test_artifacts_when_there_are_endless_folders_then_the_run_ends(
-    target: Target, watch: Watch
+    target: Target, watch: TraceMonitor
 ) -> None:
     code = """
 import os
@@ -276,8 +276,8 @@ for n in range(3000):
     try: os.makedirs(f'{n % 50}/' * 20 + str(n))
     except OSError: break
 """
-    with watch.nothing_left():
+    with watch.assert_nothing_remains():
         answer = target.python(code, artifacts=["**/*"], limits={"wall_s": 9})
 
     assert answer["artifacts"] == []
-    works(target)
+    assert_works(target)

@@ -191,7 +191,7 @@ class UnconfinedRunner:
             except subprocess.TimeoutExpired as late:
                 reason, code = EndReason.WALL_TIME, None
                 out, err = late.stdout or b"", late.stderr or b""
-            kept = [Path(folder, name) for name in request.artifacts]
+            artifacts = [Path(folder, name) for name in request.artifacts]
             return RunResult(
                 reason=reason,
                 exit_code=code if reason is EndReason.EXITED else None,
@@ -203,7 +203,7 @@ class UnconfinedRunner:
                 isolation=Isolation("none", IsolationLevel.NAMESPACES, ()),
                 artifacts=tuple(
                     SandboxFile(str(path.relative_to(folder)), path.read_bytes())
-                    for path in kept
+                    for path in artifacts
                     if path.exists()
                 ),
             )

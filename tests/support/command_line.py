@@ -11,15 +11,15 @@ from msgspec import Struct
 from appliance.cli import run
 
 
-class Ended(Struct, frozen=True):
-    """How a command ended and what it said."""
+class CommandResult(Struct, frozen=True):
+    """A command's exit status and what it wrote."""
 
     status: int
     out: str
     err: str
 
 
-Command = Callable[..., Ended]
+Command = Callable[..., CommandResult]
 
 
 @contextmanager
@@ -33,11 +33,11 @@ def command_line(
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
 
-    def call(*words: str) -> Ended:
+    def call(*words: str) -> CommandResult:
         with pytest.raises(SystemExit) as ended:
             run(list(words))
-        said = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), said.out, said.err)
+        output = capsys.readouterr()
+        return CommandResult(int(ended.value.code or 0), output.out, output.err)
 
     try:
         yield call

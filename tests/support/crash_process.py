@@ -1,4 +1,4 @@
-"""A box to be killed: submits and runs tasks, and says on standard error what it has accepted.
+"""A process to be killed: submits and runs tasks; writes accepted task ids to standard error.
 
 python -m tests.support.crash_process DATABASE NAME-PREFIX
 """

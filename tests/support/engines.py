@@ -1,4 +1,4 @@
-"""The processes of a box, seen from outside."""
+"""The processes of a server, seen from outside."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tests.support.server_process import ServerProcess
 
 
 def engine_of(server: ServerProcess, model: str) -> int:
-    """The process that has this model's file mapped."""
+    """The id of the process that has this model's file mapped."""
     assert server.process is not None
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != server.process.pid:
@@ -20,7 +20,7 @@ def engine_of(server: ServerProcess, model: str) -> int:
 
 
 def resident(pid: int) -> int:
-    """Bytes in memory that are not of a file."""
+    """Anonymous memory in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024

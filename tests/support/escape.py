@@ -1,9 +1,8 @@
-"""Probes: small programs that want out of the sandbox, and what stops each of them.
+"""Probes: small programs that try to escape the sandbox, and the layer that stops each.
 
-A probe prints one word, or few. What it prints in the sandbox is the evidence for the layer
-that stopped it: the same attempt ends in another way at each of them. Its control is the
-same program as an ordinary user in throw-away namespaces, where nothing of the sandbox
-stands in its way: there it must print something else.
+A probe prints a word or two. Each layer makes the same attempt fail in another way, so what a
+probe prints in the sandbox shows which layer stopped it. Its control is the same program as an
+ordinary user in temporary namespaces without the sandbox: there it must print something else.
 """
 
 import json
@@ -21,7 +20,7 @@ Test = TypeVar("Test", bound=Callable[..., None])
 
 THROUGH = "through"
 ROOT, ORDINARY = "root", "ordinary user"
-"""Whose the service is that is attacked."""
+"""The user of the attacked service."""
 RUN = "/api/v1/sandbox/run"
 _CONTROL_S = 60
 _NAMESPACES = ("pid", "net", "ipc", "uts", "cgroup")
@@ -35,14 +34,14 @@ only_x86_64 = pytest.mark.skipif(
 class Probe:
     """`stopped` maps what the program prints when it is stopped to the layer that did it.
 
-    `bites`: it has a control. The control keeps the namespaces in `keeps`, since without
-    them the probe's aim would be out of its sight too.
+    The control, if it has one, keeps the namespaces in `keeps`: without them the probe could not
+    see its target either.
     """
 
     name: str
     code: str
     stopped: Mapping[str, str]
-    bites: bool = False
+    has_control: bool = False
     keeps: tuple[str, ...] = ()
 
 
@@ -51,27 +50,27 @@ def attempt(name: str, work: str, stopped: Mapping[str, str], **more: Any) -> Pr
     return Probe(name, f"attempt(lambda: {work})", stopped, **more)
 
 
-def each(probes: Sequence[Probe]) -> Any:
+def parametrize_probes(probes: Sequence[Probe]) -> Any:
     """Parametrizes a test by probes."""
     return pytest.mark.parametrize("probe", probes, ids=[probe.name for probe in probes])
 
 
 def confined(probes: Sequence[Probe]) -> Callable[[Test], Test]:
-    """Parametrizes a test by probes, in either box."""
+    """Parametrizes a test by probes, against each kind of server."""
 
     def mark(test: Test) -> Test:
-        return only_x86_64(each(probes)(test))
+        return only_x86_64(parametrize_probes(probes)(test))
 
     return mark
 
 
 def controls(probes: Sequence[Probe]) -> Callable[[Test], Test]:
-    """Parametrizes a test by those probes that have a control, as an ordinary user."""
-    biting = [probe for probe in probes if probe.bites]
+    """Parametrizes a test by the probes that have a control; it runs as an ordinary user."""
+    biting = [probe for probe in probes if probe.has_control]
 
     def mark(test: Test) -> Test:
         as_user = pytest.mark.parametrize("kind", [ORDINARY], indirect=True)
-        return only_x86_64(each(biting)(as_user(test)))
+        return only_x86_64(parametrize_probes(biting)(as_user(test)))
 
     return mark
 
@@ -85,7 +84,7 @@ def program(probe: Probe, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def outcome(answer: Mapping[str, Any]) -> str:
-    """What the probe has printed, or the signal that ended it."""
+    """What the probe printed, or the signal that ended it."""
     if answer["reason"] == "signalled":
         return f"signal {answer['signal']}"
     return answer["stdout"].strip() or f"{answer['reason']}: {answer['stderr'][-2000:]}"

@@ -1,4 +1,4 @@
-"""What every probe begins with: system calls by name, and telling what came of an attempt.
+"""The prologue of each probe: system calls by name, and printing the outcome of an attempt.
 
 The numbers are those of x86_64 (arch/x86/entry/syscalls/syscall_64.tbl).
 """

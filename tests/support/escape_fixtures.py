@@ -1,4 +1,4 @@
-"""The boxes of tests/support/escape_server.py; a test module takes them by `pytest_plugins`."""
+"""Fixtures for the servers of escape_server.py; a test module names this in `pytest_plugins`."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -6,22 +6,22 @@ from contextlib import ExitStack
 import pytest
 
 from tests.support.escape_server import ORDINARY, ROOT, Target, attacked_server
-from tests.support.escape_traces import Watch
+from tests.support.escape_traces import TraceMonitor
 from tests.support.escape_victims import victims
 
 
 class Targets:
-    """One box of each kind, started when it is first asked for, and stopped at the end."""
+    """One server of each kind, started at its first use and stopped at the end."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self._facts = stack.enter_context(victims())
         self._targets: dict[str, Target] = {}
         self._skipped: dict[str, str] = {}
-        self._watches: dict[str, Watch] = {}
+        self._watches: dict[str, TraceMonitor] = {}
 
     def get(self, kind: str) -> Target:
-        """Skips, for the same reason each time, where there can be no such box."""
+        """Skips, with the same reason each time, if this machine can't start such a server."""
         if kind in self._skipped:
             pytest.skip(self._skipped[kind])
         if kind not in self._targets:
@@ -34,11 +34,11 @@ class Targets:
             self._targets[kind] = target
         return self._targets[kind]
 
-    def watch(self, kind: str) -> Watch:
-        """Over the box of this kind, after its first run."""
+    def watch(self, kind: str) -> TraceMonitor:
+        """The monitor of the server of this kind, made after its first run."""
         if kind not in self._watches:
             assert self.get(kind).python("print()")["ok"]
-            self._watches[kind] = Watch(self.get(kind).server)
+            self._watches[kind] = TraceMonitor(self.get(kind).server)
         return self._watches[kind]
 
 
@@ -50,17 +50,17 @@ def targets() -> Iterator[Targets]:
 
 @pytest.fixture(params=[ROOT, ORDINARY])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Whose the service is."""
+    """The user of the service."""
     return request.param
 
 
 @pytest.fixture
 def target(kind: str, targets: Targets) -> Target:
-    """A box, with things of the host around it that are none of a run's business."""
+    """A server, beside objects of the host that a run must not reach."""
     return targets.get(kind)
 
 
 @pytest.fixture
-def watch(kind: str, targets: Targets) -> Watch:
-    """What that box has when no run is going on, to compare with."""
+def watch(kind: str, targets: Targets) -> TraceMonitor:
+    """Compares the server's traces with those it has while nothing runs."""
     return targets.watch(kind)

@@ -1,4 +1,4 @@
-"""The boxes that are attacked: one whose service is root, one whose service is an ordinary user."""
+"""The servers that are attacked: one runs as root, one as an ordinary user."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ _SETTINGS = {
 
 @dataclass
 class Target:
-    """A running box. `uid` is its service's, where that is not the user of the tests."""
+    """A running server. `uid` is its user, None for the user of the tests."""
 
     server: ServerProcess
     client: httpx.Client
@@ -52,15 +52,15 @@ class Target:
         return outcome(answer), answer["isolation"]["layers"]
 
     def require_stopped(self, probe: Probe) -> None:
-        """A layer stops the probe, and the answer claims that layer."""
-        said, layers = self.attack(probe)
-        assert said in probe.stopped, said
-        assert probe.stopped[said] in layers, (said, layers)
+        """Fails unless a layer stops the probe and the answer lists that layer."""
+        output, layers = self.attack(probe)
+        assert output in probe.stopped, output
+        assert probe.stopped[output] in layers, (output, layers)
 
-    def require_biting(self, probe: Probe) -> None:
-        """Nothing stops it without the sandbox."""
-        said = self.unconfined(probe)
-        assert said not in probe.stopped, said
+    def require_passes_unconfined(self, probe: Probe) -> None:
+        """Fails if something stops the probe without the sandbox."""
+        output = self.unconfined(probe)
+        assert output not in probe.stopped, output
 
     def unconfined(self, probe: Probe) -> str:
         """What it prints as the same ordinary user without the sandbox."""
@@ -83,7 +83,7 @@ class Target:
 
 @contextmanager
 def attacked_server(kind: str) -> Generator[Target, None, None]:
-    """A started box whose service is of this kind; skips where the tests can't make it so."""
+    """A started server of this user; skips if the tests can't start one."""
     if kind == ROOT and os.geteuid() != 0:
         pytest.skip("needs root: a service of root is attacked only by tests that run as root")
     uid = _UID if kind == ORDINARY and os.geteuid() == 0 else None
@@ -103,7 +103,7 @@ def attacked_server(kind: str) -> Generator[Target, None, None]:
 
 
 class TemporaryHome:
-    """A folder that everybody may enter, as the tests' own temporary ones are not."""
+    """A temporary folder that every user may enter."""
 
     def __enter__(self) -> Path:
         self.path = Path(tempfile.mkdtemp(prefix=HOME))
@@ -115,7 +115,7 @@ class TemporaryHome:
 
 
 def prepare(home: Path, uid: int | None) -> ServerProcess:
-    """A box that is not started, of the user `uid` or of our own; its data belongs to them."""
+    """A server that is not started; it and its data belong to `uid`, or to our user."""
     data = home / "data"
     env = {**GENEROUS, **{f"MONKEY_CODER__{name}": value for name, value in _SETTINGS.items()}}
     if uid is None:
@@ -129,11 +129,11 @@ def prepare(home: Path, uid: int | None) -> ServerProcess:
 
 
 def facts_about(server: ServerProcess) -> dict[str, Any]:
-    """What an attacker could know of the service."""
+    """What an attacker may know about the service."""
     assert server.process is not None
     return {
         "pid": server.process.pid,
-        "box_port": int(server.url.rpartition(":")[2]),
+        "server_port": int(server.url.rpartition(":")[2]),
         "data_dir": str(server.data_dir),
         "database": str(next(server.data_dir.glob("*.db"))),
         "log": str(server.log),

@@ -1,4 +1,4 @@
-"""What a box and its runs have on the machine: processes, mounts, control groups, files."""
+"""What a server and its runs have on the machine: processes, mounts, control groups, files."""
 
 import contextlib
 import os
@@ -17,14 +17,14 @@ _QUIET_S = 1.0
 _POLL_S = 0.05
 # Ids that a service which is root gives to its runs lie far above those of people.
 _FIRST_UID_OF_RUNS = 2_000_000_000
-# Where the tests' own boxes live; the other worker's may come and go.
-HOME = "attacked-box-"
+# Where the tests' own servers live; the other worker's may come and go.
+HOME = "attacked-server-"
 _SHARED = (Path("/tmp"), Path("/dev/shm"), Path("/dev/mqueue"))
 
 
 @dataclass(frozen=True)
 class Traces:
-    """One look. `mounts` counts the lines of each mount namespace that the box lives in."""
+    """A snapshot. `mounts` counts the mounts of each mount namespace of the server."""
 
     processes: Counter[str]
     mounts: Counter[str]
@@ -32,8 +32,8 @@ class Traces:
     files: frozenset[str]
     descriptors: int
 
-    def more_than(self, before: "Traces") -> list[str]:
-        """What is here now and was not before."""
+    def since(self, before: "Traces") -> list[str]:
+        """What was added after the other snapshot."""
         mounts = {name: n for name, n in self.mounts.items() if name in before.mounts}
         return [
             *(f"process {name}" for name in (self.processes - before.processes).elements()),
@@ -44,9 +44,9 @@ class Traces:
         ]
 
 
-def look(server: ServerProcess, gone: "set[int] | None" = None) -> Traces:
-    """What is there at this moment, of the box and of those of its processes that are gone."""
-    family = family_of(server)
+def take_traces(server: ServerProcess, gone: "set[int] | None" = None) -> Traces:
+    """The traces now, of the server and of its processes that have ended."""
+    family = process_tree_of(server)
     owners = family | (gone or set())
     return Traces(
         processes=Counter(filter(None, map(name_of, family))),
@@ -57,61 +57,61 @@ def look(server: ServerProcess, gone: "set[int] | None" = None) -> Traces:
     )
 
 
-def family_of(server: ServerProcess) -> set[int]:
-    """The box's process and all that come from it."""
+def process_tree_of(server: ServerProcess) -> set[int]:
+    """The server's process and its descendants."""
     assert server.process is not None
     return {server.process.pid, *descendants(server.process.pid)}
 
 
-class Watch:
-    """Remembers what a box has when no run is going on."""
+class TraceMonitor:
+    """Remembers the traces of a server while nothing runs."""
 
     def __init__(self, server: ServerProcess) -> None:
-        self._box = server
+        self._server = server
         self._before = _when_quiet(server)
-        self._seen = family_of(server)
+        self._seen = process_tree_of(server)
 
     @contextmanager
-    def nothing_left(self) -> Generator[None, None, None]:
-        """Whatever is done in this context leaves nothing, soon after its end."""
-        self._seen |= family_of(self._box)
+    def assert_nothing_remains(self) -> Generator[None, None, None]:
+        """Fails if traces of what is done in this context remain after a while."""
+        self._seen |= process_tree_of(self._server)
         yield
         deadline = time.monotonic() + _DEADLINE_S
-        while left := look(self._box, self._seen).more_than(self._before):
-            assert time.monotonic() < deadline, left
+        while remaining := take_traces(self._server, self._seen).since(self._before):
+            assert time.monotonic() < deadline, remaining
             time.sleep(_POLL_S)
 
 
 def _when_quiet(server: ServerProcess) -> Traces:
-    """The look at a box that has done for a moment what it does by itself."""
+    """The traces of the server once they have not changed for a while."""
     deadline = time.monotonic() + _DEADLINE_S
-    seen, since = look(server), time.monotonic()
+    traces, since = take_traces(server), time.monotonic()
     while time.monotonic() - since < _QUIET_S:
-        assert time.monotonic() < deadline, "the box is never quiet"
+        assert time.monotonic() < deadline, "the server is never quiet"
         time.sleep(_POLL_S)
-        if (now := look(server)) != seen:
-            seen, since = now, time.monotonic()
-    return seen
+        if (current := take_traces(server)) != traces:
+            traces, since = current, time.monotonic()
+    return traces
 
 
-def parents() -> dict[int, int]:
+def parents_by_pid() -> dict[int, int]:
     """Every process of the machine with its parent."""
-    found: dict[int, int] = {}
+    table: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
                 fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
-                found[int(folder.name)] = int(fields[1])
-    return found
+                table[int(folder.name)] = int(fields[1])
+    return table
 
 
 def descendants(pid: int) -> list[int]:
     """The children of a process, their children, and so on."""
-    table = parents()
-    found = [pid]
-    for each in found:
-        found += [child for child, parent in table.items() if parent == each]
-    return found[1:]
+    table = parents_by_pid()
+    pids = [pid]
+    for each in pids:
+        pids += [child for child, parent in table.items() if parent == each]
+    return pids[1:]
 
 
 def name_of(pid: int) -> str:
@@ -121,25 +121,25 @@ def name_of(pid: int) -> str:
     return ""
 
 
-def with_word(word: str) -> list[int]:
-    """Processes that have this word in their command line."""
-    found: list[int] = []
-    for pid in parents():
+def find_processes(word: str) -> list[int]:
+    """Ids of the processes with this word in their command line."""
+    pids: list[int] = []
+    for pid in parents_by_pid():
         with contextlib.suppress(OSError):
             if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+                pids.append(pid)
+    return pids
 
 
 def control_groups(pids: set[int]) -> list[Path]:
     """The groups that these processes have made for their runs."""
-    found: list[Path] = []
+    groups: list[Path] = []
     for folder, names, _ in os.walk("/sys/fs/cgroup"):
         for name in names:
             owner = name.removeprefix("monkey-coder-").partition("-")[0]
             if name.startswith("monkey-coder-") and owner.isdigit() and int(owner) in pids:
-                found += [Path(folder, name), *_inner(Path(folder, name))]
-    return found
+                groups += [Path(folder, name), *_inner(Path(folder, name))]
+    return groups
 
 
 def _inner(group: Path) -> Iterator[Path]:
@@ -169,7 +169,7 @@ def _tasks(pid: int) -> list[Path]:
 
 
 def _nested(task: Path) -> list[str]:
-    """The process ids that it has, one for each namespace that it is in."""
+    """Its process id in each PID namespace."""
     for line in (task / "status").read_text().splitlines():
         if line.startswith("NSpid:"):
             return line.split()[1:]

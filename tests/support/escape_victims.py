@@ -1,4 +1,4 @@
-"""Things of the host that a sandbox must not reach, put there for as long as a test needs them."""
+"""Objects of the host that a sandbox must not reach, for the time of a test."""
 
 import ctypes
 import os

@@ -46,8 +46,8 @@ class ReceivedRequest:
 
 def as_json(body: Any, status: int = 200, **headers: str) -> FakeResponse:
     """`headers` take underscores for hyphens: `retry_after`."""
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    return FakeResponse(status, [json.dumps(body).encode()], sent)
+    hyphenated = {name.replace("_", "-"): value for name, value in headers.items()}
+    return FakeResponse(status, [json.dumps(body).encode()], hyphenated)
 
 
 def as_events(*events: Any, end: str = WHOLE, last: bytes = b"") -> FakeResponse:

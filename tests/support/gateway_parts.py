@@ -57,11 +57,11 @@ class Breaking(Scripted):
         self._after = after
 
     async def stream(self, request: CompletionRequest) -> AsyncIterator[CompletionEvent]:
-        left = self._after
+        remaining = self._after
         async for event in super().stream(request):
-            if not left:
+            if not remaining:
                 raise RETRYABLE
-            left -= 1
+            remaining -= 1
             yield event
 
 
@@ -129,9 +129,9 @@ def fail_then_answer(
     times: int, error: ApplianceError, then: str
 ) -> Callable[[CompletionRequest], Answer]:
     """Fails `times` times, then answers."""
-    left = [error] * times
+    failures = [error] * times
 
     def script(_: CompletionRequest) -> Answer:
-        return left.pop() if left else then
+        return failures.pop() if failures else then
 
     return script

@@ -1,4 +1,4 @@
-"""A real agent for tests: PID 1 in namespaces of its own, at the other end of a socket pair."""
+"""A real guest agent for tests: PID 1 in its own namespaces, connected by a socket pair."""
 
 import asyncio
 import os

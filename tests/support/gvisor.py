@@ -1,4 +1,4 @@
-"""The real gVisor for tests, and programs that only look like it."""
+"""gVisor for tests, and programs that imitate it."""
 
 import asyncio
 import json

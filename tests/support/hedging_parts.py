@@ -49,7 +49,7 @@ def set_then_answer(event: asyncio.Event, answer: Answer) -> Callable[[Completio
     return script
 
 
-class HeldFailure(Scripted):
+class DelayedFailure(Scripted):
     """Fails once the event is set."""
 
     def __init__(self, event: asyncio.Event, error: ApplianceError, **more: Any) -> None:

@@ -113,7 +113,7 @@ class KvCacheHarness:
         yield from self.kv_cache.sequences
 
     def check(self) -> None:
-        """The context holds what the KV cache assumes, in no more cells than are reserved."""
+        """The context must hold what the KV cache assumes, in at most the reserved cells."""
         for entry in self.entries():
             if entry.attached:
                 assert self.context.tokens(entry.slot) == entry.tokens[: entry.position]

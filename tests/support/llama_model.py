@@ -28,7 +28,7 @@ def open_model(path: Path) -> Model:
     return Model(_library(), str(path))
 
 
-def follows(model: Model, grammar: str, text: str) -> bool:
+def matches_grammar(model: Model, grammar: str, text: str) -> bool:
     """Whether llama.cpp's grammar sampler accepts exactly this text, byte by byte."""
     sampler, logits = create_grammar_sampler(model, grammar), LogitsArray(model)
     try:
@@ -41,7 +41,7 @@ def follows(model: Model, grammar: str, text: str) -> bool:
         model.lib.llama_sampler_free(sampler)
 
 
-def computed(model: Model, tokens: list[int]) -> tuple[Context, int]:
+def compute_context(model: Model, tokens: list[int]) -> tuple[Context, int]:
     """A context that has computed these tokens, and the row of the last one's logits."""
     context = Context(model, cells=256, slots=2, batch_tokens=64, threads=1)
     batch = Batch(model.lib, 64)

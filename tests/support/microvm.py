@@ -1,4 +1,4 @@
-"""Real virtual machines for tests, with KVM or without: QEMU, a kernel, what is running."""
+"""Virtual machines for tests, with or without KVM: requirements, context, running processes."""
 
 import contextlib
 import os

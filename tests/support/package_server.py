@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     @property
-    def _served(self) -> PackageServer:
+    def _packages(self) -> PackageServer:
         return cast("_Server", self.server).packages
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -107,23 +107,23 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self._served.requests.append((self.path, headers))
-        if self._served.status != 200:
-            self._answer(self._served.status, b"no", {})
-        elif self._served.redirect and path.startswith("/moved/"):
-            self._answer(302, b"", {"Location": self._served.redirect})
+        self._packages.requests.append((self.path, headers))
+        if self._packages.status != 200:
+            self._answer(self._packages.status, b"no", {})
+        elif self._packages.redirect and path.startswith("/moved/"):
+            self._answer(302, b"", {"Location": self._packages.redirect})
         elif path.startswith("/simple/"):
             self._page(path.split("/")[2])
-        elif path.startswith("/files/") and path[7:] in self._served.files:
-            self._file(self._served.files[path[7:]], headers)
+        elif path.startswith("/files/") and path[7:] in self._packages.files:
+            self._file(self._packages.files[path[7:]], headers)
         else:
             self._answer(404, b"not found", {})
 
     def _page(self, package: str) -> None:
-        entries = self._served.packages.get(package)
+        entries = self._packages.packages.get(package)
         if entries is None:
             self._answer(404, b"not found", {})
-        elif self._served.html:
+        elif self._packages.html:
             links = "".join(_link(entry) for entry in entries)
             page = f"<!DOCTYPE html><html><body>{links}</body></html>"
             self._answer(200, page.encode(), {"Content-Type": "text/html; charset=utf-8"})
@@ -132,12 +132,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, page.encode(), {"Content-Type": JSON_PAGE})
 
     def _file(self, content: bytes, headers: dict[str, str]) -> None:
-        etag = {"ETag": self._served.etag} if self._served.etag else {}
-        found = re.fullmatch(r"bytes=(\d+)-", headers.get("range", ""))
-        if found is None or headers.get("if-range") != self._served.etag:
+        etag = {"ETag": self._packages.etag} if self._packages.etag else {}
+        offset = re.fullmatch(r"bytes=(\d+)-", headers.get("range", ""))
+        if offset is None or headers.get("if-range") != self._packages.etag:
             self._answer(200, content, etag)
             return
-        start = int(found[1])
+        start = int(offset[1])
         if start >= len(content):
             self._answer(416, b"", {"Content-Range": f"bytes */{len(content)}"})
             return
@@ -150,8 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if self._served.cut_after and self.path.startswith("/files/"):
-            self.wfile.write(content[: self._served.cut_after.pop(0)])
+        if self._packages.cut_after and self.path.startswith("/files/"):
+            self.wfile.write(content[: self._packages.cut_after.pop(0)])
             self.close_connection = True
         else:
             self.wfile.write(content)

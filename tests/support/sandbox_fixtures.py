@@ -53,15 +53,15 @@ def ordinary_home(sandbox_python: Path) -> Iterator[Path]:
 )
 async def backend(request: pytest.FixtureRequest, sandbox_python: Path) -> AsyncIterator[Backend]:
     """A backend that works here; the test is skipped where this machine can't confine."""
-    started: Backend
+    opened: Backend
     with tempfile.TemporaryDirectory() as runtime_dir:
         if request.param == "ordinary user":
-            started = await start_as_ordinary_user(request.getfixturevalue("ordinary_home"))
+            opened = await start_as_ordinary_user(request.getfixturevalue("ordinary_home"))
         else:
-            started = Bubblewrap(plugin_context(sandbox_python, Path(runtime_dir)))
-        status = await started.probe()
+            opened = Bubblewrap(plugin_context(sandbox_python, Path(runtime_dir)))
+        status = await opened.probe()
         if status.available:
-            yield started
-        await started.close()
+            yield opened
+        await opened.close()
         if not status.available:
             pytest.skip(f"needs sandbox: {status.problem}. {status.remedy}")

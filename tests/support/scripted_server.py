@@ -1,4 +1,4 @@
-"""A box that answers the task client from a script, with the faults that connections have."""
+"""A server that answers the task client from a script, with the faults that connections have."""
 
 import json
 import threading
@@ -54,7 +54,7 @@ class ScriptedServer:
         part, self.parts = (self.parts[0], self.parts[1:]) if self.parts else ((), ())
         return part
 
-    def asked(self) -> list[tuple[str, str]]:
+    def requested_paths(self) -> list[tuple[str, str]]:
         return [(method, path) for method, path, _, _ in self.requests]
 
 
@@ -62,13 +62,13 @@ class ScriptedServer:
 def scripted_server() -> Generator[ScriptedServer]:
     """A running one on a free loopback port."""
     http = _Server(("127.0.0.1", 0), _Handler)
-    box = http.box
+    server = http.scripted
     thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield box
+        yield server
     finally:
-        box.hang.set()
+        server.hang.set()
         http.shutdown()
         thread.join(5)
         http.server_close()
@@ -82,7 +82,7 @@ class _Server(ThreadingHTTPServer):
 
     def server_activate(self) -> None:
         super().server_activate()
-        self.box = ScriptedServer(f"http://127.0.0.1:{self.server_address[1]}")
+        self.scripted = ScriptedServer(f"http://127.0.0.1:{self.server_address[1]}")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -97,19 +97,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(json.loads(self.rfile.read(length) or b"null"))
 
     def _answer(self, body: Any) -> None:
-        box = cast("_Server", self.server).box
+        server = cast("_Server", self.server).scripted
         headers = {name.lower(): value for name, value in self.headers.items()}
-        box.requests.append((self.command, self.path, headers, body))
+        server.requests.append((self.command, self.path, headers, body))
         if self.path.endswith("/cancel"):
-            box.hang.set()
+            server.hang.set()
             self._send(200, b"{}", "application/json")
-        elif box.refusal:
-            self._send(box.refusal[0], box.refusal[1], "application/json")
+        elif server.refusal:
+            self._send(server.refusal[0], server.refusal[1], "application/json")
         else:
-            self._send(200, box.next_frames(), "text/event-stream")
-            if not box.parts and not box.hang.is_set():
-                box.hanging.set()
-                box.hang.wait(20)
+            self._send(200, server.next_frames(), "text/event-stream")
+            if not server.parts and not server.hang.is_set():
+                server.hanging.set()
+                server.hang.wait(20)
 
     def _send(self, status: int, content: bytes, kind: str) -> None:
         self.send_response(status)

@@ -1,4 +1,4 @@
-"""A real box in a process of its own, as an administrator would start it."""
+"""A real server in a process of its own, as an administrator would start it."""
 
 import contextlib
 import json
@@ -31,9 +31,9 @@ GENEROUS = {
 
 
 def clean_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The test's environment without anything that would configure a box."""
-    kept = {n: v for n, v in os.environ.items() if not n.startswith("MONKEY_CODER")}
-    return kept | {"PYTHONUNBUFFERED": "1"} | dict(extra or {})
+    """The test's environment without anything that would configure a server."""
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith("MONKEY_CODER")}
+    return inherited | {"PYTHONUNBUFFERED": "1"} | dict(extra or {})
 
 
 def command(
@@ -75,7 +75,7 @@ class ServerProcess:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not address.exists():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"the box did not start:\n{self.log.read_text()}")
+                raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
             time.sleep(0.02)
         self.url = json.loads(address.read_text())["url"]
         return self
@@ -106,7 +106,7 @@ class ServerProcess:
         self.process.wait()
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit status, 0 for a box that never started."""
+        """SIGTERM; returns the exit status, 0 for a server that never started."""
         if self.process is None:
             return 0
         if self.process.poll() is None:
@@ -118,7 +118,7 @@ class ServerProcess:
 def running_server(
     data_dir: Path, model: Path | None = None, **env: str
 ) -> Generator[ServerProcess, None, None]:
-    """A started box, with `model` as its default; stopped at the end.
+    """A started server, with `model` as its default; stopped at the end.
 
     Its sandbox's Python is linked from the one that all tests share.
     """
@@ -135,11 +135,11 @@ def running_server(
 def share_sandbox_python(data_dir: Path, copy: Callable[[str, str], object] = os.link) -> None:
     """Put the Python that all tests share into a data directory that is not there yet."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    made = runtime.ensure_runtime(cache / "monkey-coder-tests")
+    prepared = runtime.ensure_runtime(cache / "monkey-coder-tests")
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target = data_dir / "sandbox-python" / made.name
-    # Where it can't be linked, the box makes its own.
+    target = data_dir / "sandbox-python" / prepared.name
+    # Where it can't be linked, the server makes its own.
     with contextlib.suppress(OSError, shutil.Error):
-        shutil.copytree(made, target, symlinks=True, copy_function=copy)
+        shutil.copytree(prepared, target, symlinks=True, copy_function=copy)
         return
     shutil.rmtree(target, ignore_errors=True)

@@ -27,7 +27,7 @@ from tests.support.hedging_parts import (
     FIRST_LOST,
     SECOND_LOST,
     SMART,
-    HeldFailure,
+    DelayedFailure,
     hedged_gateway,
     hedged_service,
     hedging,
@@ -124,7 +124,7 @@ async def test_hedge_when_the_second_waits_in_the_queue_then_it_leaves_it_and_is
 
 async def test_hedge_when_the_first_fails_then_the_second_is_waited_for() -> None:
     asked, held = asyncio.Event(), asyncio.Event()
-    one = HeldFailure(asked, PERMANENT, name="one", models=("a",))
+    one = DelayedFailure(asked, PERMANENT, name="one", models=("a",))
     two = remote("two", "b", set_then_answer(asked, held))
     answering = asyncio.create_task(answer(hedged_service(one, two), SMART))
     await until(lambda: bool(one.ended))
@@ -147,7 +147,7 @@ async def test_hedge_when_the_second_is_refused_then_the_first_is_waited_for() -
 
 async def test_hedge_when_one_was_made_then_the_completion_is_not_hedged_again() -> None:
     asked, held = asyncio.Event(), asyncio.Event()
-    one = HeldFailure(asked, PERMANENT, name="one", models=("a",))
+    one = DelayedFailure(asked, PERMANENT, name="one", models=("a",))
     two = remote("two", "b", set_then_answer(asked, PERMANENT))
     three, four = remote("three", "c", held), remote("four", "d", "fourth")
     answering = asyncio.create_task(answer(hedged_service(one, two, three, four), SMART))
@@ -162,7 +162,7 @@ async def test_hedge_when_one_was_made_then_the_completion_is_not_hedged_again()
 
 async def test_hedge_when_all_fail_then_the_last_error_is_raised() -> None:
     asked = asyncio.Event()
-    one = HeldFailure(asked, PERMANENT, name="one", models=("a",))
+    one = DelayedFailure(asked, PERMANENT, name="one", models=("a",))
     two = remote("two", "b", set_then_answer(asked, ProviderFailed("gone, too")))
     gateway = hedged_gateway(one, two)
     with pytest.raises(ProviderFailed, match="gone, too"):

@@ -14,7 +14,7 @@ from plugins.providers.llama_cpp.grammar.gbnf_safety import checked_rules, is_re
 from plugins.providers.llama_cpp.grammar.number_ranges import Bound, decimals, integers
 from plugins.providers.llama_cpp.native.bindings import Model, NativeError
 from plugins.providers.llama_cpp.sampling.sampler import create_grammar_sampler
-from tests.support.llama_model import follows, open_model
+from tests.support.llama_model import matches_grammar, open_model
 from tests.support.schema_grammar import schema_grammar
 from tests.support.tiny_gguf import write_tiny_gguf
 
@@ -96,7 +96,7 @@ def test_grammar_when_llama_would_choke_then_refused_with_the_reason(grammar: st
 @pytest.mark.parametrize(("grammar", "text"), _FINE)
 def test_grammar_when_fine_then_llama_takes_it_too(model: Model, grammar: str, text: str):
     checked_rules(grammar)
-    assert follows(model, grammar, text)
+    assert matches_grammar(model, grammar, text)
 
 
 @pytest.mark.parametrize("grammar", _DOUBLING)

@@ -9,7 +9,7 @@ import pytest
 
 from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.native.bindings import Model
-from tests.support.llama_model import follows, open_model
+from tests.support.llama_model import matches_grammar, open_model
 from tests.support.schema_grammar import schema_grammar
 from tests.support.tiny_gguf import write_tiny_gguf
 
@@ -173,7 +173,7 @@ def test_schema_when_document_fulfils_it_then_grammar_lets_it_through(
     model: Model, schema: Any, documents: list[str]
 ):
     grammar = schema_grammar(schema, "s")
-    assert [text for text in documents if not follows(model, grammar, text)] == []
+    assert [text for text in documents if not matches_grammar(model, grammar, text)] == []
 
 
 @pytest.mark.parametrize(("schema", "documents"), _FORBIDDEN)
@@ -181,7 +181,7 @@ def test_schema_when_document_does_not_fulfil_it_then_grammar_stops_it(
     model: Model, schema: Any, documents: list[str]
 ):
     grammar = schema_grammar(schema, "s")
-    assert [text for text in documents if follows(model, grammar, text)] == []
+    assert [text for text in documents if matches_grammar(model, grammar, text)] == []
 
 
 @pytest.mark.parametrize(("schema", "place"), _REFUSED)
@@ -209,4 +209,4 @@ def test_schema_when_it_has_hundreds_of_properties_then_still_made(model: Model)
     names = [f"property_{at}" for at in range(300)]
     schema = {"properties": {name: {"type": "integer"} for name in names}, "required": names[::2]}
     document = json.dumps(dict.fromkeys(names[::2], 1))
-    assert follows(model, schema_grammar(schema, "s"), document)
+    assert matches_grammar(model, schema_grammar(schema, "s"), document)

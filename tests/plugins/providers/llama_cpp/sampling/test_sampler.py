@@ -10,7 +10,7 @@ from plugins.providers.llama_cpp.native.bindings import Context, Model, NativeEr
 from plugins.providers.llama_cpp.sampling.logits import LogitsArray
 from plugins.providers.llama_cpp.sampling.sampler import Sampler
 from plugins.providers.llama_cpp.sampling.vocabulary import load_vocabulary
-from tests.support.llama_model import BYTES, computed, open_model
+from tests.support.llama_model import BYTES, compute_context, open_model
 from tests.support.tiny_gguf import write_tiny_gguf
 
 _PROMPT = [1, 70, 80, 90]
@@ -25,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module")
 def at(model: Model) -> tuple[Context, int]:
-    return computed(model, _PROMPT)
+    return compute_context(model, _PROMPT)
 
 
 def _sample(

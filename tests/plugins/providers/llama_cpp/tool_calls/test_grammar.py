@@ -11,7 +11,7 @@ from plugins.providers.llama_cpp.grammar.gbnf_safety import checked_rules
 from plugins.providers.llama_cpp.native.bindings import Model
 from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat as Format
 from plugins.providers.llama_cpp.tool_calls.grammar import add_call_rule
-from tests.support.llama_model import follows, open_model
+from tests.support.llama_model import matches_grammar, open_model
 from tests.support.tiny_gguf import write_tiny_gguf
 from tests.support.tool_call_examples import (
     CALLS_BEGIN,
@@ -62,7 +62,7 @@ def _xml(**values: str) -> str:
 def test_grammar_when_calls_are_xml_then_exactly_those_of_the_schema(
     model: Model, answer: str, allowed: bool
 ):
-    assert follows(model, _grammar(Format.QWEN_XML, *TOOLS), answer) is allowed
+    assert matches_grammar(model, _grammar(Format.QWEN_XML, *TOOLS), answer) is allowed
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_grammar_when_strings_are_restricted_then_enforced_unquoted(
 ):
     tool = Tool("write_file", "", {"properties": {"path": schema}, "required": ["path"]})
     grammar = _grammar(Format.QWEN_XML, tool)
-    assert follows(model, grammar, _xml(path=right))
-    assert not follows(model, grammar, _xml(path=wrong))
+    assert matches_grammar(model, grammar, _xml(path=right))
+    assert not matches_grammar(model, grammar, _xml(path=wrong))
 
 
 @pytest.mark.parametrize(
@@ -115,5 +115,5 @@ def test_grammar_when_calls_have_deepseek_markers_then_as_models_write_them(
     model: Model, form: Format, answer: str
 ):
     grammar = _grammar(form, *TOOLS)
-    assert follows(model, grammar, answer)
-    assert not follows(model, grammar, answer.replace('"path"', '"paths"'))
+    assert matches_grammar(model, grammar, answer)
+    assert not matches_grammar(model, grammar, answer.replace('"path"', '"paths"'))
