@@ -5,6 +5,7 @@ from typing import Any
 from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.grammar.gbnf_builder import Rules
 from plugins.providers.llama_cpp.grammar.gbnf_parser import GrammarError
+from plugins.providers.llama_cpp.grammar.gbnf_runs import check_runs
 from plugins.providers.llama_cpp.grammar.gbnf_safety import checked_rules
 from plugins.providers.llama_cpp.grammar.json_schema.compiler import schema_rule
 
@@ -14,7 +15,7 @@ def schema_grammar(schema: Any, place: str) -> str:
     rules = Rules()
     text = rules.text(schema_rule(rules, schema, place))
     try:
-        checked_rules(text)
+        check_runs(checked_rules(text))
     except GrammarError as error:
         raise InvalidInput.at(place, f"no grammar can be made of it: {error}") from error
     return text

@@ -8,6 +8,7 @@ from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.grammar.gbnf_ambiguity import check_readings
 from plugins.providers.llama_cpp.grammar.gbnf_builder import COMMON_NAMES, Rules
 from plugins.providers.llama_cpp.grammar.gbnf_parser import GrammarError
+from plugins.providers.llama_cpp.grammar.gbnf_runs import check_runs
 from plugins.providers.llama_cpp.grammar.gbnf_safety import checked_rules, is_recursive
 from plugins.providers.llama_cpp.grammar.json_schema.compiler import schema_rule
 from plugins.providers.llama_cpp.native.bindings import Model, NativeError
@@ -87,6 +88,7 @@ class OutputConstraints:
             rules = checked_rules(text)
             if is_recursive(rules, () if place == _GRAMMAR_FIELD else COMMON_NAMES):
                 check_readings(rules)
+            check_runs(rules)
             made = create_grammar_sampler(self._model, text)
         except GrammarError as error:
             raise InvalidInput.at(place, f"unusable grammar: {error}") from error

@@ -76,12 +76,12 @@ class Rules:
         return f"{self._exactly(many, count // _AT_A_TIME)} {rest}".strip()
 
     def _up_to(self, name: str, count: int) -> str:
-        if count <= _AT_A_TIME:
+        """Few ways to read a text: only the last repetition can end at any place."""
+        hundreds, rest = divmod(count, _AT_A_TIME)
+        if hundreds <= 1:
             return f"{name}{{0,{count}}}" if count else ""
         many = self.add("many", f"{name}{{{_AT_A_TIME}}}")
-        hundreds, rest = divmod(count - _AT_A_TIME, _AT_A_TIME)
-        last = f"{name}{{0,{_AT_A_TIME}}} {self._up_to(name, rest)}"
-        return f"{self._up_to(many, hundreds)} {last}".strip()
+        return f"{self._up_to(many, hundreds - 1)} {name}{{0,{_AT_A_TIME + rest}}}"
 
     def _reached(self, root: str) -> dict[str, str]:
         found = {"root": root}

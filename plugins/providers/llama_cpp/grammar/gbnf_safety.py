@@ -33,20 +33,33 @@ _MOST_BEGINNINGS = 20_000
 class Part(Struct, frozen=True):
     """One step of a sequence: a rule's name, or "" for the characters in `sets`.
 
-    It stands `copies` times once repetitions are written out, and may be left out if
-    `optional`. `again`: another one may follow it.
+    It stands from `low` to `high` times; None: any number of times.
     """
 
     rule: str
     sets: tuple[Ranges, ...]
-    optional: bool = False
-    copies: int = 1
-    again: bool = False
+    low: int = 1
+    high: int | None = 1
 
     @property
     def size(self) -> int:
         """That of one copy, in characters or rules."""
         return 1 if self.rule else len(self.sets)
+
+    @property
+    def optional(self) -> bool:
+        """Whether it may be left out."""
+        return self.low == 0
+
+    @property
+    def copies(self) -> int:
+        """How many stand in the grammar once repetitions are written out."""
+        return max(1, self.low, self.high or 0)
+
+    @property
+    def again(self) -> bool:
+        """Whether another copy may follow one."""
+        return self.high is None or self.copies > 1
 
 
 Rules = dict[str, list[list[Part]]]
@@ -100,9 +113,8 @@ def _part(item: Item, inner: Item, group: str) -> Part:
     rule = inner.name if isinstance(inner, Ref) else group if isinstance(inner, Group) else ""
     sets = inner.sets if isinstance(inner, Chars) else ()
     if not isinstance(item, Repeat):
-        return Part(rule, sets, optional=not (rule or sets))
-    copies = max(1, item.low, item.high or 0)
-    return Part(rule, sets, item.low == 0, copies, again=item.high is None or copies > 1)
+        return Part(rule, sets, low=int(bool(rule or sets)))
+    return Part(rule, sets, item.low, item.high)
 
 
 def _check_names(rules: Rules) -> None:

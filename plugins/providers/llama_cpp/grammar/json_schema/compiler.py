@@ -6,6 +6,7 @@ declared, an object that declares some has no others unless `additionalPropertie
 so, numbers have at most 16 digits before and behind the point, and there is little space.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -29,6 +30,7 @@ from plugins.providers.llama_cpp.grammar.json_schema.strings import string_body
 
 _MOST_RULES = 8000
 _DEEPEST = 64
+_MOST_ALTERNATIVES = 32
 
 
 def schema_rule(rules: Rules, schema: Any, place: str, *, whole: Any = None) -> str:
@@ -111,7 +113,19 @@ class _Compiler:
             texts = [json.dumps(value, ensure_ascii=False, allow_nan=False) for value in values]
         except ValueError as error:
             raise InvalidInput.at(f"{place}.enum", "JSON has no infinity or NaN") from error
-        return self._rules.add("enum", " | ".join(literal(text) for text in texts))
+        return self._texts_rule(sorted(set(texts)), _DEEPEST)
+
+    def _texts_rule(self, texts: list[str], depth: int) -> str:
+        """A rule for these texts; many are divided by how they start, to be read in fewer ways."""
+        if len(texts) <= _MOST_ALTERNATIVES or not depth:
+            return self._rules.add("enum", " | ".join(literal(text) for text in texts))
+        pairs = zip(texts[0], texts[-1], strict=False)
+        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        ways: list[str] = []
+        for start, group in itertools.groupby(texts, key=lambda text: text[: shared + 1]):
+            rests = [text[len(start) :] for text in group]
+            ways.append(f"{literal(start)} {self._texts_rule(rests, depth - 1)}")
+        return self._rules.add("enum", " | ".join(ways))
 
 
 def _fits(value: Any, kinds: Sequence[str]) -> bool:
