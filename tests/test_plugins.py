@@ -175,7 +175,7 @@ def test_load_when_the_directory_is_missing_then_it_is_reported_not_fatal(tmp_pa
     assert "not a directory" in reasons(tmp_path / "none")[str(tmp_path / "none")]
 
 
-def test_run_child_when_given_a_module_of_the_box_then_runs_its_main(folder: Path) -> None:
+def test_run_child_when_given_a_module_of_the_server_then_runs_its_main(folder: Path) -> None:
     write(folder, "helper", "def main(argv):\n    return len(argv)\n")
     load(PluginSettings(path=str(folder)))
     module = child_argv("plugins.helper")[-1]

@@ -61,7 +61,7 @@ def model_file(path: Path, **changes: Any) -> ModelFile:
     return structs.replace(plain, **changes)
 
 
-def test_doctor_when_the_box_is_new_then_makes_nothing_and_serving_would_work(
+def test_doctor_when_the_server_is_new_then_makes_nothing_and_serving_would_work(
     cli: Command, tmp_path: Path
 ) -> None:
     ended = cli("doctor", "--data-dir", str(tmp_path / "data"))
@@ -80,7 +80,7 @@ def test_doctor_when_asked_for_json_then_says_the_same(cli: Command, tmp_path: P
     assert all(f["remedy"] for f in report["findings"] if f["grade"] != "ok")
 
 
-def test_doctor_when_a_box_exists_then_checks_its_database_and_model(
+def test_doctor_when_a_server_exists_then_checks_its_database_and_model(
     cli: Command, tmp_path: Path
 ) -> None:
     data_dir = ("--data-dir", str(tmp_path / "data"))

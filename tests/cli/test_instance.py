@@ -145,7 +145,7 @@ def test_database_path_when_something_else_then_refuses_without_secrets(
     assert "hush" not in caught.value.message
 
 
-def test_load_box_when_flags_are_given_then_they_win(
+def test_load_server_when_flags_are_given_then_they_win(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PORT", "1")
@@ -155,7 +155,7 @@ def test_load_box_when_flags_are_given_then_they_win(
     assert loaded.settings.data.dir == str(tmp_path)
 
 
-async def test_open_box_when_opened_twice_then_both_see_the_same(tmp_path: Path) -> None:
+async def test_open_server_when_opened_twice_then_both_see_the_same(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     loaded = load_instance(None, folder)
     async with open_database(loaded) as first, open_database(loaded) as second:

@@ -24,10 +24,10 @@ def model(
     """`monkey-coder model`, on a data directory of its own."""
     with command_line(capsys, monkeypatch) as call:
 
-        def on_box(name: str, *words: str) -> CommandResult:
+        def on_data_dir(name: str, *words: str) -> CommandResult:
             return call("model", name, *words, "--data-dir", str(tmp_path / "data"))
 
-        yield on_box
+        yield on_data_dir
 
 
 @pytest.fixture

@@ -310,7 +310,7 @@ def test_run_when_the_prompt_is_a_dash_then_reads_standard_input(
     assert server.requests[0][3]["prompt"] == "from a pipe"
 
 
-def test_run_when_interrupted_then_cancels_the_task_on_the_box(
+def test_run_when_interrupted_then_cancels_the_task_on_the_server(
     server: ScriptedServer, tmp_path: Path
 ) -> None:
     server.parts = [[START]]
@@ -354,7 +354,7 @@ def test_find_key_when_there_is_none_then_says_how_to_get_one() -> None:
         find_key(None, {})
 
 
-def test_find_url_when_a_box_runs_here_then_it_is_found(tmp_path: Path) -> None:
+def test_find_url_when_a_server_runs_here_then_it_is_found(tmp_path: Path) -> None:
     settings = Settings(data=DataSettings(dir=str(tmp_path)))
     with pytest.raises(SetupError, match="monkey-coder serve"):
         find_url(None, settings, {})

@@ -76,7 +76,18 @@ def wait_for(server: ServerProcess, kind: str) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("moment", ["accepted", "planned", "candidate", "verdict"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "accepted",
+        pytest.param("planned", marks=SLOW),
+        pytest.param("candidate", marks=SLOW),
+        "verdict",
+    ],
+)
 def test_kill_when_a_task_has_reached_a_step_then_it_is_finished_once(
     moment: str, server: ServerProcess
 ) -> None:
@@ -90,6 +101,7 @@ def test_kill_when_a_task_has_reached_a_step_then_it_is_finished_once(
     assert journal(server, "planned") == dict.fromkeys(accepted, 1)
 
 
+@SLOW
 def test_kill_when_at_random_moments_then_nothing_accepted_is_lost(
     server: ServerProcess,
 ) -> None:

@@ -87,7 +87,7 @@ def test_embeddings_when_fewer_dimensions_are_asked_then_cut_and_of_length_1(
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ({"input": "abc", "dimensions": DIMENSIONS + 1}, "dimensions"),
         ({"input": "abc", "dimensions": 0}, "dimensions"),

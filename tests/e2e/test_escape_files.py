@@ -17,8 +17,8 @@ HIDDEN = {"EACCES": "hidden_supervisor"}
 NOT_ROOT = {"EACCES": "user_namespace", "ENOENT": "mount_namespace", "EROFS": "read_only_system"}
 
 
-def listing(name: str, path: str, *, bites: bool = True) -> Probe:
-    return attempt(name, f"os.listdir({path})", NOT_THERE, bites=bites)
+def listing(name: str, path: str, *, control: bool = True) -> Probe:
+    return attempt(name, f"os.listdir({path})", NOT_THERE, control=control)
 
 
 def creating(folder: str) -> Probe:
@@ -29,12 +29,12 @@ def creating(folder: str) -> Probe:
 def host_file(name: str) -> Probe:
     """A file of /proc that says something of the machine to everybody."""
     code = f"print(repr(text('/proc/{name}')[:60]))"
-    return Probe(f"what {name} tells", code, COVERED_FILE, has_control=True)
+    return Probe(f"what {name} tells", code, COVERED_FILE, control=True)
 
 
 def telling_folder(name: str) -> Probe:
     code = f"print(os.listdir('/proc/{name}'))"
-    return Probe(f"what {name} tells", code, COVERED_FOLDER, has_control=True)
+    return Probe(f"what {name} tells", code, COVERED_FOLDER, control=True)
 
 
 # Of these as many as this kernel has.
@@ -58,14 +58,15 @@ NEEDED_OF_PROC = (
 
 PROBES = [
     # What lies outside of the few folders that are shown
-    attempt("read shadow", "text('/etc/shadow')", NOT_THERE, bites=True),
-    attempt("read shadow by ..", "text('../' * 20 + 'etc/shadow')", NOT_THERE, bites=True),
-    attempt("read shadow by own root", "text('/proc/self/root/etc/shadow')", NOT_THERE, bites=True),
+    attempt("read shadow", "text('/etc/shadow')", NOT_THERE, control=True),
+    attempt("read shadow by ..", "text('../' * 20 + 'etc/shadow')", NOT_THERE, control=True),
+    attempt("read shadow by own root", "text('/proc/self/root/etc/shadow')", NOT_THERE,
+            control=True),
     listing("home of root", "'/root'"),
     listing("homes of users", "'/home'"),
     listing("the service's data directory", "facts['data_dir']"),
-    attempt("the service's database", "text(facts['database'])", NOT_THERE, bites=True),
-    attempt("the service's log", "text(facts['log'])", NOT_THERE, bites=True),
+    attempt("the service's database", "text(facts['database'])", NOT_THERE, control=True),
+    attempt("the service's log", "text(facts['log'])", NOT_THERE, control=True),
     listing("the service's runtime directory", "facts['data_dir'] + '/run'"),
     listing("the kernel's /sys", "'/sys'"),
     listing("control groups", "'/sys/fs/cgroup'"),
@@ -73,29 +74,29 @@ PROBES = [
     listing("/var/lib of the machine", "'/var/lib'"),
     listing("/mnt of the machine", "'/mnt'"),
     listing("/boot of the machine", "'/boot'"),
-    attempt("a file that all may read", "text(facts['open_file'])", NOT_THERE, bites=True),
+    attempt("a file that all may read", "text(facts['open_file'])", NOT_THERE, control=True),
     attempt("a file in the machine's /dev/shm", "text(facts['shared_file'])", NOT_THERE,
-            bites=True),
-    listing("the old root that was left", "'/oldroot'", bites=False),
+            control=True),
+    listing("the old root that was left", "'/oldroot'", control=False),
     # Devices
     Probe("every device of the machine",
           "print([p for p in facts['devices'] if os.path.lexists(p)])",
-          {"[]": "mount_namespace"}, has_control=True),
+          {"[]": "mount_namespace"}, control=True),
     Probe("what /dev holds",
           "harmless = set('console core fd full null ptmx pts random shm stderr stdin stdout tty "
           "urandom zero'.split())\nprint(sorted(set(os.listdir('/dev')) - harmless))",
-          {"[]": "mount_namespace"}, has_control=True),
+          {"[]": "mount_namespace"}, control=True),
     attempt("make a disk's node", "os.mknod('/tmp/disk', 0o60600, os.makedev(254, 0))",
             {"EPERM": "no_capabilities", "EACCES": "landlock"}),
     attempt("make memory's node", "os.mknod('/tmp/mem', 0o20600, os.makedev(1, 1))",
             {"EPERM": "no_capabilities", "EACCES": "landlock"}),
     # Ways around names
     attempt("handle of a file", "call('name_to_handle_at', -100, b'/usr', None, None, 0)", FILTERED,
-            bites=True),
+            control=True),
     attempt("open by handle", "call('open_by_handle_at', -1, None, 0)", FILTERED),
-    attempt("root of PID 1", "os.listdir('/proc/1/root')", HIDDEN, bites=True),
-    attempt("folder of PID 1", "os.listdir('/proc/1/cwd')", HIDDEN, bites=True),
-    attempt("read the binary of PID 1", "open('/proc/1/exe', 'rb')", HIDDEN, bites=True),
+    attempt("root of PID 1", "os.listdir('/proc/1/root')", HIDDEN, control=True),
+    attempt("folder of PID 1", "os.listdir('/proc/1/cwd')", HIDDEN, control=True),
+    attempt("read the binary of PID 1", "open('/proc/1/exe', 'rb')", HIDDEN, control=True),
     attempt("write the binary of PID 1", "os.open('/proc/1/exe', os.O_WRONLY)",
             {**HIDDEN, "EROFS": "read_only_system", "ETXTBSY": "read_only_system"}),
     attempt("chmod of the own interpreter", "os.chmod('/proc/self/exe', 0o777)", READ_ONLY),
@@ -126,7 +127,7 @@ PROBES = [
           "print({bool(os.statvfs(p).f_flag & os.ST_RDONLY) for p in "
           "('/proc', '/proc/sys', '/proc/self', '/proc/fs', '/dev', '/etc', '/usr', '/opt/python', "
           "'/')})",
-          {"{True}": "read_only_system"}, has_control=True),
+          {"{True}": "read_only_system"}, control=True),
     *(attempt(f"read {path}", f"os.open('{path}', os.O_RDONLY)", NOT_ROOT) for path in (
         "/proc/kcore", "/proc/kmsg", "/dev/mem", "/dev/kmsg", "/proc/kpagecount",
         "/proc/self/../1/mem")),
@@ -135,20 +136,20 @@ PROBES = [
     *map(host_file, FILES_OF_PROC),
     *map(telling_folder, FOLDERS_OF_PROC),
     attempt("take a cover of /proc off", "call('umount2', b'/proc/cmdline', 2)", FILTERED,
-            bites=True),
+            control=True),
     Probe("the boot parameters by another way",
           "print([bool(text(f'/proc/{p}/root/proc/cmdline')) for p in ('self', 'thread-self')])",
-          {"[False, False]": "mount_namespace"}, has_control=True),
+          {"[False, False]": "mount_namespace"}, control=True),
     # Rights that hang on files
     Probe("a setuid program of the system",
           "import subprocess\nwords = ['mount', '--bind', '/tmp', '/tmp']\n"
           "said = subprocess.run(words, capture_output=True, text=True).stderr\n"
           "print('must be superuser' in said or said)",
-          {"True": "no_new_privileges"}, has_control=True),
+          {"True": "no_new_privileges"}, control=True),
     Probe("programs of the system that are setuid",
           "print(all(os.statvfs(p).f_flag & os.ST_NOSUID for p in ('/usr', '/tmp', '/workspace', "
           "'/opt/python', '/dev/shm')))",
-          {"True": "mount_namespace"}, has_control=True),
+          {"True": "mount_namespace"}, control=True),
     Probe("devices on what can be written",
           "print(all(os.statvfs(p).f_flag & os.ST_NODEV for p in ('/tmp', '/workspace', "
           "'/dev/shm')))",
@@ -170,7 +171,9 @@ def test_file_when_reached_for_from_inside_then_the_layer_stops_it(
 
 
 @controls(PROBES)
-def test_file_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
+def test_file_when_nothing_confines_then_the_probe_gets_through(
+    probe: Probe, target: Target
+) -> None:
     target.require_passes_unconfined(probe)
 
 

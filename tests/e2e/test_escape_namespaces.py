@@ -9,7 +9,7 @@ pytest_plugins = ["tests.support.escape_fixtures"]
 
 FILTERED = {"EPERM": "seccomp"}
 HIDDEN = {"EACCES": "hidden_supervisor"}
-SEES_IPC: dict[str, Any] = {"bites": True, "keeps": ("ipc",)}
+SEES_IPC: dict[str, Any] = {"control": True, "keeps": ("ipc",)}
 
 KINDS = {
     "user": 0x10000000, "mount": 0x00020000, "pid": 0x20000000, "net": 0x40000000,
@@ -18,20 +18,20 @@ KINDS = {
 LINKS = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 
 
-def filtered(name: str, *words: object, bites: bool = True) -> Probe:
+def filtered(name: str, *words: object, control: bool = True) -> Probe:
     """A system call that the filter refuses, whatever its arguments."""
     call, *arguments = (repr(word) for word in (name, *words))
-    return attempt(name, f"call({', '.join([call, *arguments])})", FILTERED, bites=bites)
+    return attempt(name, f"call({', '.join([call, *arguments])})", FILTERED, control=control)
 
 
 def unshare(name: str, flags: int) -> Probe:
-    return attempt(f"unshare {name}", f"call('unshare', {flags})", FILTERED, bites=True)
+    return attempt(f"unshare {name}", f"call('unshare', {flags})", FILTERED, control=True)
 
 
 def clone(name: str, flags: int) -> Probe:
     # A child that is made has nothing to say.
     work = f"call('clone', {flags | 17}, 0, 0, 0, 0) or os._exit(0)"
-    return attempt(f"clone {name}", work, FILTERED, bites=True)
+    return attempt(f"clone {name}", work, FILTERED, control=True)
 
 
 def own_namespace(name: str, layer: str) -> Probe:
@@ -50,12 +50,12 @@ PROBES = [
     clone("all at once", sum(KINDS.values())),
     attempt("clone with flags out of the filter's sight",
             "call('clone3', struct.pack('<11Q', 0x10000000, *[0] * 10), 88)", {"ENOSYS": "seccomp"},
-            bites=True),
+            control=True),
     *(attempt(f"join PID 1's {name}", f"os.open('/proc/1/ns/{name}', os.O_RDONLY)", HIDDEN,
-              bites=True) for name in LINKS),
+              control=True) for name in LINKS),
     *(attempt(f"join the own {name} once more",
               f"call('setns', os.open('/proc/self/ns/{name}', os.O_RDONLY), 0)", FILTERED,
-              bites=name not in ("user",)) for name in LINKS),
+              control=name not in ("user",)) for name in LINKS),
     attempt("join by a process", "call('setns', os.pidfd_open(1), 0x40000000)", FILTERED),
     own_namespace("user", "user_namespace"),
     own_namespace("mnt", "mount_namespace"),
@@ -64,7 +64,7 @@ PROBES = [
     own_namespace("ipc", "ipc_namespace"),
     own_namespace("uts", "uts_namespace"),
     Probe("the machine's name", "print(os.uname().nodename)", {"sandbox": "uts_namespace"},
-          has_control=True),
+          control=True),
     filtered("sethostname", b"mine", 4),
     filtered("setdomainname", b"mine", 4),
     Probe("where in the control groups it is",
@@ -72,17 +72,17 @@ PROBES = [
           {"{'/'}": "cgroup_namespace"}),
     # Mounts
     attempt("mount a tmpfs", "call('mount', b'none', b'/tmp', b'tmpfs', 0, None)", FILTERED,
-            bites=True),
+            control=True),
     attempt("mount /proc", "call('mount', b'none', b'/tmp', b'proc', 0, None)", FILTERED,
-            bites=True),
+            control=True),
     attempt("mount an overlay",
             "call('mount', b'none', b'/tmp', b'overlay', 0, b'lowerdir=/etc:/usr')", FILTERED,
-            bites=True),
+            control=True),
     attempt("bind a folder", "call('mount', b'/usr', b'/tmp', None, 4096, None)", FILTERED,
-            bites=True),
+            control=True),
     attempt("remount to write", "call('mount', None, b'/', None, 4096 | 32, None)", FILTERED),
     attempt("make mounts shared", "call('mount', None, b'/', None, 1 << 20, None)", FILTERED,
-            bites=True),
+            control=True),
     filtered("umount2", b"/proc", 2),
     filtered("pivot_root", b"/tmp", b"/tmp"),
     filtered("chroot", b"/"),
@@ -110,11 +110,12 @@ PROBES = [
     Probe("SysV objects to be seen",
           "print(sum(len(text('/proc/sysvipc/' + kind).splitlines()) - 1 "
           "for kind in ('shm', 'sem', 'msg')))", {"0": "ipc_namespace"}, **SEES_IPC),
-    attempt("semaphores of its own", "call('semget', 0, 32000, 0o600)", FILTERED, bites=True),
-    attempt("shared memory of its own", "call('shmget', 0, 1 << 30, 0o600)", FILTERED, bites=True),
-    attempt("a message queue of its own", "call('msgget', 0, 0o600)", FILTERED, bites=True),
+    attempt("semaphores of its own", "call('semget', 0, 32000, 0o600)", FILTERED, control=True),
+    attempt("shared memory of its own", "call('shmget', 0, 1 << 30, 0o600)", FILTERED,
+            control=True),
+    attempt("a message queue of its own", "call('msgget', 0, 0o600)", FILTERED, control=True),
     attempt("a POSIX queue of its own", "call('mq_open', b'mine', 0o102, 0o600, None)",
-            {"EMFILE": "rlimits"}, bites=True),
+            {"EMFILE": "rlimits"}, control=True),
 ]  # fmt: skip
 
 
@@ -126,5 +127,7 @@ def test_namespace_when_left_or_made_from_inside_then_the_layer_stops_it(
 
 
 @controls(PROBES)
-def test_namespace_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
+def test_namespace_when_nothing_confines_then_the_probe_gets_through(
+    probe: Probe, target: Target
+) -> None:
     target.require_passes_unconfined(probe)

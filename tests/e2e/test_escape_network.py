@@ -11,7 +11,7 @@ FILTERED = {"EPERM": "seccomp"}
 NO_ROUTE = {"ENETUNREACH": "net_namespace"}
 NOBODY_LISTENS = {"ECONNREFUSED": "net_namespace"}
 NOT_THERE = {"ENOENT": "mount_namespace"}
-SEES_NET: dict[str, Any] = {"bites": True, "keeps": ("net",)}
+SEES_NET: dict[str, Any] = {"control": True, "keeps": ("net",)}
 
 # Numbers of linux/socket.h, with a type that each family has.
 FAMILIES = {
@@ -91,40 +91,40 @@ PROBES = [
     # Changing the own network
     attempt("switch the loopback off",
             "__import__('fcntl').ioctl(socket.socket(), 0x8914, struct.pack('16sh14x', b'lo', 0))",
-            {"EPERM": "no_capabilities"}, bites=True),
+            {"EPERM": "no_capabilities"}, control=True),
     attempt("make an interface",
             "__import__('fcntl').ioctl(socket.socket(), 0x89a0, b'bridge' + bytes(10))",
             {"ENOTTY": "seccomp"}),
     attempt("bind to a device",
             "socket.socket().setsockopt(1, 25, b'lo\\0') or "
-            "socket.socket().setsockopt(1, 36, 1)", {"EPERM": "no_capabilities"}, bites=True),
+            "socket.socket().setsockopt(1, 36, 1)", {"EPERM": "no_capabilities"}, control=True),
     attempt("a low port", "socket.socket(2, 2).bind(('127.0.0.1', 80))",
-            {"EACCES": "no_capabilities"}, bites=True),
+            {"EACCES": "no_capabilities"}, control=True),
     attempt("a transparent proxy", "socket.socket().setsockopt(0, 19, 1)",
-            {"EPERM": "no_capabilities"}, bites=True),
+            {"EPERM": "no_capabilities"}, control=True),
     attempt("packet filters", "socket.socket().setsockopt(0, 64, bytes(84))",
             {"EPERM": "no_capabilities", "ENOPROTOOPT": "no_capabilities"}),
     # Kinds of sockets
     *(attempt(f"socket of {name}", f"call('socket', *{words})", FILTERED,
-              bites=name in EVERYWHERE) for name, words in FAMILIES.items()),
+              control=name in EVERYWHERE) for name, words in FAMILIES.items()),
     Probe("any other family",
           "got = set()\nfor family in set(range(64)) - {1, 2, 10, 16}:\n"
           "  for kind in (1, 2, 3, 5):\n"
           "    try: got.add(call('socket', family, kind, 0))\n"
           "    except OSError as error: got.add(errno.errorcode[error.errno])\nprint(*got)",
-          FILTERED, has_control=True),
+          FILTERED, control=True),
     # What is made of a socket later
-    *(attempt(name, f"socket.socket({words}", FILTERED, bites=True)
+    *(attempt(name, f"socket.socket({words}", FILTERED, control=True)
       for name, words in {
           "encryption by the kernel": ").setsockopt(6, 31, b'tls')",
           "a tunnel": "2, 2).setsockopt(17, 100, 2)",
           "another family later": ").setsockopt(41, 1, 2)"}.items()),
-    *(attempt(f"bytes out of their order, by {name}", work, FILTERED, bites=True)
+    *(attempt(f"bytes out of their order, by {name}", work, FILTERED, control=True)
       for name, work in {
           "send": "socket.socketpair()[0].send(b'x', 1)",
           "sendmsg": "socket.socketpair()[0].sendmsg([b'x'], [], 1)"}.items()),
     attempt("a pair of another family", "call('socketpair', 30, 1, 0, bytes(8))", FILTERED,
-            bites=True),
+            control=True),
 ]  # fmt: skip
 
 
@@ -136,5 +136,7 @@ def test_network_when_reached_for_from_inside_then_the_layer_stops_it(
 
 
 @controls(PROBES)
-def test_network_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
+def test_network_when_nothing_confines_then_the_probe_gets_through(
+    probe: Probe, target: Target
+) -> None:
     target.require_passes_unconfined(probe)

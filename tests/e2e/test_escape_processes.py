@@ -13,7 +13,7 @@ FILTERED = {"EPERM": "seccomp"}
 HIDDEN = {"EACCES": "hidden_supervisor"}
 NO_RIGHT = {"EPERM": "no_capabilities"}
 SYSCTL = {"EACCES": "user_namespace", "EROFS": "read_only_system", "ENOENT": "mount_namespace"}
-SEES_HOST: dict[str, Any] = {"bites": True, "keeps": ("pid",)}
+SEES_HOST: dict[str, Any] = {"control": True, "keeps": ("pid",)}
 # Numbers of asm-generic/resource.h.
 LIMITS = {"CPU": 0, "FSIZE": 1, "DATA": 2, "STACK": 3, "NPROC": 6, "NOFILE": 7,
           "MEMLOCK": 8, "MSGQUEUE": 12}  # fmt: skip
@@ -27,7 +27,7 @@ def of_service(what: str) -> Probe:
 
 def of_init(what: str) -> Probe:
     """A file in the folder of PID 1, which watches the program and is of the same user."""
-    return attempt(f"PID 1's {what}", f"text('/proc/1/{what}')", HIDDEN, bites=True)
+    return attempt(f"PID 1's {what}", f"text('/proc/1/{what}')", HIDDEN, control=True)
 
 
 PROBES = [
@@ -60,10 +60,11 @@ PROBES = [
     of_init("mem"),
     of_init("auxv"),
     of_init("smaps"),
-    attempt("PID 1's descriptors", "os.listdir('/proc/1/fd')", HIDDEN, bites=True),
+    attempt("PID 1's descriptors", "os.listdir('/proc/1/fd')", HIDDEN, control=True),
     attempt("PID 1's report", "[os.open(f'/proc/1/fd/{n}', os.O_WRONLY) for n in range(3, 20)]",
             HIDDEN),
-    attempt("PID 1's memory, to write", "os.open('/proc/1/mem', os.O_WRONLY)", HIDDEN, bites=True),
+    attempt("PID 1's memory, to write", "os.open('/proc/1/mem', os.O_WRONLY)", HIDDEN,
+            control=True),
     attempt("tracing PID 1", "call('ptrace', 16, 1, 0, 0)", FILTERED),
     attempt("seizing PID 1", "call('ptrace', 0x4206, 1, 0, 0)", FILTERED),
     # What came with the program
@@ -89,30 +90,30 @@ PROBES = [
     attempt("be killed later", "open('/proc/self/oom_score_adj', 'w').write('-1000')",
             {"EROFS": "read_only_system"}),
     attempt("map of users", "os.open('/proc/self/uid_map', os.O_WRONLY)",
-            {"EROFS": "read_only_system"}, bites=True),
+            {"EROFS": "read_only_system"}, control=True),
     attempt("file system with labels", "os.open('/proc/self/attr/current', os.O_WRONLY)",
             {"EROFS": "read_only_system", "EINVAL": "no_capabilities"}),
     # Rights
     Probe("users", "print(os.getresuid(), os.getresgid(), os.getgroups())",
           {"(1000, 1000, 1000) (1000, 1000, 1000) []": "user_namespace",
-           "(1000, 1000, 1000) (1000, 1000, 1000) [1000]": "user_namespace"}, has_control=True),
+           "(1000, 1000, 1000) (1000, 1000, 1000) [1000]": "user_namespace"}, control=True),
     Probe("capabilities", "s = status()\nprint({int(s[n], 16) for n in "
           "('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb')})",
-          {"{0}": "no_capabilities"}, has_control=True),
+          {"{0}": "no_capabilities"}, control=True),
     Probe("privileges that it may gain", "print(status()['NoNewPrivs'].strip())",
-          {"1": "no_new_privileges"}, has_control=True),
-    Probe("filters", "print(status()['Seccomp'].strip())", {"2": "seccomp"}, has_control=True),
-    attempt("become root", "os.setuid(0)", {"EINVAL": "user_namespace"}, bites=True),
-    attempt("join root's group", "os.setgid(0)", {"EINVAL": "user_namespace"}, bites=True),
+          {"1": "no_new_privileges"}, control=True),
+    Probe("filters", "print(status()['Seccomp'].strip())", {"2": "seccomp"}, control=True),
+    attempt("become root", "os.setuid(0)", {"EINVAL": "user_namespace"}, control=True),
+    attempt("join root's group", "os.setgid(0)", {"EINVAL": "user_namespace"}, control=True),
     attempt("join groups", "os.setgroups([1000])", NO_RIGHT),
     attempt("take all capabilities",
             "call('capset', struct.pack('<Ii', 0x20080522, 0), "
             "struct.pack('<6I', *([0xffffffff] * 6)))", NO_RIGHT),
     attempt("take one capability",
             "call('capset', struct.pack('<Ii', 0x20080522, 0), "
-            "struct.pack('<6I', 1 << 21, 1 << 21, 0, 0, 0, 0))", NO_RIGHT, bites=True),
+            "struct.pack('<6I', 1 << 21, 1 << 21, 0, 0, 0, 0))", NO_RIGHT, control=True),
     attempt("an ambient capability", "call('prctl', 47, 2, 21, 0, 0)", NO_RIGHT),
-    attempt("secure bits", "call('prctl', 28, 0, 0, 0, 0)", NO_RIGHT, bites=True),
+    attempt("secure bits", "call('prctl', 28, 0, 0, 0, 0)", NO_RIGHT, control=True),
     attempt("take back that no privileges are gained", "call('prctl', 38, 0, 0, 0, 0)",
             {"EINVAL": "no_new_privileges"}),
     attempt("take back the filter", "call('prctl', 22, 0, 0, 0, 0)",
@@ -127,7 +128,7 @@ PROBES = [
     *(Probe(f"make the limit of core dumps {text}",
             f"call('setrlimit', 4, bytes([{byte}] * 16))\n"
             "print(__import__('resource').getrlimit(4))",
-            {"(1, 1)": "seccomp"}, has_control=byte == 0)
+            {"(1, 1)": "seccomp"}, control=byte == 0)
       for text, byte in (("nothing", 0), ("endless", 255))),
     attempt("lock all memory", "call('mlockall', 1)", {"ENOMEM": "rlimits", "EPERM": "rlimits"}),
 ]  # fmt: skip
@@ -141,5 +142,7 @@ def test_process_when_reached_for_from_inside_then_the_layer_stops_it(
 
 
 @controls(PROBES)
-def test_process_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
+def test_process_when_nothing_confines_then_the_probe_gets_through(
+    probe: Probe, target: Target
+) -> None:
     target.require_passes_unconfined(probe)

@@ -11,14 +11,14 @@ NO_SUCH_REQUEST = {"ENOTTY": "seccomp"}
 PASSED_OVER = {THROUGH: "seccomp"}
 
 
-def call(name: str, words: str, stopped: dict[str, str], *, bites: bool = True) -> Probe:
+def call(name: str, words: str, stopped: dict[str, str], *, control: bool = True) -> Probe:
     """`name` begins with that of the call."""
-    return attempt(name, f"call({name.split(maxsplit=1)[0]!r}, {words})", stopped, bites=bites)
+    return attempt(name, f"call({name.split(maxsplit=1)[0]!r}, {words})", stopped, control=control)
 
 
-def request(name: str, fd: str, number: int, *, bites: bool = False) -> Probe:
+def request(name: str, fd: str, number: int, *, control: bool = False) -> Probe:
     work = f"call('ioctl', {fd}, {number}, bytes(64))"
-    return attempt(f"request {name}", work, NO_SUCH_REQUEST, bites=bites)
+    return attempt(f"request {name}", work, NO_SUCH_REQUEST, control=control)
 
 
 A_FILE = "os.open(os.__file__, os.O_RDONLY)"
@@ -39,7 +39,7 @@ PROBES = [
     call("mmap of huge pages", "0, 1 << 21, 3, 0x40022, -1, 0", FILTERED),
     call("memfd_create of huge pages", "b'x', 4", FILTERED),
     attempt("terminals", "[os.openpty() for _ in range(200)]", {"ENOSPC": "mount_namespace"},
-            bites=True),
+            control=True),
     call("prctl for a processor core alone", "62, 1, 0, 0, 0", FILTERED),
     # A file that others have to wait for; and the disk
     call("fcntl F_SETLEASE to read", f"{A_FILE}, 1024, 0", FILTERED),
@@ -47,11 +47,11 @@ PROBES = [
     call("fsync", "-1", PASSED_OVER),
     call("msync", "1 << 12, 1 << 12, 4", PASSED_OVER),
     # The disk's own requests, those of namespaces, and those at which the kernel loads a driver
-    request("FIGETBSZ", A_FILE, 2, bites=True),
+    request("FIGETBSZ", A_FILE, 2, control=True),
     request("FS_IOC_GETFLAGS", A_FILE, 0x80086601),
     request("FS_IOC_GETFSUUID", A_FILE, 0x80111500),
     request("FS_IOC_FIEMAP", A_FILE, 0xC020660B),
-    request("NS_GET_NSTYPE", "os.open('/proc/self/ns/uts', os.O_RDONLY)", 0xB703, bites=True),
+    request("NS_GET_NSTYPE", "os.open('/proc/self/ns/uts', os.O_RDONLY)", 0xB703, control=True),
     request("SIOCGIFBR", "socket.socket().fileno()", 0x8940),
     request("SIOCGIFVLAN", "socket.socket().fileno()", 0x8982),
 ]  # fmt: skip
@@ -83,5 +83,7 @@ def test_shared_when_it_is_its_own_then_allowed(probe: Probe, target: Target) ->
 
 
 @controls(PROBES)
-def test_shared_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
+def test_shared_when_nothing_confines_then_the_probe_gets_through(
+    probe: Probe, target: Target
+) -> None:
     target.require_passes_unconfined(probe)

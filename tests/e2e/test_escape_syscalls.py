@@ -31,20 +31,20 @@ terminal = os.open(os.ttyname(slave), os.O_RDWR)
 """
 
 
-def filtered(name: str, *words: object, bites: bool = True) -> Probe:
+def filtered(name: str, *words: object, control: bool = True) -> Probe:
     """A call that the filter refuses, whatever its arguments."""
     call, *arguments = (repr(word) for word in (name, *words))
-    return attempt(name, f"call({', '.join([call, *arguments])})", FILTERED, bites=bites)
+    return attempt(name, f"call({', '.join([call, *arguments])})", FILTERED, control=control)
 
 
 def refused(name: str, *words: object) -> Probe:
     """The same, for a call that the kernel refuses to everybody but the machine's root."""
-    return filtered(name, *words, bites=False)
+    return filtered(name, *words, control=False)
 
 
 def ioctl(name: str, number: int) -> Probe:
     work = f"attempt(lambda: call('ioctl', terminal, {number}, bytes(64)))"
-    return Probe(f"ioctl {name}", TERMINAL + work, FILTERED, has_control=True)
+    return Probe(f"ioctl {name}", TERMINAL + work, FILTERED, control=True)
 
 
 PROBES = [
@@ -102,13 +102,13 @@ PROBES = [
     refused("vhangup"),
     filtered("lsm_set_self_attr", 0, None, 0, 0),
     # Another layout of memory, another system, another way to ask
-    *(attempt(f"personality {name}", f"call('personality', {number})", FILTERED, bites=True)
+    *(attempt(f"personality {name}", f"call('personality', {number})", FILTERED, control=True)
       for name, number in {"without random addresses": 0x40000, "executable data": 0x400000,
                            "32-bit": 8, "of another system": 1}.items()),
-    *(Probe(f"32-bit call {name}", I386.format(number=number), KILLED, has_control=True)
+    *(Probe(f"32-bit call {name}", I386.format(number=number), KILLED, control=True)
       for name, number in {"getpid": 20, "getuid": 24, "sync": 36}.items()),
     Probe("call of the x32 kind", "attempt(lambda: libc.syscall(ctypes.c_long(0x40000027)))",
-          KILLED, has_control=True),
+          KILLED, control=True),
     attempt("a call of the future", "call('of the future')", UNKNOWN),
     attempt("a call in the gap between old and new", "call('in the gap')", UNKNOWN),
     attempt("a call that nobody knows", "call('unknown to anybody')", UNKNOWN),
@@ -152,5 +152,7 @@ def test_call_when_it_leads_nowhere_then_allowed(probe: Probe, target: Target) -
 
 
 @controls(PROBES)
-def test_call_when_nothing_confines_then_the_probe_bites(probe: Probe, target: Target) -> None:
+def test_call_when_nothing_confines_then_the_probe_gets_through(
+    probe: Probe, target: Target
+) -> None:
     target.require_passes_unconfined(probe)

@@ -81,7 +81,7 @@ ATTACKS: dict[str, tuple[str, set[str]]] = {
 
 
 @pytest.mark.parametrize("name", list(ATTACKS))
-def test_attack_when_a_program_wants_too_much_then_it_is_stopped_and_the_box_goes_on(
+def test_attack_when_a_program_wants_too_much_then_it_is_stopped_and_the_server_goes_on(
     name: str, sandbox: httpx.Client
 ) -> None:
     code, reasons = ATTACKS[name]
@@ -130,7 +130,7 @@ def test_file_when_its_name_is_odd_then_it_is_a_name_and_nothing_else(
     assert sandbox.post(RUN, json=body).json()["stdout"] == "ran\n"
 
 
-def test_box_when_killed_in_the_middle_then_no_process_and_no_control_group_is_left(
+def test_server_when_killed_in_the_middle_then_no_process_and_no_control_group_is_left(
     sandbox_server: ServerProcess,
 ) -> None:
     before, groups = find_orphaned_sandboxes(), control_groups(sandbox_server)

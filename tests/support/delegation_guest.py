@@ -30,8 +30,11 @@ _CONSOLE_BYTES = 4000
 _USER = 2_000_000_998
 
 
-def boot_and_report(python: Path, home: Path, seconds: float) -> dict[str, Any]:
-    """Build and boot the guest; return its report (see delegation_init). Raises AssertionError."""
+def boot_and_report(python: Path, home: Path, extent: str, seconds: float) -> dict[str, Any]:
+    """Build and boot the guest; return its report (see delegation_init). Raises AssertionError.
+
+    `extent` is "smoke" or "all", which takes several minutes.
+    """
     host_kernel = kernel.find_kernel(KERNEL)
     root_image.build_tree(
         home / "tree",
@@ -39,7 +42,9 @@ def boot_and_report(python: Path, home: Path, seconds: float) -> dict[str, Any]:
         Interpreter(python),
         {"guest_init.pyc": module_pyc(delegation_init.__name__)},
     )
-    _add_code(home / "tree", home / "tree" / delegation_init.CODE.lstrip("/"))
+    code = home / "tree" / delegation_init.CODE.lstrip("/")
+    _add_code(home / "tree", code)
+    (code / delegation_init.EXTENT).write_text(extent)
     root_image.write_image(home / "tree", home / "root.img")
     shutil.rmtree(home / "tree")
     (home / "initramfs").write_bytes(initramfs.build_initramfs(KernelModules(host_kernel.modules)))

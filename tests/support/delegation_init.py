@@ -16,6 +16,7 @@ from typing import Any
 
 ORDINARY_USER = 64_998
 CODE = "/opt/code"
+EXTENT = "extent"
 PYTHON = "/opt/python/bin/python3"
 SERVICE = "tests.support.delegation_service"
 _RUNTIME = "/run/monkey-coder"
@@ -42,9 +43,11 @@ def main() -> None:
     _mount_all()
     controllers = _divide()
     report: dict[str, Any] = {"kernel": os.uname().release, "controllers": controllers}
-    report["ordinary"] = _serve("ordinary", ORDINARY_USER, ["-m", SERVICE, _RUNTIME, "all"])
-    report["root"] = _serve("root", 0, ["-m", SERVICE, _RUNTIME, "some"])
-    report["not_delegated"] = _serve("plain", ORDINARY_USER, ["-c", _DETECT], delegated=False)
+    extent = Path(CODE, EXTENT).read_text()
+    report["ordinary"] = _serve("ordinary", ORDINARY_USER, ["-m", SERVICE, _RUNTIME, extent])
+    if extent != "smoke":
+        report["root"] = _serve("root", 0, ["-m", SERVICE, _RUNTIME, "some"])
+        report["not_delegated"] = _serve("plain", ORDINARY_USER, ["-c", _DETECT], delegated=False)
     with _port().open("wb", buffering=0) as port:
         port.write(json.dumps(report).encode() + b"\n")
     time.sleep(1)  # until QEMU has forwarded it

@@ -41,7 +41,7 @@ class Probe:
     name: str
     code: str
     stopped: Mapping[str, str]
-    has_control: bool = False
+    control: bool = False
     keeps: tuple[str, ...] = ()
 
 
@@ -66,11 +66,11 @@ def confined(probes: Sequence[Probe]) -> Callable[[Test], Test]:
 
 def controls(probes: Sequence[Probe]) -> Callable[[Test], Test]:
     """Parametrizes a test by the probes that have a control; it runs as an ordinary user."""
-    biting = [probe for probe in probes if probe.has_control]
+    with_control = [probe for probe in probes if probe.control]
 
     def mark(test: Test) -> Test:
         as_user = pytest.mark.parametrize("kind", [ORDINARY], indirect=True)
-        return only_x86_64(parametrize_probes(biting)(as_user(test)))
+        return only_x86_64(parametrize_probes(with_control)(as_user(test)))
 
     return mark
 

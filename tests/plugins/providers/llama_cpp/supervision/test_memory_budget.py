@@ -24,7 +24,7 @@ MIB = 1024 * 1024
 
 
 @asynccontextmanager
-async def _box(
+async def _open_provider(
     folder: Path, *aliases: str, **settings: Any
 ) -> AsyncGenerator[tuple[LlamaCppProvider, ListedModels]]:
     files = {alias: write_tiny_gguf(folder / f"{alias}.gguf") for alias in aliases}
@@ -47,14 +47,17 @@ async def _until(provider: LlamaCppProvider, model: str, state: ModelState) -> N
 
 
 async def test_load_when_memory_is_enough_then_several_models_are_ready_at_once(tmp_path: Path):
-    async with _box(tmp_path, "a", "b") as (provider, _):
+    async with _open_provider(tmp_path, "a", "b") as (provider, _):
         await provider.load("a")
         await provider.load("b")
         assert set((await _states(provider)).values()) == {ModelState.READY}
 
 
 async def test_load_when_memory_is_short_then_the_longest_idle_goes(tmp_path: Path):
-    async with _box(tmp_path, "a", "b", "c", memory_mib=2 * ONE_MODEL_MIB) as (provider, models):
+    async with _open_provider(tmp_path, "a", "b", "c", memory_mib=2 * ONE_MODEL_MIB) as (
+        provider,
+        models,
+    ):
         for alias in ("a", "b"):
             await provider.load(alias)
         await complete(provider, request("x", model="a"))
@@ -72,7 +75,7 @@ async def test_load_when_memory_is_short_then_the_longest_idle_goes(tmp_path: Pa
 
 
 async def test_load_when_others_are_at_work_then_refused_with_the_figures(tmp_path: Path):
-    async with _box(tmp_path, "a", "b", memory_mib=ONE_MODEL_MIB) as (provider, _):
+    async with _open_provider(tmp_path, "a", "b", memory_mib=ONE_MODEL_MIB) as (provider, _):
         stream = provider.stream(request("x", model="a", max_tokens=400))
         await anext(stream)
         with pytest.raises(ModelUnavailable, match="in use") as caught:
@@ -90,7 +93,7 @@ async def test_load_when_others_are_at_work_then_refused_with_the_figures(tmp_pa
 async def test_load_when_model_can_never_fit_then_says_what_is_needed_and_unloads_nobody(
     tmp_path: Path,
 ):
-    async with _box(tmp_path, "a", "b", memory_mib=ONE_MODEL_MIB) as (provider, models):
+    async with _open_provider(tmp_path, "a", "b", memory_mib=ONE_MODEL_MIB) as (provider, models):
         await provider.load("a")
         with models.files["b"].open("r+b") as file:
             file.truncate(500 * MIB)
@@ -102,7 +105,7 @@ async def test_load_when_model_can_never_fit_then_says_what_is_needed_and_unload
 async def test_request_when_model_was_unloaded_for_another_then_it_is_loaded_again(
     tmp_path: Path,
 ):
-    async with _box(tmp_path, "a", "b", memory_mib=ONE_MODEL_MIB) as (provider, _):
+    async with _open_provider(tmp_path, "a", "b", memory_mib=ONE_MODEL_MIB) as (provider, _):
         for alias in ("a", "b", "a", "b"):
             _, finished = await complete(provider, request("x", model=alias))
             assert finished.usage.completion_tokens == 8
@@ -111,7 +114,7 @@ async def test_request_when_model_was_unloaded_for_another_then_it_is_loaded_aga
 async def test_idle_when_nobody_asks_for_long_then_unloaded_and_loaded_again_on_demand(
     tmp_path: Path,
 ):
-    async with _box(tmp_path, "a", idle_unload_s=0.3) as (provider, _):
+    async with _open_provider(tmp_path, "a", idle_unload_s=0.3) as (provider, _):
         await provider.load("a")
         pid = provider.engine_pid("a")
         assert pid is not None
@@ -122,7 +125,7 @@ async def test_idle_when_nobody_asks_for_long_then_unloaded_and_loaded_again_on_
 
 
 async def test_idle_when_a_stream_is_open_then_model_stays(tmp_path: Path):
-    async with _box(tmp_path, "a", idle_unload_s=0.1) as (provider, _):
+    async with _open_provider(tmp_path, "a", idle_unload_s=0.1) as (provider, _):
         stream = provider.stream(request("x", model="a", max_tokens=400))
         await anext(stream)
         pid = provider.engine_pid("a")
@@ -153,13 +156,13 @@ async def test_request_when_loading_is_slow_then_retry_after_and_loading_goes_on
 async def test_probe_when_model_is_first_loaded_then_kept_and_known_before_the_next_use(
     tmp_path: Path,
 ):
-    async with _box(tmp_path, "a") as (provider, models):
+    async with _open_provider(tmp_path, "a") as (provider, models):
         (before,) = await provider.models()
         assert before.decode_tokens_per_second is None
         await provider.load("a")
     probe = structs.replace(models.probes["a"], decode_tokens_per_second=45.5)
     assert (probe.threads, probe.chunk > 0, probe.load_seconds > 0) == (1, True, True)
-    async with _box(tmp_path, "a") as (provider, models):
+    async with _open_provider(tmp_path, "a") as (provider, models):
         models.probes["a"] = probe
         (info,) = await provider.models()
     assert info.state is ModelState.UNLOADED
@@ -168,11 +171,11 @@ async def test_probe_when_model_is_first_loaded_then_kept_and_known_before_the_n
 
 
 async def test_probe_when_kept_for_the_same_file_then_not_measured_again(tmp_path: Path):
-    async with _box(tmp_path, "a") as (provider, models):
+    async with _open_provider(tmp_path, "a") as (provider, models):
         await provider.load("a")
     speeds = {"prefill_tokens_per_second": 900.0, "decode_tokens_per_second": 45.5}
     first = structs.replace(models.probes["a"], chunk=32, row_costs=(1.0, 2.5), **speeds)
-    async with _box(tmp_path, "a") as (provider, models):
+    async with _open_provider(tmp_path, "a") as (provider, models):
         models.probes["a"] = first
         await provider.load("a")
     again = models.probes["a"]
@@ -182,11 +185,11 @@ async def test_probe_when_kept_for_the_same_file_then_not_measured_again(tmp_pat
 
 
 async def test_probe_when_settings_change_then_another_key(tmp_path: Path):
-    async with _box(tmp_path, "a") as (provider, models):
+    async with _open_provider(tmp_path, "a") as (provider, models):
         await provider.load("a")
     first = models.probes["a"]
     first = structs.replace(first, decode_tokens_per_second=45.5)
-    async with _box(tmp_path, "a", context_tokens=256) as (provider, models):
+    async with _open_provider(tmp_path, "a", context_tokens=256) as (provider, models):
         models.probes["a"] = first
         (info,) = await provider.models()
         assert info.decode_tokens_per_second is None
