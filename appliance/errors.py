@@ -19,6 +19,7 @@
     │  ├─ QueueFull                    QUEUE_FULL
     │  ├─ ModelUnavailable             MODEL_UNAVAILABLE
     │  ├─ ProviderFailed               PROVIDER_ERROR
+    │  │  └─ ProviderMisconfigured     PROVIDER_MISCONFIGURED
     │  └─ SandboxUnavailable           SANDBOX_UNAVAILABLE
     └─ SetupError                      SETUP_ERROR
        ├─ ConfigError                  CONFIG_ERROR
@@ -137,6 +138,15 @@ class ProviderFailed(Unavailable):
     """A provider took the request and could not finish it."""
 
     code = "PROVIDER_ERROR"
+
+
+class ProviderMisconfigured(ProviderFailed):
+    """A provider fails until the administrator changes its key, account or address.
+
+    To repeat the request can't help.
+    """
+
+    code = "PROVIDER_MISCONFIGURED"
 
 
 class SandboxUnavailable(Unavailable):

@@ -77,13 +77,13 @@ async def test_run_when_the_prompt_does_not_fit_then_it_is_refused_with_the_numb
     assert provider.requests == []
 
 
-async def test_run_when_the_answer_asked_for_does_not_fit_then_it_is_refused() -> None:
+async def test_run_when_the_requested_length_exceeds_the_room_then_it_is_capped() -> None:
     provider = ScriptedProvider(answers_in_turn(GOOD), context_tokens=300)
-    with pytest.raises(ContextLengthExceeded):
-        await run_agent(provider, MemoryContext(make_request(max_tokens=290)))
-    await run_agent(provider, MemoryContext(make_request()))
-    assert provider.requests[0].max_tokens is not None
-    assert provider.requests[0].max_tokens < 300
+    for given in (32_000, None):
+        await run_agent(provider, MemoryContext(make_request(max_tokens=given)))
+        sent = provider.requests[-1].max_tokens
+        assert sent is not None
+        assert 0 < sent < 300
 
 
 async def test_run_when_the_model_is_unknown_then_the_task_fails_with_what_exists() -> None:

@@ -36,6 +36,7 @@ GEMINI = "/v1beta/models/m:streamGenerateContent"
 class UpstreamApi:
     """`post` sends a body of a client; `upstream` shows what the providers made of it."""
 
+    app: Any
     client: httpx.AsyncClient
     upstream: FakeUpstream
 
@@ -100,13 +101,12 @@ async def open_upstream_api(folder: Path, **sections: Any) -> AsyncGenerator[Ups
         unused = dict.fromkeys(each.name for each in fields(Services))
         own = {"accounts": harness.accounts, "completions": CompletionService(gateway)}
         services: Any = unused | own
-        transport = httpx.ASGITransport(
-            cast("Any", build_api(Services(**services), Settings())), raise_app_exceptions=False
-        )
+        app = cast("Any", build_api(Services(**services), Settings()))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         try:
             async with httpx.AsyncClient(
                 transport=transport, base_url="http://server.test", headers={"x-api-key": key}
             ) as client:
-                yield UpstreamApi(client, upstream)
+                yield UpstreamApi(app, client, upstream)
         finally:
             await gateway.close()

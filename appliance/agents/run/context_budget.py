@@ -9,16 +9,15 @@ MIN_ANSWER_TOKENS = 64
 def compute_answer_tokens(
     request: TaskRequest, prompt_tokens: int, context_tokens: int | None, default: int
 ) -> int:
-    """How many tokens the answer may have.
+    """How many tokens the answer may have: the caller's number or `default`, up to what is left.
 
-    A number that the caller set is granted or refused; `default` shrinks to what is left.
-    Raises ContextLengthExceeded with the numbers.
+    Raises ContextLengthExceeded with the numbers if too little is left for a useful answer.
     """
-    requested = request.max_tokens
+    limit = request.max_tokens or default
     if context_tokens is None:
-        return requested or default
+        return limit
     available = context_tokens - prompt_tokens
-    needed = requested or min(default, MIN_ANSWER_TOKENS)
+    needed = min(limit, MIN_ANSWER_TOKENS)
     if available < needed:
         raise ContextLengthExceeded(
             f"the prompt has {prompt_tokens} tokens and the answer needs {needed}, but the model's "
@@ -30,4 +29,4 @@ def compute_answer_tokens(
                 "context_tokens": context_tokens,
             },
         )
-    return requested or min(default, available)
+    return min(limit, available)

@@ -24,24 +24,26 @@ _TYPES = {
     405: _INVALID,
     409: _INVALID,
     413: "request_too_large",
+    424: _INVALID,
     429: "rate_limit_error",
     504: "timeout_error",
     529: "overloaded_error",
 }
+_TOO_LONG = "CONTEXT_LENGTH_EXCEEDED"
 # Statuses that differ from those of the other dialects.
 _STATUS_BY_CODE = {"MODEL_NOT_FOUND": 404, "QUEUE_FULL": 529}
 
 
 def render_error(request: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
     """The response to a failed request."""
-    adjusted = _with_anthropic_status(problem)
+    adjusted = _adapt_problem(problem)
     headers = {**adjusted.headers, REQUEST_ID: request_id(request.scope)}
     return problem_response(error_body(request, adjusted), replace(adjusted, headers=headers))
 
 
 def error_body(request: Request[Any, Any, Any], problem: Problem) -> dict[str, Any]:
     """The error body; `details` is an extension."""
-    adjusted = _with_anthropic_status(problem)
+    adjusted = _adapt_problem(problem)
     error = {
         "type": _TYPES.get(adjusted.status, "api_error"),
         "message": adjusted.message,
@@ -60,8 +62,26 @@ def rate_limit_headers(window: RateStatus, elapsed_s: float) -> Headers:  # noqa
     ]
 
 
-def _with_anthropic_status(problem: Problem) -> Problem:
-    return replace(problem, status=_STATUS_BY_CODE.get(problem.code, problem.status))
+def _adapt_problem(problem: Problem) -> Problem:
+    """The problem with this dialect's status, and in the words that clients search for."""
+    message = _describe_overflow(problem) if problem.code == _TOO_LONG else problem.message
+    status = _STATUS_BY_CODE.get(problem.code, problem.status)
+    return replace(problem, status=status, message=message)
+
+
+def _describe_overflow(problem: Problem) -> str:
+    counts = problem.details
+    prompt, context = counts.get("prompt_tokens"), counts.get("context_tokens")
+    if prompt is None or context is None:
+        return f"prompt is too long: {problem.message}"
+    answer = counts.get("max_tokens")
+    if answer and prompt < context:
+        return (
+            f"input length and `max_tokens` exceed context limit: {prompt} + {answer} > {context}, "
+            "decrease input length or `max_tokens` and try again"
+        )
+    # A prompt that fills the context exactly leaves no room for an answer.
+    return f"prompt is too long: {prompt} tokens > {min(context, prompt - 1)} maximum"
 
 
 DIALECT = Dialect(PREFIX, render_error, rate_limit_headers)

@@ -60,7 +60,7 @@ class _BlockFrames:
             return
         if not self._in_text:
             self._in_text = True
-            yield self._start({"type": "text", "text": "", "citations": None})
+            yield self._start({"type": "text", "text": ""})
         yield self._delta({"type": "text_delta", "text": text})
 
     def _tool(self, call: ToolCall) -> Iterator[NamedFrame]:

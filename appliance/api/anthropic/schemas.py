@@ -106,7 +106,6 @@ class UsageAnswer(Struct):
 
 class TextAnswer(Struct, tag="text"):
     text: str
-    citations: None = None
 
 
 class ToolUseAnswer(Struct, tag="tool_use"):

@@ -44,6 +44,8 @@ STATUS_BY_CODE: dict[str, int] = {
     "CONFIG_ERROR": 500,
     "STORE_ERROR": 500,
     "PLUGIN_ERROR": 500,
+    # A status that no client retries, and that does not blame the client's own key.
+    "PROVIDER_MISCONFIGURED": 424,
     "PROVIDER_ERROR": 502,
     "SERVICE_UNAVAILABLE": 503,
     "QUEUE_FULL": 503,
@@ -54,6 +56,7 @@ STATUS_BY_CODE: dict[str, int] = {
 
 _INTERNAL_MESSAGE = "Internal error. The server's log has the details."
 _MALFORMED_STATUS = "malformed_status"
+_PERMANENT = frozenset({"PROVIDER_MISCONFIGURED", "MODEL_NOT_FOUND"})
 
 ErrorHandler = Callable[[Request[Any, Any, Any], Exception], Response[Any]]
 
@@ -124,6 +127,8 @@ def _from_appliance_error(error: ApplianceError) -> Problem:
         headers["Retry-After"] = str(max(1, ceil(error.retry_after)))
     if status == STATUS_BY_CODE["UNAUTHORIZED"]:
         headers["WWW-Authenticate"] = "Bearer"
+    if error.code in _PERMANENT or error.details.get("retryable") is False:
+        headers["x-should-retry"] = "false"  # read by OpenAI's and Anthropic's packages
     return Problem(status, error.code, error.message, error.details, headers)
 
 

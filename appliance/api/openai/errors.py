@@ -1,4 +1,4 @@
-"""Errors and headers as clients of OpenAI's API read them, whichever of its paths they spec."""
+"""Errors and headers as clients of OpenAI's API read them, whichever of its paths they call."""
 
 import time
 from dataclasses import replace
@@ -20,6 +20,7 @@ _TYPES = {
     405: "invalid_request_error",
     409: "invalid_request_error",
     413: "invalid_request_error",
+    424: "invalid_request_error",
     429: "rate_limit_error",
 }
 _CODES = {
@@ -31,23 +32,46 @@ _CODES = {
     "TOKEN_EXPIRED": "invalid_api_key",
     "RATE_LIMIT_EXCEEDED": "rate_limit_exceeded",
 }
-_NO_MODEL = "MODEL_NOT_FOUND"
+_NO_MODEL, _TOO_LONG = "MODEL_NOT_FOUND", "CONTEXT_LENGTH_EXCEEDED"
+_PARAMS = {_NO_MODEL: "model", _TOO_LONG: "messages"}
 _NOT_FOUND = 404
 _SHOWN_ELSEWHERE = frozenset({"field", "reason"})  # in the message and in `param`
 
 
 def render_error(request: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
     """The response; the code of an unmatched path is unknown_url."""
-    problem = with_openai_status(problem)
+    problem = adapt_problem(problem)
     body = error_body(problem)
     if problem.status == _NOT_FOUND and request_context.path_template(request.scope) is None:
         body["error"]["code"] = "unknown_url"
     return problem_response(body, problem)
 
 
-def with_openai_status(problem: Problem) -> Problem:
-    """The problem with 404 for an unknown model, which is 400 in other dialects."""
-    return replace(problem, status=_NOT_FOUND) if problem.code == _NO_MODEL else problem
+def adapt_problem(problem: Problem) -> Problem:
+    """The problem with 404 for an unknown model, and in the words that clients search for."""
+    if problem.code == _NO_MODEL:
+        return replace(problem, status=_NOT_FOUND)
+    if problem.code == _TOO_LONG:
+        return replace(problem, message=_describe_overflow(problem))
+    return problem
+
+
+def _describe_overflow(problem: Problem) -> str:
+    counts = problem.details
+    prompt, context = counts.get("prompt_tokens"), counts.get("context_tokens")
+    if prompt is None or context is None:
+        return f"The messages exceed this model's maximum context length: {problem.message}"
+    answer = counts.get("max_tokens") if prompt < context else None
+    requested = f"your messages resulted in {prompt} tokens"
+    if answer:
+        requested = (
+            f"you requested {prompt + answer} tokens ({prompt} in the messages, {answer} in the "
+            "completion)"
+        )
+    return (
+        f"This model's maximum context length is {context} tokens. However, {requested}. "
+        "Please reduce the length of the messages."
+    )
 
 
 def error_body(problem: Problem) -> dict[str, Any]:
@@ -58,7 +82,7 @@ def error_body(problem: Problem) -> dict[str, Any]:
     error: dict[str, Any] = {
         "message": problem.message,
         "type": _TYPES.get(problem.status, "server_error"),
-        "param": problem.details.get("field", "model" if problem.code == _NO_MODEL else None),
+        "param": problem.details.get("field", _PARAMS.get(problem.code)),
         "code": _CODES.get(problem.code, problem.code.lower()),
     }
     if more := {

@@ -8,7 +8,7 @@ import msgspec
 from litestar import Request
 
 from appliance.api.openai.answers import AnswerHeader, PendingAnswer, sum_usage
-from appliance.api.openai.errors import error_body, with_openai_status
+from appliance.api.openai.errors import error_body, adapt_problem
 from appliance.api.openai.stream_chunks import DONE, Chunks
 from appliance.api.openai.stream_merge import merge_events, missing_end_error
 from appliance.api.streaming.completion_stream import (
@@ -60,7 +60,7 @@ async def stream_frames(
             yield Encoded(chunks.usage(total))
         yield Encoded(DONE)
     except Exception as error:
-        problem = with_openai_status(describe_stream_error(request, error))
+        problem = adapt_problem(describe_stream_error(request, error))
         yield Encoded(b"data: %b\n\n" % msgspec.json.encode(error_body(problem)))
 
 

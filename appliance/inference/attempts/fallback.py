@@ -169,11 +169,11 @@ class FallbackChain:
 def _next_target(
     remaining: Sequence[Route], failure: ApplianceError | None, min_context: int
 ) -> Route | None:
-    """The next target; after a prompt that was too long, the next with a larger context."""
-    too_long = isinstance(failure, ContextLengthExceeded)
-    return next(
-        (each for each in remaining if not too_long or _context_tokens(each) > min_context), None
-    )
+    """The next target; after a prompt that was too long, the next whose context may be larger."""
+    if not isinstance(failure, ContextLengthExceeded):
+        return next(iter(remaining), None)
+    sizes = ((each, each.info.context_tokens) for each in remaining)
+    return next((each for each, size in sizes if size is None or size > min_context), None)
 
 
 def _context_tokens(route: Route) -> int:

@@ -28,6 +28,7 @@ class ProviderQueueFull(QueueFull):
     """
 
 
+_SERVER_ERROR = 500
 # The provider has not seen a request that ends with one of these.
 NOT_TRIED = (CircuitOpen, QuotaExceeded, ProviderQueueFull)
 
@@ -49,5 +50,11 @@ def can_retry(error: ApplianceError) -> bool:
 
 
 def trips_breaker(error: ApplianceError) -> bool:
-    """Whether the circuit breaker counts it as a failure of the provider."""
-    return isinstance(error, ProviderFailed)
+    """Whether the circuit breaker counts it: a passing failure of the provider itself.
+
+    What a single request caused, or what fails in the same way until the administrator changes
+    something, says nothing about the next request, or is told better by its own error.
+    """
+    if not isinstance(error, ProviderFailed) or not error.details.get("retryable"):
+        return False
+    return (error.details.get("status") or _SERVER_ERROR) >= _SERVER_ERROR

@@ -12,16 +12,17 @@ _TOKENS_PER_TEXT = 4
 
 
 class TokenEstimate(Struct, frozen=True):
-    """Estimated prompt tokens. `max_tokens` None: up to the end of the context."""
+    """Estimated prompt tokens. `max_tokens` is a cap; None: up to the end of the context."""
 
     prompt_tokens: int
     max_tokens: int | None = None
 
     def upper_bound(self, context_tokens: int | None) -> TokenUsage:
         """The most that can be used; without any bound, only the prompt is counted."""
-        remaining = max(0, context_tokens - self.prompt_tokens) if context_tokens else 0
-        completion = remaining if self.max_tokens is None else self.max_tokens
-        return TokenUsage(self.prompt_tokens, completion)
+        bounds = [] if self.max_tokens is None else [self.max_tokens]
+        if context_tokens:
+            bounds.append(max(0, context_tokens - self.prompt_tokens))
+        return TokenUsage(self.prompt_tokens, min(bounds, default=0))
 
     def partial_usage(self, pieces: int) -> TokenUsage:
         """The usage of an answer that ended after `pieces` text events, of one token or more."""

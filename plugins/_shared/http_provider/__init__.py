@@ -10,6 +10,8 @@ session.py               opens the connection pool
 sse.py                   parser of server-sent events
 failures.py              maps statuses, stream errors and transport errors to ApplianceErrors
 error_body.py            parses the providers' error bodies, removes secrets
+context_overflow.py      recognizes a prompt that is too long from a provider's wording
 tool_arguments.py        arguments of tool calls as objects
+tool_names.py            short names of tools, and back
 embeddings.py            batches, counts and normalization of embeddings
 """

@@ -17,9 +17,11 @@ from appliance.errors import (
     InvalidInput,
     PayloadTooLarge,
     ProviderFailed,
+    ProviderMisconfigured,
     RateLimited,
     UnknownModel,
 )
+from plugins._shared.http_provider.context_overflow import is_context_overflow, parse_token_counts
 from plugins._shared.http_provider.error_body import ProviderErrorBody
 from plugins._shared.http_provider.sse import EventTooLong
 
@@ -31,13 +33,7 @@ _TRANSIENT = (408, 409, 425)
 _SERVER_ERROR, _NOT_IMPLEMENTED = 500, 501
 _REDIRECTS = range(300, 400)
 _MAX_RETRY_AFTER_S = 24 * 3600.0
-_CONTEXT_OVERFLOW = re.compile(
-    r"context[ _](?:length|window|size)|prompt is too long|maximum context|"
-    r"input token count .* exceeds|exceeds? the (?:available|maximum) .*(?:context|tokens)",
-    re.IGNORECASE,
-)
 _NO_MESSAGE = "no error message"
-_NUMBER = re.compile(r"\b\d{1,3}(?:,\d{3})+\b|\b\d{2,}\b")
 
 
 def from_status(
@@ -45,7 +41,7 @@ def from_status(
 ) -> ApplianceError:
     """The error for a response with this status of the provider called `name`."""
     if reason := _permanent_reason(status, error):
-        return provider_failed(name, reason, status)
+        return misconfigured(name, reason, status)
     if status in _CLIENT_ERRORS:
         return _invalid_request(name, status, error)
     wait = error.retry_after if error.retry_after is not None else parse_retry_after(headers)
@@ -100,11 +96,11 @@ def from_transport_error(
                 details={"status": None, "retryable": False},
             )
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
-            return provider_failed(name, "its certificate is not trusted; set ca_file")
+            return misconfigured(name, "its certificate is not trusted; set ca_file")
         case aiohttp.ClientConnectorError() | aiohttp.ClientProxyConnectionError():
             reason = f"no connection: {error.strerror or 'refused'}"
         case ValueError():
-            return provider_failed(name, "its URL is invalid; check base_url")
+            return misconfigured(name, "its URL is invalid; check base_url")
         case aiohttp.ClientError() | OSError():
             reason = "the connection broke before the response was complete"
         case _:
@@ -120,11 +116,22 @@ def provider_failed(
     wait: float | None = None,
 ) -> ProviderFailed:
     """A ProviderFailed of this provider, with its details; `wait` in seconds."""
-    response = f" answered {status}" if status else ""
     return ProviderFailed(
-        f"provider {name}{response}: {reason}",
+        _describe(name, reason, status),
         details={"status": status, "retryable": retryable},
         retry_after=wait,
+    )
+
+
+def misconfigured(name: str, reason: str, status: int | None = None) -> ProviderMisconfigured:
+    """A failure that lasts until the administrator changes something."""
+    details = {"status": status, "retryable": False}
+    return ProviderMisconfigured(_describe(name, reason, status), details=details)
+
+
+def _describe(name: str, reason: str, status: int | None) -> str:
+    return (
+        f"provider {name} answered {status}: {reason}" if status else f"provider {name}: {reason}"
     )
 
 
@@ -154,31 +161,21 @@ def _rate_limited(name: str, error: ProviderErrorBody, wait: float | None) -> Ap
 
 
 def _invalid_request(name: str, status: int, error: ProviderErrorBody) -> ApplianceError:
+    if is_context_overflow(error):
+        message = error.message or "the prompt is too long for the model"
+        return ContextLengthExceeded(f"{name}: {message}", details=parse_token_counts(error))
     if status == _NOT_FOUND:
         return _not_found(name, error)
     if status == _TOO_LARGE:
         return PayloadTooLarge(f"{name}: {error.message or 'the request is too large'}")
     message = error.message or "the provider rejected the request without an error message"
-    kinds = ("context_length_exceeded", "exceed_context_size_error")
-    if error.has_kind(*kinds) or _CONTEXT_OVERFLOW.search(message):
-        return ContextLengthExceeded(f"{name}: {message}", details=_token_counts(error))
     details = {"status": status} | (
         {"field": error.field, "reason": message} if error.field else {}
     )
     return InvalidInput(f"{name}: {message}", details=details)
 
 
-def _token_counts(error: ProviderErrorBody) -> dict[str, int]:
-    """The two counts in a message: the prompt's tokens exceed the context's."""
-    numbers = {int(text.replace(",", "")) for text in _NUMBER.findall(error.message)}
-    if error.token_counts:
-        numbers = set(error.token_counts)
-    if len(numbers) != 2:  # noqa: PLR2004
-        return {}
-    return {"prompt_tokens": max(numbers), "context_tokens": min(numbers)}
-
-
 def _not_found(name: str, error: ProviderErrorBody) -> ApplianceError:
     if error.has_kind("model_not_found") or "model" in error.message:
         return UnknownModel(f"{name}: {error.message or 'no such model'}")
-    return provider_failed(name, "it has no such path; check base_url", _NOT_FOUND)
+    return misconfigured(name, "it has no such path; check base_url", _NOT_FOUND)

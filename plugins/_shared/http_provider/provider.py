@@ -1,9 +1,12 @@
 """`HttpProvider`: a remote provider; what is specific to one API is behind `ProviderApi`."""
 
+from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from appliance.domain.messages import (
     CompletionEvent,
@@ -12,13 +15,20 @@ from appliance.domain.messages import (
     Embeddings,
 )
 from appliance.domain.models import ModelInfo, ModelState, ProviderStatus
-from appliance.errors import InvalidInput, ModelUnavailable, ProviderFailed, UnknownModel
+from appliance.errors import (
+    ContextLengthExceeded,
+    InvalidInput,
+    ModelUnavailable,
+    ProviderFailed,
+    UnknownModel,
+)
 from plugins._shared.http_provider import failures, unsupported
 from plugins._shared.http_provider.client import HttpClient
 from plugins._shared.http_provider.model_list_cache import ListedModel, ModelListCache
 from plugins._shared.http_provider.options import HttpProviderOptions
 from plugins._shared.http_provider.sse import ServerEvent
 from plugins._shared.http_provider.temperature_fallback import TemperatureFallback
+from plugins._shared.http_provider.tool_names import restore_tool_name, shorten_tool_names
 
 MAX_PARALLEL = 16
 
@@ -46,7 +56,9 @@ class ProviderRequest(Struct):
 
 
 class ProviderApi(Protocol):
-    """What one provider's API does."""
+    """What one provider's API does. Names of tools have at most `max_tool_name` characters."""
+
+    max_tool_name: int
 
     async def list_models(self, client: HttpClient) -> Sequence[ListedModel]:
         """The provider's models."""
@@ -122,28 +134,44 @@ class HttpProvider:
     async def count_tokens(self, request: CompletionRequest) -> int:
         """The provider's count, or an upper bound if its API has none."""
         self._check_model(request.model)
+        request, _ = shorten_tool_names(request, self._api.max_tool_name)
         return await self._api.count_tokens(self._client, request)
 
     async def stream(self, request: CompletionRequest) -> AsyncGenerator[CompletionEvent, None]:
         """See the SPI. Errors carry `details.retryable`."""
         self._check_model(request.model)
         unsupported.check_request(self._name, request)
-        for attempt in self._temperature_fallback.attempts(request):
+        request, tool_names = shorten_tool_names(request, self._api.max_tool_name)
+        attempts = deque(self._temperature_fallback.attempts(request))
+        while attempts:
+            attempt = attempts.popleft()
             try:
-                call = await self._api.build_request(attempt, self._model_list)
-                async with self._client.stream(call.path, call.body) as stream:
-                    parser = call.parser
-                    while not parser.done and (events := await stream.next_events()) is not None:
-                        for event in _parse_events(parser, events):
-                            yield event
-                    # A connection is reused only if its response was read to the end.
-                    await stream.drain()
-                    for event in parser.finish():
-                        yield event
+                async with aclosing(self._stream_once(attempt)) as events:
+                    async for event in events:
+                        yield restore_tool_name(event, tool_names)
                 return
+            except ContextLengthExceeded as error:
+                shorter = _cap_to_context(attempt, error)
+                if shorter is None:
+                    raise
+                attempts.appendleft(shorter)
             except InvalidInput as error:
                 if not self._temperature_fallback.learn_from_error(attempt, error):
                     raise
+
+    async def _stream_once(
+        self, request: CompletionRequest
+    ) -> AsyncGenerator[CompletionEvent, None]:
+        call = await self._api.build_request(request, self._model_list)
+        async with self._client.stream(call.path, call.body) as stream:
+            parser = call.parser
+            while not parser.done and (events := await stream.next_events()) is not None:
+                for event in _parse_events(parser, events):
+                    yield event
+            # A connection is reused only if its response was read to the end.
+            await stream.drain()
+            for event in parser.finish():
+                yield event
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """See the SPI."""
@@ -176,6 +204,22 @@ class HttpProvider:
             embeds=model.embeds,
             created_at=model.created_at,
         )
+
+
+def _cap_to_context(
+    request: CompletionRequest, error: ContextLengthExceeded
+) -> CompletionRequest | None:
+    """The request with the longest answer that fits beside its prompt, None if that can't help.
+
+    Some servers refuse a `max_tokens` larger than what the prompt leaves of the context.
+    """
+    prompt, context = error.details.get("prompt_tokens"), error.details.get("context_tokens")
+    if not error.details.get("max_tokens") or prompt is None or context is None:
+        return None
+    room = context - prompt
+    if request.max_tokens is None or not 0 < room < request.max_tokens:
+        return None
+    return replace(request, max_tokens=room)
 
 
 def _parse_events(parser: StreamParser, events: Iterable[ServerEvent]) -> Iterator[CompletionEvent]:

@@ -34,6 +34,8 @@ _DEFAULT_MAX_TOKENS = 8192
 class AnthropicApi:
     """Implements plugins._shared.http_provider.provider.ProviderApi."""
 
+    max_tool_name = 128
+
     def __init__(self, client: HttpClient) -> None:
         self._client = client
 

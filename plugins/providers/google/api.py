@@ -37,6 +37,8 @@ _GENERATE, _EMBED = "generateContent", "embedContent"
 class GeminiApi:
     """Implements plugins._shared.http_provider.provider.ProviderApi."""
 
+    max_tool_name = 64
+
     def __init__(self, client: HttpClient) -> None:
         self._client = client
         self._signatures = ThoughtSignatureCache()

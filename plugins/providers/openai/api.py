@@ -39,6 +39,8 @@ _MAX_BATCH = 256
 class OpenAIApi:
     """Implements plugins._shared.http_provider.provider.ProviderApi."""
 
+    max_tool_name = 64
+
     def __init__(self, client: HttpClient) -> None:
         self._client = client
         self._official = urlsplit(client.base_url).hostname == urlsplit(_DEFAULT_URL).hostname

@@ -80,7 +80,7 @@ async def test_message_when_answered_then_its_whole_shape(scripted: ScriptedApi)
         "type": "message",
         "role": "assistant",
         "model": "starter",
-        "content": [{"type": "text", "text": "Hello", "citations": None}],
+        "content": [{"type": "text", "text": "Hello"}],
         "stop_reason": "end_turn",
         "stop_sequence": None,
         "usage": {
@@ -155,7 +155,7 @@ async def test_stream_when_text_and_tools_then_the_exact_order(scripted: Scripte
         {
             "type": "content_block_start",
             "index": 0,
-            "content_block": {"type": "text", "text": "", "citations": None},
+            "content_block": {"type": "text", "text": ""},
         },
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "so"}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "..."}},
@@ -174,7 +174,7 @@ async def test_stream_when_text_and_tools_then_the_exact_order(scripted: Scripte
         {
             "type": "content_block_start",
             "index": 2,
-            "content_block": {"type": "text", "text": "", "citations": None},
+            "content_block": {"type": "text", "text": ""},
         },
         {"type": "content_block_delta", "index": 2, "delta": {"type": "text_delta", "text": "so"}},
         {"type": "content_block_stop", "index": 2},

@@ -113,6 +113,13 @@ async def test_route_when_the_prompt_is_too_long_then_one_with_a_larger_context_
         await answer(service_over(small, same, routes=route("a", "b")), chat_spec(model="smart"))
 
 
+async def test_route_when_the_prompt_is_too_long_then_an_unknown_context_may_be_larger() -> None:
+    small = Scripted(ContextLengthExceeded("x"), name="small", models=("a",), context_tokens=100)
+    unknown = Scripted("unknown", name="unknown", models=("b",), context_tokens=None)
+    service = service_over(small, unknown, routes=route("a", "b"))
+    assert (await answer(service, chat_spec(model="smart")))[0] == "unknown"
+
+
 async def test_route_when_it_fails_after_the_first_event_then_it_is_not_started_again() -> None:
     one, two = Breaking(1, "first and more text", name="one", models=("a",)), pair("")[1]
     service = service_over(one, two, routes=route("a", "b"))
@@ -205,8 +212,8 @@ def test_retry_when_it_can_wait_then_as_long_as_the_error_says(
 
 
 async def test_breaker_when_a_provider_keeps_failing_then_it_is_paused() -> None:
-    one, two = pair(PERMANENT)
-    few = GatewaySettings(breaker_failures=2, backoff_s=0.001)
+    one, two = pair(RETRYABLE)
+    few = GatewaySettings(breaker_failures=2, backoff_s=0.001, tries=1)
     service = service_over(one, two, routes=route("a", "b"), gateway=few)
     for _ in range(3):
         assert (await answer(service, chat_spec(model="smart")))[0] == "second"
@@ -223,13 +230,13 @@ def test_breaker_when_the_pause_is_over_then_one_probe_decides() -> None:
     breaker = CircuitBreaker("far", 2, 30.0, 20.0, lambda: now[0])
     for _ in range(2):
         breaker.require_closed()
-        breaker.record_failure(PERMANENT)
+        breaker.record_failure(RETRYABLE)
     assert breaker.state is CircuitState.OPEN
     now[0] = 20.0
     breaker.require_closed()
     with pytest.raises(ModelUnavailable):
         breaker.require_closed()
-    breaker.record_failure(PERMANENT)
+    breaker.record_failure(RETRYABLE)
     assert breaker.state is CircuitState.OPEN
     now[0] = 40.0
     breaker.require_closed()
@@ -243,12 +250,15 @@ def test_breaker_when_the_pause_is_over_then_one_probe_decides() -> None:
 def test_breaker_when_failures_are_old_or_not_the_providers_then_it_stays_closed() -> None:
     now = [0.0]
     breaker = CircuitBreaker("far", 2, 30.0, 20.0, lambda: now[0])
-    breaker.record_failure(PERMANENT)
+    breaker.record_failure(RETRYABLE)
     now[0] = 31.0
-    breaker.record_failure(PERMANENT)
+    breaker.record_failure(RETRYABLE)
     assert breaker.state is CircuitState.CLOSED
     breaker.record_failure(RateLimited("slow"))
     breaker.record_failure(InvalidInput("bad"))
+    breaker.record_failure(PERMANENT)
+    for status in (404, 408, 409):  # F47: what one request caused
+        breaker.record_failure(ProviderFailed("x", details={"retryable": True, "status": status}))
     assert breaker.state is CircuitState.CLOSED
 
 

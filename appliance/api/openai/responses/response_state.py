@@ -29,6 +29,7 @@ _INCOMPLETE = {
     FinishReason.CONTENT_FILTER: "content_filter",
 }
 _RATE_LIMITED = 429
+_TOO_LONG = "CONTEXT_LENGTH_EXCEEDED"
 _INVALID = 400
 
 
@@ -192,7 +193,6 @@ def _initial_body(body: ResponseBody, spec: CompletionSpec, model: str) -> Json:
         "reasoning": msgspec.to_builtins(body.reasoning) if body.reasoning else None,
         "safety_identifier": body.safety_identifier,
         "service_tier": tier_name(spec.urgency),
-        "store": False,
         "temperature": spec.sampling.temperature,
         "text": {
             "format": _format(text.format if text else None),
@@ -238,7 +238,9 @@ def _usage(tokens: TokenUsage) -> Json:
 
 
 def _error_code(problem: Problem) -> str:
-    """One of the codes of this format."""
+    """One of the codes of this format, and the one by which clients know a full context."""
+    if problem.code == _TOO_LONG:
+        return _TOO_LONG.lower()
     if problem.status == _RATE_LIMITED:
         return "rate_limit_exceeded"
     return "invalid_prompt" if problem.status == _INVALID else "server_error"

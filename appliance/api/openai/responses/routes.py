@@ -10,6 +10,7 @@ from appliance.api.http.dependencies import get_services
 from appliance.api.http.fast_route import FastRoute, JsonResponse
 from appliance.api.http.labels import read_labels
 from appliance.api.http.requests import get_principal
+from appliance.api.openai.errors import adapt_problem
 from appliance.api.openai.responses import convert
 from appliance.api.openai.responses.response_state import ResponseState
 from appliance.api.openai.responses.schemas import PromptBody, ResponseBody
@@ -83,7 +84,7 @@ async def _stream_frames(
                 yield frame
         _require_finished(state)
     except Exception as error:
-        for frame in state.fail(describe_stream_error(request, error)):
+        for frame in state.fail(adapt_problem(describe_stream_error(request, error))):
             yield frame
 
 

@@ -123,17 +123,15 @@ class Intake:
         self.inbox.put(job)
 
     def _check_length(self, job: Job) -> Refused | None:
-        """With context shift, the context must only hold the prompt and one token."""
+        """The context must hold the prompt and one token; `max_tokens` is only a cap."""
         prompt_tokens, context_tokens = len(job.tokens), self._context_tokens
-        answer_tokens = 1 if job.request.context_shift else job.max_tokens or 1
-        if prompt_tokens + answer_tokens <= context_tokens:
+        if prompt_tokens < context_tokens:
             return None
-        answer = f" and the answer up to {job.max_tokens}" if job.max_tokens else ""
         return Refused(
             job.number,
             RefusalKind.CONTEXT,
-            f"the prompt has {prompt_tokens} tokens{answer}; the context of this model holds "
-            f"{context_tokens} in total: send less text, or lower max_tokens",
+            f"the prompt has {prompt_tokens} tokens; the context of this model holds "
+            f"{context_tokens}, including the answer: send less text",
             {
                 "prompt_tokens": prompt_tokens,
                 "max_tokens": job.max_tokens,

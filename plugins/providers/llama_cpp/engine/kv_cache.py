@@ -14,7 +14,8 @@ from plugins.providers.llama_cpp.engine.sequences import Job, Prefix, Sequence
 from plugins.providers.llama_cpp.native.bindings import Context
 from plugins.providers.llama_cpp.sampling.sampler import Sampler
 
-# Requests without a token limit get this many tokens at a time.
+# Requests without a token limit, or with one that the context can't reach, get this many tokens
+# at a time: to reserve the whole context would make all others wait.
 ALLOWANCE_STEP = 512
 # Slots per concurrent answer: its own, its prompt's prefix, and one kept for later. Each slot
 # costs llama.cpp the memory for one row of logits.
@@ -153,8 +154,8 @@ class KvCache:
     def _plan(self, job: Job) -> Placement:
         prompt_tokens = len(job.tokens)
         available = self.context_tokens - prompt_tokens
-        limit = ALLOWANCE_STEP if job.max_tokens is None else job.max_tokens
-        allowance = min(limit, available)
+        unlimited = job.max_tokens is None or job.max_tokens > available
+        allowance = min(ALLOWANCE_STEP if unlimited else job.max_tokens, available)
         base, common = (None, 0) if self._must_not_share(job) else self.prefixes.find_longest(job)
         lengths = tuple(length for length in self._prefix_lengths(job) if length > common)
         return Placement(base, common, lengths, allowance, prompt_tokens - common + allowance)

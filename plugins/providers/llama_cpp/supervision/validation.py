@@ -4,7 +4,7 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -30,6 +30,9 @@ _MAX_BIASES = 1024
 _MAX_TOOLS = 256
 _MAX_LOGPROBS = 20
 _MAX_DEPTH = 200
+_MAX_JSON_NODES = 100_000
+_MAX_JSON_BYTES = 4 * 1024 * 1024
+_MAX_ANSWER_TOKENS = 2**31 - 1
 # The length of a raw completion for which none was given, as in OpenAI's API: a raw text has no
 # end that a model would find by itself.
 _RAW_TOKENS = 16
@@ -43,7 +46,7 @@ _RANGES = {
     "presence_penalty": (-2, 2),
     "logprobs": (0, _MAX_LOGPROBS),
 }
-_TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:/-]{1,64}")
+_TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:/-]{1,128}")
 
 
 def validate_completion(request: CompletionRequest) -> CompletionRequest:
@@ -55,8 +58,8 @@ def validate_completion(request: CompletionRequest) -> CompletionRequest:
         _check_raw(request, request.raw)
     elif not request.messages:
         raise InvalidInput.at("messages", "at least one message is required")
-    if request.max_tokens is not None and request.max_tokens < 1:
-        raise InvalidInput.at("max_tokens", "must be at least 1")
+    if request.max_tokens is not None:
+        _check_range("max_tokens", request.max_tokens, 1, _MAX_ANSWER_TOKENS)
     _check_sampling(request.sampling)
     _check_unicode("owner", request.owner)
     for at, message in enumerate(request.messages):
@@ -123,7 +126,7 @@ def _check_tools(tools: Collection[Tool], choice: ToolChoice) -> None:
     names = [tool.name for tool in tools]
     for at, tool in enumerate(tools):
         if not _TOOL_NAME.fullmatch(tool.name):
-            reason = "must have 1 to 64 letters, digits, or _ . : / -"
+            reason = "must have 1 to 128 letters, digits, or _ . : / -"
             raise InvalidInput.at(f"tools[{at}].name", reason)
         if tool.name in names[:at]:
             raise InvalidInput.at(f"tools[{at}].name", f"there is another tool {tool.name!r}")
@@ -147,29 +150,41 @@ def _check_output(output: OutputFormat) -> None:
 
 
 def _check_json(field: str, value: Any) -> None:
-    if not _is_shallow(value):
-        raise InvalidInput.at(field, f"must be nested at most {_MAX_DEPTH} deep")
+    _check_nodes(field, value)
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise InvalidInput.at(field, "must be a JSON value") from error
+    if len(text) > _MAX_JSON_BYTES:
+        raise InvalidInput.at(field, f"must have at most {_MAX_JSON_BYTES} characters as JSON")
     _check_unicode(field, text)
 
 
-def _is_shallow(value: Any) -> bool:
-    """A limit of our own: JSON encoders and decoders fail at different depths."""
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        level = [inner for each in level for inner in _children(each)]
+def _check_nodes(field: str, value: Any) -> None:
+    """Limits of our own: JSON encoders and decoders fail at different depths and numbers."""
+    level = [(field, value)]
+    nodes = 0
+    for _ in range(_MAX_DEPTH + 1):
+        nodes += len(level)
+        if nodes > _MAX_JSON_NODES:
+            raise InvalidInput.at(field, f"must have at most {_MAX_JSON_NODES} values")
+        for place, each in level:
+            if isinstance(each, int) and not -(2**63) <= each < 2**64:
+                raise InvalidInput.at(place, "integers must fit in 64 bits")
+        level = [inner for place, each in level for inner in _children(place, each)]
         if not level:
-            return True
-    return False
+            return
+    raise InvalidInput.at(field, f"must be nested at most {_MAX_DEPTH} deep")
 
 
-def _children(value: Any) -> Collection[Any]:
+def _children(place: str, value: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(value, Mapping):
-        return cast(Mapping[str, Any], value).values()
-    return cast(list[Any], value) if isinstance(value, list | tuple) else ()
+        pairs = cast(Mapping[str, Any], value).items()
+        return [(f"{place}.{key}", each) for key, each in pairs]
+    if isinstance(value, list | tuple):
+        items = cast(list[Any], value)
+        return [(f"{place}[{at}]", each) for at, each in enumerate(items)]
+    return ()
 
 
 def _check_unicode(field: str, *texts: str) -> None:

@@ -81,7 +81,7 @@ async def test_response_when_answered_then_its_shape(scripted: ScriptedApi) -> N
     assert body["instructions"] == "be brief"
     assert body["metadata"] == {"a": "b"}
     assert body["max_output_tokens"] == 9
-    assert body["store"] is False
+    assert "store" not in body
     assert body["output"][0]["content"] == [
         {"type": "output_text", "text": "Hello", "annotations": [], "logprobs": []}
     ]

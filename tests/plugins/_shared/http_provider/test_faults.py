@@ -19,6 +19,7 @@ from appliance.errors import (
     ModelUnavailable,
     PayloadTooLarge,
     ProviderFailed,
+    ProviderMisconfigured,
     RateLimited,
     UnknownModel,
 )
@@ -82,17 +83,17 @@ def error(message: str, code: str = "", **more: Any) -> dict[str, Any]:
         (422, {"detail": "bad"}, InvalidInput, None),
         (400, error("too long", "context_length_exceeded"), ContextLengthExceeded, None),
         (400, error("maximum context length is 10"), ContextLengthExceeded, None),
-        (401, error(f"Incorrect API key provided: {KEY}"), ProviderFailed, False),
-        (403, error("no"), ProviderFailed, False),
-        (402, error("pay"), ProviderFailed, False),
+        (401, error(f"Incorrect API key provided: {KEY}"), ProviderMisconfigured, False),
+        (403, error("no"), ProviderMisconfigured, False),
+        (402, error("pay"), ProviderMisconfigured, False),
         (404, error("The model `m` does not exist", "model_not_found"), UnknownModel, None),
-        (404, {"detail": "Not Found"}, ProviderFailed, False),
+        (404, {"detail": "Not Found"}, ProviderMisconfigured, False),
         (405, {}, ProviderFailed, False),
         (408, {}, ProviderFailed, True),
         (409, {}, ProviderFailed, True),
         (413, error("large"), PayloadTooLarge, None),
         (429, error("slow down"), RateLimited, True),
-        (429, error("no money", "insufficient_quota"), ProviderFailed, False),
+        (429, error("no money", "insufficient_quota"), ProviderMisconfigured, False),
         (500, error("oops"), ProviderFailed, True),
         (501, {}, ProviderFailed, False),
         (502, [], ProviderFailed, True),
@@ -199,7 +200,7 @@ async def test_stream_when_it_is_no_stream_that_can_be_read_then_fails_for_good(
 ) -> None:
     upstream.on(CHAT, answer)
     found = await failure(openai)
-    assert type(found) is ProviderFailed
+    assert isinstance(found, ProviderFailed)
     assert found.details["retryable"] is False
 
 

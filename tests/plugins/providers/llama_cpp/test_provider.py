@@ -139,15 +139,25 @@ async def test_stream_when_prompt_and_answer_just_fit_then_runs(provider: LlamaC
     assert finished.usage.total_tokens == CONTEXT
 
 
-async def test_stream_when_one_token_too_many_then_refused_with_the_numbers(
+@pytest.mark.parametrize("max_tokens", [CONTEXT, 64_000])
+async def test_stream_when_the_requested_length_exceeds_the_room_then_it_is_a_cap(
+    provider: LlamaCppProvider, max_tokens: int
+):
+    """F10: only a prompt that doesn't fit is refused."""
+    _, finished = await complete(provider, request("x", max_tokens=max_tokens))
+    assert finished.reason is FinishReason.LENGTH
+    assert finished.usage.total_tokens == CONTEXT
+
+
+async def test_stream_when_the_prompt_fills_the_context_then_refused_with_the_numbers(
     provider: LlamaCppProvider,
 ):
-    prompt = await provider.count_tokens(request("x"))
+    others = await provider.count_tokens(request("x")) - 1
     with pytest.raises(ContextLengthExceeded) as caught:
-        await complete(provider, request("x", max_tokens=CONTEXT - prompt + 1))
+        await complete(provider, request("x" * (CONTEXT - others), max_tokens=5))
     assert caught.value.details == {
-        "prompt_tokens": prompt,
-        "max_tokens": CONTEXT - prompt + 1,
+        "prompt_tokens": CONTEXT,
+        "max_tokens": 5,
         "context_tokens": CONTEXT,
     }
 
