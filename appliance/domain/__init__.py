@@ -6,6 +6,7 @@ messages.py          requests to models and the events that stream back
 completions.py       completions as callers request them, and reports on them
 usage.py             recorded usage and cost of completions
 models.py            registered model files and the models that providers offer
+split_models.py      file names of models that are split into parts
 execution.py         sandbox runs: requests, limits, results, backend status
 sandbox_limits.py    table of the sandbox limits: units, ranges, setting and wire names
 rootfs.py            records of root file systems and their layout on disk

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from appliance.domain.split_models import parse_part_name
 from appliance.errors import InvalidInput
 
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -16,11 +17,14 @@ def check_alias(alias: str) -> None:
             f"{alias[:80]!r} must be 1 to 64 characters a-z, 0-9, '.', '_' or '-', starting with a "
             "letter or digit",
         )
+    if parse_part_name(f"{alias}.gguf") is not None:
+        raise InvalidInput.at("alias", f"{alias!r} must not end like a part of a split model")
 
 
 def alias_from_file_name(name: str) -> str:
     """The default alias for a file of this name."""
-    stem = re.sub(r"\.gguf$", "", name.lower())
+    part = parse_part_name(name)
+    stem = part.stem.lower() if part else re.sub(r"\.gguf$", "", name.lower())
     return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("._-")[:64] or "model"
 
 

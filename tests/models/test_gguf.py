@@ -120,8 +120,8 @@ def test_inspect_when_header_is_hostile_then_names_what_is_wrong(
         ({"general.architecture": 7}, "architecture"),
         ({"llama.context_length": "many"}, "not a language model"),
         ({"llama.context_length": 0}, "not a language model"),
-        ({"general.architecture": "clip"}, "not a language model"),
-        ({"split.count": 3}, "one of 3 parts"),
+        ({"split.count": 3}, "part 1 of 3 of a split model"),
+        ({"split.count": 500}, "a model of 500 parts (at most 128)"),
     ],
 )
 def test_inspect_when_it_is_no_model_by_itself_then_says_so(

@@ -57,7 +57,7 @@ async def _refused(registry: ModelRegistry) -> str:
 async def test_check_when_nothing_changed_then_passes_without_reading_the_content(
     registry: ModelRegistry, model: ModelFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(integrity, "hash_file", None)
+    monkeypatch.setattr(integrity, "hash_files", None)
     assert await registry.check("m") == model
 
 
@@ -66,7 +66,7 @@ async def test_check_when_only_the_time_changed_then_hashed_once_and_accepted(
 ) -> None:
     os.utime(model.path, (1, 1))
     assert await registry.check("m") == model
-    monkeypatch.setattr(integrity, "hash_file", None)
+    monkeypatch.setattr(integrity, "hash_files", None)
     assert await registry.check("m") == model
 
 

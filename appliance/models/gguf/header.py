@@ -1,4 +1,4 @@
-"""Parses the header of a GGUF file. Every length in it is checked before it is used.
+"""Parses the headers of GGUF files. Every length in them is checked before it is used.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3,
 little-endian.
@@ -8,6 +8,9 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from msgspec import Struct
+
+from appliance.domain.split_models import MAX_PARTS, PartName, model_files
 from appliance.errors import InvalidInput
 from appliance.models.gguf.constants import FIM_TOKENS, MAX_FIM_TOKEN_BYTES, TENSOR_TYPES
 from appliance.models.gguf.metadata import GgufInfo, Tensor, UnusableModelError, summarize
@@ -41,17 +44,76 @@ _SCALARS = {
 }
 
 
-def inspect_model(path: Path, name: str = "") -> GgufInfo:
-    """The properties of the model in a complete GGUF file.
+class _Header(Struct, frozen=True):
+    """The header of one file."""
 
-    Errors name the file `name`, by default its file name. Raises InvalidInput for a file
-    that is truncated, has another format or version, or is not a language model by itself.
+    metadata: dict[str, Any]
+    tensors: list[Tensor]
+    fim_tokens: set[bytes]
+    size: int
+
+
+def inspect_model(path: Path, name: str = "") -> GgufInfo:
+    """The properties of the model in complete GGUF files; `path` is the first or the only one.
+
+    Errors name the model `name`, by default the file's name. Raises InvalidInput for a file
+    that is truncated, has another format or version, or is not a language model by itself,
+    and for a split model with a missing or wrong part.
     """
+    name, files = name or path.name, model_files(path)
+    first = _parse_part(files, 1, name)
+    tensors, size = list(first.tensors), first.size
+    for number in range(2, len(files) + 1):
+        part = _parse_part(files, number, name)
+        tensors += part.tensors
+        size += part.size
+        if len(tensors) > _MAX_TENSORS:
+            raise InvalidInput(f"{name}: the parts have more than {_MAX_TENSORS} tensors")
+    declared = _metadata_number(first, "split.tensors.count", len(tensors))
+    if declared != len(tensors):
+        raise InvalidInput(
+            f"{name}: the parts have {len(tensors)} tensors, the first one declares {declared}; "
+            "download them again, all from the same place"
+        )
+    if not tensors:
+        raise InvalidInput(f"{name}: the header declares 0 tensors")
     try:
-        with path.open("rb") as file:
-            return _HeaderParser(file, name or path.name).parse()
+        return summarize(first.metadata, tensors, first.fim_tokens, size)
+    except UnusableModelError as error:
+        raise InvalidInput(f"{name}: {error}") from None
+
+
+def _parse_part(files: list[Path], number: int, name: str) -> _Header:
+    """The header of one file; must say the same of the parts as the files' names do."""
+    label = name if len(files) == 1 else f"{name} (part {number} of {len(files)})"
+    try:
+        with files[number - 1].open("rb") as file:
+            header = _HeaderParser(file, label).parse()
     except OSError as error:
-        raise InvalidInput(f"{name or path.name}: can't be read: {error.strerror}") from None
+        raise InvalidInput(f"{label}: can't be read: {error.strerror}") from None
+    declared = _metadata_number(header, "split.count", 1)
+    index = _metadata_number(header, "split.no", 0) + 1
+    if (index, declared) == (number, len(files)):
+        return header
+    if declared > MAX_PARTS:
+        raise InvalidInput(
+            f"{label}: a model of {declared} parts (at most {MAX_PARTS}); merge them first: "
+            "llama-gguf-split --merge"
+        )
+    if len(files) == 1:
+        raise InvalidInput(
+            f"{label}: part {index} of {declared} of a split model; put all parts into one "
+            f"folder, named {PartName('NAME', 1, declared)} and so on, and add the first one"
+        )
+    raise InvalidInput(
+        f"{label}: its header says part {index} of {declared}; the files of a split model must "
+        "keep their names"
+    )
+
+
+def _metadata_number(header: _Header, key: str, default: int) -> int:
+    value = header.metadata.get(key, default)
+    return value if isinstance(value, int) else default
 
 
 class _HeaderParser:
@@ -61,15 +123,12 @@ class _HeaderParser:
         self._reader = HeaderReader(file, name)
         self._fim_tokens: set[bytes] = set()
 
-    def parse(self) -> GgufInfo:
+    def parse(self) -> _Header:
         tensor_count, pair_count = self._read_counts()
         metadata = dict(self._read_pair() for _ in range(pair_count))
         tensors = [self._read_tensor() for _ in range(tensor_count)]
         self._check_tensor_data(tensors, metadata)
-        try:
-            return summarize(metadata, tensors, self._fim_tokens, self._reader.size)
-        except UnusableModelError as error:
-            raise self._reader.error(str(error)) from None
+        return _Header(metadata, tensors, self._fim_tokens, self._reader.size)
 
     def _read_counts(self) -> tuple[int, int]:
         if self._reader.read(min(len(MAGIC), self._reader.size)) != MAGIC:
@@ -82,8 +141,10 @@ class _HeaderParser:
                 f"{kind}; only little-endian files of version 2 or 3 are supported"
             )
         tensors, pairs = self._reader.read_number("Q"), self._reader.read_number("Q")
-        if not 0 < tensors <= _MAX_TENSORS:
-            raise self._reader.error(f"the header declares {tensors} tensors (1 to {_MAX_TENSORS})")
+        if tensors > _MAX_TENSORS:
+            raise self._reader.error(
+                f"the header declares {tensors} tensors (at most {_MAX_TENSORS})"
+            )
         if pairs > _MAX_PAIRS:
             raise self._reader.error(
                 f"the header declares {pairs} metadata pairs (at most {_MAX_PAIRS})"
@@ -159,7 +220,7 @@ class _HeaderParser:
         if alignment & (alignment - 1):
             raise self._reader.error(f"invalid alignment {alignment}: not a power of two")
         start = -(-self._reader.position // alignment) * alignment
-        needed = max(start + tensor.offset + tensor.bytes for tensor in tensors)
+        needed = max((start + tensor.offset + tensor.bytes for tensor in tensors), default=0)
         if needed > self._reader.size:
             raise self._reader.error(
                 f"truncated: the tensors need {needed} bytes, the file has "

@@ -7,6 +7,7 @@ from typing import Any, cast
 from msgspec import Struct
 
 from appliance.models.gguf.constants import (
+    ARCHITECTURES,
     ENCODER_ARCHITECTURES,
     FILE_TYPES,
     FIM_TOKEN_GROUPS,
@@ -59,19 +60,23 @@ def summarize(
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or not architecture:
         raise UnusableModelError("general.architecture is missing")
-    parts = metadata.get("split.count", 0)
-    if isinstance(parts, int) and parts > 1:
+    kind = metadata.get("general.type")
+    if architecture == "clip" or kind == "mmproj":
         raise UnusableModelError(
-            f"one of {parts} parts of a split model; merge them first: llama-gguf-split --merge"
+            "a projector (mmproj), which only extends a language model; add that model's file"
+        )
+    if kind == "adapter":
+        raise UnusableModelError("an adapter (LoRA); merge it into its base model and add that")
+    if architecture not in ARCHITECTURES:
+        raise UnusableModelError(
+            f"the bundled llama.cpp can't load the architecture {architecture[:64]!r}"
         )
     context = metadata.get(f"{architecture}.context_length")
     if not isinstance(context, int) or context <= 0:
-        raise UnusableModelError(
-            f"not a language model: {architecture[:64]!r} without context_length"
-        )
+        raise UnusableModelError(f"not a language model: {architecture!r} without context_length")
     name = metadata.get("general.name")
     return GgufInfo(
-        architecture=architecture[:64],
+        architecture=architecture,
         name=name[:200] if isinstance(name, str) else "",
         parameters=sum(tensor.elements for tensor in tensors),
         context_tokens=context,

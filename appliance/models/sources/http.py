@@ -6,6 +6,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
+from appliance.config.home import expand_home
 from appliance.errors import InvalidInput, SetupError
 from appliance.models.sources.pip_config import PipConfig
 
@@ -15,7 +16,7 @@ def open_client(config: PipConfig) -> httpx.AsyncClient:
     context = httpx.create_ssl_context()
     context.load_default_certs()
     if config.cert:
-        _load_certificates(context, Path(config.cert).expanduser())
+        _load_certificates(context, expand_home(config.cert))
     try:
         return httpx.AsyncClient(
             verify=context,

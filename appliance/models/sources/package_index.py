@@ -18,6 +18,7 @@ from packaging.specifiers import Specifier
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
+from appliance.config.home import expand_home
 from appliance.errors import ApplianceError, InvalidInput, Unavailable
 from appliance.models.sources.http import describe_network_error, redact_url, require_no_downgrade
 from appliance.models.sources.pip_config import PipConfig
@@ -155,7 +156,7 @@ async def _list_files(
 
 def _read_local_page(location: str) -> Iterator[_IndexFile]:
     """The files listed by an HTML file, by a folder's index.html, or the folder's own files."""
-    path = Path(location).expanduser()
+    path = expand_home(location)
     page = path / "index.html" if path.is_dir() else path
     if page.is_file() and page.suffix == ".html":
         yield from _parse_html(page.read_text(errors="replace"), page.absolute().as_uri())

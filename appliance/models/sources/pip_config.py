@@ -13,6 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from appliance.config.home import expand_home, find_home
 from appliance.errors import ConfigError
 
 PYPI = "https://pypi.org/simple"
@@ -70,15 +71,17 @@ def _list_files(environ: Mapping[str, str]) -> Iterator[Path]:
     chosen = environ.get("PIP_CONFIG_FILE", "")
     if chosen == os.devnull:
         return
-    home = Path(environ.get("HOME") or Path.home())
+    home = find_home(environ)
     for folder in reversed((environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")):
         yield Path(folder) / "pip/pip.conf"
     yield Path("/etc/pip.conf")
-    yield home / ".pip/pip.conf"
-    yield Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip/pip.conf"
+    if home is not None:
+        yield home / ".pip/pip.conf"
+    if config_home := environ.get("XDG_CONFIG_HOME") or (home and home / ".config"):
+        yield Path(config_home) / "pip/pip.conf"
     yield Path(environ.get("VIRTUAL_ENV") or sys.prefix) / "pip.conf"
     if chosen:
-        yield Path(chosen).expanduser()
+        yield expand_home(chosen)
 
 
 def _read_pip_variables(environ: Mapping[str, str]) -> dict[str, str]:

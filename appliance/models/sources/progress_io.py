@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -32,16 +32,25 @@ def copy_stream(source: IO[bytes], target: Path, digest: Digest) -> Iterator[int
         os.fsync(file.fileno())
 
 
-def copy_file(source: Path, target: Path, digest: Digest) -> Iterator[int]:
-    with source.open("rb") as file:
-        yield from copy_stream(file, target, digest)
+def copy_files(sources: Sequence[Path], targets: Sequence[Path], digest: Digest) -> Iterator[int]:
+    """Copy each source to its target; yields the bytes copied so far of all."""
+    before = 0
+    for source, target in zip(sources, targets, strict=True):
+        copied = 0
+        with source.open("rb") as file:
+            for copied in copy_stream(file, target, digest):
+                yield before + copied
+        before += copied
 
 
-def hash_file(path: Path, digest: Digest) -> Iterator[int]:
-    """Update `digest` with a file's content; yields the bytes read so far."""
-    with path.open("rb") as file:
-        for _ in _chunks(file, digest):
-            yield file.tell()
+def hash_files(paths: Sequence[Path], digest: Digest) -> Iterator[int]:
+    """Update `digest` with the files' joined content; yields the bytes read so far."""
+    done = 0
+    for path in paths:
+        with path.open("rb") as file:
+            for chunk in _chunks(file, digest):
+                done += len(chunk)
+                yield done
 
 
 def _chunks(source: IO[bytes], digest: Digest) -> Iterator[bytes]:

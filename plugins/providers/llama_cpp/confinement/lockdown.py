@@ -9,12 +9,14 @@ accepts typed messages only.
 import os
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
 from msgspec import Struct
 
+from appliance.domain.split_models import model_files
 from plugins._shared import landlock, linux
 from plugins.providers.llama_cpp.confinement import privileges, seccomp
 
@@ -40,20 +42,22 @@ def confine(model: Path, *, gpu: bool) -> Confinement:
     """Confine this process for good to the model, system libraries and the product's code.
 
     A layer that the machine lacks is reported and does not stop the others.
-    Raises OSError if the model file can't be opened.
+    `model` is the model's first or only file. Raises OSError if a file can't be opened.
     """
-    model_fd = os.open(model, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return _apply_layers(model, model_fd, gpu=gpu)
-    finally:
-        os.close(model_fd)
+    files = model_files(model)
+    with ExitStack() as stack:
+        model_fds: list[int] = []
+        for file in files:
+            model_fds.append(os.open(file, os.O_RDONLY | os.O_CLOEXEC))
+            stack.callback(os.close, model_fds[-1])
+        return _apply_layers(files, model_fds, gpu=gpu)
 
 
-def _apply_layers(model: Path, model_fd: int, *, gpu: bool) -> Confinement:
+def _apply_layers(files: Sequence[Path], model_fds: Sequence[int], *, gpu: bool) -> Confinement:
     steps: dict[str, Callable[[], None]] = {
         "no_new_privileges": linux.set_no_new_privileges,
-        "no_capabilities": lambda: privileges.drop_capabilities(model),
-        "landlock": lambda: _restrict_files(model_fd, gpu=gpu),
+        "no_capabilities": lambda: privileges.drop_capabilities(files),
+        "landlock": lambda: _restrict_files(model_fds, gpu=gpu),
         "rlimits": lambda: privileges.set_limits(gpu=gpu),
         "seccomp": lambda: seccomp.install_filter(gpu=gpu),
     }
@@ -71,12 +75,12 @@ def _apply_layers(model: Path, model_fd: int, *, gpu: bool) -> Confinement:
     return Confinement(tuple(layers), tuple(missing))
 
 
-def _restrict_files(model_fd: int, *, gpu: bool) -> None:
+def _restrict_files(model_fds: Sequence[int], *, gpu: bool) -> None:
     """Landlock binds the calling thread only, so it must be the only one. Raises OSError."""
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:
         raise OSError(f"{threads - 1} other threads run already and would not be restricted")
-    allowed: dict[Path | int, int] = {model_fd: landlock.READ}
+    allowed: dict[Path | int, int] = dict.fromkeys(model_fds, landlock.READ)
     allowed |= dict.fromkeys([*map(Path, _SYSTEM_PATHS), *_code_paths()], landlock.READ)
     if gpu:
         allowed |= dict.fromkeys(map(Path, _GPU_PATHS), landlock.READ)

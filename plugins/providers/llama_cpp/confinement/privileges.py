@@ -5,6 +5,7 @@ import ctypes
 import os
 import resource
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from plugins._shared import linux
@@ -32,15 +33,15 @@ class _Sets(ctypes.Structure):
     )
 
 
-def drop_capabilities(model: Path) -> None:
-    """Drop all, except CAP_DAC_READ_SEARCH if the model can't be read without it.
+def drop_capabilities(files: Sequence[Path]) -> None:
+    """Drop all, except CAP_DAC_READ_SEARCH if the model's files can't be read without it.
 
     Raises OSError.
     """
     for capability in range(_LAST_CAPABILITY + 1):
         with contextlib.suppress(OSError):  # unknown to this kernel, or dropped before
             linux.drop_bounding_capability(capability)
-    kept = (1 << _CAP_DAC_READ_SEARCH) & _permitted() if _needs_capability(model) else 0
+    kept = (1 << _CAP_DAC_READ_SEARCH) & _permitted() if any(map(_needs_capability, files)) else 0
     sets = (_Sets * 2)(_Sets(kept, kept, 0), _Sets(0, 0, 0))
     linux.call("capset", ctypes.byref(_Header(_CAPABILITY_VERSION_3, 0)), sets)
 
