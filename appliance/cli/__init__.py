@@ -2,9 +2,12 @@
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, cast
 
 import click
 
@@ -27,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "version": "Print the version.",
 }
 _FAILED, _INTERRUPTED = 1, 130
+_MAX_SHOWN = 200
 
 
 class _LazyGroup(click.Group):
@@ -64,12 +68,12 @@ def root() -> None:
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+    _prepare_streams()
     try:
         status = root.main(args=argv, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader closed the pipe; the interpreter's own flush at exit would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(_FAILED)
     except click.ClickException as error:
         error.show()
@@ -78,6 +82,44 @@ def run(argv: Sequence[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         sys.exit(_INTERRUPTED)
     except ApplianceError as error:
-        click.echo(f"error: {error.message}", err=True)
-        sys.exit(_FAILED)
+        _fail(error.message)
+    except OSError as error:
+        _discard_output()
+        reason = error.strerror or str(error)
+        _fail(reason if error.filename is None else f"{error.filename}: {reason}")
+    except UnicodeEncodeError as error:
+        _fail(f"{ascii(error.object)[:_MAX_SHOWN]}: not valid UTF-8; rename or correct it")
+    except UnicodeDecodeError:
+        # Without the bytes: they may hold a password.
+        _fail("standard input, or a file that was read, is not valid UTF-8")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(_FAILED)
+
+
+def _prepare_streams() -> None:
+    """Replace closed standard streams, so that no other file takes their descriptors.
+
+    Exits if standard output is closed: a command must not make a key that nobody sees.
+    """
+    is_output_closed = sys.stdout is None
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Open until the process ends.
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names may hold bytes that are not UTF-8, and locales lack characters.
+        cast("io.TextIOWrapper[Any]", sys.stdout).reconfigure(errors="backslashreplace")
+    if is_output_closed:
+        _fail("standard output is closed; to discard it, redirect it to /dev/null")
+
+
+def _discard_output() -> None:
+    """Discard output that can't be written; the interpreter's flush at exit would complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,6 +11,7 @@ import difflib
 import math
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal, cast, get_args, get_origin
 import msgspec
 from msgspec import Struct, structs
 
+from appliance.config.home import expand_home, find_home
 from appliance.config.settings import (
     Setting,
     Settings,
@@ -31,6 +33,7 @@ from appliance.config.settings import (
 from appliance.config.toml_positions import TomlPositions
 from appliance.errors import ConfigError
 
+FILE_NAME = "config.toml"
 FILE_SUFFIX = "__FILE"
 CONFIG_VARIABLE = "MONKEY_CODER_CONFIG"
 SYSTEM_FILE = Path("/etc/monkey-coder/config.toml")
@@ -61,16 +64,23 @@ _MAX_FILE_BYTES = 1024 * 1024
 _BOOL_WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
+class ConfigWarning(Struct, frozen=True):
+    """Something that works but should be changed."""
+
+    problem: str
+    remedy: str
+
+
 class Loaded(Struct, frozen=True):
     """The settings, the origin of each by dotted name, and the file that was read.
 
-    `warnings` name settings that were given under a name that a later release drops.
+    `warnings` name old names of settings, and a file of secrets that others can read.
     """
 
     settings: Settings
     origins: dict[str, str]
     file: Path | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[ConfigWarning, ...] = ()
 
 
 class _SettingValue(Struct, frozen=True):
@@ -92,10 +102,12 @@ def load(
     flags = _read_flags(overrides)
     explicit = _read_environment(environ, {}) | flags
     file = _find_file(config_file, environ, explicit)
+    warnings: list[ConfigWarning | None] = []
     if file is not None:
         from_file = _read_config_file(file)
+        warnings.append(_check_file_mode(file, from_file))
         explicit = from_file | _read_environment(environ, from_file) | flags
-    warnings = [_replace_old_name(explicit, *names) for names in RENAMED.items()]
+    warnings += [_replace_old_name(explicit, *names) for names in RENAMED.items()]
     tree: dict[str, Any] = {}
     for name, item in explicit.items():
         _set_nested(tree, split_name(name), item.value)
@@ -106,13 +118,24 @@ def load(
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """The data directory where none is configured."""
+    """The data directory where none is configured. Raises ConfigError without a home directory."""
+    path = _find_default_data_dir(environ)
+    if path is None:
+        raise ConfigError(
+            f"no data directory: user id {os.geteuid()} has no home directory and HOME is not "
+            "set; name one with --data-dir or MONKEY_CODER__DATA__DIR"
+        )
+    return path
+
+
+def _find_default_data_dir(environ: Mapping[str, str]) -> Path | None:
     data_home = Path(environ.get("XDG_DATA_HOME", ""))
     if data_home.is_absolute():
         return data_home / "monkey-coder"
     if os.geteuid() == 0:
         return SYSTEM_DATA_DIR
-    return Path(environ.get("HOME") or Path.home()) / ".local/share/monkey-coder"
+    home = find_home(environ)
+    return home and home / ".local/share/monkey-coder"
 
 
 def mask_secrets(setting: Setting, value: Any) -> Any:
@@ -136,14 +159,16 @@ def _find_file(
 ) -> Path | None:
     requested = config_file or environ.get(CONFIG_VARIABLE)
     if requested:
-        return Path(requested).expanduser()
+        return expand_home(requested)
     directory = explicit["data.dir"].value if "data.dir" in explicit else ""
-    data_dir = Path(directory).expanduser() if directory else default_data_dir(environ)
-    candidates = (data_dir / "config.toml", SYSTEM_FILE)
-    return next((path for path in candidates if os.path.lexists(path)), None)
+    data_dir = expand_home(directory) if directory else _find_default_data_dir(environ)
+    own = [data_dir / FILE_NAME] if data_dir else []
+    return next((path for path in (*own, SYSTEM_FILE) if os.path.lexists(path)), None)
 
 
-def _replace_old_name(explicit: dict[str, _SettingValue], old: str, new: str) -> str | None:
+def _replace_old_name(
+    explicit: dict[str, _SettingValue], old: str, new: str
+) -> ConfigWarning | None:
     """Move a value from its old name to the new one; the warning, if there was one."""
     if old not in explicit:
         return None
@@ -151,7 +176,22 @@ def _replace_old_name(explicit: dict[str, _SettingValue], old: str, new: str) ->
     if new in explicit:
         raise ConfigError(f"{item.origin}: {old} is the old name of {new}; remove {old}")
     explicit[new] = item
-    return f"{item.origin}: {old} is now {new}; the old name works until the next release"
+    return ConfigWarning(
+        f"{item.origin}: {old} is now {new}", "rename it; the next release drops the old name"
+    )
+
+
+def _check_file_mode(file: Path, from_file: Mapping[str, _SettingValue]) -> ConfigWarning | None:
+    """A warning if others can read or change a file that holds secrets."""
+    mode = stat.S_IMODE(file.stat().st_mode)
+    secret = (
+        mask_secrets(Setting(name, Any, None), item.value) != msgspec.to_builtins(item.value)
+        for name, item in from_file.items()
+    )
+    if mode & (stat.S_IROTH | stat.S_IWOTH) and any(secret):
+        problem = f"{file} holds secrets, and every user of this machine can read it"
+        return ConfigWarning(f"{problem} (mode {mode:04o})", f"run: chmod o-rwx {file}")
+    return None
 
 
 def _read_flags(overrides: Mapping[str, Any]) -> dict[str, _SettingValue]:
@@ -204,7 +244,7 @@ def _with_file_variant(variable: str) -> tuple[str, str]:
 
 
 def _read_value_file(variable: str, path: str) -> str:
-    value = _read_text(Path(path).expanduser(), variable).strip("\r\n")
+    value = _read_text(expand_home(path), variable).strip("\r\n")
     if not value:
         raise ConfigError(f"{variable}: {path} is empty")
     return value
@@ -293,9 +333,21 @@ def _convert_value(name: str, value: Any, origin: str, *, strict: bool = True) -
     numbers = structs.astuple(typed) if isinstance(typed, Struct) else (typed,)
     if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
         raise ConfigError(f"{origin}: {name}: expected a finite number")
-    if isinstance(typed, str) and "\0" in typed:
-        raise ConfigError(f"{origin}: {name}: contains a NUL byte")
+    if isinstance(typed, str):
+        _check_text(typed, f"{origin}: {name}")
     return _SettingValue(typed, origin)
+
+
+def _check_text(text: str, place: str) -> None:
+    if "\0" in text:
+        raise ConfigError(f"{place}: contains a NUL byte")
+    if not is_utf8(text):
+        raise ConfigError(f"{place}: not valid UTF-8")
+
+
+def is_utf8(text: str) -> bool:
+    """False for text with bytes of the environment that are not UTF-8, as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _setting_type(name: str) -> Any:
@@ -329,7 +381,8 @@ def _read_text(path: Path, what: str) -> str:
             content = file.read(_MAX_FILE_BYTES + 1)
         if len(content) > _MAX_FILE_BYTES:
             raise ConfigError(f"{what}: {path} is larger than {_MAX_FILE_BYTES} bytes")
-        return content.decode()
+        # Editors on Windows begin a file with a byte order mark.
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{what}: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

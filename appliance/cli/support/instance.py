@@ -16,6 +16,7 @@ import click
 from msgspec import structs
 
 from appliance.config import loader
+from appliance.config.home import expand_home
 from appliance.config.loader import Loaded
 from appliance.config.settings import LogSettings, Settings
 from appliance.errors import ConfigError, SetupError
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 DATABASE_FILE = "monkey-coder.db"
 _SQLITE = "sqlite:///"
+_OWN_FILES = frozenset({DATABASE_FILE, loader.FILE_NAME})
 _FORBIDDEN_MODE = stat.S_IWGRP | stat.S_IRWXO
 
 
@@ -61,7 +63,7 @@ def load_instance(
     overrides = {"data.dir": None if data_dir is None else str(data_dir), **(flags or {})}
     loaded = loader.load(config_file, os.environ, overrides)
     for warning in loaded.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(f"warning: {warning.problem}; {warning.remedy}", err=True)
     return loaded
 
 
@@ -75,22 +77,30 @@ def quiet_logging(settings: LogSettings) -> None:
 
 
 def data_dir(settings: Settings) -> Path:
-    """The absolute path of the data directory; it need not exist."""
+    """The absolute path of the data directory; it need not exist. Raises ConfigError."""
     configured = settings.data.dir
-    path = Path(configured).expanduser() if configured else loader.default_data_dir(os.environ)
-    return path.absolute()
+    path = expand_home(configured) if configured else loader.default_data_dir(os.environ)
+    path = path.absolute()
+    if not loader.is_utf8(str(path)):
+        raise ConfigError(f"data directory {path}: not valid UTF-8; choose another with --data-dir")
+    return path
 
 
 def prepare_data_dir(settings: Settings) -> Path:
-    """The data directory, made 0700 if it is missing.
+    """The data directory, made 0700 if it is missing or accessible to others.
 
-    Raises SetupError if it can't be made, or if others could read or change it.
+    Raises SetupError if it can't be made, or if others may have put something into it.
     """
     path = data_dir(settings)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
-        check_data_dir(path)
+        mode = check_data_dir(path)
+        if mode & _FORBIDDEN_MODE:
+            path.chmod(0o700)
+            # Again: until now, others may have been able to put something in.
+            _check_content(path, mode)
+            click.echo(f"data directory {path}: mode {mode:04o} changed to 0700", err=True)
     except OSError as error:
         raise SetupError(
             f"data directory {path}: {error.strerror}; choose another with --data-dir"
@@ -98,8 +108,11 @@ def prepare_data_dir(settings: Settings) -> Path:
     return path
 
 
-def check_data_dir(path: Path) -> None:
-    """Raise SetupError, with the remedy, unless the directory is ours alone."""
+def check_data_dir(path: Path) -> int:
+    """The mode of the directory, which prepare_data_dir changes to 0700 if it is another.
+
+    Raises SetupError, with the remedy, unless the directory and what it holds are ours.
+    """
     status = path.stat()
     if not stat.S_ISDIR(status.st_mode):
         raise SetupError(f"data directory {path}: is a file; choose another with --data-dir")
@@ -108,10 +121,24 @@ def check_data_dir(path: Path) -> None:
         raise SetupError(
             f"data directory {path} belongs to {owner}; run this as that user: sudo -u {owner} …"
         )
-    if status.st_mode & _FORBIDDEN_MODE:
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & _FORBIDDEN_MODE:
+        _check_content(path, mode)
+    return mode
+
+
+def _check_content(path: Path, mode: int) -> None:
+    """Raises SetupError unless a directory of this mode may be closed to others.
+
+    It may if it is empty, or if it is a data directory that others could not write. Any other
+    folder may serve another purpose: closing /etc would break the machine.
+    """
+    names = {entry.name for entry in path.iterdir()}
+    is_own = bool(names & _OWN_FILES) and not mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if mode & stat.S_ISVTX or not (is_own or not names):
         raise SetupError(
-            f"data directory {path} is accessible to other users "
-            f"(mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 700 {path}"
+            f"data directory {path} is accessible to other users (mode {mode:04o}) and holds "
+            f"other files; choose an empty folder with --data-dir, or run: chmod 700 {path}"
         )
 
 
@@ -129,7 +156,7 @@ def database_path(settings: Settings) -> Path:
         raise ConfigError(
             "data.database_url: expected sqlite:///relative/path or sqlite:////absolute/path"
         )
-    return Path(url.removeprefix(_SQLITE)).expanduser().absolute()
+    return expand_home(url.removeprefix(_SQLITE)).absolute()
 
 
 @asynccontextmanager
