@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,6 @@ from appliance.events import EventBus
 from appliance.inference import Gateway, Route, provider_factory
 from appliance.models.cached_registry import CachedModelRegistry
 from appliance.models.registry import ModelRegistry
-from appliance.plugins import PluginProblem
 from appliance.sandbox.languages.toolchain_cache import ToolchainCache
 from appliance.sandbox.python import runtime
 from appliance.sandbox.runner import SandboxRunner, UserSandbox
@@ -37,7 +36,8 @@ from appliance.services.container import Services
 from appliance.services.health import HealthService
 from appliance.services.sandbox.service import SandboxService
 from appliance.services.tasks.service import TaskService
-from appliance.spi.registry import PluginContext, Registry
+from appliance.spi.provider import Provider
+from appliance.spi.registry import PluginContext, PluginProblem, Registry
 from appliance.store.sqlite.database import Database
 from appliance.store.tables import task_events, users
 
@@ -86,9 +86,11 @@ async def run_appliance(
         loaded = plugins.load(settings.plugins)
         runtime_dir = stack.enter_context(_runtime_dir(data_dir))
         context = _plugin_context(data_dir, runtime_dir, models)
-        gateway = _build_gateway(settings, store, models, loaded.registry, context)
+        providers, failed = provider_factory.build_providers(loaded.registry, context, settings)
+        gateway = _build_gateway(settings, store, models, providers)
         stack.push_async_callback(gateway.close)
-        sandbox = _build_sandbox(settings, loaded.registry, context)
+        sandbox, failed_sandboxes = _build_sandbox(settings, loaded.registry, context)
+        problems = (*loaded.problems, *failed, *failed_sandboxes)
         stack.push_async_callback(sandbox.close)
 
         agent = CodingAgent(
@@ -102,7 +104,7 @@ async def run_appliance(
             accounts=build_accounts(store, settings.auth, secret),
             tasks=TaskService(store, bus, scheduler, settings),
             catalog=CatalogService(
-                gateway, sandbox, settings, [problem.name for problem in loaded.problems]
+                gateway, sandbox, settings, [problem.name for problem in problems]
             ),
             health=HealthService(
                 store, gateway, sandbox, scheduler, preload=settings.models.preload
@@ -121,7 +123,7 @@ async def run_appliance(
             _in_background(stack, "model", _preload(gateway))
         yield Appliance(
             settings, data_dir, bus, gateway, sandbox, start, scheduler, services,
-            build_api(services, settings), loaded.problems,
+            build_api(services, settings), problems,
         )  # fmt: skip
 
 
@@ -144,11 +146,10 @@ def _build_gateway(
     settings: Settings,
     store: Database,
     models: CachedModelRegistry,
-    registry: Registry,
-    context: PluginContext,
+    providers: Mapping[str, Provider],
 ) -> Gateway:
     return Gateway(
-        provider_factory.build_providers(registry, context, settings),
+        providers,
         lambda: _default_model(settings, models),
         settings,
         db=store,
@@ -157,21 +158,26 @@ def _build_gateway(
     )
 
 
-def _build_sandbox(settings: Settings, registry: Registry, context: PluginContext) -> SandboxRunner:
+def _build_sandbox(
+    settings: Settings, registry: Registry, context: PluginContext
+) -> tuple[SandboxRunner, list[PluginProblem]]:
     """The runner over every registered backend, each with [sandbox] and its plugin's settings."""
     limits = structs.asdict(settings.sandbox)
-    backends = {
-        name: create(
-            structs.replace(context, settings=limits | settings.plugins.settings.get(name, {}))
-        )
-        for name, create in registry.sandboxes.items()
-    }
-    return SandboxRunner(
+    backends, problems = registry.build_sandboxes(
+        {
+            name: structs.replace(
+                context, settings=limits | settings.plugins.settings.get(name, {})
+            )
+            for name in registry.sandboxes
+        }
+    )
+    runner = SandboxRunner(
         backends,
         settings.sandbox,
         plans=settings.plans,
         toolchain_cache=ToolchainCache(context.data_dir / toolchain_cache.DIRECTORY),
     )
+    return runner, problems
 
 
 @contextmanager

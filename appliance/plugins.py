@@ -13,27 +13,19 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import structlog
 from msgspec import Struct
 
 import plugins
 from appliance import processes
+from appliance.config.home import expand_home
 from appliance.config.settings import PluginSettings
 from appliance.errors import PluginError
-from appliance.spi.registry import Registry
+from appliance.spi.registry import PluginProblem, Registry
 
 FAMILIES = ("providers", "sandboxes", "forges")
 RESERVED = (*FAMILIES, "_shared")
 """Packages of the product below `plugins`; a plugin so named would never be imported."""
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-_log = structlog.get_logger()
-
-
-class PluginProblem(Struct, frozen=True):
-    """A plugin that could not be registered, and the reason."""
-
-    name: str
-    reason: str
 
 
 class LoadedPlugins(Struct, frozen=True):
@@ -47,7 +39,7 @@ def load(settings: PluginSettings) -> LoadedPlugins:
     modules = list(_built_in_modules())
     if settings.path:
         try:
-            modules += _add_directory(Path(settings.path).expanduser())
+            modules += _add_directory(expand_home(settings.path))
         except PluginError as error:
             problems.append(PluginProblem(settings.path, error.message))
     for module in modules:
@@ -58,9 +50,7 @@ def load(settings: PluginSettings) -> LoadedPlugins:
             _register(module, registry)
         # A plugin is third-party code and may raise anything.
         except (Exception, SystemExit) as error:
-            unexpected = None if isinstance(error, PluginError) else error
-            _log.warning("plugin_broken", plugin=name, reason=_reason(error), exc_info=unexpected)
-            problems.append(PluginProblem(name, _reason(error)))
+            problems.append(PluginProblem.log(name, error))
     return LoadedPlugins(registry, tuple(problems))
 
 
@@ -147,12 +137,6 @@ def _register(module: str, registry: Registry) -> None:
         raise PluginError(f"another plugin already offers {duplicates[0]!r}; remove one of them")
     registry.providers |= own.providers
     registry.sandboxes |= own.sandboxes
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, PluginError):
-        return error.message
-    return f"{type(error).__name__}: {error}"
 
 
 def _added_directory() -> str | None:

@@ -8,36 +8,35 @@ from msgspec import Struct, structs
 from appliance.config.settings import Settings
 from appliance.errors import ConfigError
 from appliance.spi.provider import Provider
-from appliance.spi.registry import PluginContext, Registry
+from appliance.spi.registry import PluginContext, PluginProblem, Registry
 
 LOCAL = "llama_cpp"
 
 
 def build_providers(
     registry: Registry, context: PluginContext, settings: Settings
-) -> dict[str, Provider]:
-    """The providers of all plugins, and those of [providers.upstreams]; by name.
+) -> tuple[dict[str, Provider], list[PluginProblem]]:
+    """The providers of all plugins, and those of [providers.upstreams], by name; and the failures.
 
     Raises ConfigError for an upstream whose name is in use or whose plugin is not loaded.
     """
-    providers: dict[str, Provider] = {}
-    for name, factory in registry.providers.items():
-        section = _plugin_settings(name, settings)
-        providers[name] = factory(structs.replace(context, name=name, settings=section))
+    contexts = {
+        name: (name, structs.replace(context, name=name, settings=_plugin_settings(name, settings)))
+        for name in registry.providers
+    }
     for name, upstream in settings.providers.upstreams.items():
-        if name in providers:
+        if name in contexts:
             raise ConfigError(
                 f"[providers.upstreams.{name}]: a provider of this name exists; choose another name"
             )
-        factory = registry.providers.get(upstream.kind)
-        if factory is None:
+        if upstream.kind not in registry.providers:
             raise ConfigError(
                 f"[providers.upstreams.{name}]: the plugin {upstream.kind!r} is not loaded; "
                 "`monkey-coder doctor` says why"
             )
         section = structs.asdict(upstream)
-        providers[name] = factory(structs.replace(context, name=name, settings=section))
-    return providers
+        contexts[name] = upstream.kind, structs.replace(context, name=name, settings=section)
+    return registry.build_providers(contexts)
 
 
 def _plugin_settings(name: str, settings: Settings) -> Mapping[str, Any]:

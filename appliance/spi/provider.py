@@ -23,6 +23,7 @@ class MeteredStream(Protocol):
         ...
 
 
+@runtime_checkable
 class Provider(Protocol):
     """A local or remote source of models.
 

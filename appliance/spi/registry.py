@@ -2,14 +2,36 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+import structlog
 from msgspec import Struct
 
 from appliance.domain.models import ModelFile, ModelProbe
-from appliance.errors import PluginError, UnknownModel
+from appliance.errors import ConfigError, PluginError, UnknownModel
 from appliance.spi.provider import Provider
 from appliance.spi.sandbox import SandboxBackend
+
+T = TypeVar("T")
+
+_log = structlog.get_logger()
+
+
+class PluginProblem(Struct, frozen=True):
+    """A plugin that could not be registered or built, and the reason."""
+
+    name: str
+    reason: str
+
+    @classmethod
+    def log(cls, name: str, error: BaseException) -> "PluginProblem":
+        """The problem of a plugin that raised `error`; logged, with a stack if unexpected."""
+        expected = isinstance(error, PluginError)
+        reason = error.message if expected else f"{type(error).__name__}: {error}"
+        _log.warning(
+            "plugin_broken", plugin=name, reason=reason, exc_info=None if expected else error
+        )
+        return cls(name, reason)
 
 
 class ModelSource(Protocol):
@@ -98,8 +120,50 @@ class Registry:
         """Register a sandbox backend. Raises PluginError if the name is taken."""
         self._add(self.sandboxes, "sandbox", name, factory)
 
+    def build_providers(
+        self, contexts: Mapping[str, tuple[str, PluginContext]]
+    ) -> tuple[dict[str, Provider], list[PluginProblem]]:
+        """Providers by name; `contexts` gives the name of the factory and the context of each.
+
+        A factory or a status() that fails is reported, never fatal. Raises ConfigError only:
+        then the settings are wrong, not the plugin.
+        """
+        return _build_all(self.providers, contexts, Provider, lambda each: each.status())
+
+    def build_sandboxes(
+        self, contexts: Mapping[str, PluginContext]
+    ) -> tuple[dict[str, SandboxBackend], list[PluginProblem]]:
+        """Sandbox backends by name; a factory that fails is reported, as in build_providers."""
+        named = {name: (name, context) for name, context in contexts.items()}
+        return _build_all(self.sandboxes, named, SandboxBackend, lambda each: each.name)
+
     @staticmethod
     def _add(factories: dict[str, Any], kind: str, name: str, factory: Any) -> None:
         if name in factories:
             raise PluginError(f"two plugins register the {kind} {name!r}; remove one of them")
         factories[name] = factory
+
+
+def _build_all(
+    factories: Mapping[str, Callable[[PluginContext], T]],
+    contexts: Mapping[str, tuple[str, PluginContext]],
+    protocol: Any,
+    check: Callable[[T], object],
+) -> tuple[dict[str, T], list[PluginProblem]]:
+    built, problems = dict[str, T](), list[PluginProblem]()
+    for name, (factory, context) in contexts.items():
+        try:
+            made = factories[factory](context)
+            if not isinstance(made, protocol):
+                raise PluginError(
+                    f"its factory returned {type(made).__name__}, not a {protocol.__name__}"
+                )
+            check(made)
+        except ConfigError:
+            raise
+        # A plugin is third-party code and may raise anything.
+        except (Exception, SystemExit) as error:
+            problems.append(PluginProblem.log(name, error))
+        else:
+            built[name] = made
+    return built, problems

@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 from appliance.domain.execution import BackendStatus, OutputStream, RunRequest, RunResult
 
 
+@runtime_checkable
 class SandboxBackend(Protocol):
     """Runs untrusted programs in isolation. All methods are called from one event loop, any number
     of them concurrently.

@@ -1,7 +1,8 @@
 """Which providers are built, with which settings; and the list of models that they see."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import structs
@@ -14,7 +15,7 @@ from appliance.config.settings import (
     Settings,
     UpstreamSettings,
 )
-from appliance.errors import ConfigError
+from appliance.errors import ConfigError, PluginError
 from appliance.inference import provider_factory
 from appliance.models.cached_registry import CachedModelRegistry
 from appliance.models.registry import ModelRegistry
@@ -57,8 +58,9 @@ def test_build_when_plugins_have_sections_then_each_gets_its_own(tmp_path: Path)
     settings = Settings(
         providers=ProvidersSettings(openai=ProviderSettings(api_key="k"), upstreams={"vllm": near})
     )
-    built = provider_factory.build_providers(plugins, context(tmp_path), settings)
+    built, problems = provider_factory.build_providers(plugins, context(tmp_path), settings)
     assert [each.name for each in built.values()] == ["llama_cpp", "openai", "foreign", "vllm"]
+    assert problems == []
     assert received["llama_cpp"] == structs.asdict(settings.models)
     assert received["openai"]["api_key"] == "k"
     assert received["vllm"]["base_url"] == "http://127.0.0.1:1/v1"
@@ -84,6 +86,51 @@ def test_build_when_a_built_in_has_a_plugins_settings_then_the_error_names_the_r
     settings = Settings(plugins=PluginSettings(settings={name: {"api_key": "k"}}))
     with pytest.raises(ConfigError, match=section):
         provider_factory.build_providers(plugins, context(tmp_path), settings)
+
+
+class _Silent:
+    """Has the methods of a provider, and fails at each."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
+
+
+FAILING: dict[str, Callable[[PluginContext], Any]] = {
+    "RuntimeError: no licence": lambda _context: _raise(RuntimeError("no licence")),
+    "SystemExit: 3": lambda _context: _raise(SystemExit(3)),
+    "no GPU": lambda _context: _raise(PluginError("no GPU")),
+    "returned NoneType, not a Provider": lambda _context: None,
+    "RuntimeError: no ": lambda _context: _Silent(),
+    "TypeError": cast("Any", lambda: None),
+}
+
+
+@pytest.mark.parametrize("reason", list(FAILING))
+def test_build_when_a_factory_fails_then_reported_by_name_and_the_rest_is_built(
+    tmp_path: Path, reason: str
+) -> None:
+    """F70"""
+    factory = FAILING[reason]
+    plugins, _ = registry("works")
+    plugins.add_provider("broken", factory)
+    plugins.add_sandbox("cell", factory)
+    built, [problem] = provider_factory.build_providers(plugins, context(tmp_path), Settings())
+    sandboxes, [other] = plugins.build_sandboxes({"cell": context(tmp_path)})
+    assert (list(built), list(sandboxes)) == (["works"], [])
+    assert (problem.name, other.name) == ("broken", "cell")
+    assert reason in problem.reason
+    assert reason.replace("Provider", "SandboxBackend") in other.reason
+
+
+def test_build_when_the_settings_are_wrong_then_the_config_error_is_raised(tmp_path: Path) -> None:
+    plugins, _ = registry()
+    plugins.add_provider("openai", lambda _: _raise(ConfigError("ca_file: no such file")))
+    with pytest.raises(ConfigError, match="ca_file"):
+        provider_factory.build_providers(plugins, context(tmp_path), Settings())
 
 
 @pytest.mark.parametrize(("name", "kind"), [("openai", "openai"), ("mine", "google")])

@@ -28,16 +28,18 @@ from appliance.domain import rootfs, toolchain_cache
 from appliance.domain.execution import BackendStatus
 from appliance.domain.models import ModelFile
 from appliance.errors import ApplianceError, ConfigError
+from appliance.inference import provider_factory
 from appliance.models.registry import ModelRegistry
 from appliance.plugins import LoadedPlugins
 from appliance.sandbox.python import runtime
 from appliance.sandbox.runner import SandboxRunner
 from appliance.server import check_free
-from appliance.spi.registry import NoModels, PluginContext
+from appliance.spi.registry import NoModels, PluginContext, PluginProblem
 
 _MARKS = {Grade.OK: "ok  ", Grade.WARN: "warn", Grade.FAIL: "FAIL"}
 _COLORS = {Grade.OK: "green", Grade.WARN: "yellow", Grade.FAIL: "red"}
 _CANNOT_SERVE = 1
+_CORRECT = "correct it; config.example.toml names every setting"
 
 
 @click.command(
@@ -52,8 +54,7 @@ def command(config_file: Path | None, data_dir: Path | None, as_json: bool) -> N
     try:
         loaded = load_instance(config_file, data_dir)
     except ConfigError as error:
-        remedy = "correct it; config.example.toml names every setting"
-        findings = [Finding("configuration", Grade.FAIL, error.message, remedy)]
+        findings = [Finding("configuration", Grade.FAIL, error.message, _CORRECT)]
     else:
         quiet_logging(loaded.settings.log)
         findings = list(_findings(loaded))
@@ -70,13 +71,20 @@ def _findings(loaded: Loaded) -> Iterator[Finding]:
     loaded_plugins = plugins.load(settings.plugins)
     origin = str(loaded.file) if loaded.file else "no file; defaults and the environment"
     yield from doctor_checks.configuration(settings, loaded_plugins, origin)
-    yield from doctor_checks.plugin_problems(loaded_plugins)
+    for warning in loaded.warnings:
+        yield Finding("configuration", Grade.WARN, warning.problem, warning.remedy)
+    try:
+        problems, sandbox = run_async(_try_plugins(settings, loaded_plugins))
+    except ConfigError as error:
+        yield Finding("configuration", Grade.FAIL, error.message, _CORRECT)
+        return
+    yield from doctor_checks.plugin_problems(loaded_plugins, problems)
     yield from doctor_checks.processor()
     yield from doctor_checks.open_files()
     directory = list(doctor_checks.data_directory(settings))
     yield from directory
     yield from doctor_checks.port(settings, check_free)
-    yield from doctor_checks.sandbox(run_async(_probe_sandbox(settings, loaded_plugins)))
+    yield from doctor_checks.sandbox(sandbox)
     if all(finding.grade is not Grade.FAIL for finding in directory):
         yield from _stored_findings(loaded)
 
@@ -102,16 +110,27 @@ async def _inspect_database(loaded: Loaded) -> tuple[list[str], list[ModelFile]]
         return await database.integrity_check(), list(await registry.list())
 
 
-async def _probe_sandbox(settings: Settings, plugins: LoadedPlugins) -> BackendStatus:
-    """Probe the sandbox by running it in a temporary folder."""
+async def _try_plugins(
+    settings: Settings, loaded: LoadedPlugins
+) -> tuple[list[PluginProblem], BackendStatus]:
+    """Build every plugin in a temporary folder, and probe the sandbox there.
+
+    Raises ConfigError.
+    """
     with tempfile.TemporaryDirectory(prefix="monkey-coder-") as folder:
-        context = _plugin_context(settings, Path(folder))
-        backends = {name: make(context) for name, make in plugins.registry.sandboxes.items()}
+        context, registry = _plugin_context(settings, Path(folder)), loaded.registry
+        providers, problems = provider_factory.build_providers(registry, context, settings)
+        for name, provider in providers.items():
+            try:
+                await provider.close()
+            except Exception as error:
+                problems.append(PluginProblem.log(name, error))
+        backends, failed = registry.build_sandboxes(dict.fromkeys(registry.sandboxes, context))
         runner = SandboxRunner(backends, settings.sandbox)
         try:
             await runner.start()
             await runner.wait_for_languages()
-            return runner.status
+            return [*problems, *failed], runner.status
         finally:
             await runner.close()
 

@@ -2,7 +2,7 @@
 
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from appliance.errors import ApplianceError
 from appliance.models.gguf import header
 from appliance.plugins import LoadedPlugins
 from appliance.spi import host
+from appliance.spi.registry import PluginProblem
 
 GB = 1_000_000_000
 _LEAST_DISK = 200_000_000
@@ -66,10 +67,13 @@ def configuration(settings: Settings, plugins: LoadedPlugins, origin: str) -> It
             )
 
 
-def plugin_problems(plugins: LoadedPlugins) -> Iterator[Finding]:
+def plugin_problems(
+    plugins: LoadedPlugins, build_problems: Sequence[PluginProblem] = ()
+) -> Iterator[Finding]:
+    """Plugins that could not be registered or built."""
     names = ", ".join((*plugins.registry.providers, *plugins.registry.sandboxes))
     yield Finding("plugins", Grade.OK, names or "none")
-    for problem in plugins.problems:
+    for problem in (*plugins.problems, *build_problems):
         yield Finding(
             "plugins",
             Grade.WARN,
