@@ -53,7 +53,7 @@ class SandboxRunner:
         self._toolchain_cache = toolchain_cache
         self._user_concurrency = UserConcurrency()
         self._backend: SandboxBackend | None = None
-        self._status = BackendStatus("none", False, problem="the sandbox was not started")
+        self._status = BackendStatus("none", False, problem="the sandbox is being prepared")
         self._slots = asyncio.Semaphore(settings.parallel_runs)
         self._selection_retry: asyncio.Task[None] | None = None
         self._detection: asyncio.Task[None] | None = None
@@ -63,6 +63,11 @@ class SandboxRunner:
     def status(self) -> BackendStatus:
         """Status of the selected backend, or why there is none."""
         return self._status
+
+    @property
+    def is_known(self) -> bool:
+        """Whether `start` has found out if code can be run."""
+        return self._selection_done.is_set()
 
     @property
     def streams_output(self) -> bool:

@@ -20,8 +20,11 @@ _PROBE_TIMEOUT_S = 2.0
 
 
 class Condition(StrEnum):
-    """DEGRADED: serves without some component. UNHEALTHY: can't serve."""
+    """STARTING: it is not yet known whether code can be run. DEGRADED: serves without some
+    component. UNHEALTHY: can't serve.
+    """
 
+    STARTING = "starting"
     HEALTHY = "healthy"
     DEGRADED = "degraded"
     UNHEALTHY = "unhealthy"
@@ -48,11 +51,14 @@ class Health(Struct, frozen=True):
     providers: Component
     models: Component
     sandbox: Component
+    is_starting: bool
 
     @property
     def condition(self) -> Condition:
         if not (self.database.is_working and self.queue.is_working):
             return Condition.UNHEALTHY
+        if self.is_starting:
+            return Condition.STARTING
         if not (self.providers.is_working and self.models.is_working and self.sandbox.is_working):
             return Condition.DEGRADED
         return Condition.HEALTHY
@@ -110,6 +116,7 @@ class HealthService:
             providers=self._check_providers(),
             models=_check_model(await self._default_model()),
             sandbox=self._check_sandbox(),
+            is_starting=not self._sandbox.is_known,
         )
 
     async def load(self) -> Load:
@@ -118,7 +125,9 @@ class HealthService:
         return Load(await self._queue_stats(), running, waiting)
 
     async def readiness(self) -> Readiness:
-        """Ready if the store answers and the default model, if any, is loaded."""
+        """Ready if the store answers, the default model, if any, is loaded, and it is known
+        whether code can be run.
+        """
         waiting: dict[str, str] = {}
         database = await self._check_database()
         if not database.is_working:
@@ -126,6 +135,8 @@ class HealthService:
         model = await self._default_model()
         if model is not None and model.state in self._unready_states:
             waiting["model"] = model.problem or f"{model.name} is {model.state}"
+        if not self._sandbox.is_known:
+            waiting["sandbox"] = self._sandbox.status.problem
         return Readiness(ready=not waiting, waiting_for=waiting)
 
     async def _check_database(self) -> Component:

@@ -88,6 +88,7 @@ class IdleSandbox:
     """The status of a sandbox; these tests run nothing in it."""
 
     def __init__(self) -> None:
+        self.is_known = True
         self.status = BackendStatus(
             "bubblewrap",
             available=True,
