@@ -117,7 +117,7 @@ class LlamaCppProvider:
             with slot.in_use():
                 connection = await self.pool.connect(supervisor)
                 async with asyncio.timeout(_COUNT_TIMEOUT_S):
-                    return await _read_count(connection, connection.count_tokens(request))
+                    return await _read_count(connection, request)
         except TimeoutError as error:
             raise ProviderFailed(
                 f"counting the prompt's tokens took longer than {_COUNT_TIMEOUT_S:g} s"
@@ -165,14 +165,15 @@ class LlamaCppProvider:
     ) -> AsyncGenerator[CompletionEvent, None]:
         """One attempt at a completion. Raises EngineLostError."""
         connection = await self.pool.connect(supervisor)
-        stream = connection.submit(request)
+        stream: CompletionStream | None = None
         try:
-            async for event in stream.events():
-                if isinstance(event, Finished):
-                    supervisor.record_success(connection)
-                yield event
+            async with connection.completion(request) as stream:
+                async for event in stream.events():
+                    if isinstance(event, Finished):
+                        supervisor.record_success(connection)
+                    yield event
         finally:
-            meter.usage = await connection.end(stream)
+            meter.usage = stream.usage if stream else None
 
     async def _embed_with_retry(
         self, supervisor: EmbeddingSupervisor, request: EmbeddingRequest
@@ -217,13 +218,11 @@ class LlamaCppProvider:
         )
 
 
-async def _read_count(connection: CompletionConnection, stream: CompletionStream) -> int:
-    try:
+async def _read_count(connection: CompletionConnection, request: CompletionRequest) -> int:
+    async with connection.token_count(request) as stream:
         async for event in stream.events():
             if isinstance(event, Finished):
                 return event.usage.prompt_tokens
-    finally:
-        connection.forget(stream)
     raise ProviderFailed("the engine returned no token count")
 
 

@@ -186,9 +186,16 @@ class FrameError(Exception):
     """A frame is too large or holds no message of this protocol."""
 
 
+class EncodingError(FrameError):
+    """A value has no encoding, like an integer of more than 64 bits."""
+
+
 def encode_frame(message: Struct) -> bytes:
-    """One frame. Raises FrameError if the message is too large."""
-    body = _encoder.encode(message)
+    """One frame. Raises FrameError if the message is too large, or EncodingError."""
+    try:
+        body = _encoder.encode(message)
+    except (OverflowError, TypeError, ValueError, RecursionError) as error:
+        raise EncodingError(f"it can't be encoded: {error}") from error
     if len(body) > MAX_FRAME_BYTES:
         raise FrameError(f"a message of {len(body)} bytes exceeds {MAX_FRAME_BYTES} bytes")
     return len(body).to_bytes(HEADER_BYTES, "big") + body

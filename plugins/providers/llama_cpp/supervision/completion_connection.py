@@ -1,10 +1,12 @@
 """The connection to an engine of a text model, and the completion streams over it."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from itertools import count
 
-from appliance.domain.messages import CompletionRequest, TokenUsage
-from appliance.errors import PayloadTooLarge
+from appliance.domain.messages import CompletionRequest
+from appliance.errors import InvalidInput, PayloadTooLarge
 from plugins.providers.llama_cpp.protocol import messages
 from plugins.providers.llama_cpp.protocol.messages import (
     Cancel,
@@ -18,7 +20,6 @@ from plugins.providers.llama_cpp.protocol.messages import (
     Refused,
     Submit,
     Text,
-    ToEngine,
     ToolCallNotice,
 )
 from plugins.providers.llama_cpp.supervision.completion_stream import CompletionStream
@@ -37,52 +38,57 @@ class CompletionConnection(EngineConnection[FromEngine]):
         self._streams: dict[int, CompletionStream] = {}
         self._ids = count(1)
 
-    def submit(self, request: CompletionRequest) -> CompletionStream:
-        """Start a completion. Raises PayloadTooLarge or EngineLostError."""
-        stream = self._open_stream(request)
-        return self._send(stream, Submit(stream.id, request))
+    @asynccontextmanager
+    async def completion(self, request: CompletionRequest) -> AsyncGenerator[CompletionStream]:
+        """A running completion, which is over at the end of the block: cancelled if it runs.
 
-    def count_tokens(self, request: CompletionRequest) -> CompletionStream:
-        """Count the prompt's tokens: a stream of `Finished` alone. Raises as `submit` does."""
-        stream = self._open_stream(request)
-        return self._send(stream, CountTokens(stream.id, request))
-
-    def forget(self, stream: CompletionStream) -> None:
-        """Drop a stream that nobody reads any more."""
-        self._streams.pop(stream.id, None)
-
-    async def end(self, stream: CompletionStream) -> TokenUsage | None:
-        """End a stream that nobody reads any more, cancelling it in the engine if it runs.
-
-        Returns its usage; None if the engine ended, refused the request, or does not
-        confirm the cancellation in time.
+        Its `usage` is set then, unless the engine ended, refused the request, or did not
+        confirm the cancellation in time. Raises InvalidInput, PayloadTooLarge or EngineLostError.
         """
+        stream = self.submit(request)
+        try:
+            yield stream
+        finally:
+            await self._end(stream)
+
+    @asynccontextmanager
+    async def token_count(self, request: CompletionRequest) -> AsyncGenerator[CompletionStream]:
+        """Counts the prompt's tokens: as `completion`, with a stream of `Finished` alone."""
+        number = next(self._ids)
+        stream = self._open_stream(request, CountTokens(number, request))
+        try:
+            yield stream
+        finally:
+            await self._end(stream)
+
+    def submit(self, request: CompletionRequest) -> CompletionStream:
+        """Start a completion; see `completion`."""
+        return self._open_stream(request, Submit(next(self._ids), request))
+
+    def _open_stream(
+        self, request: CompletionRequest, message: Submit | CountTokens
+    ) -> CompletionStream:
+        """Only a request that was written is waited for."""
+        try:
+            self._write(message)
+        except messages.EncodingError as error:
+            raise InvalidInput(f"the request can't be processed: {error}") from error
+        except messages.FrameError as error:
+            raise PayloadTooLarge(f"the prompt is too large: {error}") from error
+        stream = self._streams[message.id] = CompletionStream(message.id, request)
+        return stream
+
+    async def _end(self, stream: CompletionStream) -> None:
+        """End a stream that nobody reads any more."""
         try:
             if not stream.ended:
                 self._write(Cancel(stream.id))
                 async with asyncio.timeout(_CANCEL_TIMEOUT_S):
                     await stream.closed.wait()
         except (EngineLostError, TimeoutError):
-            return None
+            return
         finally:
-            self.forget(stream)
-        return stream.usage
-
-    def _open_stream(self, request: CompletionRequest) -> CompletionStream:
-        self._before_request()
-        stream = CompletionStream(next(self._ids), request)
-        self._streams[stream.id] = stream
-        return stream
-
-    def _send(self, stream: CompletionStream, message: ToEngine) -> CompletionStream:
-        try:
-            self._write(message)
-        except (messages.FrameError, EngineLostError) as error:
-            del self._streams[stream.id]
-            if isinstance(error, EngineLostError):
-                raise
-            raise PayloadTooLarge(f"the prompt is too large: {error}") from error
-        return stream
+            self._streams.pop(stream.id, None)
 
     def _decode(self, body: bytes) -> FromEngine:
         return messages.decode_from_engine(body)

@@ -42,13 +42,13 @@ class EmbeddingConnection(EngineConnection[FromEmbeddingEngine]):
         return (await self._request(EmbedTexts(next(self._ids), texts), Vectors)).vectors
 
     async def _request(self, request: ToEmbeddingEngine, kind: type[ReplyT]) -> ReplyT:
-        self._before_request()
-        future = self._replies[request.id] = asyncio.get_running_loop().create_future()
         try:
             self._write(request)
-            reply = await future
         except FrameError as error:
             raise PayloadTooLarge(f"the texts are too large: {error}") from error
+        future = self._replies[request.id] = asyncio.get_running_loop().create_future()
+        try:
+            reply = await future
         finally:
             del self._replies[request.id]
         if isinstance(reply, kind):

@@ -71,16 +71,16 @@ class EngineConnection(ABC, Generic[MessageT]):
     @abstractmethod
     def _fail_requests(self, error: Exception) -> None: ...
 
-    def _before_request(self) -> None:
-        """Restart the measurement of silence if no request is open."""
-        if not self._has_open_requests():
-            self._last_message_at = asyncio.get_running_loop().time()
-
     def _write(self, message: Struct) -> None:
-        """Raises FrameError for a message that is too large, or EngineLostError."""
+        """Raises FrameError for a message that can't be sent, or EngineLostError.
+
+        Restarts the measurement of silence if no request is open.
+        """
         frame = messages.encode_frame(message)
         if self._writer.is_closing():
             raise EngineLostError("the engine has ended")
+        if not self._has_open_requests():
+            self._last_message_at = asyncio.get_running_loop().time()
         self._writer.write(frame)
 
     async def _receive(self) -> MessageT:

@@ -8,11 +8,19 @@ from plugins.providers.llama_cpp.protocol.messages import Ready
 
 
 class EngineLostError(Exception):
-    """The engine process ended while it was needed. `retryable`: it was not stopped by us."""
+    """The engine process ended while it was needed.
 
-    def __init__(self, reason: str, *, retryable: bool = True) -> None:
+    `deliberate`: the server ended it, or did not start it. `stalled`: it was ended because it
+    made no progress. In neither case is a request that it had tried again.
+    """
+
+    def __init__(self, reason: str, *, deliberate: bool = False, stalled: bool = False) -> None:
         super().__init__(reason)
-        self.retryable = retryable
+        self.deliberate, self.stalled = deliberate, stalled
+
+    @property
+    def retryable(self) -> bool:
+        return not (self.deliberate or self.stalled)
 
 
 class InsufficientMemory(ModelUnavailable):

@@ -149,14 +149,14 @@ class Supervisor(ABC, Generic[ConnectionT]):
 
     async def _run_engine(self) -> None:
         """One run of the engine, from its start to its end."""
-        lost, was_ready = EngineLostError("the engine was stopped", retryable=False), False
+        lost, was_ready = EngineLostError("the engine was stopped", deliberate=True), False
         try:
             connection = await self._load()
             was_ready = True
-            lost = EngineLostError(await self._watch(connection))
+            lost = await self._watch(connection)
         except InsufficientMemory as error:
             # Other engines may be unloaded at any moment: no delay before the next try.
-            lost = EngineLostError(error.message, retryable=False)
+            lost = EngineLostError(error.message, deliberate=True)
             self._problem_details = error.details
         except ApplianceError as error:
             lost = EngineLostError(error.message)
@@ -235,17 +235,22 @@ class Supervisor(ABC, Generic[ConnectionT]):
             raise EngineProcessError(strip_folders(reply.reason))
         return reply
 
-    async def _watch(self, connection: ConnectionT) -> str:
-        """Wait until the engine ends or stalls; returns the reason."""
+    async def _watch(self, connection: ConnectionT) -> EngineLostError:
+        """Wait until the engine ends or stalls; returns the reason.
+
+        What ran at a stall may have caused it, so it is not tried again.
+        """
         reading = asyncio.create_task(connection.read())
         try:
             while not reading.done():
                 await asyncio.wait({reading}, timeout=_STALL_CHECK_S)
                 if connection.silence_s > _STALL_S:
-                    return f"the engine made no progress for {_STALL_S:g} s"
+                    return EngineLostError(
+                        f"the engine made no progress for {_STALL_S:g} s", stalled=True
+                    )
             reading.exception()  # always EngineLostError; the process has the better reason
             self.phase = Phase.STOPPING
-            return await self._process.exit_reason() if self._process else ""
+            return EngineLostError(await self._process.exit_reason() if self._process else "")
         finally:
             reading.cancel()
 
@@ -257,7 +262,7 @@ class Supervisor(ABC, Generic[ConnectionT]):
             await process.kill()
         self._process = self._connection = self.ready = None
         self.resident, self._reserved_bytes = ResidentMemory(), 0
-        if lost.retryable:
+        if not lost.deliberate:
             self._backoff.record_end(was_ready=was_ready)
         self.phase, self.problem = Phase.FAILED, str(lost)
         self._load_finished.set()

@@ -108,19 +108,24 @@ async def test_engine_when_killed_again_and_again_then_backs_off_with_the_reason
     assert (info.state, info.problem != "") == (ModelState.FAILED, True)
 
 
-async def test_engine_when_it_hangs_then_ended_and_request_is_tried_again(
+async def test_engine_when_it_hangs_then_ended_and_what_it_ran_is_not_tried_again(
     provider_and_models: tuple[LlamaCppProvider, ListedModels], monkeypatch: pytest.MonkeyPatch
 ):
+    """F61: the request may be what the engine hung at; others start the engine again."""
     provider, _ = provider_and_models
     await provider.load("tiny")
     first = _pid(provider)
+    submitted = record_submissions(monkeypatch)
     monkeypatch.setattr(supervisor, "_STALL_S", 0.5)
     monkeypatch.setattr(supervisor, "_STALL_CHECK_S", 0.1)
     os.kill(first, signal.SIGSTOP)
     answer = asyncio.create_task(complete(provider, request("x")))
     await until_gone(first)
+    with pytest.raises(ProviderFailed, match="no progress"):
+        await answer
+    assert len(submitted) == 1
     monkeypatch.undo()
-    await answer
+    await complete(provider, request("y"))
     assert _pid(provider) != first
 
 
