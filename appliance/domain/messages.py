@@ -1,6 +1,6 @@
 """Requests to models and the events that stream back, the same for every provider."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -22,13 +22,51 @@ class ToolCall(Struct, frozen=True, tag="tool_call"):
     arguments: str
 
 
+class MediaPart(Struct, frozen=True):
+    """A part of a message that is no text: base64 `data`, or a `url`; without both it is unknown.
+
+    `kind` is "image", "document", "audio", or a client's name for something else.
+    """
+
+    kind: str
+    media_type: str = ""
+    data: str = ""
+    url: str = ""
+    name: str = ""
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for it where it can't be passed on."""
+        return f"[{self.kind} omitted: this model reads text only]"
+
+
+MessagePart = str | MediaPart
+
+
 class Message(Struct, frozen=True):
-    """`tool_calls` belong to assistant messages; a tool message answers `tool_call_id`."""
+    """`tool_calls` belong to assistant messages; a tool message answers `tool_call_id`.
+
+    `content` is the whole text, with placeholders for what is no text. A message that holds more
+    than text has it in `parts`, in order.
+    """
 
     role: MessageRole
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
+    parts: tuple[MessagePart, ...] = ()
+
+    @property
+    def media(self) -> tuple[MediaPart, ...]:
+        return tuple(part for part in self.parts if isinstance(part, MediaPart))
+
+
+def join_parts(parts: Iterable[MessagePart], separator: str) -> tuple[str, tuple[MessagePart, ...]]:
+    """`content` and `parts` of a message; empty texts are left out."""
+    kept = tuple(part for part in parts if part != "")
+    texts = (part if isinstance(part, str) else part.placeholder for part in kept)
+    has_media = any(isinstance(part, MediaPart) for part in kept)
+    return separator.join(texts), kept if has_media else ()
 
 
 class Tool(Struct, frozen=True):

@@ -4,7 +4,7 @@ it: strict clients refuse the rest (F43)."""
 import json
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anthropic.types
 import openai.types.chat
@@ -56,7 +56,7 @@ NULLS = {
 async def api(tmp_path: Path) -> AsyncGenerator[UpstreamApi, None]:
     async with open_upstream_api(tmp_path) as api:
         api.upstream.on(CHAT, openai_answer(), openai_answer("", "tool_calls", tool_calls=[CALL]))
-        usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+        usage: Any = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
         text = {"choices": [{"index": 0, "text": "x", "finish_reason": "stop"}]}
         api.upstream.on(PLAIN, as_events(text, usage, last=b"data: [DONE]\n\n"))
         yield api
@@ -67,10 +67,10 @@ def nulls(value: Any, place: str = "") -> Iterator[str]:
     if value is None:
         yield place
     elif isinstance(value, dict):
-        for name, inner in value.items():
+        for name, inner in cast("dict[str, Any]", value).items():
             yield from nulls(inner, f"{place}.{name}".lstrip("."))
     elif isinstance(value, list):
-        for inner in value:
+        for inner in cast("list[Any]", value):
             yield from nulls(inner, place)
 
 
@@ -81,7 +81,7 @@ def unknown_fields(model: Any) -> Iterator[str]:
         for name in type(model).model_fields:
             yield from unknown_fields(getattr(model, name))
     elif isinstance(model, list):
-        for inner in model:
+        for inner in cast("list[Any]", model):
             yield from unknown_fields(inner)
 
 

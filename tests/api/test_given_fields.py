@@ -111,7 +111,7 @@ async def test_body_when_anthropic_gets_one_of_temperature_and_top_p_then_not_th
 
 async def test_body_when_a_plain_completion_then_no_length_is_filled_in(api: UpstreamApi) -> None:
     choice = {"index": 0, "text": "x", "finish_reason": "stop"}
-    usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+    usage: Any = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
     answer = as_events({"choices": [choice]}, usage, last=b"data: [DONE]\n\n")
     api.upstream.on(PLAIN, answer)
     done = await api.post("/v1/completions", {"model": "openai/m", "prompt": "a"})

@@ -16,7 +16,7 @@ from tests.api.upstream_application import (
 )
 
 LONG, OTHER = "a" * 120 + "_read_it", "a" * 120 + "_send_it"
-SCHEMA = {"type": "object", "properties": {}}
+SCHEMA: Any = {"type": "object", "properties": {}}
 TOOLS = [{"name": name, "input_schema": SCHEMA} for name in (LONG, OTHER, "short")]
 HISTORY: list[Any] = [
     {"role": "user", "content": "hi"},
@@ -24,7 +24,7 @@ HISTORY: list[Any] = [
      "content": [{"type": "tool_use", "id": "c0", "name": LONG, "input": {}}]},
     {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c0", "content": "x"}]},
 ]  # fmt: skip
-BODY = {"messages": HISTORY, "max_tokens": 9, "tools": TOOLS,
+BODY: Any = {"messages": HISTORY, "max_tokens": 9, "tools": TOOLS,
         "tool_choice": {"type": "tool", "name": LONG}}  # fmt: skip
 
 

@@ -50,7 +50,7 @@ class UpstreamApi:
 
 def openai_answer(text: str = "ok", reason: str = "stop", **delta: Any) -> FakeResponse:
     choice = {"index": 0, "delta": {"content": text} | delta, "finish_reason": reason}
-    usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+    usage: Any = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
     return as_events({"choices": [choice]}, usage, last=b"data: [DONE]\n\n")
 
 

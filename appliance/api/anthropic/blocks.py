@@ -8,7 +8,14 @@ from msgspec import Struct
 
 from appliance.api.anthropic.schemas import Block, MessageBody, Role
 from appliance.api.http.validation import convert_field
-from appliance.domain.messages import Message, MessageRole, ToolCall
+from appliance.domain.messages import (
+    MediaPart,
+    Message,
+    MessagePart,
+    MessageRole,
+    ToolCall,
+    join_parts,
+)
 from appliance.errors import InvalidInput
 
 _SEPARATOR = "\n\n"
@@ -18,6 +25,21 @@ _TOOL_ERROR_PREFIX = "The tool failed: "
 
 class TextBlock(Struct):
     text: str
+
+
+class SourceBody(Struct):
+    """Where an image or a document is; `data` of the type "text" is a text."""
+
+    type: str
+    media_type: str | None = None
+    data: str | None = None
+    url: str | None = None
+
+
+class MediaBlock(Struct):
+    type: str
+    source: SourceBody
+    title: str | None = None
 
 
 class ToolUseBlock(Struct):
@@ -32,18 +54,21 @@ class ToolResultBlock(Struct):
     is_error: bool = False
 
 
-KnownBlock = TextBlock | ToolUseBlock | ToolResultBlock
+KnownBlock = TextBlock | MediaBlock | ToolUseBlock | ToolResultBlock
 _KINDS: dict[str, type[KnownBlock]] = {
     "text": TextBlock,
+    "image": MediaBlock,
+    "document": MediaBlock,
     "tool_use": ToolUseBlock,
     "tool_result": ToolResultBlock,
 }
 _ALLOWED = {
-    Role.USER: frozenset({"text", "tool_result"}),
+    Role.USER: frozenset({"text", "image", "document", "tool_result"}),
     Role.ASSISTANT: frozenset({"text", "tool_use"}),
     Role.SYSTEM: frozenset({"text"}),
 }
 _ONLY_TEXT = frozenset({"text"})
+_RESULT_TYPES = frozenset({"text", "image", "document"})
 
 
 def convert_messages(
@@ -80,10 +105,15 @@ def _user(place: str, blocks: list[KnownBlock]) -> Iterator[Message]:
     """The tool results, then the text of the turn."""
     results = [block for block in blocks if isinstance(block, ToolResultBlock)]
     for block in results:
-        yield Message(MessageRole.TOOL, _result(block), tool_call_id=block.tool_use_id)
-    text = _join(block.text for block in blocks if isinstance(block, TextBlock))
-    if text:
-        yield Message(MessageRole.USER, text)
+        content, parts = join_parts(_result_parts(place, block), _SEPARATOR)
+        if block.is_error:
+            content = f"{_TOOL_ERROR_PREFIX}{content}"
+            parts = (_TOOL_ERROR_PREFIX, *parts) if parts else ()
+        yield Message(MessageRole.TOOL, content, (), block.tool_use_id, parts)
+    own = (_part(block) for block in blocks if isinstance(block, TextBlock | MediaBlock))
+    content, parts = join_parts(own, _SEPARATOR)
+    if content:
+        yield Message(MessageRole.USER, content, parts=parts)
     elif not results:
         raise InvalidInput.at(f"{place}.content", "must not be empty")
 
@@ -111,8 +141,30 @@ def _call(block: ToolUseBlock) -> ToolCall:
     return ToolCall(block.id, block.name, msgspec.json.encode(block.input).decode())
 
 
-def _result(block: ToolResultBlock) -> str:
-    return f"{_TOOL_ERROR_PREFIX}{block.content}" if block.is_error else str(block.content)
+def _part(block: TextBlock | MediaBlock) -> MessagePart:
+    if isinstance(block, TextBlock):
+        return block.text
+    source = block.source
+    if source.type == "text":
+        return source.data or ""
+    return MediaPart(
+        block.type, source.media_type or "", source.data or "", source.url or "", block.title or ""
+    )
+
+
+def _result_parts(place: str, block: ToolResultBlock) -> Iterator[MessagePart]:
+    """What a tool returned; a block of an unknown type becomes a placeholder."""
+    if isinstance(block.content, str):
+        yield block.content
+        return
+    for index, body in enumerate(block.content or ()):
+        kind = str(body.get("type"))
+        if kind in _RESULT_TYPES:
+            here = f"{place}.content.content[{index}]"
+            known = convert_field(body, TextBlock if kind == "text" else MediaBlock, here)
+            yield _part(known)
+        else:
+            yield MediaPart(kind[:40])
 
 
 def _blocks(place: str, bodies: Sequence[Block], allowed: frozenset[str]) -> Iterator[KnownBlock]:
@@ -126,14 +178,7 @@ def _blocks(place: str, bodies: Sequence[Block], allowed: frozenset[str]) -> Ite
             raise InvalidInput.at(
                 f"{here}.type", f"{kind[:40]!r} is not supported here; use {types}"
             )
-        yield _converted(here, block, _KINDS[kind])
-
-
-def _converted(place: str, block: Block, kind: type[KnownBlock]) -> KnownBlock:
-    converted = convert_field(block, kind, place)
-    if isinstance(converted, ToolResultBlock):
-        converted.content = join_text(f"{place}.content", converted.content)
-    return converted
+        yield convert_field(block, _KINDS[kind], here)
 
 
 def _append_message(messages: list[Message], message: Message) -> None:
@@ -143,9 +188,13 @@ def _append_message(messages: list[Message], message: Message) -> None:
     if last is None or last.role is not message.role or not mergeable:
         messages.append(message)
         return
-    messages[-1] = Message(
-        message.role, _join((last.content, message.content)), last.tool_calls + message.tool_calls
-    )
+    content, parts = join_parts((*_parts_of(last), *_parts_of(message)), _SEPARATOR)
+    calls = last.tool_calls + message.tool_calls
+    messages[-1] = Message(message.role, content, calls, parts=parts)
+
+
+def _parts_of(message: Message) -> tuple[MessagePart, ...]:
+    return message.parts or (message.content,)
 
 
 def _check_results(messages: Sequence[Message]) -> None:

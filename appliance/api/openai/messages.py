@@ -2,8 +2,25 @@
 
 from collections.abc import Iterable, Iterator
 
-from appliance.api.openai.schemas import CalledFunction, MessageBody, PartBody, ToolCallBody
-from appliance.domain.messages import Message, MessageRole, ToolCall
+from msgspec.structs import replace
+
+from appliance.api.openai.schemas import (
+    AudioBody,
+    CalledFunction,
+    FileBody,
+    ImageBody,
+    MessageBody,
+    PartBody,
+    ToolCallBody,
+)
+from appliance.domain.messages import (
+    MediaPart,
+    Message,
+    MessagePart,
+    MessageRole,
+    ToolCall,
+    join_parts,
+)
 from appliance.errors import InvalidInput
 
 _ROLES = {
@@ -38,10 +55,9 @@ class _MessageConverter:
             raise InvalidInput.at(f"{at}.role", f"{body.role!r} is unknown; use one of: {roles}")
         if role is MessageRole.ASSISTANT:
             return self._convert_assistant(at, index, body)
-        content = _text(f"{at}.content", body.content)
-        if role is MessageRole.TOOL:
-            return Message(role, content, tool_call_id=self._call_id(at, body))
-        return Message(role, content)
+        text, parts = _content(f"{at}.content", body.content, role)
+        call_id = self._call_id(at, body) if role is MessageRole.TOOL else ""
+        return Message(role, text, (), call_id, parts)
 
     def _convert_assistant(self, at: str, index: int, body: MessageBody) -> Message:
         if body.audio is not None:
@@ -55,7 +71,8 @@ class _MessageConverter:
         content = body.content if body.content is not None else body.refusal
         if content is None and calls:
             content = ""
-        return Message(MessageRole.ASSISTANT, _text(f"{at}.content", content), tuple(calls))
+        text, parts = _content(f"{at}.content", content, MessageRole.ASSISTANT)
+        return Message(MessageRole.ASSISTANT, text, tuple(calls), parts=parts)
 
     def _add_legacy_call(self, index: int, call: CalledFunction) -> ToolCall:
         self._legacy_ids[call.name] = identity = f"call_{index}"
@@ -79,18 +96,39 @@ def _tool_call(at: str, call: ToolCallBody) -> ToolCall:
     return ToolCall(call.id, call.function.name, call.function.arguments)
 
 
-def _text(at: str, content: str | list[PartBody] | None) -> str:
+def _content(
+    at: str, content: str | list[PartBody] | None, role: MessageRole
+) -> tuple[str, tuple[MessagePart, ...]]:
+    """`content` and `parts` of the message."""
     if isinstance(content, str):
-        return content
+        return content, ()
     if content is None:
         raise InvalidInput.at(at, "is required")
-    return "\n".join(_part(f"{at}[{index}]", part) for index, part in enumerate(content))
+    parts = (_part(f"{at}[{index}]", part, role) for index, part in enumerate(content))
+    return join_parts(parts, "\n")
 
 
-def _part(at: str, part: PartBody) -> str:
-    text = part.refusal if part.type == "refusal" else part.text
-    if part.type not in ("text", "refusal"):
-        raise InvalidInput.at(at, f"parts of type {part.type!r} are not supported; send text")
-    if text is None:
-        raise InvalidInput.at(f"{at}.{part.type}", "is required")
-    return text
+def _part(at: str, part: PartBody, role: MessageRole) -> MessagePart:
+    match part:
+        case PartBody(type="text", text=str(text)) | PartBody(type="refusal", refusal=str(text)):
+            return text
+        case PartBody(type="image_url", image_url=ImageBody(url=url)):
+            return convert_url("image", url)
+        case PartBody(type="input_audio", input_audio=AudioBody(data=data, format=form)):
+            return MediaPart("audio", f"audio/{form}", data)
+        case PartBody(type="file", file=FileBody(file_data=str(data), filename=name)):
+            return replace(convert_url("document", data), name=name or "")
+        case PartBody(type="text" | "refusal" | "image_url" | "input_audio"):
+            raise InvalidInput.at(f"{at}.{part.type}", "is required")
+        case _ if role in (MessageRole.TOOL, MessageRole.ASSISTANT):
+            return MediaPart(part.type[:40])
+        case _:
+            raise InvalidInput.at(at, f"parts of type {part.type[:40]!r} are not supported")
+
+
+def convert_url(kind: str, url: str) -> MediaPart:
+    """The part at a URL; a data URL holds it."""
+    head, comma, data = url.partition(",")
+    if not (url.startswith("data:") and comma):
+        return MediaPart(kind, url=url)
+    return MediaPart(kind, head.removeprefix("data:").partition(";")[0], data)

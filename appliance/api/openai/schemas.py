@@ -62,12 +62,29 @@ class GenerationBody(Struct, kw_only=True):
     provider: str | None = None
 
 
+class ImageBody(Struct):
+    url: str
+
+
+class AudioBody(Struct):
+    data: str
+    format: str
+
+
+class FileBody(Struct):
+    file_data: str | None = None
+    filename: str | None = None
+
+
 class PartBody(Struct):
-    """A part of a message; only text is supported."""
+    """A part of a message; which field it has depends on its type."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: ImageBody | None = None
+    input_audio: AudioBody | None = None
+    file: FileBody | None = None
 
 
 class CalledFunction(Struct):

@@ -8,7 +8,7 @@ import msgspec
 from litestar import Request
 
 from appliance.api.openai.answers import AnswerHeader, PendingAnswer, sum_usage
-from appliance.api.openai.errors import error_body, adapt_problem
+from appliance.api.openai.errors import adapt_problem, error_body
 from appliance.api.openai.stream_chunks import DONE, Chunks
 from appliance.api.openai.stream_merge import merge_events, missing_end_error
 from appliance.api.streaming.completion_stream import (

@@ -4,6 +4,7 @@ provider.py              HttpProvider: the SPI on top of one provider's API
 options.py               settings, and the base URL built from them
 unsupported.py           rejects request fields that a provider lacks
 temperature_fallback.py  retries without temperature for models that reject it
+media_fallback.py        retries with placeholders for models that read text only
 model_list_cache.py      the provider's models, cached
 client.py                HTTP requests, exchanges and event streams
 session.py               opens the connection pool

@@ -24,6 +24,7 @@ from appliance.errors import (
 )
 from plugins._shared.http_provider import failures, unsupported
 from plugins._shared.http_provider.client import HttpClient
+from plugins._shared.http_provider.media_fallback import MediaFallback
 from plugins._shared.http_provider.model_list_cache import ListedModel, ModelListCache
 from plugins._shared.http_provider.options import HttpProviderOptions
 from plugins._shared.http_provider.sse import ServerEvent
@@ -101,6 +102,7 @@ class HttpProvider:
         self._missing_settings = "" if options.configured else missing_settings
         self._model_list = ModelListCache(lambda: api.list_models(client))
         self._temperature_fallback = TemperatureFallback()
+        self._media_fallback = MediaFallback()
         self._closed = False
 
     @property
@@ -142,6 +144,7 @@ class HttpProvider:
         self._check_model(request.model)
         unsupported.check_request(self._name, request)
         request, tool_names = shorten_tool_names(request, self._api.max_tool_name)
+        request = self._media_fallback.adapt(request)
         attempts = deque(self._temperature_fallback.attempts(request))
         while attempts:
             attempt = attempts.popleft()
@@ -156,8 +159,12 @@ class HttpProvider:
                     raise
                 attempts.appendleft(shorter)
             except InvalidInput as error:
-                if not self._temperature_fallback.learn_from_error(attempt, error):
+                if self._temperature_fallback.learn_from_error(attempt, error):
+                    continue
+                without_media = self._media_fallback.learn_from_error(attempt, error)
+                if without_media is None:
                     raise
+                attempts.appendleft(without_media)
 
     async def _stream_once(
         self, request: CompletionRequest

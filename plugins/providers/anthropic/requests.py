@@ -8,7 +8,9 @@ from typing import Any
 
 from appliance.domain.messages import (
     CompletionRequest,
+    MediaPart,
     Message,
+    MessagePart,
     MessageRole,
     OutputKind,
     Tool,
@@ -81,10 +83,28 @@ def _turns(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
 def _blocks(message: Message) -> list[dict[str, Any]]:
     if message.role is MessageRole.TOOL:
         result = {"type": "tool_result", "tool_use_id": message.tool_call_id}
-        return [result | ({"content": message.content} if message.content else {})]
+        content = _content_blocks(message) if message.parts else message.content
+        return [result | ({"content": content} if content else {})]
+    if message.role is MessageRole.USER and message.parts:
+        return _content_blocks(message)
     # The API rejects empty text blocks.
     text = [{"type": "text", "text": message.content}] if message.content else []
     return text + [_tool_use(call) for call in message.tool_calls]
+
+
+def _content_blocks(message: Message) -> list[dict[str, Any]]:
+    return [_content_block(part) for part in message.parts]
+
+
+def _content_block(part: MessagePart) -> dict[str, Any]:
+    match part:
+        case MediaPart(kind="image" | "document" as kind, url=url) if url:
+            return {"type": kind, "source": {"type": "url", "url": url}}
+        case MediaPart(kind="image" | "document" as kind, data=data) if data:
+            source = {"type": "base64", "media_type": part.media_type, "data": data}
+            return {"type": kind, "source": source}
+        case _:
+            return {"type": "text", "text": part if isinstance(part, str) else part.placeholder}
 
 
 def _tool_use(call: ToolCall) -> dict[str, Any]:

@@ -10,7 +10,9 @@ import msgspec
 
 from appliance.domain.messages import (
     CompletionRequest,
+    MediaPart,
     Message,
+    MessagePart,
     MessageRole,
     OutputFormat,
     OutputKind,
@@ -101,13 +103,26 @@ def _parts(
                 "tool_call_id", f"no earlier message has a tool call {message.tool_call_id!r}"
             )
         response = {"id": message.tool_call_id, "name": names[message.tool_call_id]}
-        return [{"functionResponse": response | {"response": _result(message.content)}}]
-    text = [{"text": message.content}] if message.content else []
+        result = {"functionResponse": response | {"response": _result(message.content)}}
+        return [result, *(_part(media) for media in message.media if media.data or media.url)]
+    text: list[dict[str, Any]] = [{"text": message.content}] if message.content else []
+    if message.role is MessageRole.USER and message.parts:
+        text = [_part(part) for part in message.parts]
     calls = [_call(call, signatures) for call in message.tool_calls]
     if calls and needs_signatures:
         # Only the first of parallel calls has a signature.
         calls[0].setdefault("thoughtSignature", SKIP_VALIDATOR)
     return text + calls
+
+
+def _part(part: MessagePart) -> dict[str, Any]:
+    match part:
+        case MediaPart(data=data) if data:
+            return {"inlineData": {"mimeType": part.media_type, "data": data}}
+        case MediaPart(url=url) if url:
+            return {"fileData": {"fileUri": url}}
+        case _:
+            return {"text": part if isinstance(part, str) else part.placeholder}
 
 
 def _call(call: ToolCall, signatures: ThoughtSignatureCache) -> dict[str, Any]:
@@ -127,8 +142,7 @@ def _result(text: str) -> dict[str, Any]:
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:
     config: dict[str, Any] = {
-        _SAMPLING[field]: value
-        for field, value in given_sampling(sampling, _SAMPLING).items()
+        _SAMPLING[field]: value for field, value in given_sampling(sampling, _SAMPLING).items()
     }
     if sampling.stop:
         config["stopSequences"] = list(sampling.stop)

@@ -8,7 +8,9 @@ from typing import Any
 
 from appliance.domain.messages import (
     CompletionRequest,
+    MediaPart,
     Message,
+    MessagePart,
     MessageRole,
     OutputFormat,
     OutputKind,
@@ -62,8 +64,20 @@ def build_completion_body(
 
 
 def build_messages(request: CompletionRequest) -> list[dict[str, Any]]:
-    """The messages of the chat."""
-    return [_message(message) for message in request.messages]
+    """The messages of the chat.
+
+    A tool message takes text only: what else a tool returned follows in a user message.
+    """
+    bodies: list[dict[str, Any]] = []
+    returned: list[dict[str, Any]] = []
+    for message in request.messages:
+        if returned and message.role is not MessageRole.TOOL:
+            bodies.append({"role": "user", "content": returned})
+            returned = []
+        bodies.append(_message(message))
+        if message.role is MessageRole.TOOL:
+            returned += [part for media in message.media if (part := _media(media))]
+    return [*bodies, {"role": "user", "content": returned}] if returned else bodies
 
 
 def build_tools(tools: tuple[Tool, ...]) -> list[dict[str, Any]]:
@@ -94,7 +108,11 @@ def _common(name: str, request: CompletionRequest, *, official: bool) -> dict[st
 
 def _message(message: Message) -> dict[str, Any]:
     body: dict[str, Any] = {"role": message.role.value, "content": message.content}
+    if message.role is MessageRole.USER and message.parts:
+        body["content"] = [_content_part(part) for part in message.parts]
     if message.role is MessageRole.TOOL:
+        if message.parts:
+            body["content"] = "\n".join(_text_of_result(part) for part in message.parts)
         body["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
         body["content"] = message.content or None
@@ -107,6 +125,37 @@ def _message(message: Message) -> dict[str, Any]:
             for call in message.tool_calls
         ]
     return body
+
+
+def _content_part(part: MessagePart) -> dict[str, Any]:
+    if isinstance(part, MediaPart) and (media := _media(part)):
+        return media
+    return {"type": "text", "text": part if isinstance(part, str) else part.placeholder}
+
+
+def _text_of_result(part: MessagePart) -> str:
+    if isinstance(part, str):
+        return part
+    return f"[{part.kind}: in the next message]" if _media(part) else part.placeholder
+
+
+def _media(media: MediaPart) -> dict[str, Any] | None:
+    """The part as this API takes it, None if it takes no such part."""
+    match media:
+        case MediaPart(kind="image", url=url) if url:
+            return {"type": "image_url", "image_url": {"url": url}}
+        case MediaPart(kind="image", data=data) if data:
+            url = f"data:{media.media_type};base64,{data}"
+            return {"type": "image_url", "image_url": {"url": url}}
+        case MediaPart(kind="audio", data=data) if data:
+            form = media.media_type.removeprefix("audio/")
+            return {"type": "input_audio", "input_audio": {"data": data, "format": form}}
+        case MediaPart(kind="document", data=data) if data:
+            url = f"data:{media.media_type};base64,{data}"
+            file = {"filename": media.name or "document", "file_data": url}
+            return {"type": "file", "file": file}
+        case _:
+            return None
 
 
 def _tool_fields(tools: tuple[Tool, ...], choice: ToolChoice) -> dict[str, Any]:

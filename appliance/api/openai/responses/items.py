@@ -4,10 +4,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from appliance.api.http.validation import convert_field
+from appliance.api.openai.messages import convert_url
 from appliance.api.openai.responses.schemas import Item
-from appliance.domain.messages import Message, MessageRole, ToolCall
+from appliance.domain.messages import (
+    MediaPart,
+    Message,
+    MessagePart,
+    MessageRole,
+    ToolCall,
+    join_parts,
+)
 from appliance.errors import InvalidInput
 
 _SEPARATOR = "\n"
@@ -64,7 +73,8 @@ def _message(place: str, item: Item) -> Iterator[Message]:
     role = _ROLES.get(body.role)
     if role is None:
         raise InvalidInput.at(f"{place}.role", f"must be one of {', '.join(_ROLES)}")
-    yield Message(role, _text(f"{place}.content", body.content))
+    text, parts = _content(f"{place}.content", body.content, is_output=False)
+    yield Message(role, text, parts=parts)
 
 
 def _call(place: str, item: Item) -> Iterator[Message]:
@@ -75,8 +85,8 @@ def _call(place: str, item: Item) -> Iterator[Message]:
 
 def _output(place: str, item: Item) -> Iterator[Message]:
     body = convert_field(item, OutputItem, place)
-    text = _text(f"{place}.output", body.output)
-    yield Message(MessageRole.TOOL, text, tool_call_id=body.call_id)
+    text, parts = _content(f"{place}.output", body.output, is_output=True)
+    yield Message(MessageRole.TOOL, text, (), body.call_id, parts)
 
 
 def _ignore_item(place: str, item: Item) -> Iterator[Message]:  # noqa: ARG001
@@ -92,20 +102,34 @@ _CONVERTERS: dict[str, Callable[[str, Item], Iterator[Message]]] = {
 }
 
 
-def _text(place: str, content: str | Sequence[Item]) -> str:
+def _content(
+    place: str, content: str | Sequence[Item], *, is_output: bool
+) -> tuple[str, tuple[MessagePart, ...]]:
+    """`content` and `parts` of a message; outputs may hold unknown parts, as placeholders."""
     if isinstance(content, str):
-        return content
-    return _SEPARATOR.join(_part(f"{place}[{index}]", part) for index, part in enumerate(content))
+        return content, ()
+    parts = (
+        _part(f"{place}[{index}]", part, is_output=is_output) for index, part in enumerate(content)
+    )
+    return join_parts(parts, _SEPARATOR)
 
 
-def _part(place: str, part: Item) -> str:
+def _part(place: str, part: Item, *, is_output: bool) -> MessagePart:
     kind = str(part.get("type"))
-    field = _TEXT_FIELDS.get(kind)
-    if field is None:
-        raise InvalidInput.at(
-            f"{place}.type",
-            f"{kind[:60]!r} is not supported; send text",
-        )
+    if field := _TEXT_FIELDS.get(kind):
+        return _string(place, part, field)
+    if kind == "input_image" and "image_url" in part:
+        return convert_url("image", _string(place, part, "image_url"))
+    if kind == "input_file" and "file_data" in part:
+        name = part.get("filename")
+        found = convert_url("document", _string(place, part, "file_data"))
+        return replace(found, name=name if isinstance(name, str) else "")
+    if is_output:
+        return MediaPart(kind[:40])
+    raise InvalidInput.at(f"{place}.type", f"{kind[:60]!r} is not supported; send text")
+
+
+def _string(place: str, part: Item, field: str) -> str:
     text = part.get(field)
     if not isinstance(text, str):
         raise InvalidInput.at(f"{place}.{field}", "must be a string")
@@ -118,8 +142,9 @@ def _append_message(messages: list[Message], message: Message) -> None:
     if last is None or not last.role is message.role is MessageRole.ASSISTANT:
         messages.append(message)
         return
-    text = _SEPARATOR.join(part for part in (last.content, message.content) if part)
-    messages[-1] = Message(last.role, text, last.tool_calls + message.tool_calls)
+    both = (*(last.parts or (last.content,)), *(message.parts or (message.content,)))
+    text, parts = join_parts(both, _SEPARATOR)
+    messages[-1] = Message(last.role, text, last.tool_calls + message.tool_calls, parts=parts)
 
 
 def _validate(messages: Sequence[Message]) -> None:

@@ -154,8 +154,10 @@ class KvCache:
     def _plan(self, job: Job) -> Placement:
         prompt_tokens = len(job.tokens)
         available = self.context_tokens - prompt_tokens
-        unlimited = job.max_tokens is None or job.max_tokens > available
-        allowance = min(ALLOWANCE_STEP if unlimited else job.max_tokens, available)
+        limit = job.max_tokens
+        if limit is None or limit > available:
+            limit = ALLOWANCE_STEP
+        allowance = min(limit, available)
         base, common = (None, 0) if self._must_not_share(job) else self.prefixes.find_longest(job)
         lengths = tuple(length for length in self._prefix_lengths(job) if length > common)
         return Placement(base, common, lengths, allowance, prompt_tokens - common + allowance)

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -50,7 +50,7 @@ _TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:/-]{1,128}")
 
 
 def validate_completion(request: CompletionRequest) -> CompletionRequest:
-    """The request with a random seed if it has none, and a length if it is raw.
+    """The request as an engine takes it: with a seed, with a length if it is raw, all of it text.
 
     Raises InvalidInput.
     """
@@ -66,7 +66,13 @@ def validate_completion(request: CompletionRequest) -> CompletionRequest:
         _check_message(message, f"messages[{at}]")
     _check_tools(request.tools, request.tool_choice)
     _check_output(request.output)
-    changes: dict[str, Any] = {}
+    _check_last_turn(request.messages)
+    changes: dict[str, Any] = {
+        "messages": tuple(
+            msgspec.structs.replace(message, parts=()) if message.parts else message
+            for message in request.messages
+        )
+    }
     if request.sampling.seed is None:
         seed = secrets.randbits(_SEED_BITS)
         changes["sampling"] = msgspec.structs.replace(request.sampling, seed=seed)
@@ -118,6 +124,16 @@ def _check_message(message: Message, place: str) -> None:
         raise InvalidInput.at(f"{place}.tool_calls", "only assistant messages may have tool calls")
     for at, call in enumerate(message.tool_calls):
         _check_unicode(f"{place}.tool_calls[{at}]", call.id, call.name, call.arguments)
+
+
+def _check_last_turn(messages: Sequence[Message]) -> None:
+    """Elsewhere a placeholder stands for an image; here it is the question itself."""
+    last = messages[-1] if messages else None
+    if last is not None and last.role is MessageRole.USER and last.media:
+        raise InvalidInput.at(
+            f"messages[{len(messages) - 1}].content",
+            f"holds a part of type {last.media[0].kind!r}, but this model reads text only",
+        )
 
 
 def _check_tools(tools: Collection[Tool], choice: ToolChoice) -> None:

@@ -30,6 +30,7 @@ from appliance.errors import (
     ContextLengthExceeded,
     InvalidInput,
     ProviderFailed,
+    ProviderMisconfigured,
     RateLimited,
     UnknownModel,
 )
@@ -233,7 +234,7 @@ def google_error(status: str, message: str, *details: dict[str, Any]) -> list[di
         (
             400,
             google_error("INVALID_ARGUMENT", "key not valid", {"reason": "API_KEY_INVALID"}),
-            ProviderFailed,
+            ProviderMisconfigured,
             None,
         ),
         (
