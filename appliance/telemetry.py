@@ -109,9 +109,18 @@ def configure_logging(settings: LogSettings) -> None:
             ],
         )
     )
+    handler.addFilter(_is_safe)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+
+
+def _is_safe(record: logging.LogRecord) -> bool:
+    """Whether it is our own entry, or a warning: libraries log values at lower levels.
+
+    aiosqlite logs each statement with its parameters, httpcore each header.
+    """
+    return isinstance(record.msg, dict) or record.levelno >= logging.WARNING
 
 
 def _renderers(settings: LogSettings) -> list[Any]:

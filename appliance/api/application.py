@@ -8,7 +8,9 @@ is upgraded:
 - http/request_context.py: reads `route_handler` and `path_template` from the scope; writes
   keys of its own to `scope["state"]`. http/auth.py sets `scope["user"]`.
 - http/requests.py: `Request._body` and `Request._connection_state` cache the body;
-  `resolve_request_max_body_size` of the handler is called.
+  `Request.form` reads it from there.
+- http/route_table.py: reads `route_handler` and `route_handlers` of routes; http/body_decoder.py
+  reads the annotation of `data` from `parsed_fn_signature`.
 - http/fast_route.py: overrides `HTTPRouteHandler.authorize_connection`; calls
   `resolve_guards`, whose annotation is incomplete.
 - http/errors.py, http/validation.py: parse `ValidationException.extra` and its messages.
@@ -26,13 +28,16 @@ from litestar.datastructures import State
 from appliance import __version__
 from appliance.api import anthropic, monkey, openai, piston, system
 from appliance.api.http import errors
-from appliance.api.http.auth import GuardState
+from appliance.api.http.access_log import AccessLog
+from appliance.api.http.auth import GuardState, enforce_route_policy
 from appliance.api.http.dependencies import application_dependencies
 from appliance.api.http.dialect import Dialects
 from appliance.api.http.middleware import RequestMiddleware
+from appliance.api.http.open_streams import OpenStreams
 from appliance.api.http.proxies import TrustedProxies
 from appliance.api.http.rate_limit import RateLimiter
 from appliance.api.http.requests import ApiRequest
+from appliance.api.http.route_table import RouteTable
 from appliance.config.settings import Settings
 from appliance.services.container import Services
 
@@ -60,7 +65,6 @@ def build_api(
     )
     limiter = RateLimiter(settings.limits)
     proxies = TrustedProxies(settings.server.trusted_proxies)
-    guard_state = GuardState(services, limiter, settings.server.cors_origins)
 
     api = Litestar(
         route_handlers=[
@@ -68,20 +72,30 @@ def build_api(
             piston.router(),
             openai.router(),
             anthropic.router(),
-            system.router(metrics_public=settings.server.metrics_public),
+            system.router(),
         ],
-        state=State({"guard_state": guard_state, "services": services}),
+        guards=[enforce_route_policy],
+        state=State({"services": services}),
         dependencies=application_dependencies(services, settings),
         exception_handlers={Exception: errors.exception_handler(dialects)},
         request_class=ApiRequest,
-        request_max_body_size=settings.server.max_body_bytes,
+        request_max_body_size=None,  # each route has its own: see ApiRequest.body
         cors_config=_cors(settings.server.cors_origins),
         openapi_config=system.openapi(__version__) if settings.server.docs else None,
         lifespan=list(lifespan),
         logging_config=None,
     )
+    routes = RouteTable(api, settings.server)
+    api.state["guard_state"] = GuardState(routes, services, limiter, settings.server.cors_origins)
     # Outside the router, so that it handles unmatched paths, too.
-    api.asgi_handler = RequestMiddleware(api.asgi_handler, dialects, limiter, proxies)
+    api.asgi_handler = RequestMiddleware(
+        api.asgi_handler,
+        dialects,
+        limiter=limiter,
+        proxies=proxies,
+        streams=OpenStreams(services.accounts),
+        access_log=AccessLog(settings.log),
+    )
     return api
 
 

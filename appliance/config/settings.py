@@ -36,6 +36,7 @@ class DataSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
+    access: bool = True
 
 
 class AuthSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,11 @@ class Role(StrEnum):
 
 
 class Scope(StrEnum):
-    """What a key may do. `ALL` is everything that a logged-in user of that role may do."""
+    """What a key may do. `ALL` is everything that a logged-in user of that role may do.
+
+    `TASKS_WRITE` includes `CHAT`. `ADMIN` permits what only the role admin may do: other users'
+    tasks and keys, metrics.
+    """
 
     ALL = "*"
     TASKS_READ = "tasks:read"
@@ -23,6 +27,7 @@ class Scope(StrEnum):
     CHAT = "chat"
     KEYS = "keys"
     SANDBOX = "sandbox"
+    ADMIN = "admin"
 
 
 class User(Struct, frozen=True):
@@ -78,16 +83,22 @@ class KeyStats(Struct, frozen=True):
 
 
 class Principal(Struct, frozen=True):
-    """The user of a request, the scopes, and their expiry (epoch seconds; None: no expiry)."""
+    """The user of a request, the scopes, and their expiry (epoch seconds; None: no expiry).
+
+    `key_id` and `key_prefix` are of the API key that was used, `session_id` of the session.
+    """
 
     user: User
     scopes: frozenset[str]
     key_id: int | None = None
+    key_prefix: str | None = None
     session_id: str | None = None
     expires_at: float | None = None
 
     def may(self, scope: Scope) -> bool:
-        return Scope.ALL in self.scopes or scope in self.scopes
+        if scope in self.scopes or Scope.ALL in self.scopes:
+            return True
+        return scope is Scope.CHAT and Scope.TASKS_WRITE in self.scopes
 
 
 class TokenPair(Struct, frozen=True):

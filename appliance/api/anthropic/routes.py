@@ -10,7 +10,6 @@ from appliance.api.anthropic import answers, convert
 from appliance.api.anthropic.errors import PREFIX, REQUEST_ID
 from appliance.api.anthropic.frames import PING, stream_frames
 from appliance.api.anthropic.schemas import CountAnswer, CountBody, MessageAnswer, MessagesBody
-from appliance.api.http.auth import require_authentication
 from appliance.api.http.dependencies import get_services
 from appliance.api.http.fast_route import FastRoute, JsonResponse
 from appliance.api.http.labels import read_labels
@@ -56,7 +55,6 @@ def router() -> Router:
     return Router(
         PREFIX,
         route_handlers=[create_message, count_tokens],
-        guards=[require_authentication],
         tags=["Anthropic-compatible"],
     )
 

@@ -3,13 +3,18 @@
 In the order in which a request meets them:
 
 middleware.py       outermost layer: request id, path, common headers, metrics
+access_log.py       one line per request
+open_streams.py     ends streams whose credentials were revoked
 proxies.py          client address and scheme behind trusted reverse proxies
 body_drain.py       reads the rest of a body whose request was answered early
 request_context.py  accessors for what a request carries in its ASGI scope
-auth.py             guards: credentials, roles, protection against cross-site requests
+route_table.py      the table of all routes: scopes, role, class, budgets
+auth.py             the guard: credentials, roles, protection against cross-site requests
+origins.py          origins of requests that browsers send
 rate_limit.py       requests per minute and burst of each caller
 loopback.py         tells local requests from relayed ones
 requests.py         request class: JSON and form bodies
+body_decoder.py     decodes a body as the type of its route; counts the values of a large one
 fast_route.py       routes and responses without Litestar's overhead per request
 dependencies.py     injection of services and settings into handlers
 labels.py           labels of a request (X-Labels)

@@ -1,16 +1,19 @@
-"""Guards: authenticate the caller and apply the rate limit, before the body is read."""
+"""The guard: who may call a route, and how often, decided before the body is read."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from appliance.api.http import request_context
+from appliance.api.http.origins import is_same_origin
 from appliance.api.http.rate_limit import RateLimiter, address_key
-from appliance.domain.users import Principal, Role
+from appliance.api.http.route_table import WEBSOCKET, RouteClass, RoutePolicy, RouteTable
+from appliance.domain.users import Principal
 from appliance.errors import Forbidden, RateLimited, Unauthenticated
+from appliance.security_log import SecurityEvent, log_security_event
+from appliance.services.accounts import permissions
 from appliance.services.accounts.tokens import KEY_PREFIX
 from appliance.services.container import Services
 
@@ -30,36 +33,51 @@ class Credential(NamedTuple):
 
 @dataclass(frozen=True)
 class GuardState:
-    """What the guards use; in the application's state under "guard_state"."""
+    """What the guard uses; in the application's state under "guard_state"."""
 
+    routes: RouteTable
     services: Services
     limiter: RateLimiter
     allowed_origins: tuple[str, ...]
 
 
-async def require_authentication(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guard: sets the request's Principal. Raises Unauthenticated, Forbidden, RateLimited."""
-    state = _guard_state(connection)
+async def enforce_route_policy(connection: Connection, _: BaseRouteHandler) -> None:
+    """Guard of every route: enforces its row of the route table and sets the Principal.
+
+    Raises Unauthenticated, Forbidden, RateLimited.
+    """
+    scope, state = connection.scope, _guard_state(connection)
+    if scope["type"] == "http" and scope["method"] == "OPTIONS":
+        return  # Litestar's own answer, which lists the methods as a 405 does
+    method = scope["method"] if scope["type"] == "http" else WEBSOCKET
+    policy = state.routes.find(method, request_context.path_template(scope) or "")
+    request_context.set_route_policy(scope, policy)
+    if not policy.public:
+        await _authorize(connection, state, policy)
+    elif policy.route.route_class is RouteClass.LOGIN:
+        _count_request(connection, state, _address_key(connection))
+
+
+async def _authorize(connection: Connection, state: GuardState, policy: RoutePolicy) -> None:
+    """Authenticate the caller, who needs the role and the scopes of the route."""
     try:
         principal = await _authenticate(connection, state)
-    except Unauthenticated:
+    except Unauthenticated as error:
         # Guesses count against the limit of the client's address.
         _count_request(connection, state, _address_key(connection))
+        if find_credential(connection) is not None:
+            log_security_event(
+                SecurityEvent.CREDENTIAL_REJECTED,
+                client=request_context.client_address(connection.scope),
+                reason=error.code,
+            )
         raise
     connection.scope["user"] = principal
     _count_request(connection, state, f"user:{principal.user.id}")
-
-
-async def require_administrator(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Guard: as `require_authentication`, and the user must be an administrator."""
-    await require_authentication(connection, handler)
-    if connection.scope["user"].user.role is not Role.ADMIN:
-        raise Forbidden("requires the role admin")
-
-
-def allow_anonymous(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guard of routes without login: limits requests by address. Raises RateLimited."""
-    _count_request(connection, _guard_state(connection), _address_key(connection))
+    if policy.route.role is not None:
+        permissions.require_role(principal, policy.route.role)
+    for scope in policy.route.scopes:
+        permissions.require_scope(principal, scope)
 
 
 def find_credential(connection: Connection) -> Credential | None:
@@ -89,11 +107,11 @@ def check_origin(connection: Connection, allowed_origins: tuple[str, ...]) -> No
     if scope["type"] == "http" and request_context.method(scope) in _SAFE_METHODS:
         return
     origin = connection.headers.get("origin")
-    own_host = connection.headers.get("host")
-    if origin is None or (urlsplit(origin).netloc != own_host and origin not in allowed_origins):
+    if origin is None or (origin not in allowed_origins and not is_same_origin(scope, origin)):
         raise Forbidden(
-            "a request authenticated by a cookie needs an Origin header of this server; "
-            "programs send Authorization: Bearer instead"
+            "a request authenticated by a cookie needs an Origin header with the scheme, host and "
+            "port of this server (a reverse proxy that ends TLS belongs into "
+            "server.trusted_proxies); programs send Authorization: Bearer instead"
         )
 
 

@@ -1,11 +1,11 @@
 """Tells requests made on this machine from requests that were relayed by it."""
 
 import ipaddress
-from urllib.parse import urlsplit
 
 from litestar.types import Scope
 
 from appliance.api.http import request_context
+from appliance.api.http.origins import parse_origin
 
 _PROXY_HEADERS = (
     *(b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
@@ -22,19 +22,17 @@ def unproxied_address(scope: Scope) -> str:
     if any(request_context.header(scope, name) is not None for name in _PROXY_HEADERS):
         return ""
     origin = request_context.header(scope, b"origin")
-    if origin is not None and not _is_loopback_name(urlsplit(origin).hostname):
+    if origin is not None and not _is_loopback_name(_hostname(origin)):
         return ""
     host = request_context.header(scope, b"host")
-    if host is not None and not _is_loopback_name(_hostname(host)):
+    if host is not None and not _is_loopback_name(_hostname(f"http://{host}")):
         return ""
     return request_context.client_address(scope)
 
 
-def _hostname(host: str) -> str | None:
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None
+def _hostname(origin: str) -> str | None:
+    parsed = parse_origin(origin)
+    return parsed and parsed.host
 
 
 def _is_loopback_name(name: str | None) -> bool:

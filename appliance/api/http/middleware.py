@@ -1,20 +1,29 @@
 """The outermost ASGI layer: it also handles paths that match no route."""
 
+import asyncio
 import re
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
 
 import structlog
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send, WebSocketScope
 
 from appliance import telemetry
 from appliance.api.http import request_context
+from appliance.api.http.access_log import AccessLog, known_method, known_route
 from appliance.api.http.body_drain import DrainableBody
 from appliance.api.http.dialect import Dialects, Headers
+from appliance.api.http.open_streams import OpenStream, OpenStreams
 from appliance.api.http.proxies import TrustedProxies
 from appliance.api.http.rate_limit import RateLimiter, RateStatus, address_key
 
 _SLASHES = re.compile("/{2,}")
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_SWITCHING_PROTOCOLS = 101
+_HANDSHAKE_REFUSED = 403
+_POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
+_REVOKED = "The credentials were revoked"
 _CLIENT_CLOSED_REQUEST = 499  # nginx's code for a client that disconnected first
 _SECURITY_HEADERS: Headers = [
     (b"cache-control", b"no-store"),
@@ -27,30 +36,60 @@ _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 
 class RequestMiddleware:
-    """Assigns the request id, normalizes the path, adds common headers, records metrics."""
+    """Assigns the request id, normalizes the path, adds common headers; metrics, access log.
+
+    It also ends streams whose caller's credentials were revoked.
+    """
 
     def __init__(
-        self, app: ASGIApp, dialects: Dialects, limiter: RateLimiter, proxies: TrustedProxies
+        self,
+        app: ASGIApp,
+        dialects: Dialects,
+        *,
+        limiter: RateLimiter,
+        proxies: TrustedProxies,
+        streams: OpenStreams,
+        access_log: AccessLog,
     ) -> None:
         self._app = app
         self._proxies = proxies
         self._dialects = dialects
         self._limiter = limiter
+        self._streams = streams
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            self._proxies.apply(scope)
-        if scope["type"] != "http":
+        if scope["type"] == "http":
+            with self._request_context(scope):
+                await self._serve_http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            with self._request_context(scope):
+                await self._serve_websocket(scope, receive, send)
+        else:
             await self._app(scope, receive, send)
-            return
-        started = time.perf_counter()
+
+    @contextmanager
+    def _request_context(self, scope: HTTPScope | WebSocketScope) -> Generator[None, None, None]:
+        """Client, scheme and request id of the scope; log entries have the id."""
         self._proxies.apply(scope)
+        request_context.assign_request_id(scope)
+        bound = structlog.contextvars.bind_contextvars(request_id=request_context.request_id(scope))
+        try:
+            yield
+        finally:
+            structlog.contextvars.reset_contextvars(**bound)
+
+    async def _serve_http(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
         scope["path"] = path = _SLASHES.sub("/", scope["path"])
         status = _CLIENT_CLOSED_REQUEST
         body = DrainableBody(scope, receive)
+        # The response may be sent by another task, which the framework starts for it.
+        task = asyncio.current_task()
+        stream: OpenStream | None = None
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, stream
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = list(message.get("headers", []))
@@ -58,15 +97,58 @@ class RequestMiddleware:
                 message["headers"] = own + self._common_headers(scope, path, own, elapsed)
             elif not message.get("more_body", False):
                 await body.drain()
+            elif stream is None:
+                stream = self._open_stream(scope, task)
             await send(message)
 
-        request_context.assign_request_id(scope)
-        bound = structlog.contextvars.bind_contextvars(request_id=request_context.request_id(scope))
         try:
             await self._app(scope, body.receive, send_with_headers)
+        except asyncio.CancelledError:
+            if stream is None or not stream.caused_cancellation():
+                raise
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            structlog.contextvars.reset_contextvars(**bound)
-            _record_metrics(scope, status, time.perf_counter() - started)
+            self._finish(scope, stream, status, started)
+
+    async def _serve_websocket(self, scope: WebSocketScope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        status = _HANDSHAKE_REFUSED
+        task = asyncio.current_task()
+        stream: OpenStream | None = None
+
+        async def send_watched(message: Message) -> None:
+            nonlocal status, stream
+            if message["type"] == "websocket.accept":
+                status = _SWITCHING_PROTOCOLS
+                stream = self._open_stream(scope, task)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_watched)
+        except asyncio.CancelledError:
+            if stream is None or not stream.caused_cancellation():
+                raise
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": _REVOKED})
+        finally:
+            self._finish(scope, stream, status, started)
+
+    def _open_stream(self, scope: Scope, task: "asyncio.Task[Any] | None") -> OpenStream | None:
+        principal = request_context.principal(scope)
+        return self._streams.open(principal, task) if principal and task else None
+
+    def _finish(
+        self,
+        scope: HTTPScope | WebSocketScope,
+        stream: OpenStream | None,
+        status: int,
+        started: float,
+    ) -> None:
+        if stream is not None:
+            self._streams.close(stream)
+        seconds = time.perf_counter() - started
+        if scope["type"] == "http":
+            telemetry.observe_request(known_method(scope), known_route(scope), status, seconds)
+        self._access_log.record(scope, status, seconds)
 
     def _common_headers(self, scope: HTTPScope, path: str, own: Headers, elapsed: float) -> Headers:
         """The common headers, without those that the handler has set."""
@@ -82,10 +164,3 @@ class RequestMiddleware:
         if status is None:
             status = self._limiter.peek(address_key(request_context.client_address(scope)))
         return status
-
-
-def _record_metrics(scope: HTTPScope, status: int, seconds: float) -> None:
-    # A client must not be able to create new label values.
-    method = scope["method"] if scope["method"] in _METHODS else "other"
-    route = request_context.path_template(scope) or "unmatched"
-    telemetry.observe_request(method, route, status, seconds)

@@ -7,17 +7,24 @@ from litestar.types import Scope
 
 from appliance.api.http.ids import new_id
 from appliance.api.http.rate_limit import RateStatus
+from appliance.api.http.route_table import RoutePolicy
 from appliance.domain.users import Principal
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_CREDENTIAL_PREFIXES = ("mk-", "mcr-", "eyJ")  # API keys, refresh tokens, JWTs
 _REQUEST_ID = "appliance_request_id"
 _RATE_STATUS = "appliance_rate_status"
+_POLICY = "appliance_route_policy"
 
 
 def assign_request_id(scope: Scope) -> None:
-    """Use the client's X-Request-ID if it is well-formed, else a new id."""
+    """Use the client's X-Request-ID if it is well-formed, else a new id.
+
+    The id is logged, so a credential is not taken for one.
+    """
     sent = header(scope, b"x-request-id") or ""
-    _state(scope)[_REQUEST_ID] = sent if _PLAIN_ID.fullmatch(sent) else new_id("req_")
+    usable = _PLAIN_ID.fullmatch(sent) and not sent.startswith(_CREDENTIAL_PREFIXES)
+    _state(scope)[_REQUEST_ID] = sent if usable else new_id("req_")
 
 
 def request_id(scope: Scope) -> str:
@@ -31,6 +38,16 @@ def set_rate_status(scope: Scope, window: RateStatus) -> None:
 
 def rate_status(scope: Scope) -> RateStatus | None:
     return _state(scope).get(_RATE_STATUS)
+
+
+def set_route_policy(scope: Scope, policy: RoutePolicy) -> None:
+    """Store the policy of the matched route."""
+    _state(scope)[_POLICY] = policy
+
+
+def route_policy(scope: Scope) -> RoutePolicy | None:
+    """The policy of the matched route; None if none matched."""
+    return _state(scope).get(_POLICY)
 
 
 def principal(scope: Scope) -> Principal | None:

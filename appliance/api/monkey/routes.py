@@ -2,7 +2,6 @@
 
 from litestar import Router
 
-from appliance.api.http.auth import allow_anonymous, require_authentication
 from appliance.api.monkey.account_routes import (
     create_dev_key,
     create_key,
@@ -34,31 +33,26 @@ def router() -> Router:
     anonymous = Router(
         "/auth",
         route_handlers=[login, refresh, Router("/keys", route_handlers=[create_dev_key])],
-        guards=[allow_anonymous],
         tags=["Authentication"],
     )
     account = Router(
         "/auth",
         route_handlers=[logout, status, keys],
-        guards=[require_authentication],
         tags=["Authentication"],
     )
     tasks_and_execute = Router(
         "/",
         route_handlers=[execute, execute_stream, tasks],
-        guards=[require_authentication],
         tags=["Tasks"],
     )
     catalog = Router(
         "/",
         route_handlers=[list_providers, list_models, get_capabilities],
-        guards=[require_authentication],
         tags=["Catalog"],
     )
     sandbox = Router(
         "/sandbox",
         route_handlers=[run_program, stream_program, list_languages],
-        guards=[require_authentication],
         tags=["Sandbox"],
     )
     return Router(PREFIX, route_handlers=[anonymous, account, tasks_and_execute, catalog, sandbox])

@@ -3,7 +3,6 @@
 schemas.py            request bodies
 answer_schemas.py     response bodies
 errors.py             errors and headers, for responses/ as well
-body_decoder.py       decodes a body straight into its Struct
 convert.py            request bodies to completion specs
 messages.py           messages of a chat
 tool_options.py       tools, tool_choice and response_format of a chat

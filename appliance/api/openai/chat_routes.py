@@ -7,13 +7,13 @@ from litestar import Request
 from litestar.params import JSONBody
 from litestar.types import ASGIApp
 
+from appliance.api.http.body_decoder import strict_body
 from appliance.api.http.dependencies import get_services
 from appliance.api.http.fast_route import FastRoute, JsonResponse
 from appliance.api.http.labels import read_labels
 from appliance.api.http.requests import get_principal
 from appliance.api.openai.answer_schemas import ChatAnswer
 from appliance.api.openai.answers import begin_answer, chat_answer
-from appliance.api.openai.body_decoder import decode_body_as
 from appliance.api.openai.convert import (
     chat_spec,
     choice_count,
@@ -40,7 +40,7 @@ AnyRequest = Request[Any, Any, Any]
     "/chat/completions",
     http_method="POST",
     status_code=200,
-    opt=decode_body_as(ChatBody),
+    opt=strict_body(),
     responses=response_schema(ChatAnswer, "The answer; with `stream: true`, chunks of it."),
 )
 async def chat_completions(request: AnyRequest, data: JSONBody[ChatBody]) -> ASGIApp:

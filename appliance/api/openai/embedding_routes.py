@@ -8,11 +8,11 @@ from litestar import Request
 from litestar.params import JSONBody
 from litestar.types import ASGIApp
 
+from appliance.api.http.body_decoder import strict_body
 from appliance.api.http.dependencies import get_services
 from appliance.api.http.fast_route import FastRoute, JsonResponse
 from appliance.api.http.requests import get_principal
 from appliance.api.openai.answer_schemas import EmbeddingAnswer, EmbeddingUsage, VectorAnswer
-from appliance.api.openai.body_decoder import decode_body_as
 from appliance.api.openai.convert import embedding_request
 from appliance.api.openai.schemas import EmbeddingBody
 from appliance.api.openapi import response_schema
@@ -27,7 +27,7 @@ AnyRequest = Request[Any, Any, Any]
     "/embeddings",
     http_method="POST",
     status_code=200,
-    opt=decode_body_as(EmbeddingBody),
+    opt=strict_body(),
     responses=response_schema(EmbeddingAnswer, "One vector per text, in their order."),
 )
 async def embeddings(request: AnyRequest, data: JSONBody[EmbeddingBody]) -> ASGIApp:

@@ -2,8 +2,6 @@
 
 from litestar import Router
 
-from appliance.api.http.auth import require_authentication
-from appliance.api.openai.body_decoder import WireRequest
 from appliance.api.openai.chat_routes import chat_completions
 from appliance.api.openai.completion_routes import completions
 from appliance.api.openai.embedding_routes import embeddings
@@ -13,12 +11,10 @@ from appliance.api.openai.responses.routes import router as responses_router
 
 def router() -> Router:
     """/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models and /v1/responses."""
-    generation = Router(
-        "/", route_handlers=[chat_completions, completions, embeddings], request_class=WireRequest
-    )
     return Router(
         "/v1",
-        route_handlers=[generation, list_models, get_model, responses_router()],
-        guards=[require_authentication],
+        route_handlers=[
+            chat_completions, completions, embeddings, list_models, get_model, responses_router(),
+        ],
         tags=["OpenAI-compatible"],
-    )
+    )  # fmt: skip

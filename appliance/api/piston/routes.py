@@ -5,7 +5,6 @@ from typing import Any
 from litestar import Request, Router, get, post
 from litestar.params import JSONBody
 
-from appliance.api.http.auth import require_authentication
 from appliance.api.http.dependencies import ServicesDependency
 from appliance.api.http.requests import get_principal
 from appliance.api.piston import connect_route, convert, run_follower
@@ -65,6 +64,5 @@ def router() -> Router:
         route_handlers=[
             execute, list_runtimes, list_packages, install_package, connect_route.connect,
         ],
-        guards=[require_authentication],
         tags=["Piston"],
     )  # fmt: skip

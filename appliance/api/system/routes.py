@@ -2,7 +2,6 @@
 
 from litestar import Router
 
-from appliance.api.http.auth import require_administrator
 from appliance.api.http.dialect import Dialect
 from appliance.api.http.errors import render_standard_error
 from appliance.api.system.health import alive, comprehensive, health, health_head, readiness
@@ -11,14 +10,10 @@ from appliance.api.system.metrics import cache, metrics
 DIALECT = Dialect("", render_standard_error)
 
 
-def router(*, metrics_public: bool) -> Router:
-    """Health is public; metrics and load are, too, if `metrics_public`, else for administrators."""
-    guards = [] if metrics_public else [require_administrator]
+def router() -> Router:
+    """The router of the paths outside the dialects."""
     return Router(
         "/",
-        route_handlers=[
-            health, health_head, alive, readiness,
-            Router("/", route_handlers=[metrics, cache, comprehensive], guards=guards),
-        ],
+        route_handlers=[health, health_head, alive, readiness, metrics, cache, comprehensive],
         tags=["System"],
-    )  # fmt: skip
+    )

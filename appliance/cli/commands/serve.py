@@ -23,6 +23,7 @@ from appliance.cli.support.instance import (
 )
 from appliance.config.settings import Settings
 from appliance.processes import is_frozen, resource_dir
+from appliance.security_log import SecurityEvent, log_security_event
 from appliance.server import HttpServer, check_free
 
 _CONNECTIONS_GRACE_S = 5.0
@@ -44,8 +45,14 @@ def command(
 ) -> None:
     """Start the appliance."""
     flags = {"server.host": host, "server.port": port, "log.format": log_format}
-    settings = load_instance(config_file, data_dir, flags).settings
+    loaded = load_instance(config_file, data_dir, flags)
+    settings = loaded.settings
     telemetry.configure_logging(settings.log)
+    log_security_event(
+        SecurityEvent.SETTINGS_LOADED,
+        file=str(loaded.file) if loaded.file else None,
+        changed=" ".join(name for name, origin in loaded.origins.items() if origin != "default"),
+    )
     run_async(serve(settings))
 
 

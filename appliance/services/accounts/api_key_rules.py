@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from appliance.domain.users import ApiKey, KeyStatus
 from appliance.errors import Conflict, InvalidInput, InvalidToken, NotFound, TokenExpired
+from appliance.security_log import SecurityEvent, log_security_event
 from appliance.services.accounts import tokens
 from appliance.store.sqlite.database import Connection, Transaction
 from appliance.store.tables import api_keys
@@ -41,6 +42,17 @@ async def insert_key(tx: Transaction, new: NewKey) -> ApiKey:
     """Insert a key; returns it without its secret."""
     row = await get_existing(tx, await api_keys.insert(tx, new))
     return row.to_api_key(new.created_at)
+
+
+def log_created(key: ApiKey, username: str) -> None:
+    """Log the creation of a key."""
+    log_security_event(
+        SecurityEvent.KEY_CREATED,
+        key_id=key.public_id,
+        user=username,
+        scopes=" ".join(key.scopes),
+        expires_at=key.expires_at,
+    )
 
 
 def require_active(status: KeyStatus) -> None:

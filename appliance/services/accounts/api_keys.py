@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from appliance.domain.users import ApiKey, KeyStats, KeyStatus, Principal, Role, Scope
+from appliance.domain.users import ApiKey, KeyStats, KeyStatus, Principal, Scope
 from appliance.errors import InvalidToken, NotFound
+from appliance.security_log import SecurityEvent, log_security_event
 from appliance.services.accounts import api_key_rules, permissions, tokens
 from appliance.services.accounts.api_key_rules import UNKNOWN_KEY
 from appliance.services.accounts.key_usage import KeyUsage
@@ -40,6 +41,12 @@ class ApiKeys:
             self._usage.record(principal.key_id, now)
         return principal
 
+    async def is_valid(self, key_id: int) -> bool:
+        """Whether the key exists and is active."""
+        async with self._db.read() as connection:
+            row = await api_keys.get(connection, key_id)
+        return row is not None and row.status(self._clock()) is KeyStatus.ACTIVE
+
     async def create(
         self, principal: Principal, name: str, scopes: Sequence[str], expires_at: float | None
     ) -> tuple[ApiKey, str]:
@@ -63,7 +70,9 @@ class ApiKeys:
             if principal.key_id is not None:
                 new = await api_key_rules.limit_to_parent(tx, new, principal.key_id)
             await api_key_rules.require_key_quota(tx, principal.user.id, now)
-            return await api_key_rules.insert_key(tx, new), key
+            created = await api_key_rules.insert_key(tx, new)
+        api_key_rules.log_created(created, principal.user.username)
+        return created, key
 
     async def list_own(self, principal: Principal) -> list[ApiKey]:
         """The principal's keys, newest first, including revoked and expired ones."""
@@ -100,21 +109,26 @@ class ApiKeys:
         """
         permissions.require_scope(principal, Scope.KEYS)
         row = await self._get_by_public_id(public_id)
-        is_admin = principal.user.role is Role.ADMIN and principal.may(Scope.ALL)
-        if row.user_id != principal.user.id and not is_admin:
+        if row.user_id != principal.user.id and not permissions.is_administrator(principal):
             raise NotFound(UNKNOWN_KEY)
-        return await self._revoke(row)
+        return await self._revoke(row, principal.user.username)
 
     async def revoke_any(self, public_id: str) -> ApiKey:
         """Revoke the key of any user, without a permission check. Raises NotFound."""
-        return await self._revoke(await self._get_by_public_id(public_id))
+        return await self._revoke(await self._get_by_public_id(public_id), None)
 
-    async def _revoke(self, row: KeyRow) -> ApiKey:
+    async def _revoke(self, row: KeyRow, revoked_by: str | None) -> ApiKey:
         now = self._clock()
         with self._cache.invalidate_after(row.user_id):
             async with self._db.write() as tx:
                 await api_keys.revoke(tx, row.id, now)
                 revoked = await api_key_rules.get_existing(tx, row.id)
+        log_security_event(
+            SecurityEvent.KEY_REVOKED,
+            key_id=row.public_id,
+            owner_id=row.user_id,
+            revoked_by=revoked_by,
+        )
         return self._with_usage([revoked])[0]
 
     async def _get_by_public_id(self, public_id: str) -> KeyRow:
@@ -133,7 +147,13 @@ class ApiKeys:
             raise InvalidToken("this API key is not valid")
         api_key_rules.require_active(row.status(now))
         scopes = permissions.scopes_of_key(user.role, row.scopes)
-        principal = Principal(user=user, scopes=scopes, key_id=row.id, expires_at=row.expires_at)
+        principal = Principal(
+            user=user,
+            scopes=scopes,
+            key_id=row.id,
+            key_prefix=row.prefix,
+            expires_at=row.expires_at,
+        )
         ends_at = math.inf if row.expires_at is None else row.expires_at
         self._cache.put(digest, principal, ends_at, generation)
         return principal

@@ -45,6 +45,7 @@ class DevKeys:
             user = await _dev_user(tx, now)
             key, secret = await self._replace_oldest(tx, user, now)
         self._cache.invalidate(user.id)
+        api_key_rules.log_created(key, user.username)
         return key, secret
 
     def _require_allowed(self, address: str) -> None:

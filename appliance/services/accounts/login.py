@@ -1,7 +1,8 @@
 """Login with a password: throttle, verification, rehash, new session."""
 
 from appliance.domain.users import TokenPair
-from appliance.errors import Forbidden, InvalidCredentials
+from appliance.errors import Forbidden, InvalidCredentials, RateLimited
+from appliance.security_log import SecurityEvent, log_security_event
 from appliance.services.accounts import validation
 from appliance.services.accounts.login_throttle import LoginThrottle
 from appliance.services.accounts.passwords import Passwords
@@ -34,6 +35,22 @@ class PasswordLogin:
         """
         identifier = validation.canonicalize(identifier[:_IDENTIFIER_MAX_CHARACTERS])
         credentials = await self._find_credentials(identifier)
+        # An unknown name isn't logged: people type passwords into that field.
+        facts = {"user": identifier if credentials else None, "client": address}
+        try:
+            tokens = await self._open_session(identifier, credentials, password, address)
+        except RateLimited:
+            log_security_event(SecurityEvent.LOGIN_THROTTLED, **facts)
+            raise
+        except (InvalidCredentials, Forbidden) as error:
+            log_security_event(SecurityEvent.LOGIN_FAILED, **facts, reason=error.code)
+            raise
+        log_security_event(SecurityEvent.LOGIN_SUCCEEDED, **facts)
+        return tokens
+
+    async def _open_session(
+        self, identifier: str, credentials: Credentials | None, password: str, address: str
+    ) -> TokenPair:
         account = f"user {credentials.id}" if credentials else f"name {identifier}"
         self._throttle.check(account, address)
         matches = await self._verify(credentials, password)

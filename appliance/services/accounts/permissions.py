@@ -1,4 +1,4 @@
-"""Scopes of roles and keys, and the checks that require one."""
+"""Scopes of roles and keys, and the checks that require a scope or a role."""
 
 from collections.abc import Iterable, Sequence
 
@@ -31,7 +31,7 @@ def grant_scopes(principal: Principal, requested: Sequence[str]) -> tuple[str, .
         if scope not in set(Scope):
             known = ", ".join(sorted(Scope))
             raise InvalidInput.at("scopes", f"{scope[:40]!r} is unknown; choose from {known}")
-        if not principal.may(Scope(scope)):
+        if not _may_grant(principal, Scope(scope)):
             raise Forbidden(
                 f"the scope {scope!r} can't be granted: you do not have it",
                 details={"scope": scope},
@@ -41,11 +41,25 @@ def grant_scopes(principal: Principal, requested: Sequence[str]) -> tuple[str, .
 
 def require_chat(principal: Principal) -> None:
     """Raises Forbidden unless the principal has the scope `chat` or `tasks:write`."""
-    if not principal.may(Scope.TASKS_WRITE):
-        require_scope(principal, Scope.CHAT)
+    require_scope(principal, Scope.CHAT)
 
 
 def require_scope(principal: Principal, scope: Scope) -> None:
     """Raises Forbidden, with the scope in its details, if the principal lacks it."""
     if not principal.may(scope):
         raise Forbidden(f"this needs the scope {scope.value!r}", details={"scope": scope.value})
+
+
+def require_role(principal: Principal, role: Role) -> None:
+    """Raises Forbidden, with the role in its details, if the principal's user has another."""
+    if principal.user.role is not role:
+        raise Forbidden(f"this needs the role {role.value!r}", details={"role": role.value})
+
+
+def is_administrator(principal: Principal) -> bool:
+    """Whether the principal may act on what belongs to others: by its role and by its scopes."""
+    return principal.user.role is Role.ADMIN and principal.may(Scope.ADMIN)
+
+
+def _may_grant(principal: Principal, scope: Scope) -> bool:
+    return is_administrator(principal) if scope is Scope.ADMIN else principal.may(scope)

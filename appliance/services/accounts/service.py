@@ -67,6 +67,14 @@ class Accounts:
             return await self.keys.authenticate(credential)
         return await self.sessions.authenticate(credential)
 
+    async def is_valid(self, principal: Principal) -> bool:
+        """Whether the key or session that authenticated the principal still would."""
+        if principal.key_id is not None:
+            return await self.keys.is_valid(principal.key_id)
+        if principal.session_id is not None:
+            return await self.sessions.is_valid(principal.session_id)
+        return True
+
 
 def build_accounts(
     db: Database,

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-import structlog
-
 from appliance.domain.users import Principal, TokenPair, User
 from appliance.errors import InvalidCredentials, InvalidToken, TokenExpired
+from appliance.security_log import SecurityEvent, log_security_event
 from appliance.services.accounts import permissions, tokens
 from appliance.services.accounts.principal_cache import PrincipalCache
 from appliance.services.accounts.tokens import AccessClaims, AccessTokens
@@ -17,8 +16,6 @@ from appliance.store.tables.users import Credentials
 SESSIONS_PER_USER = 100
 _ENDED = "this session has ended; log in again"
 _INVALID = "this refresh token is not valid; log in again"
-
-log = structlog.get_logger()
 
 
 class Sessions:
@@ -73,7 +70,9 @@ class Sessions:
                 row, user = await self._require_usable(tx, digest, now)
                 successor = await self._exchange(tx, row, now)
         if successor is None:
-            log.warning("refresh token used twice, session revoked", user=user.public_id)
+            log_security_event(
+                SecurityEvent.SESSION_REVOKED, user=user.username, reason="refresh token used twice"
+            )
             raise InvalidToken("this refresh token was used before; the session is revoked")
         return self._build_token_pair(user, row.session_public_id, successor, now)
 
@@ -85,6 +84,15 @@ class Sessions:
         if cached:
             return cached
         return await self._load_principal(digest, self._access.verify(access_token, now), now)
+
+    async def is_valid(self, session_id: str) -> bool:
+        """Whether the session is open and its user may use it."""
+        async with self._db.read() as connection:
+            session = await refresh_tokens.get_session(connection, session_id)
+            user = await users.get(connection, session.user_id) if session else None
+        if session is None or user is None or user.disabled or session.revoked_at is not None:
+            return False
+        return session.expires_at > self._clock()
 
     async def end(self, principal: Principal, refresh_token: str | None) -> None:
         """End the principal's session, and the session of `refresh_token` if given.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from appliance.domain.users import DEFAULT_PLAN, Principal, Role, User
 from appliance.errors import Conflict, Forbidden, NotFound
+from appliance.security_log import SecurityEvent, log_security_event
 from appliance.services.accounts import permissions, tokens, validation
 from appliance.services.accounts.dev_keys import DEV_USER_ID
 from appliance.services.accounts.passwords import Passwords
@@ -53,6 +54,9 @@ class UserAccounts:
             user = await users.insert(tx, new)
             if user is None:
                 raise await _conflict(tx, new)
+        log_security_event(
+            SecurityEvent.USER_CREATED, user=user.username, role=user.role.value, plan=user.plan
+        )
         return user
 
     async def list_all(self) -> list[User]:
@@ -87,6 +91,7 @@ class UserAccounts:
             async with self._db.write() as tx:
                 await users.set_password_hash(tx, user.id, password_hash, now)
                 await refresh_tokens.revoke_sessions(tx, user.id, now)
+        log_security_event(SecurityEvent.PASSWORD_CHANGED, user=user.username)
         return user
 
     async def set_disabled(self, name: str, disabled: bool) -> User:
@@ -101,6 +106,8 @@ class UserAccounts:
                 await users.set_disabled(tx, user.id, disabled, now)
                 if disabled:
                     await refresh_tokens.revoke_sessions(tx, user.id, now)
+        changed = SecurityEvent.USER_DISABLED if disabled else SecurityEvent.USER_ENABLED
+        log_security_event(changed, user=user.username)
         return await self.get(user.username)
 
     async def set_plan(self, name: str, plan: str) -> User:
@@ -110,6 +117,7 @@ class UserAccounts:
         with self._cache.invalidate_after(user.id):
             async with self._db.write() as tx:
                 await users.set_plan(tx, user.id, plan, self._clock())
+        log_security_event(SecurityEvent.PLAN_CHANGED, user=user.username, plan=plan)
         return await self.get(user.username)
 
     async def has_admin(self) -> bool:

@@ -45,7 +45,8 @@ class TaskPage(Struct, frozen=True):
 
 
 class TaskService:
-    """The use cases of tasks. Only administrators can see tasks of other users."""
+    """The use cases of tasks. Only administrators can see tasks of other users, by a credential
+    with the scope `admin`."""
 
     def __init__(
         self, db: Database, bus: EventBus, scheduler: Scheduler, settings: Settings
@@ -175,7 +176,7 @@ class TaskService:
             raise NotFound("no such task")
         async with self._db.read() as connection:
             task = await tasks.find(connection, public_id, principal.user.id)
-            if not task and principal.user.role is Role.ADMIN:
+            if not task and permissions.is_administrator(principal):
                 task = await tasks.find_for_any_user(connection, public_id)
         if not task:
             raise NotFound("no such task", details={"task_id": public_id})

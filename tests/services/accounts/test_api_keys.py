@@ -105,7 +105,7 @@ async def test_create_when_maker_is_a_viewer_then_no_right_to_write(
     assert not (await harness.accounts.authenticate(secret)).may(Scope.TASKS_WRITE)
 
 
-@pytest.mark.parametrize("scope", ["admin", "", "TASKS:READ", "tasks:read ", "x" * 10**6])
+@pytest.mark.parametrize("scope", ["root", "", "TASKS:READ", "tasks:read ", "x" * 10**6])
 async def test_create_when_scope_is_unknown_then_invalid(
     harness: AccountsHarness, alice: Principal, scope: str
 ) -> None:

@@ -1,0 +1,117 @@
+"""The access log: one line per request on stderr, in the format of the other logs.
+
+It holds the template of the route instead of the path, and neither query, headers nor bodies, so
+that no secret of a client gets into it. It writes its lines itself: structlog would cost each
+request more than its routing.
+"""
+
+import sys
+import time
+
+import msgspec
+from litestar.types import HTTPScope, WebSocketScope
+from msgspec import Struct
+
+from appliance.api.http import request_context
+from appliance.api.http.route_table import WEBSOCKET, RouteClass
+from appliance.config.settings import LogSettings
+
+UNMATCHED = "unmatched"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_FIRST_ERROR = 400
+_LOGGED_LEVELS = frozenset({"debug", "info"})
+
+
+class AccessEntry(Struct, frozen=True):
+    """`user` and `key` (the visible prefix of an API key) are null without credentials."""
+
+    event: str
+    level: str
+    timestamp: str
+    request_id: str
+    client: str
+    user: str | None
+    key: str | None
+    method: str
+    route: str
+    status: int
+    duration_ms: float
+
+    def encode_text(self) -> str:
+        return (
+            f"{self.timestamp} [info     ] request  {self.method} {self.route} {self.status} "
+            f"duration_ms={self.duration_ms} client={self.client or '-'} user={self.user or '-'} "
+            f"key={self.key or '-'} request_id={self.request_id}\n"
+        )
+
+    def encode_json(self) -> str:
+        return msgspec.json.encode(self).decode() + "\n"
+
+
+class AccessLog:
+    """Writes a line per request if `log.access` is on and `log.level` is info or debug."""
+
+    def __init__(self, settings: LogSettings) -> None:
+        self._enabled = settings.access and settings.level in _LOGGED_LEVELS
+        is_json = settings.format == "json"
+        self._encode = AccessEntry.encode_json if is_json else AccessEntry.encode_text
+        self._clock = _TextClock()
+
+    def record(self, scope: HTTPScope | WebSocketScope, status: int, seconds: float) -> None:
+        """Log an answered request; health checks only if they fail."""
+        if self._enabled and not _is_healthy(scope, status):
+            entry = _build_entry(scope, status, seconds, self._clock.now())
+            sys.stderr.write(self._encode(entry))
+
+
+class _TextClock:
+    """The time in ISO 8601. A second's text is made once: it costs more than the rest of a line."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
+
+    def now(self) -> str:
+        at = time.time_ns() // 1_000_000
+        second, millisecond = divmod(at, 1000)
+        if second != self._second:
+            self._second = second
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._text}.{millisecond:03}Z"
+
+
+def known_method(scope: HTTPScope | WebSocketScope) -> str:
+    """The method; "other" for one that a client made up."""
+    if scope["type"] == "http":
+        return scope["method"] if scope["method"] in _METHODS else "other"
+    return WEBSOCKET
+
+
+def known_route(scope: HTTPScope | WebSocketScope) -> str:
+    """The path template of the matched route."""
+    return request_context.path_template(scope) or UNMATCHED
+
+
+def _is_healthy(scope: HTTPScope | WebSocketScope, status: int) -> bool:
+    policy = request_context.route_policy(scope)
+    is_health = policy is not None and policy.route.route_class is RouteClass.HEALTH
+    return is_health and status < _FIRST_ERROR
+
+
+def _build_entry(
+    scope: HTTPScope | WebSocketScope, status: int, seconds: float, timestamp: str
+) -> AccessEntry:
+    principal = request_context.principal(scope)
+    return AccessEntry(
+        event="request",
+        level="info",
+        timestamp=timestamp,
+        request_id=request_context.request_id(scope),
+        client=request_context.client_address(scope),
+        user=principal and principal.user.username,
+        key=principal and principal.key_prefix,
+        method=known_method(scope),
+        route=known_route(scope),
+        status=status,
+        duration_ms=round(seconds * 1000, 3),
+    )
