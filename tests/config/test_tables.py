@@ -46,7 +46,7 @@ def test_load_when_the_environment_names_an_entry_of_the_file_then_it_overrides_
     tmp_path: Path,
 ) -> None:
     start = "MONKEY_CODER__PROVIDERS__UPSTREAMS__"
-    environ = {f"{start}BOX_4_1__API_KEY": "new", f"{start}VLLM__CONNECT_TIMEOUT_S": "2"}
+    environ = {f"{start}GPU_4_1__API_KEY": "new", f"{start}VLLM__CONNECT_TIMEOUT_S": "2"}
     upstreams = loaded(tmp_path, TWO, **environ).settings.providers.upstreams
     assert list(upstreams) == ["vllm", "gpu-4.1"]
     assert upstreams["gpu-4.1"].api_key == "new"
