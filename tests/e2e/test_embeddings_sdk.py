@@ -93,7 +93,7 @@ def test_embeddings_when_fewer_dimensions_are_asked_then_cut_and_of_length_1(
         ({"input": "abc", "dimensions": 0}, "dimensions"),
         ({"input": []}, "input"),
         ({"input": ["ok", "a" * _CONTEXT]}, r"input\[1\]"),
-        ({"input": "abc", "model": "model"}, "writes text"),
+        ({"input": "abc", "model": "model"}, "is not an embedding model"),
     ],
 )
 def test_embeddings_when_they_can_not_be_made_then_refused_with_the_reason(
@@ -108,12 +108,12 @@ def test_chat_when_the_model_makes_vectors_then_refused_in_either_format(
     client: openai.OpenAI, vectors: ServerProcess
 ):
     hello: Any = [{"role": "user", "content": "hello"}]
-    with pytest.raises(openai.BadRequestError, match="makes embeddings"):
+    with pytest.raises(openai.BadRequestError, match="is an embedding model"):
         client.chat.completions.create(model="vectors", messages=hello)
-    with pytest.raises(openai.BadRequestError, match="makes embeddings"):
+    with pytest.raises(openai.BadRequestError, match="is an embedding model"):
         client.completions.create(model="vectors", prompt="hello")
     other = anthropic.Anthropic(base_url=vectors.url, api_key=vectors.key, max_retries=0)
-    with pytest.raises(anthropic.BadRequestError, match="makes embeddings"):
+    with pytest.raises(anthropic.BadRequestError, match="is an embedding model"):
         other.messages.create(model="vectors", messages=hello, max_tokens=5)
 
 
