@@ -37,12 +37,25 @@ class Limits(Struct, frozen=True):
     cpus: float = field_default("cpus")
 
 
+class BuildStep(Struct, frozen=True):
+    """A command that runs before the program, in the same sandbox.
+
+    The program starts only if it exits with code 0; else its output and exit code are the run's.
+    `wall_s` and `cpu_s` limit it alone, the other limits of the run hold for both.
+    """
+
+    argv: tuple[str, ...]
+    wall_s: float
+    cpu_s: float
+
+
 class RunRequest(Struct, frozen=True):
     """A program to run in a workspace that holds `files` and nothing else.
 
     `argv[0]` is looked up on the sandbox's PATH: `python` is always the sandbox's own interpreter
-    (with pytest), `sh` the host's shell. `env` is the whole environment beside PATH, HOME, LANG
-    and TMPDIR. `artifacts` are glob patterns, relative to the workspace, of files to return.
+    (with pytest), `sh` the host's shell. `env` is the whole environment beside PATH, HOME, LANG,
+    TMPDIR and PYTHONUNBUFFERED. `artifacts` are glob patterns, relative to the workspace, of files
+    to return.
     """
 
     argv: tuple[str, ...]
@@ -51,6 +64,7 @@ class RunRequest(Struct, frozen=True):
     env: dict[str, str] = field(default_factory=dict[str, str])
     limits: Limits = Limits()
     artifacts: tuple[str, ...] = ()
+    build: BuildStep | None = None
 
 
 class OutputStream(StrEnum):
@@ -89,7 +103,7 @@ class RunUsage(Struct, frozen=True):
     """`max_rss_bytes` is that of the largest process if the program ended by itself.
 
     For a run that was killed it is the total of all processes and of files in memory, if the
-    kernel counts that.
+    kernel counts that; a build step is then included.
     """
 
     wall_s: float
@@ -97,8 +111,26 @@ class RunUsage(Struct, frozen=True):
     max_rss_bytes: int
 
 
+class BuildReport(Struct, frozen=True):
+    """How a build step ended, and the start of its output: none if the sandbox was killed."""
+
+    reason: EndReason
+    exit_code: int | None
+    signal: int | None
+    stdout: bytes
+    stderr: bytes
+    usage: RunUsage
+
+    @property
+    def ok(self) -> bool:
+        return self.reason is EndReason.EXITED and self.exit_code == 0
+
+
 class RunResult(Struct, frozen=True):
-    """`exit_code` is set for EXITED, `signal` for SIGNALLED; output is truncated to the limit."""
+    """`exit_code` is set for EXITED, `signal` for SIGNALLED; output is truncated to the limit.
+
+    `build` is set if the request has a build step. If that failed, the usage is the build's.
+    """
 
     reason: EndReason
     exit_code: int | None
@@ -110,6 +142,7 @@ class RunResult(Struct, frozen=True):
     isolation: Isolation
     artifacts: tuple[SandboxFile, ...] = ()
     artifacts_refused: tuple[str, ...] = ()
+    build: BuildReport | None = None
 
     @property
     def ok(self) -> bool:

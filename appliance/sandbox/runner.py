@@ -16,9 +16,10 @@ from appliance.domain.execution import (
     RunRequest,
     RunResult,
 )
+from appliance.domain.language_programs import is_offered
 from appliance.errors import SandboxUnavailable
 from appliance.sandbox import backend_selection, plan_limits
-from appliance.sandbox.languages import detection
+from appliance.sandbox.languages import detection, offered
 from appliance.sandbox.languages.detection import LanguageTrial
 from appliance.sandbox.languages.toolchain_cache import ToolchainCache
 from appliance.sandbox.user_concurrency import UserConcurrency
@@ -133,7 +134,8 @@ class SandboxRunner:
         self._require_backend()
 
     def check_request(self, request: RunRequest) -> None:
-        """Raise InvalidInput if the backend would refuse the request."""
+        """Raise InvalidInput if the request would be refused: by its language or the backend."""
+        offered.check_command(request, self._settings.languages)
         if isinstance(self._backend, CheckingBackend):
             self._backend.check(request)
 
@@ -142,6 +144,7 @@ class SandboxRunner:
 
         Raises SandboxUnavailable with the reason, and InvalidInput for a bad request.
         """
+        offered.check_command(request, self._settings.languages)
         self.check_ready()
         async with self._slots:
             # Checked again: the sandbox may have been closed while this run waited.
@@ -176,7 +179,12 @@ class SandboxRunner:
 
     async def _select_backend(self, names: Sequence[str]) -> None:
         probed = [await self._probe_backend(name) for name in names]
-        self._status = backend_selection.select_strongest(probed, self._settings.require)
+        status = backend_selection.select_strongest(probed, self._settings.require)
+        enabled = self._settings.languages
+        languages = {
+            name: version for name, version in status.languages.items() if is_offered(name, enabled)
+        }
+        self._status = structs.replace(status, languages=languages)
         self._backend = self._backends[self._status.name] if self._status.available else None
         if self._backend is not None:
             self._detection = asyncio.create_task(self._detect_languages())

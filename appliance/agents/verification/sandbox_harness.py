@@ -5,7 +5,7 @@ A report counts only if it repeats the nonce of its job, which the candidate's c
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -111,6 +111,11 @@ class SandboxHarness:
         limits = self._runner.limits()
         job = {"tests": list(tests), "seconds": _step_seconds(limits)}
         return await self._run_harness(TestsReport, harness_programs.TESTS, files, job, limits)
+
+    @property
+    def languages(self) -> Collection[str]:
+        """The languages that the sandbox offers."""
+        return self._runner.status.languages
 
     async def check_syntax(
         self, files: Files, languages: Sequence[tuple[str, str]]

@@ -33,7 +33,7 @@ async def check_syntax(harness: SandboxHarness, solution: Solution) -> Verificat
         passed += len(parsed_by_python) - len(invalid)
         isolation, wall_s = summary.isolation, wall_s + summary.wall_s
     for path, language in typed:
-        if language in _SYNTAX_CHECKERS:
+        if language in _SYNTAX_CHECKERS and _SYNTAX_CHECKERS[language][0] in harness.languages:
             result, summary = await harness.run_program((*_SYNTAX_CHECKERS[language], path), files)
             isolation, wall_s = summary.isolation, wall_s + summary.wall_s
             passed += result.ok

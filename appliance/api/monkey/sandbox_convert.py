@@ -24,10 +24,10 @@ from appliance.api.monkey.sandbox_schemas import (
     UsageAnswer,
 )
 from appliance.api.streaming.sse import Frame, Frames
-from appliance.domain.execution import Isolation, OutputStream, SandboxFile
+from appliance.domain.execution import BuildReport, Isolation, OutputStream, SandboxFile
 from appliance.errors import ApplianceError, InvalidInput
 from appliance.services.sandbox import programs
-from appliance.services.sandbox.programs import BuildReport, Program, ProgramResult
+from appliance.services.sandbox.programs import Program, ProgramResult
 from appliance.services.sandbox.run_events import Finished, Output, Queued, RunEvent, Started
 from appliance.services.sandbox.service import Language, SandboxCapabilities
 
@@ -73,7 +73,7 @@ def run_answer(result: ProgramResult) -> RunAnswer:
         truncated=run.output_truncated,
         language=result.language,
         version=result.version,
-        build=_build(result.build),
+        build=_build(run.build),
         usage=UsageAnswer(**structs.asdict(run.usage)),
         artifacts=[_artifact(file) for file in run.artifacts],
         artifacts_refused=list(run.artifacts_refused),
@@ -206,7 +206,16 @@ def _artifact(file: SandboxFile) -> ArtifactAnswer:
 
 
 def _build(build: BuildReport | None) -> BuildAnswer | None:
-    return build and BuildAnswer(build.exit_code, _text(build.stdout), _text(build.stderr))
+    if build is None:
+        return None
+    return BuildAnswer(
+        reason=build.reason,
+        exit_code=build.exit_code,
+        signal=build.signal,
+        stdout=_text(build.stdout),
+        stderr=_text(build.stderr),
+        usage=UsageAnswer(**structs.asdict(build.usage)),
+    )
 
 
 def _isolation(isolation: Isolation) -> IsolationAnswer:

@@ -21,7 +21,8 @@ class SandboxFileBody(Struct, forbid_unknown_fields=True):
 class LimitsBody(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Limits below the server's own: seconds, bytes, counts; `cpus` is a number of CPUs.
 
-    The fields are those of appliance.domain.sandbox_limits.
+    The fields are those of appliance.domain.sandbox_limits. `wall_s` and `cpu_s` count from the
+    program's start; a compiler before it has the server's own of these two.
     """
 
     wall_s: float | None = None
@@ -84,11 +85,17 @@ class IsolationAnswer(Struct):
 
 
 class BuildAnswer(Struct):
-    """The result of the compilation."""
+    """The result of the compilation, which has the limits `wall_s` and `cpu_s` for itself.
 
-    exit_code: int
+    `stdout` and `stderr` are the start of its output; empty if the sandbox had to end it.
+    """
+
+    reason: str
+    exit_code: int | None
+    signal: int | None
     stdout: str
     stderr: str
+    usage: UsageAnswer
 
 
 class RunAnswer(Struct):

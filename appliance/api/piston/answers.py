@@ -2,15 +2,12 @@
 
 import signal
 
-from msgspec import structs
-
 from appliance.api.piston.convert import piston_name
 from appliance.api.piston.schemas import ExecuteAnswer, StageAnswer
-from appliance.domain.execution import EndReason, RunResult
-from appliance.services.sandbox.programs import BuildReport, ProgramResult
+from appliance.domain.execution import BuildReport, EndReason, RunResult
+from appliance.services.sandbox.programs import ProgramResult
 
 _MS = 1000
-_FIGURES = ("cpu_time", "wall_time", "memory")
 
 _STATUS = {
     EndReason.WALL_TIME: ("TO", "the time limit was reached"),
@@ -28,28 +25,23 @@ def execute_answer(result: ProgramResult, output: bytes) -> ExecuteAnswer:
     """
     name = result.language or ""
     language, version = piston_name(name), result.version or ""
-    run, build = _run_stage(result.run, output), result.build
+    build = result.run.build
     if build is None:
-        return ExecuteAnswer(language, version, run)
+        return ExecuteAnswer(language, version, _run_stage(result.run, output))
     compiled = _compile_stage(build)
-    if build.ok:
-        return ExecuteAnswer(language, version, run, compiled)
-    # Only the compiler ran, so the figures of the run are those of the compilation.
-    figures = {name: getattr(run, name) for name in _FIGURES}
-    compiled = structs.replace(compiled, **figures)
-    return ExecuteAnswer(language, version, compiled, compiled)
+    run = _run_stage(result.run, output) if build.ok else compiled
+    return ExecuteAnswer(language, version, run, compiled)
 
 
 def _run_stage(run: RunResult, output: bytes) -> StageAnswer:
-    status, message = status_and_message(run)
-    killed = status is not None and run.exit_code is None
+    status, message = _status_and_message(run)
     stdout, stderr = run.stdout.decode(errors="replace"), run.stderr.decode(errors="replace")
     return StageAnswer(
         stdout=stdout,
         stderr=stderr,
         output=_combine_output(run, output),
         code=run.exit_code,
-        signal=_signal_name(run.signal or signal.SIGKILL) if killed else None,
+        signal=_signal(run),
         message=message,
         status=status,
         cpu_time=round(run.usage.cpu_s * _MS),
@@ -64,15 +56,20 @@ def _combine_output(run: RunResult, output: bytes) -> str:
     return (output if len(output) == len(kept) else kept).decode(errors="replace")
 
 
-def status_and_message(run: RunResult) -> tuple[str | None, str | None]:
+def _status_and_message(end: RunResult | BuildReport) -> tuple[str | None, str | None]:
     """Piston's status and a message; None and None for success."""
-    if run.ok:
+    if end.ok:
         return None, None
-    if run.reason is EndReason.EXITED:
-        return "RE", f"exited with the status {run.exit_code}"
-    if run.reason is EndReason.SIGNALLED:
-        return "SG", f"ended by the signal {_signal_name(run.signal or 0)}"
-    return _STATUS[run.reason]
+    if end.reason is EndReason.EXITED:
+        return "RE", f"exited with the status {end.exit_code}"
+    if end.reason is EndReason.SIGNALLED:
+        return "SG", f"ended by the signal {_signal_name(end.signal or 0)}"
+    return _STATUS[end.reason]
+
+
+def _signal(end: RunResult | BuildReport) -> str | None:
+    """The signal that ended it; the sandbox itself kills by SIGKILL."""
+    return None if end.exit_code is not None else _signal_name(end.signal or signal.SIGKILL)
 
 
 def _signal_name(number: int) -> str:
@@ -83,14 +80,17 @@ def _signal_name(number: int) -> str:
 
 
 def _compile_stage(build: BuildReport) -> StageAnswer:
-    """Without figures, which are measured for the whole sandbox only."""
     stdout, stderr = build.stdout.decode(errors="replace"), build.stderr.decode(errors="replace")
+    status, message = _status_and_message(build)
     return StageAnswer(
         stdout=stdout,
         stderr=stderr,
         output=stdout + stderr,
         code=build.exit_code,
-        signal=None,
-        message=None if build.ok else f"exited with the status {build.exit_code}",
-        status=None if build.ok else "RE",
+        signal=_signal(build),
+        message=message,
+        status=status,
+        cpu_time=round(build.usage.cpu_s * _MS),
+        wall_time=round(build.usage.wall_s * _MS),
+        memory=build.usage.max_rss_bytes,
     )

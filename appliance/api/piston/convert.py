@@ -68,7 +68,8 @@ def convert_program(body: ExecuteBody, capabilities: SandboxCapabilities) -> Pro
         files=tuple(_file(at, file, language) for at, file in enumerate(body.files)),
         args=tuple(body.args or ()),
         stdin=(body.stdin or "").encode(),
-        limits=_limits(body, capabilities.limits, compiled=language.compiled),
+        limits=_run_limits(body, capabilities.limits, compiled=language.compiled),
+        build_limits=_build_limits(body, capabilities.limits) if language.compiled else {},
     )
 
 
@@ -140,20 +141,23 @@ def _content(field: str, file: PistonFile) -> bytes:
         raise InvalidInput.at(field, f"is not valid {file.encoding}: {error}") from None
 
 
-def _limits(body: ExecuteBody, allowed: Limits, *, compiled: bool) -> dict[str, float]:
-    """Both stages share one sandbox: the sum of their times, the maximum of their memory."""
-    wall = _read_limit("run_timeout", body, allowed, "wall_s", _MS)
-    cpu = _read_limit("run_cpu_time", body, allowed, "cpu_s", _MS)
+def _run_limits(body: ExecuteBody, allowed: Limits, *, compiled: bool) -> dict[str, float]:
+    """Both stages share one sandbox: the maximum of their memory."""
     memory = _read_limit("run_memory_limit", body, allowed, "memory_bytes")
     if compiled:
-        wall += _read_limit("compile_timeout", body, allowed, "wall_s", _MS)
-        cpu += _read_limit("compile_cpu_time", body, allowed, "cpu_s", _MS)
         building = _read_limit("compile_memory_limit", body, allowed, "memory_bytes")
         memory = max(memory, building)
     return {
-        "wall_s": min(wall, allowed.wall_s),
-        "cpu_s": min(cpu, allowed.cpu_s),
+        "wall_s": _read_limit("run_timeout", body, allowed, "wall_s", _MS),
+        "cpu_s": _read_limit("run_cpu_time", body, allowed, "cpu_s", _MS),
         "memory_bytes": int(memory),
+    }
+
+
+def _build_limits(body: ExecuteBody, allowed: Limits) -> dict[str, float]:
+    return {
+        "wall_s": _read_limit("compile_timeout", body, allowed, "wall_s", _MS),
+        "cpu_s": _read_limit("compile_cpu_time", body, allowed, "cpu_s", _MS),
     }
 
 

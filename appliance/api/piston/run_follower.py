@@ -53,7 +53,7 @@ async def stream_messages(events: AsyncGenerator[RunEvent, None], *, compiled: b
                     for stream, decoder in decoders.items():
                         if text := decoder.decode(b"", final=True):
                             yield _data(stream, text)
-                    failed = result.build is not None and not result.build.ok
+                    failed = result.run.build is not None and not result.run.build.ok
                     if stage == _COMPILE and not failed:
                         yield _stage(_RUN)
                     yield _exit(result, _COMPILE if failed else _RUN)

@@ -36,8 +36,7 @@ class ExecuteBody(Struct):
 class StageAnswer(Struct):
     """`output` is stdout and stderr in order of arrival.
 
-    `status` is null on success. The figures are missing if the stage shared its sandbox with
-    the other one.
+    `status` is null on success.
     """
 
     stdout: str
@@ -47,9 +46,9 @@ class StageAnswer(Struct):
     signal: str | None
     message: str | None
     status: str | None
-    cpu_time: int | UnsetType = UNSET
-    wall_time: int | UnsetType = UNSET
-    memory: int | UnsetType = UNSET
+    cpu_time: int
+    wall_time: int
+    memory: int
 
 
 class ExecuteAnswer(Struct):

@@ -6,15 +6,14 @@ from typing import TypeGuard
 import structlog
 from msgspec import Struct, structs
 
-from appliance.domain.execution import Limits, RunRequest, RunResult, SandboxFile
+from appliance.domain.execution import BuildStep, Limits, RunRequest, RunResult, SandboxFile
+from appliance.domain.language_programs import is_offered
 from appliance.errors import ApplianceError
 from appliance.sandbox.languages import recipes
 from appliance.sandbox.languages.recipes import LanguageRecipe
 from appliance.sandbox.languages.toolchain_cache import ToolchainCache
 
 _EXPECTED = b"works\n"
-_LOG = ".build.log"
-ALL_LANGUAGES = "*"
 # The machine is busy when the server starts, so the trials get more wall time.
 _WALL_TIME_FACTOR = 6
 _MAX_VERSION = 40
@@ -46,13 +45,13 @@ async def detect_languages(
     """Try each enabled language that is installed and not `detected`; yields results one by one.
 
     Samples run within `limits`, as a caller's programs do, but with more wall time. `enabled`
-    holds language names or ALL_LANGUAGES. Languages whose toolchain cache has to be built first
+    is the setting sandbox.languages. Languages whose toolchain cache has to be built first
     come last.
     """
     languages = [
         each
         for each in recipes.RECIPES
-        if each.name not in detected and (ALL_LANGUAGES in enabled or each.name in enabled)
+        if each.name not in detected and is_offered(each.name, enabled)
     ]
     limits = structs.replace(limits, wall_s=limits.wall_s * _WALL_TIME_FACTOR)
     uncached: list[tuple[LanguageRecipe, str]] = []
@@ -77,7 +76,7 @@ async def _select_installed(
     if not languages:
         return []
     lines = [f"command -v {each.tool} >/dev/null && echo {each.name}" for each in languages]
-    result = await _try_run(run, limits, ("sh", "-c", "\n".join(lines)))
+    result = await _try_run(run, RunRequest(("sh", "-c", "\n".join(lines)), limits=limits))
     found = set(result.stdout.decode(errors="replace").split()) if result else set[str]()
     return [recipe for recipe in languages if recipe.name in found]
 
@@ -85,8 +84,9 @@ async def _select_installed(
 async def _run_sample(run: Run, limits: Limits, recipe: LanguageRecipe) -> RunResult | None:
     """Result of the language's sample program, None if it could not be run."""
     file = SandboxFile(recipe.main_file, recipe.sample.encode())
-    argv = recipes.build_command(recipe, file.path, [file.path], (), _LOG)
-    return await _try_run(run, limits, argv, file)
+    commands = recipes.make_commands(recipe, file.path, [file], (), limits.memory_bytes)
+    build = BuildStep(commands.build, limits.wall_s, limits.cpu_s) if commands.build else None
+    return await _try_run(run, RunRequest(commands.run, (file,), limits=limits, build=build))
 
 
 def _works(sample: RunResult | None) -> TypeGuard[RunResult]:
@@ -94,7 +94,10 @@ def _works(sample: RunResult | None) -> TypeGuard[RunResult]:
 
 
 def _needs_cache(sample: RunResult | None) -> bool:
-    return not _works(sample) or sample.usage.wall_s > _SLOW_S
+    if not _works(sample):
+        return True
+    build_s = sample.build.usage.wall_s if sample.build is not None else 0.0
+    return build_s + sample.usage.wall_s > _SLOW_S
 
 
 async def _make_trial(
@@ -112,16 +115,14 @@ async def _make_trial(
 
 
 async def _version(run: Run, limits: Limits, recipe: LanguageRecipe) -> str:
-    result = await _try_run(run, limits, ("sh", "-c", recipe.version))
+    result = await _try_run(run, RunRequest(("sh", "-c", recipe.version), limits=limits))
     version = result.stdout.decode(errors="replace").strip() if result and result.ok else ""
     return version[:_MAX_VERSION] or "unknown"
 
 
-async def _try_run(
-    run: Run, limits: Limits, argv: tuple[str, ...], *files: SandboxFile
-) -> RunResult | None:
+async def _try_run(run: Run, request: RunRequest) -> RunResult | None:
     try:
-        return await run(RunRequest(argv, files=files, limits=limits))
+        return await run(request)
     except ApplianceError as error:
         log.warning("sandbox.language_not_tried", reason=error.message)
         return None

@@ -2,27 +2,28 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from msgspec import Struct
 
 from appliance.domain import toolchain_cache
+from appliance.domain.execution import MIB, SandboxFile
+from appliance.sandbox.languages import entrypoints
 
-_PLACEHOLDER = re.compile(r"\{(entry|sources|main)\}")
+_PLACEHOLDER = re.compile(r"\{(entry|sources|main|heap)\}")
 _BUILD = "/tmp/build"  # noqa: S108 - the sandbox's own
-_LOG_BYTES = 65536
 _CACHE = toolchain_cache.MOUNT_POINT
 
 
 class LanguageRecipe(Struct, frozen=True):
     """One language. `build` and `run` are command templates:
 
-    {entry} is the main file, {sources} all source files, {main} the main file's name without
-    extension. `build` is empty if nothing is compiled. `tool` must be on the PATH; `version` is a
-    shell command that prints the version; `sample` is a program that prints "works".
-    `cache_command` fills the empty current folder with artifacts that runs find later (see
-    domain.toolchain_cache); "" if the language needs none.
+    {entry} is the main file, {sources} all source files, {main} the main class of a Java program,
+    {heap} the size of a heap in MiB that fits into the run's memory. `build` is empty if nothing
+    is compiled. `tool` must be on the PATH; `version` is a shell command that prints the version;
+    `sample` is a program that prints "works". `cache_command` fills the empty current folder with
+    artifacts that runs find later (see domain.toolchain_cache); "" if the language needs none.
     """
 
     name: str
@@ -43,7 +44,10 @@ class LanguageRecipe(Struct, frozen=True):
 
 
 _JAVA = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData -Xshare:auto -Xss1m"
-_JAVA_MEMORY = "-Xms16m -Xmx96m -XX:ReservedCodeCacheSize=24m -XX:CompressedClassSpaceSize=24m"
+_JAVA_MEMORY = "-Xms16m -Xmx{heap}m -XX:ReservedCodeCacheSize=24m -XX:CompressedClassSpaceSize=24m"
+# The rest is for the virtual machine itself, which needs about 80 MiB.
+_HEAP_SHARE = 5 / 8
+_MIN_HEAP_MIB = 16
 
 _GO = "env GO111MODULE=off CGO_ENABLED=0 GOTELEMETRY=off GOTOOLCHAIN=local"
 
@@ -134,12 +138,10 @@ RECIPES = (
         aliases=(),
         extensions=("java",),
         tool="javac",
-        version=f"java {_JAVA} {_JAVA_MEMORY} --version | sed -n '1s/[^ ]* \\([^ ]*\\).*/\\1/p'",
+        version=f"java {_JAVA} -Xmx32m --version | sed -n '1s/[^ ]* \\([^ ]*\\).*/\\1/p'",
         build=f"javac {' '.join('-J' + word for word in f'{_JAVA} {_JAVA_MEMORY}'.split())} "
         f"-encoding UTF-8 -d {_BUILD} {{sources}}",
-        # The class name is qualified by its package, if it declares one.
-        run=f"java {_JAVA} {_JAVA_MEMORY} -cp {_BUILD}:. "
-        "$(sed -n 's/^ *package  *\\([A-Za-z0-9_.]*\\) *;.*/\\1./p' {entry} | head -n 1){main}",
+        run=f"java {_JAVA} {_JAVA_MEMORY} -cp {_BUILD}:. {{main}}",
         sample="class Main { public static void main(String[] a) "
         '{ System.out.println("works"); } }\n',
         default_file="Main.java",
@@ -153,51 +155,66 @@ def find_recipe(name: str) -> LanguageRecipe | None:
     return next((each for each in RECIPES if name in (each.name, *each.aliases)), None)
 
 
-def build_command(
-    recipe: LanguageRecipe, entry: str, paths: Sequence[str], args: Sequence[str], log: str
-) -> tuple[str, ...]:
-    """The argv that builds (if needed) and runs the program.
+class Commands(Struct, frozen=True):
+    """The argv of a program, and that of its build step; None if nothing is compiled."""
 
-    The compiler's output is written to the file `log` of the workspace.
-    """
-    if recipe.build:
-        return ("sh", "-c", _build_script(recipe, entry, paths, log), "sh", *args)
-    # No shell in between, so that a pre-started interpreter can be used. The prefix ./ keeps a
-    # name from being taken for an option or a command of the interpreter.
-    path = entry if entry[0].isalnum() and "." in entry else f"./{entry}"
-    return (*(path if word == "{entry}" else word for word in recipe.run.split()), *args)
+    run: tuple[str, ...]
+    build: tuple[str, ...] | None = None
 
 
-def _build_script(recipe: LanguageRecipe, entry: str, paths: Sequence[str], log: str) -> str:
-    values = _placeholder_values(recipe, entry, paths)
-    run = f'exec {_fill_template(recipe.run, values)} "$@"'
-    out, err = f"{_BUILD}/.stdout", f"{_BUILD}/.stderr"
-    return f"""mkdir {_BUILD} && cd /workspace || exit 125
-{_fill_template(recipe.build, values)} </dev/null >{out} 2>{err}
-status=$?
-size=$(head -c {_LOG_BYTES} {out} | wc -c)
-{{ echo "$status $size"; head -c {_LOG_BYTES} {out}; head -c {_LOG_BYTES} {err}; }} >{log}
-if [ $status -ne 0 ]; then cat {out}; cat {err} >&2; exit $status; fi
-rm {out} {err}
-{run}"""
-
-
-def _placeholder_values(recipe: LanguageRecipe, entry: str, paths: Sequence[str]) -> dict[str, str]:
-    sources = [path for path in paths if PurePosixPath(path).suffix[1:] in recipe.extensions]
-    if entry not in sources:
-        sources.insert(0, entry)
-    return {
-        "entry": _quote(entry),
-        "sources": " ".join(map(_quote, sources)),
-        "main": _quote(PurePosixPath(entry).stem),
+def make_commands(
+    recipe: LanguageRecipe,
+    entry: str,
+    files: Sequence[SandboxFile],
+    args: Sequence[str],
+    memory_bytes: int,
+) -> Commands:
+    """The commands that build (if needed) and run the program whose main file is `entry`."""
+    heap = str(max(_MIN_HEAP_MIB, int(memory_bytes / MIB * _HEAP_SHARE)))
+    sources = [file for file in files if PurePosixPath(file.path).suffix[1:] in recipe.extensions]
+    sources += [file for file in files if file.path == entry and file not in sources]
+    copies = _java_copies(sources) if recipe.name == "java" else {}
+    # The prefix ./ keeps a name from being taken for an option or a command of the interpreter.
+    values = {
+        "entry": entry if entry[0].isalnum() and "." in entry else f"./{entry}",
+        "main": _java_main_class(entry, sources) if recipe.name == "java" else "",
+        "heap": heap,
     }
+    # No shell in between, so that a prewarmed interpreter can be used.
+    run = (*(_fill_template(word, values) for word in recipe.run.split()), *args)
+    if not recipe.build:
+        return Commands(run)
+    paths = [copies.get(file.path, file.path) for file in sources]
+    words = {"entry": _quote(entry), "sources": " ".join(map(_quote, paths)), "heap": heap}
+    steps = [f"mkdir {_BUILD}", "cd /workspace"]
+    for path, copy in copies.items():
+        folder = _quote(str(PurePosixPath(copy).parent))
+        steps.append(f"mkdir -p {folder} && cp {_quote(path)} {_quote(copy)}")
+    script = f"{' && '.join(steps)} || exit 125\n{_fill_template(recipe.build, words)}"
+    return Commands(run, ("sh", "-c", script))
+
+
+def _java_copies(sources: Sequence[SandboxFile]) -> dict[str, str]:
+    """Copies of files that javac would refuse, since their public class has another name."""
+    copies: dict[str, str] = {}
+    for number, file in enumerate(sources):
+        name = entrypoints.java_public_type(file.content)
+        if name is not None and PurePosixPath(file.path).name != f"{name}.java":
+            copies[file.path] = f"{_BUILD}/.sources/{number}/{name}.java"
+    return copies
+
+
+def _java_main_class(entry: str, sources: Sequence[SandboxFile]) -> str:
+    content = next((file.content for file in sources if file.path == entry), b"")
+    return entrypoints.java_main_class(content, PurePosixPath(entry).stem)
 
 
 def _quote(path: str) -> str:
     # The prefix ./ keeps a name from being taken for an option.
-    return shlex.quote(path if "/" not in path and path.isidentifier() else f"./{path}")
+    plain = path.startswith("/") or ("/" not in path and path.isidentifier())
+    return shlex.quote(path if plain else f"./{path}")
 
 
-def _fill_template(template: str, values: dict[str, str]) -> str:
+def _fill_template(template: str, values: Mapping[str, str]) -> str:
     # In one pass, since a name may itself look like a placeholder.
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)

@@ -1,6 +1,5 @@
 """A caller's program: validation, conversion to a sandbox run, and its result."""
 
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ from msgspec import Struct, field, structs
 
 from appliance.domain.execution import (
     BackendStatus,
+    BuildStep,
     Limits,
     RunRequest,
     RunResult,
@@ -22,15 +22,14 @@ from appliance.sandbox.languages.recipes import LanguageRecipe
 
 _MAX_ARGS = 256
 _MAX_ARTIFACTS = 32
-# The output of the build comes back as one more artifact, beside the caller's own.
-_BUILD_LOG_BYTES = 2 * 65536 + 64
 
 
 class Program(Struct, frozen=True):
     """A program to run: `files` of a `language`, or an `argv`.
 
     `entry` is the main file, by default the first. `limits` lowers limits, by the field
-    names of appliance.domain.execution.Limits.
+    names of appliance.domain.execution.Limits; `build_limits` those of the compiler, of which
+    only `wall_s` and `cpu_s` are its own.
     """
 
     language: str | None = None
@@ -41,48 +40,24 @@ class Program(Struct, frozen=True):
     stdin: bytes = b""
     environment: dict[str, str] = field(default_factory=dict[str, str])
     limits: Mapping[str, float] = field(default_factory=dict[str, float])
+    build_limits: Mapping[str, float] = field(default_factory=dict[str, float])
     artifacts: tuple[str, ...] = ()
 
 
-class BuildReport(Struct, frozen=True):
-    """Exit code and the start of the output of the build."""
-
-    exit_code: int
-    stdout: bytes
-    stderr: bytes
-
-    @property
-    def ok(self) -> bool:
-        return self.exit_code == 0
-
-
 class ProgramResult(Struct, frozen=True):
-    """`language` and `version` are None for an argv, `build` is None if nothing was built."""
+    """`language` and `version` are None for an argv."""
 
     run: RunResult
     language: str | None = None
     version: str | None = None
-    build: BuildReport | None = None
 
 
 class PreparedProgram(Struct, frozen=True):
-    """A validated program. `build_log` is the artifact with the build's output, if it is built."""
+    """A validated program."""
 
     request: RunRequest
     language: str | None = None
     version: str | None = None
-    build_log: str | None = None
-
-    def build_result(self, run: RunResult) -> ProgramResult:
-        """The result for the caller: without the build log, which becomes `build`."""
-        if self.build_log is None:
-            return ProgramResult(run, self.language, self.version)
-        log = next((file.content for file in run.artifacts if file.path == self.build_log), None)
-        artifacts = tuple(file for file in run.artifacts if file.path != self.build_log)
-        build = None if log is None else _parse_build_log(log)
-        return ProgramResult(
-            structs.replace(run, artifacts=artifacts), self.language, self.version, build
-        )
 
 
 def prepare_program(
@@ -104,7 +79,8 @@ def prepare_program(
         _check_argv(program)
         return PreparedProgram(request)
     recipe = _find_recipe(program.language, status)
-    return _apply_recipe(recipe, program, request, status.languages[recipe.name])
+    request = _apply_recipe(recipe, program, request, allowed)
+    return PreparedProgram(request, recipe.name, status.languages[recipe.name])
 
 
 def lower_limits(allowed: Limits, requested: Mapping[str, float]) -> Limits:
@@ -160,8 +136,8 @@ def _find_recipe(language: str, status: BackendStatus) -> LanguageRecipe:
 
 
 def _apply_recipe(
-    recipe: LanguageRecipe, program: Program, request: RunRequest, version: str
-) -> PreparedProgram:
+    recipe: LanguageRecipe, program: Program, request: RunRequest, allowed: Limits
+) -> RunRequest:
     if program.argv:
         raise InvalidInput.at("argv", "can't be combined with `language`; give one of them")
     if not request.files:
@@ -170,29 +146,11 @@ def _apply_recipe(
     entry = program.entry or paths[0]
     if entry not in paths:
         raise InvalidInput.at("entry", f"{entry[:200]!r} is not one of the files")
-    # "!" sorts before other names: the log is collected before the limits are used up.
-    log = f"!build-{secrets.token_hex(8)}"
-    argv = recipes.build_command(recipe, entry, paths, program.args, log)
-    if not recipe.build:
-        return PreparedProgram(structs.replace(request, argv=argv), recipe.name, version)
-    request = structs.replace(
-        request,
-        argv=argv,
-        artifacts=(*request.artifacts, log),
-        limits=structs.replace(
-            request.limits,
-            artifact_bytes=request.limits.artifact_bytes + _BUILD_LOG_BYTES,
-            artifact_files=request.limits.artifact_files + 1,
-        ),
-    )
-    return PreparedProgram(request, recipe.name, version, log)
-
-
-def _parse_build_log(content: bytes) -> BuildReport | None:
-    """The report in a build log; None if it is malformed: the program can overwrite it."""
-    header, _, output = content.partition(b"\n")
-    try:
-        status, size = (int(word) for word in header.split())
-    except ValueError:
-        return None
-    return BuildReport(status & 0xFF, output[:size], output[size:])
+    memory_bytes = request.limits.memory_bytes
+    commands = recipes.make_commands(recipe, entry, request.files, program.args, memory_bytes)
+    request = structs.replace(request, argv=commands.run)
+    if commands.build is None:
+        return request
+    limits = lower_limits(allowed, program.build_limits)
+    build = BuildStep(commands.build, limits.wall_s, limits.cpu_s)
+    return structs.replace(request, build=build)

@@ -124,7 +124,8 @@ class SandboxService:
                 yield Queued(place.number)
                 async for event in run_events.follow(run):
                     yield event
-                yield Finished(prepared.build_result(await run))
+                result = ProgramResult(await run, prepared.language, prepared.version)
+                yield Finished(result)
             finally:
                 await _cancel_run(run)
                 if not run_events.is_started:

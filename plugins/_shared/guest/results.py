@@ -5,10 +5,15 @@ from collections.abc import Callable
 from appliance.domain.execution import EndReason, Isolation, RunResult, RunUsage
 from appliance.errors import ApplianceError, InvalidInput
 from plugins._shared.guest.run import GuestRun
-from plugins._shared.stage.report import COLLECTION_TIMED_OUT, END_REASONS, REPORT_MALFORMED
+from plugins._shared.stage.report import (
+    COLLECTION_TIMED_OUT,
+    END_REASONS,
+    LAST_SIGNAL,
+    REPORT_MALFORMED,
+    add_build_report,
+)
 
 _SIGKILL = 9
-_LAST_SIGNAL = 64
 
 
 def build_result(
@@ -29,10 +34,10 @@ def build_result(
     if not (run.report.started or run.kill_reason or out_of_memory):
         raise InvalidInput.at("files", run.report.failure) if run.report.failure else failure()
     reason, number = _end_reason(run, out_of_memory)
-    return RunResult(
+    result = RunResult(
         reason=reason,
         exit_code=number & 0xFF if reason is EndReason.EXITED else None,
-        signal=min(number, _LAST_SIGNAL) if reason is EndReason.SIGNALLED else None,
+        signal=min(number, LAST_SIGNAL) if reason is EndReason.SIGNALLED else None,
         stdout=run.stdout.value(),
         stderr=run.stderr.value(),
         output_truncated=run.stdout.truncated or run.stderr.truncated,
@@ -41,6 +46,7 @@ def build_result(
         artifacts=() if run.malformed else tuple(run.report.artifacts),
         artifacts_refused=_refusals(run),
     )
+    return add_build_report(result, run.build_step, run.report.build, run.build_wall_s)
 
 
 def _end_reason(run: GuestRun, out_of_memory: bool) -> tuple[EndReason, int]:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from appliance.domain.execution import EndReason, OutputStream, RunRequest
+from appliance.domain.execution import BuildStep, EndReason, OutputStream, RunRequest
 from appliance.errors import SandboxUnavailable
 from appliance.spi.cancellation import run_deferring_cancellation
 from appliance.spi.sandbox import RunWatcher
@@ -52,9 +52,9 @@ class GuestRun:
     descriptors of the channel. `setup_timeout_s` bounds the time until the program starts,
     including writing the files.
 
-    `cpu_s` is the CPU time that the guest has used on the host since the program started; 0 if it
-    is not accounted. With `enforce_cpu_limit` the limit is enforced by that, for guests whose own
-    accounting is wrong.
+    `cpu_s` is the CPU time that the guest has used on the host since the program started, and
+    `build_cpu_s` for the build step before it; 0 if it is not accounted. With `enforce_cpu_limit`
+    the limit is enforced by that, for guests whose own accounting is wrong.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class GuestRun:
         self.finished = asyncio.Event()
         self.kill_reason: EndReason | None = None
         self.collection_timed_out = False
-        self.wall_s = 0.0
-        self.cpu_s = 0.0
+        self.build_wall_s = self.wall_s = 0.0
+        self.build_cpu_s = self.cpu_s = 0.0
         self.report = Report(request.limits)
         self.stdout = CappedOutput(request.limits.output_kept_bytes)
         self.stderr = CappedOutput(request.limits.output_kept_bytes)
@@ -86,6 +86,11 @@ class GuestRun:
         self._changed = asyncio.Event()
         self._decoder = FrameDecoder(self._handle_frame)
         self._channel = Channel(source, sink, self._feed, self._changed.set)
+
+    @property
+    def build_step(self) -> BuildStep | None:
+        """The build step of its request."""
+        return self._request.build
 
     @property
     def malformed(self) -> bool:
@@ -131,27 +136,36 @@ class GuestRun:
             )
 
     async def _wait_for_end(self) -> None:
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        deadline = start + self._request.limits.wall_s
-        while not await self._wait_until(
-            lambda: self.report.exit is not None, self._next_check_s(deadline - loop.time())
-        ):
-            if reason := self._exceeded_time_limit(deadline - loop.time()):
-                self.kill(reason)
-                break
-        self.wall_s = loop.time() - start
+        build, limits = self._request.build, self._request.limits
+        if build is not None:
+            self.build_wall_s = await self._limit_time(
+                lambda: self.report.build is not None, build.wall_s, build.cpu_s
+            )
+        self.wall_s = await self._limit_time(
+            lambda: self.report.exit is not None, limits.wall_s, limits.cpu_s
+        )
         if not await self._wait_until(lambda: False, _COLLECT_S):
             self.collection_timed_out = True
+
+    async def _limit_time(self, ended: Callable[[], bool], wall_s: float, cpu_s: float) -> float:
+        """Wait until it has ended or exceeds a limit, and kill the run then; seconds waited."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        deadline = start + wall_s
+        while not await self._wait_until(ended, self._next_check_s(deadline - loop.time())):
+            if reason := self._exceeded_time_limit(deadline - loop.time(), cpu_s):
+                self.kill(reason)
+                break
+        return loop.time() - start
 
     def _next_check_s(self, remaining_s: float) -> float:
         return max(0.0, min(_TICK_S, remaining_s) if self._enforce_cpu_limit else remaining_s)
 
-    def _exceeded_time_limit(self, remaining_s: float) -> EndReason | None:
+    def _exceeded_time_limit(self, remaining_s: float, cpu_s: float) -> EndReason | None:
         if remaining_s <= 0:
             return EndReason.WALL_TIME
         self._update_cpu()
-        return EndReason.CPU_TIME if self.cpu_s >= self._request.limits.cpu_s else None
+        return EndReason.CPU_TIME if self.cpu_s >= cpu_s else None
 
     def _update_cpu(self) -> None:
         if self._cpu_at_start_us is not None:
@@ -178,9 +192,13 @@ class GuestRun:
         if kind in _STREAMS:
             self._add_output(_STREAMS[kind], payload)
             return
-        previous_exit = self.report.exit
+        previous_exit, previous_build = self.report.exit, self.report.build
         self.report.feed(payload)
         if self.report.started and self._cpu_at_start_us is None:
+            self._cpu_at_start_us = self._guest.cpu_us()
+        if self.report.build is not previous_build and self._request.build is not None:
+            self._update_cpu()
+            self.build_cpu_s, self.cpu_s = self.cpu_s, 0.0
             self._cpu_at_start_us = self._guest.cpu_us()
         if self.report.exit is not previous_exit:
             self._update_cpu()

@@ -16,7 +16,9 @@ dict before these (see prewarm_setup.py).
 The report is a series of frames: a kind (1 byte), a length (4 bytes, big-endian), a payload.
 
     W  the prewarmed process waits for the job
-    S  the program starts now
+    S  the program, or the build step before it, starts now
+    B  the build step ended: the values of X, the size of the stdout that follows (4 bytes), the
+       start of its stdout, the start of its stderr; the program starts now if it exited with 0
     X  it ended: kind (0 exit, 1 signal, 2 CPU limit, 3 memory limit), number, CPU time in µs,
        maximum RSS in KiB
     A  an artifact: executable (1 byte), length of the path (2 bytes), path, content
@@ -25,7 +27,7 @@ The report is a series of frames: a kind (1 byte), a length (4 bytes, big-endian
 """
 
 # pathlib alone would double the time to start; marshal reads what the server wrote.
-# ruff: noqa: PTH101, PTH103, PTH120, PTH123, PTH208, S102, S103, S108, S302, S606
+# ruff: noqa: PTH101, PTH103, PTH108, PTH120, PTH123, PTH208, S102, S103, S108, S302, S606
 import marshal
 import os
 import resource
@@ -40,11 +42,15 @@ if TYPE_CHECKING:
 
     SendFrame = Callable[[bytes, bytes], None]
     WaitForJob = Callable[[], dict[str, Any]]
+    Ending = tuple[int, int, int, int]  # the values of EXIT_PAYLOAD
 
 WORKSPACE = "/workspace"
 
 FRAME_HEADER = struct.Struct(">cI")
 EXIT_PAYLOAD = struct.Struct(">BIQQ")
+BUILD_HEADER = struct.Struct(">BIQQI")
+MAX_BUILD_OUTPUT = 65536
+"""Bytes of each stream of a build step that are reported."""
 
 EXITED, SIGNALLED, CPU_LIMIT, MEMORY_LIMIT = range(4)
 
@@ -87,10 +93,13 @@ def main(arguments: list[str]) -> None:
             send(b"F", f"writing the files: {error.strerror}".encode())
             return
     send(b"S", b"")
-    child, used_s = prewarmed.run(job) if prewarmed else (start_program(job, streams), 0.0)
-    for fd in streams:
-        os.close(fd)
-    send(b"X", EXIT_PAYLOAD.pack(*_supervise(child, job, used_s)))
+    if job["build"] and prewarmed:  # it would end with the build step's processes
+        prewarmed.discard()
+        prewarmed = None
+    end = _run_build(job, streams, send) if job["build"] else None
+    if end is None or end[:2] == (EXITED, 0):
+        end = _run_program(job, streams, prewarmed)
+    send(b"X", EXIT_PAYLOAD.pack(*end))
     if job["patterns"]:
         # Every other process is dead, so the files no longer change.
         _import_sibling("collect").collect_artifacts(job, send)
@@ -124,6 +133,54 @@ def load_module(code: "Any") -> "dict[str, Any]":
     names: dict[str, Any] = {"__name__": "part"}
     exec(code, names)
     return names
+
+
+def _run_build(job: "dict[str, Any]", streams: list[int], send: "SendFrame") -> "Ending":
+    """Run the build step and report it. If it fails, its output becomes the program's."""
+    step = {**job, **job["build"]}
+    null, *logs = os.open("/dev/null", os.O_RDONLY), _open_nameless(), _open_nameless()
+    used_s = _children_cpu_s()
+    end = _supervise(start_program(step, [null, *logs]), step, used_s)
+    out, err = (os.pread(log, MAX_BUILD_OUTPUT, 0) for log in logs)
+    send(b"B", BUILD_HEADER.pack(*end, len(out)) + out + err)
+    for log, stream in zip(logs, streams[1:], strict=True):
+        if end[:2] != (EXITED, 0):
+            _copy(log, stream)
+    for fd in (null, *logs):
+        os.close(fd)
+    return end
+
+
+def _open_nameless() -> int:
+    """A file without a name. Call it before any program runs, which could take the name."""
+    path = "/tmp/.build"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.unlink(path)
+    return fd
+
+
+def _copy(log: int, stream: int) -> None:
+    os.lseek(log, 0, os.SEEK_SET)
+    while data := os.read(log, MAX_BUILD_OUTPUT):
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(stream, rest) :]
+
+
+def _run_program(job: "dict[str, Any]", streams: list[int], prewarmed: "Any") -> "Ending":
+    if prewarmed:
+        child, used_s = prewarmed.run(job)
+    else:
+        used_s = _children_cpu_s()
+        child = start_program(job, streams)
+    for fd in streams:
+        os.close(fd)
+    return _supervise(child, job, used_s)
+
+
+def _children_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 # The program
@@ -185,9 +242,25 @@ def _exec_program(job: "dict[str, Any]") -> None:
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         text = b"sandbox: " + os.fsencode(program) + b": "
-        text += b"command not found" if missing else (error.strerror or "").encode()
+        text += _describe_missing(program) if missing else (error.strerror or "").encode()
         os.write(2, text + b"\n")
         os._exit(NOT_FOUND if missing else NOT_EXECUTABLE)
+
+
+def _describe_missing(program: "str | bytes") -> bytes:
+    """What was not found: the program, or the interpreter that its first line names."""
+    try:
+        with open(program, "rb") as file:
+            line = file.read(256).partition(b"\n")[0]
+    except OSError:
+        return b"command not found"
+    if not line.startswith(b"#!"):
+        return b"its loader was not found"
+    words = line[2:].split()
+    text = b"interpreter not found: " + (words[0] if words else b"none is named")
+    if line.endswith(b"\r"):
+        text += b" (the first line ends with CR LF: save the file with LF line ends)"
+    return text
 
 
 def _signal_module() -> "Any":
@@ -195,54 +268,60 @@ def _signal_module() -> "Any":
     return __import__("_signal")
 
 
-def _supervise(child: int, job: "dict[str, Any]", used_s: float) -> tuple[int, int, int, int]:
+def _supervise(child: int, job: "dict[str, Any]", used_s: float) -> "Ending":
     """Wait for the program, kill what it left running; the values of EXIT_PAYLOAD.
 
     `used_s` is the CPU time in seconds that was used before the program began.
     """
     status = exceeded = None
+    max_rss_kib = 0
     pidfd = os.pidfd_open(child)
     while status is None:
         select.select([pidfd], [], [], _TICK_S)
-        status = _reap(child)
+        status, rss_kib = _reap(child)
+        max_rss_kib = max(max_rss_kib, rss_kib)
         if status is None and exceeded is None:
             exceeded = _exceeded_limit(job, used_s)
             if exceeded is not None:
                 os.kill(-1, _SIGKILL)
     os.close(pidfd)
-    _kill_remaining()
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_us = int((usage.ru_utime + usage.ru_stime) * 1e6)
-    verdict = _verdict(status, exceeded, cpu_us, job)
-    return *verdict, max(0, cpu_us - int(used_s * 1e6)), usage.ru_maxrss
+    max_rss_kib = max(max_rss_kib, _kill_remaining())
+    cpu_us = max(0, int((_children_cpu_s() - used_s) * 1e6))
+    return *_verdict(status, exceeded, cpu_us, job), cpu_us, max_rss_kib
 
 
-def _reap(child: int) -> int | None:
-    """Reap dead processes, orphans included; the wait status of `child` if it was among them.
+def _reap(child: int) -> tuple[int | None, int]:
+    """Reap dead processes, orphans included.
 
+    Returns the wait status of `child` if it was among them, and the maximum RSS of one in KiB.
     The number is bounded, so that a program whose processes die faster than they are reaped
     can't keep this process from checking its limits.
     """
+    max_rss_kib = 0
     for _ in range(_MAX_REAPED_AT_ONCE):
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
         except ChildProcessError:
-            return None
+            break
         if pid == 0:
-            return None
+            break
+        max_rss_kib = max(max_rss_kib, usage.ru_maxrss)
         if pid == child:
-            return status
-    return None
+            return status, max_rss_kib
+    return None, max_rss_kib
 
 
-def _kill_remaining() -> None:
+def _kill_remaining() -> int:
+    """Kill and reap all other processes; the maximum RSS of one in KiB."""
+    max_rss_kib = 0
     while True:
         try:
             os.kill(-1, _SIGKILL)
-            os.waitpid(-1, 0)
+            _, _, usage = os.wait4(-1, 0)
         except (ProcessLookupError, ChildProcessError):
             # kill() counts zombies: if it finds no process, there is none left to reap.
-            return
+            return max_rss_kib
+        max_rss_kib = max(max_rss_kib, usage.ru_maxrss)
 
 
 def _verdict(

@@ -4,7 +4,9 @@ import marshal
 from collections.abc import Iterator
 from typing import Any
 
-from appliance.domain.execution import RunRequest
+from msgspec import structs
+
+from appliance.domain.execution import BuildStep, Limits, RunRequest
 from plugins._shared.stage import bytecode, paths
 from plugins._shared.stage.rlimits import program_rlimits
 
@@ -20,6 +22,8 @@ ENVIRONMENT = {
     "HOME": _TMP,
     "LANG": "C.UTF-8",
     "TMPDIR": _TMP,
+    # What a program has written is then not lost if it is killed at a limit.
+    "PYTHONUNBUFFERED": "1",
 }
 
 
@@ -51,6 +55,7 @@ def _fields(
     limits = request.limits
     return {
         "argv": list(request.argv),
+        "build": request.build and _build_fields(request.build, limits, own_user=own_user),
         "env": program_environment(toolchains) | request.env,
         "files": len(request.files),
         "rlimits": program_rlimits(limits, own_user=own_user),
@@ -60,4 +65,14 @@ def _fields(
         "patterns": [paths.glob_to_regex(pattern) for pattern in request.artifacts],
         "artifact_files": limits.artifact_files,
         "artifact_bytes": limits.artifact_bytes,
+    }
+
+
+def _build_fields(build: BuildStep, limits: Limits, *, own_user: bool) -> dict[str, Any]:
+    """What takes the place of the job's own fields while the build step runs."""
+    limits = structs.replace(limits, cpu_s=build.cpu_s)
+    return {
+        "argv": list(build.argv),
+        "rlimits": program_rlimits(limits, own_user=own_user),
+        "cpu_s": build.cpu_s,
     }

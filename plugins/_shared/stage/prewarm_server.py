@@ -61,11 +61,15 @@ class PrewarmedProcess:
                 return self._child, self._send_order(job)
         except (ProcessLookupError, BrokenPipeError):  # killed while it waited
             pass
+        self.discard()
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return self._start(job, self._streams), used.ru_utime + used.ru_stime
+
+    def discard(self) -> None:
+        """End it without a job."""
         os.close(self._order)
         os.kill(self._child, _SIGKILL)
         os.waitpid(self._child, 0)
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return self._start(job, self._streams), used.ru_utime + used.ru_stime
 
     def _write_files(self, files: dict[str, bytes]) -> None:
         if files:

@@ -6,7 +6,17 @@ bounded in number and size, and each file name is checked again.
 
 import struct
 
-from appliance.domain.execution import EndReason, Limits, SandboxFile
+from msgspec import Struct, structs
+
+from appliance.domain.execution import (
+    BuildReport,
+    BuildStep,
+    EndReason,
+    Limits,
+    RunResult,
+    RunUsage,
+    SandboxFile,
+)
 from plugins._shared.stage import collect, init, paths
 
 END_REASONS = {
@@ -19,6 +29,8 @@ END_REASONS = {
 REPORT_MALFORMED = "all artifacts: the sandbox sent a malformed report"
 COLLECTION_TIMED_OUT = "the remaining artifacts: collecting them took too long"
 
+LAST_SIGNAL = 64
+
 _MAX_HEADER_BYTES = 512 * 1024
 _MAX_ARTIFACT_NAME_BYTES = 1100  # a path of the longest form, and its headers
 _MAX_REFUSALS = 256
@@ -28,16 +40,32 @@ _MAX_REASON = 1200
 _MAX_FIGURE = 1 << 40  # µs of CPU time, or KiB of memory
 
 
+class BuildEnd(Struct, frozen=True):
+    """How a build step ended: the values of init.EXIT_PAYLOAD, and the start of its output."""
+
+    kind: int
+    number: int
+    cpu_us: int
+    rss_kib: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def ok(self) -> bool:
+        return (self.kind, self.number) == (init.EXITED, 0)
+
+
 class Report:
     """Fed with bytes as they arrive; `malformed` once they make no sense or are too many.
 
-    `exit` holds the values of init.EXIT_PAYLOAD once the program has ended. `failure` is why
-    the run could not be set up.
+    `build` is set once the build step has ended, `exit` holds the values of init.EXIT_PAYLOAD
+    once the program has. `failure` is why the run could not be set up.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.prewarmed = False
         self.started = False
+        self.build: BuildEnd | None = None
         self.exit: tuple[int, int, int, int] | None = None
         self.failure = ""
         self.artifacts: list[SandboxFile] = []
@@ -50,6 +78,7 @@ class Report:
             limits.artifact_bytes
             + limits.artifact_files * _MAX_ARTIFACT_NAME_BYTES
             + _MAX_HEADER_BYTES
+            + 2 * init.MAX_BUILD_OUTPUT
         )
 
     def feed(self, data: bytes) -> None:
@@ -84,6 +113,8 @@ class Report:
                 self.prewarmed = True
             case b"S":
                 self.started = True
+            case b"B" if self.build is None and self.exit is None:
+                self._set_build(payload)
             case b"X" if self.exit is None:
                 self._set_exit(*init.EXIT_PAYLOAD.unpack(payload))
             case b"F":
@@ -95,9 +126,17 @@ class Report:
             case _:
                 raise ValueError(kind)
 
+    def _set_build(self, payload: bytes) -> None:
+        kind, number, cpu_us, rss_kib, size = init.BUILD_HEADER.unpack_from(payload)
+        output = payload[init.BUILD_HEADER.size :]
+        stdout, stderr = output[:size], output[size:]
+        _check_figures(cpu_us, rss_kib)
+        if max(len(stdout), len(stderr)) > init.MAX_BUILD_OUTPUT:
+            raise ValueError(len(payload))
+        self.build = BuildEnd(kind, number, cpu_us, rss_kib, stdout, stderr)
+
     def _set_exit(self, kind: int, number: int, cpu_us: int, rss_kib: int) -> None:
-        if max(cpu_us, rss_kib) > _MAX_FIGURE:
-            raise ValueError(max(cpu_us, rss_kib))
+        _check_figures(cpu_us, rss_kib)
         self.exit = kind, number, cpu_us, rss_kib
 
     def _add_artifact(self, payload: bytes) -> None:
@@ -121,3 +160,30 @@ class Report:
         if len(self.refusals) < _MAX_REFUSALS:
             shown = (char if char.isprintable() else "?" for char in reason[:_MAX_REASON])
             self.refusals.append("".join(shown))
+
+
+def _check_figures(cpu_us: int, rss_kib: int) -> None:
+    if max(cpu_us, rss_kib) > _MAX_FIGURE:
+        raise ValueError(max(cpu_us, rss_kib))
+
+
+def add_build_report(
+    result: RunResult, step: BuildStep | None, end: BuildEnd | None, wall_s: float
+) -> RunResult:
+    """The result with the report of its build step, if it has one, which took `wall_s`.
+
+    `end` is None if the sandbox was killed while the step ran. If the step failed, its usage is
+    the run's as well.
+    """
+    if step is None:
+        return result
+    if end is None:
+        usage = structs.replace(result.usage, wall_s=wall_s)
+        build = BuildReport(result.reason, None, result.signal, b"", b"", usage)
+    else:
+        reason = END_REASONS.get(end.kind, EndReason.SIGNALLED)
+        exit_code = end.number & 0xFF if reason is EndReason.EXITED else None
+        usage = RunUsage(wall_s, end.cpu_us / 1e6, end.rss_kib * 1024)
+        signal = min(end.number, LAST_SIGNAL) if reason is EndReason.SIGNALLED else None
+        build = BuildReport(reason, exit_code, signal, end.stdout, end.stderr, usage)
+    return structs.replace(result, build=build, usage=result.usage if build.ok else usage)

@@ -16,6 +16,8 @@ _MAX_PATTERN = 256
 def check_request(request: RunRequest) -> None:
     """Raises InvalidInput that names the first invalid field."""
     _check_argv(request.argv)
+    if request.build is not None:
+        _check_argv(request.build.argv)
     _check_env(request.env)
     _check_files(request.files, request.limits.workspace_bytes)
     _check_patterns(request.artifacts)

@@ -14,6 +14,7 @@ from appliance.domain.execution import (
     RunRequest,
     RunResult,
 )
+from appliance.domain.language_programs import ALL_LANGUAGES
 from appliance.errors import SandboxUnavailable
 from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
@@ -23,6 +24,7 @@ from plugins._shared.stage import landlock_probe
 from plugins._shared.stage.backend import ProbedBackend, toolchain_cache_folder
 from plugins._shared.stage.prewarm_setup import PrewarmKind
 from plugins.sandboxes.bubblewrap import probe
+from plugins.sandboxes.bubblewrap.bwrap.hidden_programs import find_hidden
 from plugins.sandboxes.bubblewrap.bwrap.layout import Sources
 from plugins.sandboxes.bubblewrap.pool.warm_pool import WarmPool
 from plugins.sandboxes.bubblewrap.results import build_result
@@ -89,12 +91,15 @@ class Bubblewrap(ProbedBackend):
         context = self._context
         root = selection.selected_root(context)
         python = await asyncio.to_thread(choose_interpreter, root, context.sandbox_python)
+        enabled = context.settings.get("languages", (ALL_LANGUAGES,))
+        folder = root and root.path
         sources = Sources(
             python.bundled,
             self._toolchains,
-            root and root.path,
+            folder,
             python.program,
             await asyncio.to_thread(toolchain_cache_folder, context),
+            await asyncio.to_thread(find_hidden, folder, self._toolchains, enabled),
         )
         await self._spawner.start(sources, context.runtime_dir)
         self._started = True
@@ -133,7 +138,7 @@ class Bubblewrap(ProbedBackend):
         finally:
             self._active -= 1
             self._warm_pool.notify()
-        return build_result(run, isolation)
+        return build_result(run, isolation, request.build)
 
     async def _execute(self, request: RunRequest, watcher: RunWatcher | None) -> Run:
         prewarmed = await self._warm_pool.take(request)

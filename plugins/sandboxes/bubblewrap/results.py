@@ -1,26 +1,40 @@
 """Converts a finished run to its result, or to an error if the program never started."""
 
-from appliance.domain.execution import EndReason, Isolation, RunResult, RunUsage
+from appliance.domain.execution import (
+    BuildStep,
+    EndReason,
+    Isolation,
+    RunResult,
+    RunUsage,
+)
 from appliance.errors import ApplianceError, InvalidInput, SandboxUnavailable
-from plugins._shared.stage.report import COLLECTION_TIMED_OUT, END_REASONS, REPORT_MALFORMED
+from plugins._shared.stage.report import (
+    COLLECTION_TIMED_OUT,
+    END_REASONS,
+    LAST_SIGNAL,
+    REPORT_MALFORMED,
+    add_build_report,
+)
 from plugins.sandboxes.bubblewrap import diagnosis
 from plugins.sandboxes.bubblewrap.runs.run import Run
 
 _SIGKILL = 9
-_LAST_SIGNAL = 64
 
 
-def build_result(run: Run, isolation: Isolation) -> RunResult:
-    """Raises InvalidInput or SandboxUnavailable if the program never started."""
+def build_result(run: Run, isolation: Isolation, build: BuildStep | None = None) -> RunResult:
+    """The result of a run whose request has this build step.
+
+    Raises InvalidInput or SandboxUnavailable if the program never started.
+    """
     if run.tree.lost_reason and run.report.exit is None and run.kill_reason is None:
         raise SandboxUnavailable(run.tree.lost_reason)
     if not (run.report.started or run.kill_reason or run.tree.oom_killed):
         raise _startup_error(run)
     reason, number = _end_reason(run)
-    return RunResult(
+    result = RunResult(
         reason=reason,
         exit_code=number & 0xFF if reason is EndReason.EXITED else None,
-        signal=min(number, _LAST_SIGNAL) if reason is EndReason.SIGNALLED else None,
+        signal=min(number, LAST_SIGNAL) if reason is EndReason.SIGNALLED else None,
         stdout=run.out.value(),
         stderr=run.err.value(),
         output_truncated=run.out.truncated or run.err.truncated,
@@ -29,6 +43,7 @@ def build_result(run: Run, isolation: Isolation) -> RunResult:
         artifacts=() if run.report.malformed else tuple(run.report.artifacts),
         artifacts_refused=_refused_artifacts(run),
     )
+    return add_build_report(result, build, run.report.build, run.build_wall_s)
 
 
 def _startup_error(run: Run) -> ApplianceError:
@@ -61,7 +76,8 @@ def _usage(run: Run) -> RunUsage:
         cpu_s, max_rss_bytes = cpu_us / 1e6, rss_kib * 1024
     ended_by_itself = run.report.exit is not None and not (run.kill_reason or run.tree.oom_killed)
     if (usage := run.tree.usage) is not None and not ended_by_itself:
-        cpu_s = max(cpu_s, usage.cpu_s)
+        built_s = run.report.build.cpu_us / 1e6 if run.report.build is not None else 0.0
+        cpu_s = max(cpu_s, usage.cpu_s - built_s)
         max_rss_bytes = max(max_rss_bytes, usage.max_rss_bytes)
     return RunUsage(run.wall_s, cpu_s, max_rss_bytes)
 

@@ -5,8 +5,6 @@ import contextlib
 import shutil
 from pathlib import Path
 
-from msgspec import structs
-
 from appliance.domain.execution import (
     BackendStatus,
     EndReason,
@@ -185,9 +183,12 @@ class GVisor(ProbedBackend):
             out_of_memory=tree.out_of_memory,
             max_memory_bytes=tree.max_memory_bytes,
         )
-        accounted_s = run.cpu_s if launcher.cpu_accounted else None
-        usage = kernel_differences.correct_usage(outcome.usage, accounted_s)
-        return structs.replace(outcome, usage=usage)
+        build_s = run.cpu_s if run.report.build is None else run.build_cpu_s
+        return kernel_differences.correct_result(
+            outcome,
+            run.cpu_s if launcher.cpu_accounted else None,
+            build_s if launcher.cpu_accounted else None,
+        )
 
 
 def _create_run(

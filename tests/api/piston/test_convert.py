@@ -12,6 +12,7 @@ from appliance.api.piston import convert, run_follower
 from appliance.api.piston.schemas import ExecuteBody, PackageBody
 from appliance.domain.execution import (
     BackendStatus,
+    BuildReport,
     EndReason,
     Isolation,
     IsolationLevel,
@@ -21,7 +22,7 @@ from appliance.domain.execution import (
     RunUsage,
 )
 from appliance.errors import InvalidInput, NotFound
-from appliance.services.sandbox.programs import BuildReport, ProgramResult
+from appliance.services.sandbox.programs import ProgramResult
 from appliance.services.sandbox.run_events import Finished, Output, Queued, RunEvent, Started
 from appliance.services.sandbox.service import Language, SandboxCapabilities
 
@@ -113,10 +114,20 @@ def test_file_when_its_base64_has_line_breaks_then_read_all_the_same(given: str)
         ("run_cpu_time", 2500, "cpu_s", 2.5),
         ("run_memory_limit", 16 * 2**20, "memory_bytes", 16 * 2**20),
         ("compile_timeout", 99_999, "wall_s", 10.0),
+        ("compile_timeout", 3000, "wall_s", 10.0),
     ],
 )
 def test_limit_when_in_range_then_kept(field: str, value: Any, limit: str, meant: float) -> None:
     assert convert.convert_program(body(**{field: value}), OFFER).limits[limit] == meant
+
+
+def test_limits_when_it_is_compiled_then_each_stage_has_its_own_times() -> None:
+    """F2"""
+    times = {"run_timeout": 1000, "compile_timeout": 3000, "compile_cpu_time": 2000}
+    program = convert.convert_program(body(language="c", **times), OFFER)
+
+    assert (program.limits["wall_s"], program.limits["cpu_s"]) == (1.0, 10.0)
+    assert program.build_limits == {"wall_s": 3.0, "cpu_s": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -156,16 +167,31 @@ async def test_output_when_both_streams_speak_then_in_their_order() -> None:
     assert cut.run.output == "acb"
 
 
+def built(exit_code: int, stderr: bytes = b"") -> BuildReport:
+    return BuildReport(EndReason.EXITED, exit_code, None, b"", stderr, RUN.usage)
+
+
+async def test_compile_stage_when_the_compiler_is_killed_then_its_status_says_so() -> None:
+    """F3"""
+    build = BuildReport(EndReason.WALL_TIME, None, None, b"", b"", RUN.usage)
+    run = structs.replace(RUN, reason=EndReason.WALL_TIME, exit_code=None, build=build)
+
+    answer = await run_follower.collect_answer(events_of(Finished(ProgramResult(run, "c", "12"))))
+
+    assert answer.run == answer.compile
+    assert (answer.run.status, answer.run.signal, answer.run.code) == ("TO", "SIGKILL", None)
+
+
 async def test_stages_when_the_compiler_fails_then_both_show_it_with_figures() -> None:
-    result = ProgramResult(RUN, "cpp", "12.2.0", BuildReport(1, b"", b"no"))
+    result = ProgramResult(structs.replace(RUN, build=built(1, b"no")), "cpp", "12.2.0")
     answer = await run_follower.collect_answer(events_of(Finished(result)))
 
     assert answer.language == "c++"
     assert answer.run == answer.compile
     assert (answer.run.stderr, answer.run.code, answer.run.wall_time) == ("no", 1, 500)
-    built = ProgramResult(RUN, "cpp", "12.2.0", BuildReport(0, b"", b""))
-    shown = msgspec.to_builtins(await run_follower.collect_answer(events_of(Finished(built))))
-    assert "wall_time" not in shown["compile"]
+    works = ProgramResult(structs.replace(RUN, build=built(0)), "cpp", "12.2.0")
+    shown = msgspec.to_builtins(await run_follower.collect_answer(events_of(Finished(works))))
+    assert (shown["compile"]["wall_time"], shown["compile"]["status"]) == (500, None)
     assert shown["run"]["wall_time"] == 500
 
 
@@ -173,15 +199,15 @@ async def test_stages_when_the_compiler_fails_then_both_show_it_with_figures() -
     ("build", "said", "stages", "exited"),
     [
         (None, True, ["run"], "run"),
-        (BuildReport(0, b"", b""), True, ["compile", "run"], "run"),
-        (BuildReport(0, b"", b""), False, ["compile", "run"], "run"),
-        (BuildReport(1, b"", b"x"), False, ["compile"], "compile"),
+        (built(0), True, ["compile", "run"], "run"),
+        (built(0), False, ["compile", "run"], "run"),
+        (built(1, b"x"), False, ["compile"], "compile"),
     ],
 )
 async def test_messages_when_there_are_stages_then_sent_in_order(
     build: BuildReport | None, said: bool, stages: list[str], exited: str
 ) -> None:
-    finished = Finished(ProgramResult(RUN, "c", "12.2.0", build))
+    finished = Finished(ProgramResult(structs.replace(RUN, build=build), "c", "12.2.0"))
     output = (Output(OUT, "ä".encode()[:1]), Output(OUT, "ä".encode()[1:])) if said else ()
     events = events_of(Queued(1), Started(True, "c", "12.2.0"), *output, finished)
     told = [each async for each in run_follower.stream_messages(events, compiled=build is not None)]

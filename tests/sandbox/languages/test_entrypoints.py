@@ -2,7 +2,7 @@
 
 import pytest
 
-from appliance.sandbox.languages.entrypoints import main_file_name
+from appliance.sandbox.languages.entrypoints import java_main_class, main_file_name
 
 MAIN = "public static void main(String[] args) { }"
 
@@ -38,3 +38,23 @@ def test_file_when_the_source_is_hostile_then_named_all_the_same(line: str) -> N
         "Main.java",
         "class.java",
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (f"public class Main {{ {MAIN} }}", "Main"),
+        (f"class Other {{ }}\nclass Program {{\n  {MAIN}\n}}", "Program"),
+        (f"class Program {{\n  {MAIN}\n}}\npublic class Helper {{ }}", "Program"),
+        (f"public class Outer {{\n  static class Inner {{ }}\n  {MAIN}\n}}", "Outer"),
+        (f"package a.b;\n\npublic class One {{ {MAIN} }}", "a.b.One"),
+        (f"package a.b; public class One {{ {MAIN} }}", "a.b.One"),
+        ("public class NoMain { }", "NoMain"),
+        ("", "solution"),
+    ],
+)
+def test_main_class_when_the_file_has_any_name_then_the_one_with_main(
+    source: str, name: str
+) -> None:
+    """F4"""
+    assert java_main_class(source.encode(), "solution") == name

@@ -327,33 +327,39 @@ def test_limits_when_lower_then_applied() -> None:
     assert (lowered.wall_s, lowered.processes, lowered.cpu_s) == (1.5, 3, Limits().cpu_s)
 
 
-def test_program_when_it_is_built_then_the_build_output_is_separate() -> None:
-    program = Program(language="C", files=(SandboxFile("a.c", b""),), artifacts=("*",))
+def test_program_when_it_is_compiled_then_the_compiler_has_limits_of_its_own() -> None:
+    """F2"""
+    program = Program(
+        language="C",
+        files=(SandboxFile("a.c", b""),),
+        limits={"wall_s": 1.0, "cpu_s": 2.0},
+        build_limits={"wall_s": 3.0},
+    )
     prepared = programs.prepare_program(program, Limits(), 10, STATUS)
-    assert prepared.build_log
+
     assert (prepared.language, prepared.version) == ("c", "12.2")
-    assert prepared.request.limits.artifact_files == Limits().artifact_files + 1
-    log = SandboxFile(prepared.build_log, b"1 4\noutERR")
-
-    done = prepared.build_result(result_of(artifacts=(log, SandboxFile("x", b""))))
-
-    assert [file.path for file in done.run.artifacts] == ["x"]
-    assert done.build
-    assert (done.build.exit_code, done.build.stdout, done.build.stderr) == (1, b"outE", b"RR")
-    forged = prepared.build_result(result_of(artifacts=(SandboxFile(prepared.build_log, b"\xff"),)))
-    assert forged.build is None
+    assert prepared.request.build
+    assert (prepared.request.limits.wall_s, prepared.request.limits.cpu_s) == (1.0, 2.0)
+    assert prepared.request.build.wall_s == 3.0
+    assert prepared.request.build.cpu_s == Limits().cpu_s
+    with pytest.raises(InvalidInput, match=r"limits.wall_s: 99 is out of range"):
+        programs.prepare_program(
+            structs.replace(program, build_limits={"wall_s": 99}), Limits(), 10, STATUS
+        )
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES, ids=lambda recipe: recipe.name)
 def test_recipe_when_filled_then_each_name_stays_one_word(recipe: recipes.LanguageRecipe) -> None:
     entry = "{sources} '$(x).zz"
-    argv = recipes.build_command(recipe, entry, [entry, "b;c"], ["$x"], "log")
+    files = [SandboxFile(entry, b""), SandboxFile("b;c", b"")]
+    commands = recipes.make_commands(recipe, entry, files, ["$x"], Limits().memory_bytes)
 
-    quoted = "'./{sources} '\"'\"'$(x).zz'"
+    assert commands.run[-1] == "$x"
     if recipe.build:
-        assert quoted in argv[2] or "{sources} '\"'\"'$(x)" in argv[2]
+        assert commands.build
+        assert "'./{sources} '\"'\"'$(x).zz'" in commands.build[2]
     else:
-        assert argv == (recipe.tool, f"./{entry}", "$x")
+        assert commands.run == (recipe.tool, f"./{entry}", "$x")
     assert recipes.find_recipe(recipe.name.upper()) is recipe
 
 
@@ -371,4 +377,5 @@ def test_interpreter_when_started_then_takes_no_file_for_an_option(entry: str, n
     node = recipes.find_recipe("node")
 
     assert node
-    assert recipes.build_command(node, entry, [entry], (), "log") == ("node", named)
+    commands = recipes.make_commands(node, entry, [SandboxFile(entry, b"")], (), 1 << 28)
+    assert commands == recipes.Commands(("node", named))

@@ -2,5 +2,6 @@
 
 layout.py      what the launcher lays out, and the paths where bwrap finds it
 argv.py        the arguments of bwrap
+hidden_programs.py  programs of languages that are not offered
 proc_masks.py  what is hidden of /proc
 """

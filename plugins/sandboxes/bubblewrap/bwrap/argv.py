@@ -6,7 +6,7 @@ from appliance.domain import toolchain_cache
 from plugins._shared.rootfs import system_mounts
 from plugins._shared.stage import init
 from plugins._shared.stage.job import TOOLCHAINS
-from plugins.sandboxes.bubblewrap.bwrap import proc_masks
+from plugins.sandboxes.bubblewrap.bwrap import hidden_programs, proc_masks
 from plugins.sandboxes.bubblewrap.bwrap.layout import INIT_PROGRAM, SandboxPaths
 from plugins.sandboxes.bubblewrap.launcher.mounts import DEVICES, PTS, SHM, TMP, WORKSPACE
 from plugins.sandboxes.bubblewrap.launcher.sandbox_process import FILTER_FD, INFO_FD, STREAM_FDS
@@ -60,6 +60,7 @@ def _system_options(paths: SandboxPaths) -> list[str]:
         words += ["--ro-bind", str(folder), f"{TOOLCHAINS}/{number}"]
     if paths.toolchain_cache is not None:
         words += ["--ro-bind", str(paths.toolchain_cache), toolchain_cache.MOUNT_POINT]
+    words += hidden_programs.mask_options(sources.hidden)
     return [*words, *system_mounts.python_mount_options(paths.python, sources.python_program)]
 
 

@@ -32,8 +32,9 @@ class Sources(Struct, frozen=True):
     """Folders of the host that runs see. `python` holds the bundled Python.
 
     `toolchains` are set by the administrator; `toolchain_cache` holds cached artifacts of
-    languages. `root` is the root file system that runs see, None: the host's own. If runs use
-    that root's Python, `python` is None and `python_program` is its path in the root.
+    languages. `hidden` are paths inside of programs that runs can't use. `root` is the root file
+    system that runs see, None: the host's own. If runs use that root's Python, `python` is None
+    and `python_program` is its path in the root.
     """
 
     python: Path | None
@@ -41,6 +42,7 @@ class Sources(Struct, frozen=True):
     root: Path | None = None
     python_program: str = ""
     toolchain_cache: Path | None = None
+    hidden: tuple[str, ...] = ()
 
 
 class SandboxPaths(Struct, frozen=True):

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 
-from appliance.domain.execution import EndReason, Limits, OutputStream, RunRequest
+from appliance.domain.execution import BuildStep, EndReason, Limits, OutputStream, RunRequest
 from appliance.errors import SandboxUnavailable
 from appliance.spi.cancellation import run_deferring_cancellation
 from appliance.spi.sandbox import RunWatcher
@@ -34,7 +34,7 @@ class Run:
         self.done = asyncio.Event()
         self.kill_reason: EndReason | None = None
         self.collecting_timed_out = False
-        self.wall_s = 0.0
+        self.build_wall_s = self.wall_s = 0.0
         self.tree = ProcessTree(pipes, self._notify)
         self.report = Report(_IDLE_LIMITS)
         self.out = CappedOutput(0)
@@ -101,7 +101,7 @@ class Run:
         self.err = CappedOutput(request.limits.output_kept_bytes)
         try:
             await self._send_job(request.stdin, job)
-            await self._wait_for_program()
+            await self._wait_for_program(request.build)
         finally:
             _, cancelled = await run_deferring_cancellation(self.close())
         if cancelled:
@@ -125,15 +125,24 @@ class Run:
         if not started and not self.tree.exited:
             raise SandboxUnavailable(f"a sandbox was not set up within {_SETUP_S:.0f} s")
 
-    async def _wait_for_program(self) -> None:
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        wall_s = self._limits.wall_s
-        if not await self._wait_until(lambda: self.report.exit is not None, wall_s):
-            self.kill(EndReason.WALL_TIME)
-        self.wall_s = loop.time() - start
+    async def _wait_for_program(self, build: BuildStep | None) -> None:
+        if build is not None:
+            self.build_wall_s = await self._limit_wall_time(
+                lambda: self.report.build is not None, build.wall_s
+            )
+        self.wall_s = await self._limit_wall_time(
+            lambda: self.report.exit is not None, self._limits.wall_s
+        )
         if not await self._wait_until(lambda: self.tree.exited, _COLLECT_S):
             self.collecting_timed_out = True
+
+    async def _limit_wall_time(self, ended: Callable[[], bool], seconds: float) -> float:
+        """Wait until it has ended or the time is over, and kill the run then; seconds waited."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        if not await self._wait_until(ended, seconds):
+            self.kill(EndReason.WALL_TIME)
+        return loop.time() - start
 
     async def _wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Return whether the condition holds, or the sandbox has exited, within that time."""

@@ -69,6 +69,7 @@ async def test_environment_is_exactly_what_was_given(backend: Backend):
         "HOME": "/x",
         "TMPDIR": "/tmp",
         "LANG": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",
         "A": "b=c",
     }
 

@@ -95,7 +95,7 @@ async def test_run_with_files_input_and_artifacts_comes_back_whole(backend: GVis
 
     assert (result.reason, result.exit_code) == (EndReason.EXITED, 3)
     assert result.stdout == b"file " + b"in" * 100_000 + b"\n"
-    assert result.stderr == b"['A', 'HOME', 'LANG', 'PATH', 'TMPDIR']\n"
+    assert result.stderr == b"['A', 'HOME', 'LANG', 'PATH', 'PYTHONUNBUFFERED', 'TMPDIR']\n"
     assert result.artifacts == (SandboxFile("out", bytes(1 << 20)),)
     assert result.artifacts_refused == ("link: not a plain file",)
     assert 0 < result.usage.cpu_s < 60
