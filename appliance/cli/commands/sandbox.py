@@ -61,7 +61,12 @@ command.add_command(sandbox_rootfs.command, "rootfs")
 @click.argument("args", nargs=-1)
 @instance_options
 @click.option("--language", help="Else its #! line or name tells it.")
-@click.option("--stdin", "stdin", type=click.Path(path_type=Path), help="A file, or -.")
+@click.option(
+    "--stdin",
+    "stdin",
+    type=click.Path(path_type=Path),
+    help="A file, or -.  [default: stdin, unless it is a terminal]",
+)
 @click.option("--file", "files", type=_path, multiple=True, help="Send a file along.")
 @click.option("--artifact", "artifacts", multiple=True, help="Return these files (pattern).")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path(),

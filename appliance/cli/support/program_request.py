@@ -91,9 +91,20 @@ def _encode_file(path: Path) -> dict[str, Any]:
 
 
 def _read_input(path: Path | None) -> bytes:
-    if path is None:
+    if path is None and not _has_input():
         return b""
+    if path is None:
+        path = Path("-")
     return _read_whole(Path("/dev/stdin") if str(path) == "-" else path)
+
+
+def _has_input() -> bool:
+    """Whether stdin is open and not a terminal, where nobody may be about to type."""
+    try:
+        os.fstat(0)
+    except OSError:
+        return False
+    return not os.isatty(0)
 
 
 def _read_whole(path: Path) -> bytes:
