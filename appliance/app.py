@@ -34,11 +34,14 @@ from appliance.services.catalog import CatalogService
 from appliance.services.completions.service import CompletionService
 from appliance.services.container import Services
 from appliance.services.health import HealthService
+from appliance.services.model_recovery import recover_default_model
 from appliance.services.sandbox.service import SandboxService
+from appliance.services.tasks.retention import TaskRetention
 from appliance.services.tasks.service import TaskService
 from appliance.spi.provider import Provider
 from appliance.spi.registry import PluginContext, PluginProblem, Registry
 from appliance.store.sqlite.database import Database
+from appliance.store.sqlite.write_probe import WriteProbe
 from appliance.store.tables import task_events, users
 
 log = structlog.get_logger()
@@ -80,6 +83,9 @@ async def run_appliance(
         secret = load_or_create(data_dir, settings.auth.jwt_secret_key)
         store = await Database.open(database)
         stack.push_async_callback(store.close)
+        write_probe = WriteProbe(database)
+        write_probe.start()
+        stack.push_async_callback(write_probe.close)
         bus = EventBus(task_events.create_reader(store))
         models = CachedModelRegistry(ModelRegistry(store, data_dir), database)
 
@@ -107,13 +113,16 @@ async def run_appliance(
                 gateway, sandbox, settings, [problem.name for problem in problems]
             ),
             health=HealthService(
-                store, gateway, sandbox, scheduler, preload=settings.models.preload
+                write_probe, gateway, sandbox, scheduler, preload=settings.models.preload
             ),
             sandbox=SandboxService(sandbox, settings),
             completions=CompletionService(gateway),
         )
 
         await gateway.start()
+        retention = TaskRetention(store, settings.data)
+        retention.start()
+        stack.push_async_callback(retention.close)
         await services.accounts.start()
         stack.push_async_callback(services.accounts.close)
         stack.push_async_callback(scheduler.drain, 0)
@@ -121,6 +130,7 @@ async def run_appliance(
         start = _in_background(stack, "scheduler", _start_scheduler(sandbox, scheduler))
         if settings.models.preload:
             _in_background(stack, "model", _preload(gateway))
+        _in_background(stack, "model recovery", recover_default_model(gateway))
         yield Appliance(
             settings, data_dir, bus, gateway, sandbox, start, scheduler, services,
             build_api(services, settings), problems,

@@ -31,6 +31,8 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class DataSettings(Struct, frozen=True, forbid_unknown_fields=True):
     dir: str = ""
     database_url: str = ""
+    task_retention_days: NotNegative = 90.0
+    failed_task_retention_days: NotNegative = 7.0
 
 
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,8 +48,10 @@ class AuthSettings(Struct, frozen=True, forbid_unknown_fields=True):
     dev_keys: bool = False
     dev_key_hours: Positive = 24
     login_attempts_per_account: Positive = 10
+    login_attempts_everywhere: Positive = 50
     login_attempts_per_address: Positive = 30
     login_window_s: Seconds = 900.0
+    login_max_delay_s: Seconds = 60.0
 
 
 class SchedulerSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +121,7 @@ class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
     prompt_bytes: Positive = 1024 * 1024
     files: Positive = 1000
     file_bytes: Positive = 4 * 1024 * 1024
+    stored_bytes_per_user: Positive = 2 * 1024 * 1024 * 1024
     requests_per_minute: Positive = 100
     burst: Positive = 20
 

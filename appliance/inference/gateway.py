@@ -119,6 +119,10 @@ class Gateway:
         """The models of all providers; a provider that fails to list them is logged and omitted."""
         return await self._directory.models()
 
+    async def default_model(self) -> ModelInfo | None:
+        """The model for requests that name none."""
+        return next((model for model in await self.models() if model.is_default), None)
+
     @property
     def aliases(self) -> Mapping[str, Sequence[str]]:
         """The names of the configured routes, each with its models in order."""

@@ -12,7 +12,7 @@ from appliance.domain.models import ModelInfo, ModelState
 from appliance.inference.gateway import Gateway
 from appliance.sandbox.runner import SandboxRunner
 from appliance.scheduler import QueueStats, Scheduler
-from appliance.store.sqlite.database import Database
+from appliance.store.sqlite.write_probe import WriteProbe
 
 log = structlog.get_logger()
 
@@ -83,21 +83,21 @@ class Load(Struct, frozen=True):
 
 
 class HealthService:
-    """Checks every component at each call; nothing is cached.
+    """Checks every component at each call, except for `write_probe`, which checks by itself.
 
     With `preload` the default model is loaded at the start, and readiness waits for it.
     """
 
     def __init__(
         self,
-        database: Database,
+        write_probe: WriteProbe,
         gateway: Gateway,
         sandbox: SandboxRunner,
         scheduler: Scheduler,
         *,
         preload: bool = True,
     ) -> None:
-        self._database = database
+        self._write_probe = write_probe
         self._gateway = gateway
         self._sandbox = sandbox
         self._scheduler = scheduler
@@ -107,14 +107,15 @@ class HealthService:
         self._started = time.monotonic()
 
     async def health(self) -> Health:
+        queue = _check_queue(await self._queue_stats())
         return Health(
             version=__version__,
             at=time.time(),
             uptime_s=time.monotonic() - self._started,
-            database=await self._check_database(),
-            queue=await self._check_queue(),
+            database=self._check_database(queue),
+            queue=queue,
             providers=self._check_providers(),
-            models=_check_model(await self._default_model()),
+            models=_check_model(await self._gateway.default_model()),
             sandbox=self._check_sandbox(),
             is_starting=not self._sandbox.is_known,
         )
@@ -125,34 +126,26 @@ class HealthService:
         return Load(await self._queue_stats(), running, waiting)
 
     async def readiness(self) -> Readiness:
-        """Ready if the store answers, the default model, if any, is loaded, and it is known
-        whether code can be run.
+        """Ready if the store can be written, the default model, if any, is loaded, and it is
+        known whether code can be run.
         """
         waiting: dict[str, str] = {}
-        database = await self._check_database()
+        database = self._check_database(_check_queue(await self._queue_stats()))
         if not database.is_working:
             waiting["database"] = database.problem
-        model = await self._default_model()
+        model = await self._gateway.default_model()
         if model is not None and model.state in self._unready_states:
             waiting["model"] = model.problem or f"{model.name} is {model.state}"
         if not self._sandbox.is_known:
             waiting["sandbox"] = self._sandbox.status.problem
         return Readiness(ready=not waiting, waiting_for=waiting)
 
-    async def _check_database(self) -> Component:
-        try:
-            async with asyncio.timeout(_PROBE_TIMEOUT_S), self._database.read() as connection:
-                await connection.scalar("SELECT 1", {})
-        except Exception:
-            # Any error means that the store does not answer.
-            log.exception("the store does not answer")
-            return Component(is_working=False, problem="the store does not answer; see the log")
-        return Component(is_working=True)
-
-    async def _check_queue(self) -> Component:
-        if await self._queue_stats() is None:
-            return Component(is_working=False, problem="the queue does not answer; see the log")
-        return Component(is_working=True)
+    def _check_database(self, queue: Component) -> Component:
+        """The queue is in the database: if it answers, the database can be read."""
+        problem = self._write_probe.problem
+        if not problem and not queue.is_working:
+            problem = "the store does not answer; see the log"
+        return Component(is_working=not problem, problem=problem)
 
     async def _queue_stats(self) -> QueueStats | None:
         """The queue's statistics, None if it does not answer."""
@@ -172,15 +165,20 @@ class HealthService:
 
     def _check_sandbox(self) -> Component:
         status = self._sandbox.status
-        return Component(
-            is_working=status.available, problem="" if status.available else status.problem
-        )
+        if status.available:
+            return Component(is_working=True)
+        problem = "; ".join(filter(None, (status.problem, status.remedy)))
+        return Component(is_working=False, problem=problem)
 
-    async def _default_model(self) -> ModelInfo | None:
-        return next((model for model in await self._gateway.models() if model.is_default), None)
+
+def _check_queue(stats: QueueStats | None) -> Component:
+    if stats is None:
+        return Component(is_working=False, problem="the queue does not answer; see the log")
+    return Component(is_working=True)
 
 
 def _check_model(model: ModelInfo | None) -> Component:
-    if model is None or model.state is not ModelState.FAILED:
+    # A model that is loaded again after a failure keeps its problem until it is ready.
+    if model is None or not (model.state is ModelState.FAILED or model.problem):
         return Component(is_working=True)
     return Component(is_working=False, problem=f"{model.name}: {model.problem or 'failed to load'}")

@@ -14,6 +14,13 @@ CREATE TABLE api_keys (
     use_count INTEGER NOT NULL DEFAULT 0
 );
 
+CREATE TABLE login_networks (
+    user_id INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    network TEXT NOT NULL,
+    last_at REAL NOT NULL,
+    PRIMARY KEY (user_id, network)
+) WITHOUT ROWID;
+
 CREATE TABLE model_probes (
     model_id INTEGER PRIMARY KEY REFERENCES models (id) ON DELETE CASCADE,
     key TEXT NOT NULL,
@@ -41,6 +48,13 @@ CREATE TABLE models (
     is_default INTEGER NOT NULL DEFAULT 0 CHECK (is_default IN (0, 1)),
     created_at REAL NOT NULL
 , kv_bytes_per_token INTEGER NOT NULL DEFAULT 0, embeds INTEGER NOT NULL DEFAULT 0 CHECK (embeds IN (0, 1)), fills_in INTEGER NOT NULL DEFAULT 0 CHECK (fills_in IN (0, 1)), checked_mtime_ns INTEGER NOT NULL DEFAULT 0);
+
+CREATE TABLE rate_events (
+    id INTEGER PRIMARY KEY,
+    window TEXT NOT NULL,
+    key_hash BLOB NOT NULL,
+    at REAL NOT NULL
+);
 
 CREATE TABLE refresh_tokens (
     id INTEGER PRIMARY KEY,
@@ -134,6 +148,11 @@ CREATE TABLE usage_records (
     CHECK ((status = 'reserved') = (seconds IS NULL))
 );
 
+CREATE TABLE user_storage (
+    user_id INTEGER PRIMARY KEY REFERENCES users (id) ON DELETE CASCADE,
+    bytes INTEGER NOT NULL
+);
+
 CREATE TABLE users (
     id INTEGER PRIMARY KEY,
     public_id TEXT UNIQUE NOT NULL,
@@ -147,11 +166,20 @@ CREATE TABLE users (
     updated_at REAL NOT NULL
 , plan TEXT NOT NULL DEFAULT 'free');
 
+CREATE TABLE write_probe (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    at REAL NOT NULL
+);
+
 CREATE INDEX api_keys_of_parent ON api_keys (parent_id);
 
 CREATE INDEX api_keys_of_user ON api_keys (user_id, created_at);
 
 CREATE UNIQUE INDEX models_one_default ON models (is_default) WHERE is_default = 1;
+
+CREATE INDEX rate_events_by_key ON rate_events (window, key_hash, at);
+
+CREATE INDEX rate_events_by_time ON rate_events (window, at);
 
 CREATE INDEX refresh_tokens_by_expiry ON refresh_tokens (expires_at);
 
@@ -165,6 +193,8 @@ CREATE INDEX sessions_of_user ON sessions (user_id, created_at);
 
 CREATE UNIQUE INDEX task_events_one_end ON task_events (task_id)
 WHERE kind IN ('completed', 'failed', 'cancelled');
+
+CREATE INDEX tasks_by_end ON tasks (status, finished_at) WHERE finished_at IS NOT NULL;
 
 CREATE UNIQUE INDEX tasks_by_name ON tasks (public_id, user_id);
 
@@ -182,7 +212,42 @@ CREATE INDEX usage_records_of_user ON usage_records (user_id, started_at);
 
 CREATE INDEX usage_records_reserved ON usage_records (status) WHERE status = 'reserved';
 
+CREATE TRIGGER task_events_deleted AFTER DELETE ON task_events BEGIN
+    UPDATE user_storage SET bytes = bytes - LENGTH(CAST(OLD.data AS BLOB))
+    WHERE user_id = (SELECT user_id FROM tasks WHERE id = OLD.task_id);
+END;
+
+CREATE TRIGGER task_events_stored AFTER INSERT ON task_events BEGIN
+    UPDATE user_storage SET bytes = bytes + LENGTH(CAST(NEW.data AS BLOB))
+    WHERE user_id = (SELECT user_id FROM tasks WHERE id = NEW.task_id);
+END;
+
+CREATE TRIGGER tasks_deleted AFTER DELETE ON tasks BEGIN
+    UPDATE user_storage SET bytes = bytes
+        - LENGTH(CAST(OLD.request AS BLOB)) - LENGTH(CAST(OLD.sources AS BLOB))
+        - LENGTH(CAST(COALESCE(OLD.result, '') AS BLOB))
+        - LENGTH(CAST(COALESCE(OLD.failure, '') AS BLOB))
+    WHERE user_id = OLD.user_id;
+END;
+
 CREATE TRIGGER tasks_end_once BEFORE UPDATE OF status ON tasks
 WHEN OLD.status IN ('completed', 'failed', 'cancelled') BEGIN
     SELECT RAISE(ABORT, 'a task that has ended keeps its status');
+END;
+
+CREATE TRIGGER tasks_stored AFTER INSERT ON tasks BEGIN
+    INSERT INTO user_storage (user_id, bytes)
+    VALUES (
+        NEW.user_id, LENGTH(CAST(NEW.request AS BLOB)) + LENGTH(CAST(NEW.sources AS BLOB))
+    )
+    ON CONFLICT (user_id) DO UPDATE SET bytes = bytes + excluded.bytes;
+END;
+
+CREATE TRIGGER tasks_stored_end AFTER UPDATE OF result, failure ON tasks BEGIN
+    UPDATE user_storage SET bytes = bytes
+        + LENGTH(CAST(COALESCE(NEW.result, '') AS BLOB))
+        + LENGTH(CAST(COALESCE(NEW.failure, '') AS BLOB))
+        - LENGTH(CAST(COALESCE(OLD.result, '') AS BLOB))
+        - LENGTH(CAST(COALESCE(OLD.failure, '') AS BLOB))
+    WHERE user_id = NEW.user_id;
 END;

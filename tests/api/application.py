@@ -36,6 +36,7 @@ from appliance.services.completions.service import CompletionService
 from appliance.services.container import Services
 from appliance.services.health import HealthService
 from appliance.services.sandbox.service import SandboxService
+from appliance.store.sqlite.write_probe import WriteProbe
 from tests.api.scripted_tasks import Script
 from tests.support.task_system import TaskSystem, open_task_system
 
@@ -147,11 +148,12 @@ async def open_api(
         provider, sandbox = OneModel(), IdleSandbox()
         gateway = Gateway({"llama_cpp": provider}, starter)
         runner = cast("Any", sandbox)
+        write_probe = WriteProbe(path)
         services = Services(
             accounts=accounts,
             tasks=system.service,
             catalog=CatalogService(gateway, runner, settings, ["cracked"]),
-            health=HealthService(system.db, gateway, runner, system.scheduler),
+            health=HealthService(write_probe, gateway, runner, system.scheduler),
             sandbox=SandboxService(runner, settings),
             completions=CompletionService(gateway),
         )

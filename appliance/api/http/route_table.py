@@ -106,6 +106,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/api/v1/stream/execute", _TASKS, _EXECUTE),
     Route("GET", "/api/v1/tasks", _TASKS, _READ),
     Route("GET", "/api/v1/tasks/{task_id}", _TASKS, _READ),
+    Route("DELETE", "/api/v1/tasks/{task_id}", _TASKS, _WRITE),
     Route("GET", "/api/v1/tasks/{task_id}/events", _TASKS, _READ),
     Route("POST", "/api/v1/tasks/{task_id}/cancel", _TASKS, _WRITE),
     Route("POST", "/api/v1/sandbox/run", _SANDBOX, _RUN),

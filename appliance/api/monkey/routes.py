@@ -18,6 +18,7 @@ from appliance.api.monkey.errors import PREFIX
 from appliance.api.monkey.sandbox_routes import list_languages, run_program, stream_program
 from appliance.api.monkey.task_routes import (
     cancel_task,
+    delete_task,
     execute,
     execute_stream,
     get_task,
@@ -29,7 +30,9 @@ from appliance.api.monkey.task_routes import (
 def router() -> Router:
     """The router of /api/v1."""
     keys = Router("/keys", route_handlers=[create_key, list_keys, key_stats, revoke_key])
-    tasks = Router("/tasks", route_handlers=[list_tasks, get_task, cancel_task, task_events])
+    tasks = Router(
+        "/tasks", route_handlers=[list_tasks, get_task, delete_task, cancel_task, task_events]
+    )
     anonymous = Router(
         "/auth",
         route_handlers=[login, refresh, Router("/keys", route_handlers=[create_dev_key])],

@@ -1,8 +1,8 @@
-"""/api/v1/execute and /api/v1/tasks: submit coding tasks, follow, list and cancel them."""
+"""/api/v1/execute and /api/v1/tasks: submit coding tasks, follow, list, cancel and delete them."""
 
 from typing import Annotated, Any
 
-from litestar import Request, Response, get, post
+from litestar import Request, Response, delete, get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
@@ -86,6 +86,14 @@ async def cancel_task(
 ) -> ExecuteAnswer:
     """Cancel a task that is queued or running."""
     return task_answers.execute_answer(await services.tasks.cancel(get_principal(request), task_id))
+
+
+@delete("/{task_id:str}", status_code=204)
+async def delete_task(
+    request: AnyRequest, services: ServicesDependency, task_id: FromPath[str]
+) -> None:
+    """Delete a task that has ended, with its events."""
+    await services.tasks.delete(get_principal(request), task_id)
 
 
 @get("/{task_id:str}/events", responses=event_stream_schema())

@@ -5,7 +5,8 @@ users.py            UserAccounts: add, list, change password and plan, disable
 validation.py       rules for usernames, emails, passwords and names
 permissions.py      scopes of roles and keys, and the checks that require one
 login.py            PasswordLogin: throttle, verification, new session
-login_throttle.py   LoginThrottle: limits failed logins per account and address
+login_throttle.py   LoginThrottle: delays logins after failures
+proxy_hint.py       ProxyHint: logs that failures seem to come through an unlisted proxy
 passwords.py        Passwords: Argon2id hashing in threads
 sessions.py         Sessions: open, rotate refresh tokens, authenticate, end
 tokens.py           form and hashing of credentials; AccessTokens signs and verifies JWTs

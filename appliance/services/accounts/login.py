@@ -4,7 +4,7 @@ from appliance.domain.users import TokenPair
 from appliance.errors import Forbidden, InvalidCredentials, RateLimited
 from appliance.security_log import SecurityEvent, log_security_event
 from appliance.services.accounts import validation
-from appliance.services.accounts.login_throttle import LoginThrottle
+from appliance.services.accounts.login_throttle import LoginAttempt, LoginThrottle
 from appliance.services.accounts.passwords import Passwords
 from appliance.services.accounts.sessions import Sessions
 from appliance.store.sqlite.database import Database
@@ -51,14 +51,13 @@ class PasswordLogin:
     async def _open_session(
         self, identifier: str, credentials: Credentials | None, password: str, address: str
     ) -> TokenPair:
-        account = f"user {credentials.id}" if credentials else f"name {identifier}"
-        self._throttle.check(account, address)
+        attempt = LoginAttempt(credentials.id if credentials else None, identifier, address)
+        await self._throttle.check(attempt)
         matches = await self._verify(credentials, password)
-        self._throttle.check(account, address)
         if credentials is None or not matches:
-            self._throttle.record_failure(account, address)
+            await self._throttle.record_failure(attempt)
             raise InvalidCredentials("the email, username or password is wrong")
-        self._throttle.record_success(account)
+        await self._throttle.record_success(attempt, credentials.id)
         if credentials.disabled:
             raise Forbidden("this account is disabled; ask the administrator")
         return await self._sessions.open(

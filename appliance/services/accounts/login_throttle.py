@@ -1,84 +1,131 @@
-"""Limits failed logins per account and per client address, to slow down password guessing."""
+"""Delays logins after failures, to slow down password guessing without locking anybody out.
+
+Failures within a sliding window are counted three times: for the account at one network (an
+IPv4 address or an IPv6 /64), for the account everywhere, and for the network. Above a limit
+each further attempt has to wait since the last failure: 1 s, 2 s, 4 s and so on, up to
+`max_delay_s`. For networks from which the user has logged in before, only the first count
+applies, and its delay stays below KNOWN_MAX_DELAY_S: guesses from elsewhere do not affect
+them, and those who share such a network with the user can't keep the user out.
+"""
 
 import math
-import time
-from collections import OrderedDict, deque
 from collections.abc import Callable
 
+from msgspec import Struct
+
+from appliance.config.settings import AuthSettings
 from appliance.domain.addresses import client_network
 from appliance.errors import RateLimited
+from appliance.services.accounts.proxy_hint import ProxyHint
+from appliance.services.rate_window import RateWindow
+from appliance.store.sqlite.database import Connection, Database, Transaction
+from appliance.store.tables import login_networks
+from appliance.store.tables.rate_events import EventCount
 
-_CAPACITY = 10_000
+KNOWN_MAX_DELAY_S = 2.0
+_KNOWN_NETWORKS = 50
+_KNOWN_NETWORK_RETENTION_S = 180 * 86400.0
+# 2.0 ** 1024 overflows.
+_MAX_DOUBLINGS = 64
+
+
+class LoginAttempt(Struct, frozen=True):
+    """`user_id` is None for an unknown user; `identifier` is what was sent, in canonical form."""
+
+    user_id: int | None
+    identifier: str
+    address: str
+
+    @property
+    def account(self) -> str:
+        return f"name {self.identifier}" if self.user_id is None else f"user {self.user_id}"
+
+    @property
+    def network(self) -> str:
+        return client_network(self.address)
+
+    @property
+    def account_at_network(self) -> str:
+        return f"{self.account} at {self.network}"
 
 
 class LoginThrottle:
-    """Counts failed logins over a sliding window, in memory: a restart clears the counts.
+    """Call `check` before verifying the password, then `record_failure` or `record_success`.
 
-    Call `check` before verifying the password and again afterwards, without an await
-    between the second call and `record_failure` or `record_success`. Concurrent guesses
-    then get no more answers than sequential ones.
+    These check again in their transaction: concurrent guesses get no more answers than
+    sequential ones.
     """
 
-    def __init__(
-        self,
-        *,
-        per_account: int,
-        per_address: int,
-        window_s: float,
-        capacity: int = _CAPACITY,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._accounts = _FailureWindow(per_account, window_s, capacity)
-        self._addresses = _FailureWindow(per_address, window_s, capacity)
+    def __init__(self, db: Database, settings: AuthSettings, clock: Callable[[], float]) -> None:
+        self._db = db
+        self._settings = settings
         self._clock = clock
+        window_s = settings.login_window_s
+        self._at_network = RateWindow("login account at network", window_s, clock)
+        self._everywhere = RateWindow("login account", window_s, clock)
+        self._of_network = RateWindow("login network", window_s, clock)
+        self._proxy_hint = ProxyHint()
 
-    def check(self, account: str, address: str) -> None:
-        """Raises RateLimited, with the seconds until the next attempt, above either limit."""
-        now = self._clock()
-        _require_no_wait("for this account", self._accounts.wait_s(account, now))
-        _require_no_wait("from this address", self._addresses.wait_s(client_network(address), now))
+    async def check(self, attempt: LoginAttempt) -> None:
+        """Raises RateLimited, with the seconds until the next attempt."""
+        async with self._db.read() as connection:
+            await self._require_no_wait(connection, attempt)
 
-    def record_failure(self, account: str, address: str) -> None:
-        now = self._clock()
-        self._accounts.add(account, now)
-        self._addresses.add(client_network(address), now)
+    async def record_failure(self, attempt: LoginAttempt) -> None:
+        """Count a wrong password. Raises RateLimited if it must not be answered yet."""
+        async with self._db.write() as tx:
+            await self._require_no_wait(tx, attempt)
+            await self._at_network.add(tx, attempt.account_at_network)
+            await self._everywhere.add(tx, attempt.account)
+            await self._of_network.add(tx, attempt.network)
+        self._proxy_hint.record_failure(attempt.account, attempt.address)
 
-    def record_success(self, account: str) -> None:
-        """Clear the account's failures; those of the address stay."""
-        self._accounts.forget(account)
+    async def record_success(self, attempt: LoginAttempt, user_id: int) -> None:
+        """Forget the account's failures at this network, which is known from now on.
 
+        Raises RateLimited if the right password must not be answered yet.
+        """
+        async with self._db.write() as tx:
+            await self._require_no_wait(tx, attempt)
+            await self._at_network.reset(tx, attempt.account_at_network)
+            await login_networks.remember(
+                tx, user_id, attempt.network, self._clock(), keep=_KNOWN_NETWORKS
+            )
 
-class _FailureWindow:
-    """Times of the latest failures by key: up to `limit` times per key, `capacity` keys."""
+    async def delete_expired(self, tx: Transaction) -> None:
+        """Delete networks that users have not used for half a year."""
+        await login_networks.delete_before(tx, self._clock() - _KNOWN_NETWORK_RETENTION_S)
 
-    def __init__(self, limit: int, window_s: float, capacity: int) -> None:
-        self._limit = limit
-        self._window_s = window_s
-        self._capacity = capacity
-        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+    async def _require_no_wait(self, connection: Connection, attempt: LoginAttempt) -> None:
+        settings, max_delay_s = self._settings, self._settings.login_max_delay_s
+        known = await login_networks.is_known(connection, attempt.user_id, attempt.network)
+        own = await self._at_network.count(connection, attempt.account_at_network)
+        if known:
+            max_delay_s = min(max_delay_s, KNOWN_MAX_DELAY_S)
+        waits = {
+            "for this account from this address": self._wait_s(
+                own, settings.login_attempts_per_account, max_delay_s
+            )
+        }
+        if not known:
+            everywhere = await self._everywhere.count(connection, attempt.account)
+            of_network = await self._of_network.count(connection, attempt.network)
+            waits["for this account"] = self._wait_s(
+                everywhere, settings.login_attempts_everywhere, max_delay_s
+            )
+            waits["from this address"] = self._wait_s(
+                of_network, settings.login_attempts_per_address, max_delay_s
+            )
+        whose, wait_s = max(waits.items(), key=lambda item: item[1])
+        if wait_s > 0:
+            seconds = math.ceil(wait_s)
+            raise RateLimited(
+                f"too many failed logins {whose}; try again in {seconds} s", retry_after=seconds
+            )
 
-    def add(self, key: str, now: float) -> None:
-        times = self._times.setdefault(key, deque(maxlen=self._limit))
-        times.append(now)
-        self._times.move_to_end(key)
-        # Evict the key that failed longest ago: its window has most likely passed.
-        while len(self._times) > self._capacity:
-            self._times.popitem(last=False)
-
-    def forget(self, key: str) -> None:
-        self._times.pop(key, None)
-
-    def wait_s(self, key: str, now: float) -> float:
-        """Seconds until the next attempt is allowed; 0 if it is now."""
-        times = self._times.get(key)
-        if not times or len(times) < self._limit:
+    def _wait_s(self, failures: EventCount, limit: int, max_delay_s: float) -> float:
+        """Seconds until the next attempt; 0 or less if it may come now."""
+        if failures.newest_at is None or failures.count < limit:
             return 0.0
-        return max(0.0, times[0] + self._window_s - now)
-
-
-def _require_no_wait(whose: str, wait_s: float) -> None:
-    if wait_s > 0:
-        seconds = math.ceil(wait_s)
-        raise RateLimited(
-            f"too many failed logins {whose}; try again in {seconds} s", retry_after=seconds
-        )
+        delay_s = min(max_delay_s, 2.0 ** min(failures.count - limit, _MAX_DOUBLINGS))
+        return failures.newest_at + delay_s - self._clock()

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from appliance.services.accounts.key_usage import KeyUsage
+from appliance.services.accounts.login_throttle import LoginThrottle
 from appliance.store.sqlite.database import Database
 from appliance.store.tables import api_keys, refresh_tokens
 
@@ -20,9 +21,12 @@ log = structlog.get_logger()
 class AccountMaintenance:
     """A background task from `start` to `close`."""
 
-    def __init__(self, db: Database, usage: KeyUsage, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, db: Database, usage: KeyUsage, throttle: LoginThrottle, clock: Callable[[], float]
+    ) -> None:
         self._db = db
         self._usage = usage
+        self._throttle = throttle
         self._clock = clock
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -40,11 +44,14 @@ class AccountMaintenance:
         await self._run_logged("storing the uses of API keys failed", self._usage.flush)
 
     async def delete_expired(self) -> None:
-        """Delete expired sessions, and keys that ended more than _KEY_RETENTION_S ago."""
+        """Delete expired sessions, keys that ended more than _KEY_RETENTION_S ago, and networks
+        that users have long not used.
+        """
         now = self._clock()
         async with self._db.write() as tx:
             await refresh_tokens.delete_expired(tx, now)
             await api_keys.delete_ended(tx, now - _KEY_RETENTION_S)
+            await self._throttle.delete_expired(tx)
 
     async def _run(self) -> None:
         elapsed_s = 0.0

@@ -89,11 +89,7 @@ def build_accounts(
     usage = KeyUsage(db)
     passwords = passwords or Passwords()
     access_tokens = AccessTokens(jwt_secret, settings.access_token_minutes * _MINUTE_S)
-    throttle = LoginThrottle(
-        per_account=settings.login_attempts_per_account,
-        per_address=settings.login_attempts_per_address,
-        window_s=settings.login_window_s,
-    )
+    throttle = LoginThrottle(db, settings, clock)
     sessions = Sessions(db, cache, access_tokens, settings.refresh_token_days * _DAY_S, clock)
     return Accounts(
         users=UserAccounts(db, cache, passwords, clock),
@@ -102,5 +98,5 @@ def build_accounts(
         login=PasswordLogin(db, passwords, throttle, sessions),
         dev_keys=DevKeys(db, cache, settings, clock),
         passwords=passwords,
-        maintenance=AccountMaintenance(db, usage, clock),
+        maintenance=AccountMaintenance(db, usage, throttle, clock),
     )

@@ -1,4 +1,4 @@
-"""Tasks: submit, get, list, follow, wait, cancel."""
+"""Tasks: submit, get, list, follow, wait, cancel, delete."""
 
 import asyncio
 import base64
@@ -21,6 +21,7 @@ from appliance.errors import (
     Forbidden,
     InvalidInput,
     NotFound,
+    PayloadTooLarge,
     QueueFull,
     Unavailable,
 )
@@ -29,7 +30,7 @@ from appliance.scheduler import QueueStats, Scheduler
 from appliance.services.accounts import permissions
 from appliance.services.tasks.validation import TASK_ID, validate_request
 from appliance.store.sqlite.database import Database, Transaction
-from appliance.store.tables import task_events, task_queue, tasks
+from appliance.store.tables import task_events, task_queue, task_storage, tasks
 
 MAX_PAGE_SIZE = 100
 # Retry-After before any task has ended, when the scheduler has no estimate.
@@ -110,6 +111,21 @@ class TaskService:
         task = await self._find(principal, public_id)
         return await self._scheduler.cancel(task.id)
 
+    async def delete(self, principal: Principal, public_id: str) -> None:
+        """Delete an ended task with its journal. Raises NotFound, Conflict if it has not ended."""
+        permissions.require_scope(principal, Scope.TASKS_WRITE)
+        found = await self._find(principal, public_id)
+        async with self._db.write() as tx:
+            task = await tasks.get(tx, found.id)
+            if task is None:
+                raise NotFound("no such task", details={"task_id": public_id})
+            if not task.status.final:
+                raise Conflict(
+                    f"the task is {task.status} and can't be deleted; cancel it first",
+                    details={"status": task.status.value},
+                )
+            await task_storage.delete(tx, [task.id])
+
     async def wait(self, principal: Principal, public_id: str, timeout_s: float) -> Task:
         """Wait for the end of a task. Raises DeadlineExceeded; the task then continues."""
         task = await self.get(principal, public_id)
@@ -149,7 +165,10 @@ class TaskService:
     async def _enqueue(self, tx: Transaction, new: tasks.NewTask) -> Task:
         await self._require_queue_space(tx, new.user_id)
         now = time.time()
+        stored = await task_storage.get_stored_bytes(tx, new.user_id)
         task = await tasks.insert(tx, new, now)
+        size = await task_storage.get_stored_bytes(tx, new.user_id) - stored
+        self._require_storage(stored, size)
         await task_events.append(tx, task.id, EventKind.ACCEPTED, {}, now)
         return task
 
@@ -162,6 +181,15 @@ class TaskService:
         if own >= limits.queue_limit_per_user:
             raise self._queue_full(
                 "your part of the task queue is full", own, limits.queue_limit_per_user
+            )
+
+    def _require_storage(self, stored: int, size: int) -> None:
+        limit = self._settings.limits.stored_bytes_per_user
+        if stored + size > limit:
+            raise PayloadTooLarge(
+                f"storage: {stored} bytes of tasks are stored for you and this one has {size}; "
+                f"the limit is {limit}; delete ended tasks",
+                details={"field": "storage", "stored": stored, "size": size, "limit": limit},
             )
 
     def _queue_full(self, reason: str, waiting: int, limit: int) -> QueueFull:

@@ -18,6 +18,7 @@ from appliance.store.sqlite.prepare import BUSY_TIMEOUT_S, prepare
 __all__ = ["Connection", "Database", "Transaction"]
 
 TIMEOUT_S = 10.0
+_INCREMENTAL = 2
 _BUSY = "the server's database is busy; retry in a moment"
 _CLOSED = "the server is shutting down; its database is closed"
 
@@ -117,6 +118,35 @@ class Database:
             yield Connection(reader)
         finally:
             self._idle_readers.put_nowait(reader)
+
+    async def is_shrinkable(self) -> bool:
+        """Whether a tenth of the file is free and can be given back.
+
+        Databases of the first versions reuse free pages instead.
+        """
+        async with self.read() as connection:
+            incremental = await connection.scalar("PRAGMA auto_vacuum") == _INCREMENTAL
+            free = int(await connection.scalar("PRAGMA freelist_count"))
+            pages = int(await connection.scalar("PRAGMA page_count"))
+        return incremental and free * 10 > pages
+
+    async def reclaim_pages(self, limit: int) -> int:
+        """Give up to `limit` free pages back to the file system; returns how many are left."""
+        await self._acquire_writer()
+        try:
+            connection = Connection(self._writer)
+            await connection.column(f"PRAGMA incremental_vacuum({limit:d})")
+            return int(await connection.scalar("PRAGMA freelist_count"))
+        finally:
+            self._writer_lock.release()
+
+    async def truncate_log(self) -> None:
+        """Move the write-ahead log into the file, as far as readers allow, and truncate it."""
+        await self._acquire_writer()
+        try:
+            await Connection(self._writer).column("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self._writer_lock.release()
 
     async def integrity_check(self) -> list[str]:
         """The problems that SQLite finds in the file and its foreign keys; empty if none."""

@@ -50,6 +50,11 @@ def translate_open_error(error: sqlite3.Error, path: Path) -> StoreError:
     return StoreError(f"the database {path}: {_AT_OPEN.get(_primary_code(error), error)}")
 
 
+def describe_write_failure(error: sqlite3.Error) -> str:
+    """Why nothing can be written while the server runs, and the remedy."""
+    return f"the database can't be written: {_AT_OPEN.get(_primary_code(error), error)}"
+
+
 def _primary_code(error: sqlite3.Error) -> int:
     # Errors raised by Python's sqlite3 module itself have no code.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -77,6 +77,8 @@ def _is_ready(path: Path, migrations: Path | None) -> bool:
 def _migrate_file(path: Path, migrations: Path | None) -> None:
     _create_private(path)
     with _open_connection(path) as connection:
+        # Takes effect in a new file only, and before WAL writes its first page.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise StoreError(

@@ -1,4 +1,4 @@
-"""/api/v1/tasks: get, list, cancel; other users' tasks are hidden."""
+"""/api/v1/tasks: get, list, cancel, delete; other users' tasks are hidden."""
 
 import httpx
 import pytest
@@ -29,7 +29,9 @@ async def test_task_when_waiting_or_running_then_this_dialects_names(
 
 
 @pytest.mark.parametrize("user", ["bob", "viewer"])
-@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("POST", "/cancel"), ("GET", "/events")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/events")]
+)
 async def test_task_when_of_another_user_then_as_if_there_were_none(
     user: str, method: str, path: str, api: Api, client: httpx.AsyncClient
 ) -> None:
@@ -48,6 +50,34 @@ async def test_task_when_an_administrator_asks_then_found(
     await client.post("/api/v1/execute", json={"prompt": "Do it", "task_id": "mine"})
     async with api.client("admin") as admin:
         assert (await admin.get("/api/v1/tasks/mine")).json()["status"] == "completed"
+
+
+async def test_delete_when_ended_then_204_and_404_afterwards(client: httpx.AsyncClient) -> None:
+    await client.post("/api/v1/execute", json={"prompt": "Do it", "task_id": "mine"})
+    deleted = await client.delete("/api/v1/tasks/mine")
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    for method in ("GET", "DELETE"):
+        assert (await client.request(method, "/api/v1/tasks/mine")).status_code == 404
+
+
+async def test_delete_when_running_then_409_with_the_status(
+    api: Api, client: httpx.AsyncClient
+) -> None:
+    api.script.hold()
+    task = await api.system.submit(api.system.alice)
+    await until(lambda: len(api.script.seen) == 1)
+    refused = await client.delete(f"/api/v1/tasks/{task.public_id}")
+    assert refused.status_code == 409
+    assert refused.json()["error"]["details"] == {"status": "running"}
+
+
+async def test_delete_when_an_administrator_asks_then_any_user_s_task(
+    api: Api, client: httpx.AsyncClient
+) -> None:
+    await client.post("/api/v1/execute", json={"prompt": "Do it", "task_id": "mine"})
+    async with api.client("admin") as admin:
+        assert (await admin.delete("/api/v1/tasks/mine")).status_code == 204
+    assert (await client.get("/api/v1/tasks/mine")).status_code == 404
 
 
 async def test_list_when_paged_then_every_task_once_newest_first(

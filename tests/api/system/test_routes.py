@@ -1,5 +1,6 @@
 """Health, readiness, metrics and capabilities."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -10,6 +11,7 @@ from appliance.domain.execution import BackendStatus
 from appliance.domain.models import ModelState
 from appliance.inference.gateway import Gateway
 from appliance.services.health import HealthService
+from appliance.store.sqlite.write_probe import WriteProbe
 from tests.api.application import Api, starter
 
 
@@ -126,11 +128,17 @@ async def test_readiness_when_a_default_model_is_set_then_only_once_it_is_loaded
     assert ("model" in answer.json()["waiting_for"]) is not ready
 
 
-async def test_readiness_when_models_are_loaded_on_demand_then_not_waited_for(api: Api) -> None:
+async def test_readiness_when_models_are_loaded_on_demand_then_not_waited_for(
+    api: Api, tmp_path: Path
+) -> None:
     api.provider.info = msgspec.structs.replace(api.provider.info, state=ModelState.UNLOADED)
     gateway = Gateway({"llama_cpp": api.provider}, starter)
     service = HealthService(
-        api.system.db, gateway, cast("Any", api.sandbox), api.system.scheduler, preload=False
+        WriteProbe(tmp_path / "unused"),
+        gateway,
+        cast("Any", api.sandbox),
+        api.system.scheduler,
+        preload=False,
     )
     assert (await service.readiness()).ready is True
 

@@ -18,7 +18,9 @@ from appliance.errors import (
 from appliance.services.accounts.passwords import Passwords
 from tests.support.accounts import ADDRESS, PASSWORD, AccountsHarness, open_accounts_harness
 
-LIMITS = AuthSettings(login_attempts_per_account=3, login_attempts_per_address=5)
+LIMITS = AuthSettings(
+    login_attempts_per_account=3, login_attempts_everywhere=8, login_attempts_per_address=5
+)
 ELSEWHERE = "198.51.100.9"
 
 
@@ -119,15 +121,31 @@ async def fail(harness: AccountsHarness, identifier: str, address: str, times: i
             await harness.accounts.login.log_in(identifier, "wrong", address)
 
 
-async def test_login_when_account_failed_too_often_then_the_right_password_is_limited_too(
+async def test_login_when_the_pair_failed_too_often_then_the_right_password_has_to_wait_too(
     harness: AccountsHarness,
 ) -> None:
     await fail(harness, "alice", ADDRESS, 3)
     verified = len(harness.passwords.verified)
     with pytest.raises(RateLimited) as limited:
-        await harness.accounts.login.log_in("alice", PASSWORD, ELSEWHERE)
-    assert 0 < (limited.value.retry_after or 0) <= LIMITS.login_window_s
+        await harness.accounts.login.log_in("alice", PASSWORD, ADDRESS)
+    assert limited.value.retry_after == 1
     assert len(harness.passwords.verified) == verified
+    assert await harness.accounts.login.log_in("alice", PASSWORD, ELSEWHERE)
+    harness.clock.advance(1)
+    assert await harness.accounts.login.log_in("alice", PASSWORD, ADDRESS)
+
+
+async def test_login_when_an_attacker_guesses_then_sessions_and_known_addresses_go_on(
+    harness: AccountsHarness,
+) -> None:
+    tokens = await harness.accounts.login.log_in("alice", PASSWORD, ELSEWHERE)
+    for index in range(8):
+        await fail(harness, "alice", f"203.0.113.{index}", 1)
+    with pytest.raises(RateLimited, match="account"):
+        await harness.accounts.login.log_in("alice", PASSWORD, "203.0.113.99")
+    assert await harness.accounts.authenticate(tokens.access_token)
+    assert await harness.accounts.sessions.rotate(tokens.refresh_token)
+    assert await harness.accounts.login.log_in("alice", PASSWORD, ELSEWHERE)
 
 
 async def test_login_when_failing_by_name_and_by_email_then_one_account(
@@ -136,7 +154,7 @@ async def test_login_when_failing_by_name_and_by_email_then_one_account(
     await fail(harness, "alice", ADDRESS, 2)
     await fail(harness, "alice@example.com", ADDRESS, 1)
     with pytest.raises(RateLimited):
-        await harness.accounts.login.log_in("ALICE", PASSWORD, ELSEWHERE)
+        await harness.accounts.login.log_in("ALICE", PASSWORD, ADDRESS)
 
 
 async def test_login_when_unknown_user_failed_too_often_then_limited_like_a_known_one(
@@ -144,7 +162,7 @@ async def test_login_when_unknown_user_failed_too_often_then_limited_like_a_know
 ) -> None:
     await fail(harness, "nobody", ADDRESS, 3)
     with pytest.raises(RateLimited, match="account"):
-        await harness.accounts.login.log_in("Nobody", "wrong", ELSEWHERE)
+        await harness.accounts.login.log_in("Nobody", "wrong", ADDRESS)
 
 
 async def test_login_when_address_tried_many_accounts_then_limited(

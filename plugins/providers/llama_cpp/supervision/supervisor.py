@@ -3,15 +3,18 @@
 One run of an engine is one task (`_run_engine`): it checks the file, reserves memory,
 spawns the process, waits for `Ready`, then reads until the engine ends, stalls or is
 stopped. Whatever ends it, `_clean_up` kills the process, releases the memory and fails the
-open requests. After repeated failures a restart is delayed, see `Backoff`.
+open requests. After repeated failures a restart is delayed, see `Backoff`, unless the file has
+changed since.
 """
 
 import asyncio
+import os
 import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -45,6 +48,7 @@ _log = structlog.get_logger()
 _STALL_S = 180.0
 _STALL_CHECK_S = 5.0
 
+_FileStamp = tuple[int, int, int] | None
 ConnectionT = TypeVar("ConnectionT", bound=EngineConnection[Any])
 
 
@@ -88,6 +92,7 @@ class Supervisor(ABC, Generic[ConnectionT]):
         self._expected_load_s, self._loading_since = 0.0, 0.0
         self._problem_details: dict[str, Any] = {}
         self._backoff = Backoff()
+        self._load_stamp: _FileStamp = None
         self._load_finished = asyncio.Event()
         self._engine_task: asyncio.Task[None] | None = None
         self._process: EngineProcess | None = None
@@ -140,7 +145,8 @@ class Supervisor(ABC, Generic[ConnectionT]):
             self.phase, self.problem, self._engine_task = Phase.UNLOADED, "", None
 
     def _start_engine(self) -> None:
-        if self._backoff.remaining_s > 0:
+        # A file that was changed since is a reason to try at once.
+        if self._backoff.remaining_s > 0 and self._load_stamp == _read_stamp(self.file):
             raise self._unavailable()
         self.phase, self._problem_details = Phase.LOADING, {}
         self._load_finished.clear()
@@ -168,6 +174,7 @@ class Supervisor(ABC, Generic[ConnectionT]):
     async def _load(self) -> ConnectionT:
         """Check the file, reserve memory, start. Raises EngineProcessError or ApplianceError."""
         self._loading_since = time.monotonic()
+        self._load_stamp = _read_stamp(self.file)
         self._expected_load_s = await self._deps.load_profiles.estimate_load_s(self.file)
         file = await self._context.models.check(self.file.alias)
         reservation = await self._deps.reserve_memory(file)
@@ -290,3 +297,13 @@ class EmbeddingSupervisor(Supervisor[EmbeddingConnection]):
 
     async def _open_connection(self, engine_socket: socket.socket) -> EmbeddingConnection:
         return await EmbeddingConnection.open(engine_socket)
+
+
+def _read_stamp(file: ModelFile) -> _FileStamp:
+    """Changes when the file is replaced or repaired; None while it can't be read."""
+    try:
+        with Path(file.path).open("rb") as opened:
+            status = os.fstat(opened.fileno())
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
