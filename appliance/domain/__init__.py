@@ -9,6 +9,7 @@ models.py            registered model files and the models that providers offer
 split_models.py      file names of models that are split into parts
 execution.py         sandbox runs: requests, limits, results, backend status
 sandbox_limits.py    table of the sandbox limits: units, ranges, setting and wire names
+language_programs.py  programs of each language, and which the settings hide
 rootfs.py            records of root file systems and their layout on disk
 toolchain_cache.py   where cached toolchain artifacts lie
 addresses.py         IP addresses of clients, and the key under which limits count them
