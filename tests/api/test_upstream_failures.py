@@ -100,6 +100,23 @@ async def test_overflow_when_an_upstream_gives_no_counts_then_clients_still_reco
     assert "prompt is too long" in (await api.post(MESSAGES_PATH, body)).json()["error"]["message"]
 
 
+async def test_overflow_when_it_comes_within_a_stream_then_clients_get_their_words(
+    api: UpstreamApi,
+) -> None:
+    """F42"""
+    begun = {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+    error = {"message": OVERFLOWS["anthropic"], "type": "invalid_request_error"}
+    api.upstream.on(VLLM_CHAT, as_events(begun, {"error": error}))
+    options = {"model": "vllm/m", "stream": True}
+    chat = await api.post(CHAT_PATH, options | {"messages": HI})
+    assert "maximum context length is 8192 tokens" in chat.text
+    message = await api.post(MESSAGES_PATH, options | {"messages": HI, "max_tokens": 9})
+    assert "prompt is too long: 10000 tokens > 8192 maximum" in message.text
+    response = await api.post("/v1/responses", options | {"input": "hi"})
+    assert '"code":"context_length_exceeded"' in response.text
+    assert "maximum context length is 8192 tokens" in response.text
+
+
 @pytest.mark.parametrize("wording", OVERFLOWS)
 async def test_overflow_when_a_route_goes_on_then_the_next_target_answers(
     api: UpstreamApi, wording: str

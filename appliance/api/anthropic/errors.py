@@ -29,7 +29,7 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-_TOO_LONG = "CONTEXT_LENGTH_EXCEEDED"
+_TOO_LONG, _OVERFLOW = "CONTEXT_LENGTH_EXCEEDED", "prompt is too long"
 # Statuses that differ from those of the other dialects.
 _STATUS_BY_CODE = {"MODEL_NOT_FOUND": 404, "QUEUE_FULL": 529}
 
@@ -38,7 +38,7 @@ def render_error(request: Request[Any, Any, Any], problem: Problem) -> Response[
     """The response to a failed request."""
     adjusted = _adapt_problem(problem)
     headers = {**adjusted.headers, REQUEST_ID: request_id(request.scope)}
-    return problem_response(error_body(request, adjusted), replace(adjusted, headers=headers))
+    return problem_response(error_body(request, problem), replace(adjusted, headers=headers))
 
 
 def error_body(request: Request[Any, Any, Any], problem: Problem) -> dict[str, Any]:
@@ -73,7 +73,8 @@ def _describe_overflow(problem: Problem) -> str:
     counts = problem.details
     prompt, context = counts.get("prompt_tokens"), counts.get("context_tokens")
     if prompt is None or context is None:
-        return f"prompt is too long: {problem.message}"
+        known = problem.message
+        return known if _OVERFLOW in known else f"{_OVERFLOW}: {known}"
     answer = counts.get("max_tokens")
     if answer and prompt < context:
         return (
@@ -81,7 +82,7 @@ def _describe_overflow(problem: Problem) -> str:
             "decrease input length or `max_tokens` and try again"
         )
     # A prompt that fills the context exactly leaves no room for an answer.
-    return f"prompt is too long: {prompt} tokens > {min(context, prompt - 1)} maximum"
+    return f"{_OVERFLOW}: {prompt} tokens > {min(context, prompt - 1)} maximum"
 
 
 DIALECT = Dialect(PREFIX, render_error, rate_limit_headers)

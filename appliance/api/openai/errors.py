@@ -33,6 +33,7 @@ _CODES = {
     "RATE_LIMIT_EXCEEDED": "rate_limit_exceeded",
 }
 _NO_MODEL, _TOO_LONG = "MODEL_NOT_FOUND", "CONTEXT_LENGTH_EXCEEDED"
+_OVERFLOW = "maximum context length"
 _PARAMS = {_NO_MODEL: "model", _TOO_LONG: "messages"}
 _NOT_FOUND = 404
 _SHOWN_ELSEWHERE = frozenset({"field", "reason"})  # in the message and in `param`
@@ -60,7 +61,8 @@ def _describe_overflow(problem: Problem) -> str:
     counts = problem.details
     prompt, context = counts.get("prompt_tokens"), counts.get("context_tokens")
     if prompt is None or context is None:
-        return f"The messages exceed this model's maximum context length: {problem.message}"
+        known = problem.message
+        return known if _OVERFLOW in known else f"The messages exceed the {_OVERFLOW}: {known}"
     answer = counts.get("max_tokens") if prompt < context else None
     requested = f"your messages resulted in {prompt} tokens"
     if answer:
@@ -69,7 +71,7 @@ def _describe_overflow(problem: Problem) -> str:
             "completion)"
         )
     return (
-        f"This model's maximum context length is {context} tokens. However, {requested}. "
+        f"This model's {_OVERFLOW} is {context} tokens. However, {requested}. "
         "Please reduce the length of the messages."
     )
 

@@ -239,7 +239,11 @@ async def test_message_when_it_fails_on_the_way_then_an_error(
 
 REFUSALS: dict[str, tuple[ApplianceError, int, str]] = {
     "no such model": (UnknownModel("no model 'x'"), 404, "not_found_error"),
-    "a prompt too long": (ContextLengthExceeded("too long"), 400, "invalid_request_error"),
+    "a prompt too long": (
+        ContextLengthExceeded("prompt is too long"),
+        400,
+        "invalid_request_error",
+    ),
     "no right": (Forbidden("not for viewers"), 403, "permission_error"),
     "too many requests": (RateLimited("slower", retry_after=3), 429, "rate_limit_error"),
     "a full queue": (QueueFull("too many wait", retry_after=3), 529, "overloaded_error"),

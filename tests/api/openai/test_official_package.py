@@ -58,7 +58,11 @@ async def test_package_when_the_request_is_rejected_then_its_exceptions(
 ) -> None:
     expected: list[tuple[ApplianceError, type[openai.APIStatusError], str]] = [
         (UnknownModel("no"), openai.NotFoundError, "model_not_found"),
-        (ContextLengthExceeded("no"), openai.BadRequestError, "context_length_exceeded"),
+        (
+            ContextLengthExceeded("maximum context length"),
+            openai.BadRequestError,
+            "context_length_exceeded",
+        ),
         (Forbidden("no"), openai.PermissionDeniedError, "forbidden"),
         (RateLimited("no", retry_after=1), openai.RateLimitError, "rate_limit_exceeded"),
         (ModelUnavailable("no", retry_after=1), openai.InternalServerError, "model_unavailable"),
@@ -69,7 +73,7 @@ async def test_package_when_the_request_is_rejected_then_its_exceptions(
             await client.chat.completions.create(model="starter", messages=HI)
         assert raised.value.code == code
         assert raised.value.request_id
-        assert raised.value.response.json()["error"]["message"] == "no"
+        assert raised.value.response.json()["error"]["message"] == failure.message
 
 
 async def test_package_when_the_key_is_wrong_then_authentication_error(

@@ -227,7 +227,7 @@ REFUSALS: dict[str, tuple[ApplianceError, int, str, str]] = {
         "model_not_found",
     ),
     "a prompt too long": (
-        ContextLengthExceeded("too long"),
+        ContextLengthExceeded("more than the maximum context length"),
         400,
         "invalid_request_error",
         "context_length_exceeded",
