@@ -51,6 +51,10 @@ class RecordingWatcher:
     def output(self, stream: OutputStream, data: bytes) -> None:
         self.events.append((stream, data))
 
+    def joined(self, stream: OutputStream) -> bytes:
+        """All output of one stream."""
+        return b"".join(each[1] for each in self.events if each[0] is stream)
+
 
 def find_host_processes(mark: str) -> list[str]:
     """Command lines of the host's processes that contain this text."""

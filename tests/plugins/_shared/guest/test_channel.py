@@ -89,7 +89,7 @@ async def test_run_with_files_input_and_artifacts_comes_back_whole(agent: AgentP
     assert outcome.stderr == b"e\n"
     assert outcome.artifacts == (SandboxFile("made.bin", bytes(range(256)) * 1024),)
     assert watcher.events[0] == "started"
-    assert (OutputStream.STDERR, b"e\n") in watcher.events
+    assert watcher.joined(OutputStream.STDERR) == b"e\n"
 
 
 async def test_program_sees_no_channel_and_no_agent(agent: AgentProcess):

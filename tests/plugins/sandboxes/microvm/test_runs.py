@@ -127,10 +127,8 @@ async def test_run_takes_files_and_input_and_gives_output_artifacts_and_exit_cod
     assert [reason.split(":")[0] for reason in result.artifacts_refused] == ["link"]
     assert result.isolation.backend == "microvm"
     assert watcher.events[0] == "started"
-    assert set(watcher.events[1:]) == {
-        (OutputStream.STDOUT, b"hi there\n"),
-        (OutputStream.STDERR, b"err\n"),
-    }
+    assert watcher.joined(OutputStream.STDOUT) == b"hi there\n"
+    assert watcher.joined(OutputStream.STDERR) == b"err\n"
 
 
 async def test_program_sees_another_kernel_and_no_network(backend: MicroVm):
