@@ -116,7 +116,7 @@ async def run_appliance(
                 write_probe, gateway, sandbox, scheduler, preload=settings.models.preload
             ),
             sandbox=SandboxService(sandbox, settings),
-            completions=CompletionService(gateway),
+            completions=CompletionService(gateway, settings.limits),
         )
 
         await gateway.start()

@@ -119,6 +119,7 @@ class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
     prompt_bytes: Positive = 1024 * 1024
+    messages: Positive = 10_000
     files: Positive = 1000
     file_bytes: Positive = 4 * 1024 * 1024
     stored_bytes_per_user: Positive = 2 * 1024 * 1024 * 1024

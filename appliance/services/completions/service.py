@@ -6,6 +6,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from appliance.config.settings import LimitSettings
 from appliance.domain.completions import CompletionReport, CompletionSpec
 from appliance.domain.messages import (
     CompletionEvent,
@@ -20,6 +21,7 @@ from appliance.inference import Caller, CompletionCall, CompletionRun, Gateway, 
 from appliance.inference.request import token_estimate
 from appliance.services.accounts import permissions
 from appliance.services.completions.buffered import BufferedCompletion
+from appliance.services.completions.limits import check_size
 
 MAX_CHOICES = 32
 _SEED_COUNT = 2**32
@@ -43,8 +45,9 @@ class Completion(Protocol):
 class CompletionService:
     """What the OpenAI and Anthropic dialects call."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, limits: LimitSettings | None = None) -> None:
         self._gateway = gateway
+        self._limits = limits or LimitSettings()
 
     async def start(
         self, principal: Principal, spec: CompletionSpec, choices: int = 1
@@ -59,6 +62,7 @@ class CompletionService:
         """
         permissions.require_chat(principal)
         _validate(spec, choices)
+        check_size(spec, self._limits)
         caller = to_caller(principal)
         route = await self._gateway.route_for(spec.model, spec.provider, caller, spec.labels)
         calls = [_build_call(spec, route, caller, seed) for seed in _choice_seeds(spec, choices)]
@@ -72,6 +76,7 @@ class CompletionService:
         """The exact number of prompt tokens, with template and tools. Raises as `start` does."""
         permissions.require_chat(principal)
         _validate(spec, 1)
+        check_size(spec, self._limits)
         caller = to_caller(principal)
         route = await self._gateway.route_for(spec.model, spec.provider, caller, spec.labels)
         return await self._gateway.count_request_tokens(

@@ -114,10 +114,11 @@ class LlamaCppProvider:
         request, slot = validate_completion(request), await self.pool.get_slot(request.model)
         supervisor = slot.completion_supervisor()
         try:
-            with slot.in_use():
-                connection = await self.pool.connect(supervisor)
-                async with asyncio.timeout(_COUNT_TIMEOUT_S):
-                    return await _read_count(connection, request)
+            async with slot.count_limit.admit(request.owner):
+                with slot.in_use():
+                    connection = await self.pool.connect(supervisor)
+                    async with asyncio.timeout(_COUNT_TIMEOUT_S):
+                        return await _read_count(connection, request)
         except TimeoutError as error:
             raise ProviderFailed(
                 f"counting the prompt's tokens took longer than {_COUNT_TIMEOUT_S:g} s"

@@ -4,6 +4,7 @@ main.py              the process: connects, confines itself, loads, serves
 engine.py            a generating model and its loop
 intake.py            threads that read messages and prepare requests
 request_preparer.py  prompt tokens, grammar and stop strings of a request
+preparation_queue.py requests to be prepared, owners in turn
 batcher.py           continuous batching: admission and the decode step
 fairness.py          equal shares between owners
 kv_cache.py          allocation of cells and slots

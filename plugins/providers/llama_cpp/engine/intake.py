@@ -10,20 +10,24 @@ import queue
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
-from appliance.domain.messages import CompletionRequest, FinishReason, TokenUsage
+from appliance.domain.messages import FinishReason, TokenUsage
 from appliance.errors import InvalidInput
+from plugins.providers.llama_cpp.engine.preparation_queue import PreparationQueue
 from plugins.providers.llama_cpp.engine.request_preparer import PreparedRequest, RequestPreparer
 from plugins.providers.llama_cpp.engine.sequences import Job
 from plugins.providers.llama_cpp.native.bindings import NativeError
 from plugins.providers.llama_cpp.prompt.jinja_sandbox import TemplateError
-from plugins.providers.llama_cpp.prompt.prompt import PromptBuilder
+from plugins.providers.llama_cpp.prompt.prompt import Prompt, PromptBuilder
+from plugins.providers.llama_cpp.prompt.tokenizer import TooManyTokens
 from plugins.providers.llama_cpp.protocol import messages
 from plugins.providers.llama_cpp.protocol.messages import (
     Cancel,
+    Cancelled,
     Configure,
     CountTokens,
     Done,
@@ -36,6 +40,9 @@ from plugins.providers.llama_cpp.protocol.messages import (
 )
 
 _PROTOCOL_ERROR = 3
+_PREPARATION_TIMEOUT_S = 30.0
+# A prompt that is only counted may be so many times too long.
+_COUNT_ROOM = 4
 T = TypeVar("T")
 
 
@@ -56,8 +63,7 @@ class Intake:
         self._connection = connection
         self._preparer = RequestPreparer(prompts)
         self._context_tokens = context_tokens
-        # The server limits how many requests are open, and thereby this queue.
-        self._to_prepare: queue.SimpleQueue[Job | CountTokens] = queue.SimpleQueue()
+        self._to_prepare = PreparationQueue()
         self._jobs: dict[int, Job] = {}
 
     def start(self) -> None:
@@ -82,69 +88,89 @@ class Intake:
     def _handle(self, message: ToEngine) -> None:
         match message:
             case Submit(number, request):
-                job = self._jobs[number] = Job(number, request)
-                self._to_prepare.put(job)
-            case CountTokens():
-                self._to_prepare.put(message)
+                self._enqueue(Job(number, request))
+            case CountTokens(number, request):
+                self._enqueue(Job(number, request, counts_only=True))
             case Cancel(number):
-                job = self._jobs.pop(number, None)
-                if job is not None:
-                    job.cancelled = True
+                self._cancel(self._jobs.pop(number, None))
             case Configure():
                 raise messages.FrameError("received Configure twice")
 
+    def _enqueue(self, job: Job) -> None:
+        self._jobs[job.number] = job
+        self._to_prepare.put(job)
+
+    def _cancel(self, job: Job | None) -> None:
+        """The decode loop confirms the cancellation of a job that is prepared."""
+        if job is not None:
+            job.cancelled = True
+            if self._to_prepare.remove(job):
+                self.inbox.put(Cancelled(job.number, TokenUsage()))
+
     def _prepare_requests(self) -> None:
         while True:
-            item = self._to_prepare.get()
-            if isinstance(item, CountTokens):
-                self.inbox.put(self._count_tokens(item))
+            job = self._to_prepare.get()
+            try:
+                self._prepare(job, _Deadline(job))
+            except _CancelledError:
+                self.inbox.put(Cancelled(job.number, TokenUsage()))
+
+    def _prepare(self, job: Job, check: "_Deadline") -> None:
+        """Put the job or its answer into the inbox, after the notice of its tool calls.
+
+        Raises _CancelledError.
+        """
+        room, request = self._context_tokens, job.request
+        if job.counts_only:
+            counted = self._attempt(
+                job,
+                lambda: self._preparer.build_prompt(request, room * _COUNT_ROOM, check),
+            )
+            if isinstance(counted, Prompt):
+                usage = TokenUsage(prompt_tokens=len(counted.tokens))
+                self.inbox.put(Done(job.number, FinishReason.STOP, usage))
             else:
-                self._prepare_job(item)
-
-    def _count_tokens(self, count: CountTokens) -> FromEngine:
-        prompt = self._attempt(count.id, self._preparer.build_prompt, count.request)
-        if isinstance(prompt, Refused):
-            return prompt
-        return Done(count.id, FinishReason.STOP, TokenUsage(prompt_tokens=len(prompt.tokens)))
-
-    def _prepare_job(self, job: Job) -> None:
-        """Put the job or its refusal into the inbox, after the notice of its tool calls."""
-        if not job.cancelled:
-            prepared = self._attempt(job.number, self._preparer.prepare, job.request)
-            if isinstance(prepared, Refused):
-                self.inbox.put(prepared)
-                return
-            _fill_job(job, prepared)
-            if (refusal := self._check_length(job)) is not None:
-                self.inbox.put(refusal)
-                return
-            if prepared.tool_call_format is not None:
-                self.inbox.put(ToolCallNotice(job.number, prepared.tool_call_format))
+                self.inbox.put(counted)
+            return
+        prepared = self._attempt(job, lambda: self._preparer.prepare(request, room, check))
+        if isinstance(prepared, Refused):
+            self.inbox.put(prepared)
+            return
+        _fill_job(job, prepared)
+        if (refusal := self._check_length(job)) is not None:
+            self.inbox.put(refusal)
+            return
+        if prepared.tool_call_format is not None:
+            self.inbox.put(ToolCallNotice(job.number, prepared.tool_call_format))
         self.inbox.put(job)
 
     def _check_length(self, job: Job) -> Refused | None:
         """The context must hold the prompt and one token; `max_tokens` is only a cap."""
-        prompt_tokens, context_tokens = len(job.tokens), self._context_tokens
-        if prompt_tokens < context_tokens:
+        if len(job.tokens) < self._context_tokens:
             return None
+        return self._refuse_length(job, len(job.tokens), f"{len(job.tokens)}")
+
+    def _refuse_length(self, job: Job, prompt_tokens: int, shown: str) -> Refused:
         return Refused(
             job.number,
             RefusalKind.CONTEXT,
-            f"the prompt has {prompt_tokens} tokens; the context of this model holds "
-            f"{context_tokens}, including the answer: send less text",
+            f"the prompt has {shown} tokens; the context of this model holds "
+            f"{self._context_tokens}, including the answer: send less text",
             {
                 "prompt_tokens": prompt_tokens,
                 "max_tokens": job.max_tokens,
-                "context_tokens": context_tokens,
+                "context_tokens": self._context_tokens,
             },
         )
 
-    @staticmethod
-    def _attempt(
-        number: int, prepare: Callable[[CompletionRequest], T], request: CompletionRequest
-    ) -> T | Refused:
+    def _attempt(self, job: Job, prepare: Callable[[], T]) -> T | Refused:
+        number = job.number
         try:
-            return prepare(request)
+            return prepare()
+        except _CancelledError:
+            raise
+        except TooManyTokens as error:
+            return self._refuse_length(job, error.at_least, f"at least {error.at_least}")
         except TemplateError as error:
             return Refused(number, RefusalKind.INPUT, str(error))
         except InvalidInput as error:
@@ -155,6 +181,26 @@ class Intake:
             traceback.print_exc()
             reason = f"the model's chat template failed: {type(error).__name__}"
             return Refused(number, RefusalKind.FAILED, reason)
+
+
+class _CancelledError(Exception):
+    """The request was cancelled while it was prepared."""
+
+
+class _Deadline:
+    """Called between the steps of a preparation. Raises _CancelledError or InvalidInput."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._ends_at = time.monotonic() + _PREPARATION_TIMEOUT_S
+
+    def __call__(self) -> None:
+        if self._job.cancelled:
+            raise _CancelledError
+        if time.monotonic() > self._ends_at:
+            raise InvalidInput(
+                f"preparing the prompt took over {_PREPARATION_TIMEOUT_S:g} s: send less text"
+            )
 
 
 def _fill_job(job: Job, prepared: PreparedRequest) -> None:

@@ -1,5 +1,7 @@
 """Prepares a request for the decode loop: prompt tokens, grammar, stop strings."""
 
+from collections.abc import Callable
+
 import msgspec
 from msgspec import Struct
 
@@ -37,14 +39,22 @@ class RequestPreparer:
             prompts.model, prompts.tool_call_format, uses_args_marker=prompts.uses_args_marker
         )
 
-    def build_prompt(self, request: CompletionRequest) -> Prompt:
+    def build_prompt(
+        self, request: CompletionRequest, room: int, check: Callable[[], None]
+    ) -> Prompt:
         """The prompt alone. Raises what PromptBuilder.build does."""
-        return self._prompts.build(request)
+        return self._prompts.build(request, room, check)
 
-    def prepare(self, request: CompletionRequest) -> PreparedRequest:
-        """Raises TemplateError, NativeError or InvalidInput."""
+    def prepare(
+        self, request: CompletionRequest, room: int, check: Callable[[], None]
+    ) -> PreparedRequest:
+        """`check` is called now and then and may raise.
+
+        Raises TemplateError, NativeError, TooManyTokens or InvalidInput.
+        """
         self._check_biases(request)
-        prompt = self._prompts.build(request)
+        prompt = self._prompts.build(request, room, check)
+        check()
         grammar = self._outputs.build_grammar(request)
         tool_call_format = self._prompts.tool_call_format if offered_tools(request) else None
         changes = {

@@ -9,12 +9,16 @@ from plugins.providers.llama_cpp.speculation.drafter import Drafter
 class Job:
     """One request on its way through the engine. Any thread may set `cancelled`.
 
+    `counts_only`: only the number of its prompt's tokens is asked for.
     The first `shared_tokens` tokens are the appliance's own system message, whose cells may
     serve every owner. The first `kept_tokens` stay when a context shift drops the oldest text.
     """
 
-    def __init__(self, number: int, request: CompletionRequest) -> None:
+    def __init__(
+        self, number: int, request: CompletionRequest, *, counts_only: bool = False
+    ) -> None:
         self.number = number
+        self.counts_only = counts_only
         self.request = request
         self.tokens: list[int] = []
         self.shared_tokens = 0

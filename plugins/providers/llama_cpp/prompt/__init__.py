@@ -1,6 +1,7 @@
 """From a request to the tokens that a model reads.
 
 prompt.py               PromptBuilder: renders and tokenizes
+tokenizer.py            Tokenizer: linear time, stops early
 template.py             ChatTemplate: the model's chat template
 jinja_sandbox.py        compiles and renders Jinja templates
 tools.py                tools, calls and results for the template

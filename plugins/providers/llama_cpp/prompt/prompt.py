@@ -2,7 +2,8 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from msgspec import Struct
 
@@ -20,6 +21,7 @@ from plugins.providers.llama_cpp.native.bindings import Model
 from plugins.providers.llama_cpp.native.tokens import common_prefix_length
 from plugins.providers.llama_cpp.prompt.special_token_guard import SpecialTokenGuard
 from plugins.providers.llama_cpp.prompt.template import ChatTemplate
+from plugins.providers.llama_cpp.prompt.tokenizer import Tokenizer
 from plugins.providers.llama_cpp.prompt.tools import append_to_system
 from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
 from plugins.providers.llama_cpp.sampling.vocabulary import fill_in_tokens, load_vocabulary
@@ -47,6 +49,8 @@ class PromptBuilder:
     def __init__(self, model: Model) -> None:
         self.model = self._model = model
         self._bos_token = model.bos_token
+        self._tokenizer = Tokenizer(model)
+        self._tokenize: Callable[..., list[int]] = self._tokenizer.tokenize
         template = self._template = ChatTemplate(
             model.chat_template, bos=model.special_text("bos"), eos=model.special_text("eos")
         )
@@ -57,11 +61,19 @@ class PromptBuilder:
         self._system_prefixes: OrderedDict[str, list[int]] = OrderedDict()
         _show_markers(model)
 
-    def build(self, request: CompletionRequest) -> Prompt:
+    def build(
+        self,
+        request: CompletionRequest,
+        room: int | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> Prompt:
         """The exact tokens that the model will read.
 
-        Raises TemplateError, NativeError, or InvalidInput for what this model lacks.
+        `check` is called now and then and may raise. Raises TemplateError, NativeError,
+        TooManyTokens if there are certainly more than `room`, or InvalidInput for what this
+        model lacks.
         """
+        self._tokenize = partial(self._tokenizer.tokenize, room=room, check=check)
         if request.raw is not None:
             tokens = self._raw_tokens(request.raw)
         else:
@@ -84,20 +96,20 @@ class PromptBuilder:
         text = self._template.render(masked, [guard.mask_tool(tool) for tool in tools])
         tokens: list[int] = []
         for part, is_template in guard.split_rendered(text):
-            tokens += self._model.tokenize(part, parse_special=is_template)
+            tokens += self._tokenize(part, parse_special=is_template)
         return self._with_bos(tokens)
 
     def _raw_tokens(self, raw: RawPrompt) -> list[int]:
         """Without a suffix the text is the whole prompt and may contain special tokens."""
         if raw.suffix is None:
-            return self._with_bos(self._model.tokenize(raw.text, parse_special=True))
+            return self._with_bos(self._tokenize(raw.text, parse_special=True))
         if self._fill_in is None:
             raise InvalidInput.at(
                 "suffix", "this model has no fill-in-the-middle tokens; omit the suffix"
             )
         prefix, suffix, middle = self._fill_in
-        before = self._model.tokenize(raw.text, parse_special=False)
-        after = self._model.tokenize(raw.suffix, parse_special=False)
+        before = self._tokenize(raw.text, parse_special=False)
+        after = self._tokenize(raw.suffix, parse_special=False)
         return self._with_bos([prefix, *before, suffix, *after, middle])
 
     def _with_bos(self, tokens: list[int]) -> list[int]:
@@ -127,8 +139,8 @@ class PromptBuilder:
     def _contains_special(self, text: str) -> bool:
         if not load_vocabulary(self._model).may_contain_special(text):
             return False
-        plain = self._model.tokenize(text, parse_special=False)
-        return plain != self._model.tokenize(text, parse_special=True)
+        plain = self._tokenize(text, parse_special=False)
+        return plain != self._tokenize(text, parse_special=True)
 
 
 def _format_instruction(request: CompletionRequest) -> str:

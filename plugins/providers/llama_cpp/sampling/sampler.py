@@ -1,6 +1,7 @@
 """One sampler chain per sequence, of llama.cpp's own samplers in its usual order."""
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from plugins.providers.llama_cpp.sampling.logprobs import LogprobComputer
 from plugins.providers.llama_cpp.sampling.vocabulary import load_vocabulary
 
 GRAMMAR_ROOT = "root"
+# An answer that takes longer is ended: all others wait meanwhile.
+_MAX_TOKEN_CPU_S = 2.0
 _REPEAT_WINDOW = 64
 _ANSWER_WINDOW = 32768
 _LARGEST_SEED = 0xFFFFFFFE
@@ -99,7 +102,12 @@ class Sampler:
     def _sample_token(self, context: Context, row: int) -> int:
         if self._logits is None:
             return int(self._lib.llama_sampler_sample(self._chain, context.handle, row))
+        started = time.thread_time()
         token = self._sample_constrained(self._logits, context, row)
+        if time.thread_time() - started > _MAX_TOKEN_CPU_S:
+            raise NativeError(
+                f"the output format took over {_MAX_TOKEN_CPU_S:g} s for one token; simplify it"
+            )
         self._lib.llama_sampler_accept(self._chain, token)
         self._lib.llama_sampler_accept(self._grammar, token)
         return token

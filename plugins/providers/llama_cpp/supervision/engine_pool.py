@@ -24,6 +24,7 @@ from plugins.providers.llama_cpp.supervision.supervisor import (
 )
 
 _log = structlog.get_logger()
+_COUNTS_PER_OWNER = 8
 
 
 class EnginePool:
@@ -102,6 +103,7 @@ class EnginePool:
         slot = self._slots[file.alias] = EngineSlot(
             kind(self._context, self._options, file, deps),
             RequestLimit(self._options.max_sequences, self._options.queue_limit),
+            RequestLimit(1, self._options.queue_limit, per_owner=_COUNTS_PER_OWNER),
             idle_s=self._options.idle_unload_s,
             on_idle=self._unload_idle,
         )

@@ -16,7 +16,7 @@ from plugins.providers.llama_cpp.supervision.supervisor import (
 
 
 class EngineSlot:
-    """A model's supervisor and the requests that use it.
+    """A model's supervisor and the requests that use it: completions or embeddings, and counts.
 
     `on_idle` is called when no request has used it for `idle_s` seconds (0: never).
     """
@@ -25,12 +25,13 @@ class EngineSlot:
         self,
         supervisor: CompletionSupervisor | EmbeddingSupervisor,
         request_limit: RequestLimit,
+        count_limit: RequestLimit,
         *,
         idle_s: float,
         on_idle: Callable[["EngineSlot"], None],
     ) -> None:
         self.supervisor = supervisor
-        self.request_limit = request_limit
+        self.request_limit, self.count_limit = request_limit, count_limit
         self.last_used = time.monotonic()
         self._active_requests = 0
         self._idle_s, self._on_idle = idle_s, on_idle

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -10,21 +11,30 @@ from appliance.errors import QueueFull
 
 
 class RequestLimit:
-    """Counts the open requests of one engine."""
+    """Counts the open requests of one engine. An owner has at most `per_owner` of them."""
 
-    def __init__(self, running: int, waiting: int) -> None:
+    def __init__(self, running: int, waiting: int, *, per_owner: int | None = None) -> None:
         self._max_running, self._max_waiting = running, waiting
+        self._per_owner = per_owner
         self._open = 0
+        self._open_by_owner: Counter[str] = Counter()
         self._idle = asyncio.Event()
         self._idle.set()
         self._average_s: float | None = None
 
     @asynccontextmanager
-    async def admit(self) -> AsyncGenerator[None, None]:
+    async def admit(self, owner: str = "") -> AsyncGenerator[None, None]:
         """Count one request while the block runs. Raises QueueFull if too many are open."""
         if self._open >= self._max_running + self._max_waiting:
             raise self._queue_full()
+        if self._per_owner is not None and self._open_by_owner[owner] >= self._per_owner:
+            raise QueueFull(
+                f"your share of the queue for this model is full ({self._per_owner} requests); "
+                "retry later",
+                details={"queue_length": self._per_owner, "queue_limit": self._per_owner},
+            )
         self._open += 1
+        self._open_by_owner[owner] += 1
         self._idle.clear()
         started = time.monotonic()
         try:
@@ -32,6 +42,9 @@ class RequestLimit:
             self._average_s = update_average(self._average_s, time.monotonic() - started)
         finally:
             self._open -= 1
+            self._open_by_owner[owner] -= 1
+            if not self._open_by_owner[owner]:
+                del self._open_by_owner[owner]
             if not self._open:
                 self._idle.set()
 

@@ -171,7 +171,7 @@ async def test_stream_when_prompt_is_huge_then_refused_and_others_go_on(
         return_exceptions=True,
     )
     assert isinstance(huge, ContextLengthExceeded)
-    assert huge.details["prompt_tokens"] > 300_000
+    assert huge.details["prompt_tokens"] > CONTEXT  # a lower bound, by its bytes
     assert not isinstance(small, BaseException)
 
 

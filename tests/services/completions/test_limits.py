@@ -1,0 +1,51 @@
+"""Limits on the size of chats and raw completions."""
+
+import msgspec
+import pytest
+
+from appliance.config.settings import LimitSettings
+from appliance.domain.completions import CompletionSpec
+from appliance.domain.messages import Message, MessageRole, RawPrompt, Tool, ToolCall
+from appliance.errors import InvalidInput, PayloadTooLarge
+from appliance.services.completions.limits import check_size
+
+_LIMITS = LimitSettings(prompt_bytes=100, messages=3)
+
+
+def _chat(*texts: str, **more: object) -> CompletionSpec:
+    messages = tuple(Message(MessageRole.USER, text) for text in texts)
+    return msgspec.structs.replace(CompletionSpec("tiny", messages), **more)
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        pytest.param(_chat("é" * 30, "x" * 41), "messages", id="F62 texts together"),
+        pytest.param(_chat("x", "x", "x", "x"), "messages", id="F62 number of messages"),
+        pytest.param(_chat("x", tools=(Tool("f", "x" * 100),)), "messages", id="tools"),
+        pytest.param(
+            CompletionSpec(
+                "tiny",
+                (Message(MessageRole.ASSISTANT, "", (ToolCall("1", "f", "x" * 100),)),),
+            ),
+            "messages",
+            id="calls",
+        ),
+        pytest.param(CompletionSpec("tiny", raw=RawPrompt("x" * 99, "xx")), "prompt", id="raw"),
+    ],
+)
+def test_size_when_a_limit_is_exceeded_then_refused_with_the_limit(
+    spec: CompletionSpec, field: str
+):
+    with pytest.raises(PayloadTooLarge, match=f"{field}: .* exceed the limit of") as caught:
+        check_size(spec, _LIMITS)
+    assert caught.value.details["limit"] in {100, 3}
+
+
+def test_size_when_it_is_exactly_the_limit_then_accepted():
+    check_size(_chat("x" * 50, "x" * 25, "x" * 25), _LIMITS)
+
+
+def test_text_when_it_is_not_unicode_then_refused_by_place():
+    with pytest.raises(InvalidInput, match=r"messages\[1\]\.content"):
+        check_size(_chat("x", "\ud800"), _LIMITS)
