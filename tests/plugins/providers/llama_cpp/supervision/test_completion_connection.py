@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from appliance.domain.messages import CompletionRequest, Message, MessageRole, Tool
-from appliance.errors import InvalidInput
+from appliance.errors import InvalidInput, QueueFull
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
 from plugins.providers.llama_cpp.supervision import validation
 from plugins.providers.llama_cpp.supervision.completion_connection import CompletionConnection
@@ -50,6 +50,19 @@ async def test_count_when_nobody_waits_any_more_then_nothing_is_open(provider: L
     with pytest.raises(asyncio.CancelledError):
         await counting
     assert connection.silence_s == 0.0
+
+
+async def test_counts_when_an_owner_has_many_open_then_only_theirs_are_refused(
+    provider: LlamaCppProvider,
+):
+    """F62: the queue of prompts to be counted is bounded for each owner and together."""
+    await provider.load("tiny")
+    text = "word " * 100
+    counts = [provider.count_tokens(request(text, owner="a")) for _ in range(20)]
+    others = provider.count_tokens(request(text, owner="b"))
+    *first, last = await asyncio.gather(*counts, others, return_exceptions=True)
+    assert isinstance(last, int)
+    assert sum(isinstance(each, QueueFull) for each in first) == 12
 
 
 @pytest.mark.parametrize("value", [_TOO_LARGE, -(2**63) - 1])
