@@ -160,5 +160,5 @@ def test_local_model_when_an_image_is_in_the_history_then_it_reads_a_placeholder
         checked = validate_completion(replace(request, messages=messages))
         assert all(message.parts == () for message in checked.messages)
         assert OMITTED in [message.content for message in checked.messages]
-    with pytest.raises(InvalidInput, match=r"messages\[1\].content"):
+    with pytest.raises(InvalidInput, match=r"messages\[1\].content\[0\]"):
         validate_completion(replace(request, messages=(question, user)))

@@ -11,6 +11,7 @@ import msgspec
 
 from appliance.domain.messages import (
     CompletionRequest,
+    MediaPart,
     Message,
     MessageRole,
     OutputFormat,
@@ -129,11 +130,12 @@ def _check_message(message: Message, place: str) -> None:
 def _check_last_turn(messages: Sequence[Message]) -> None:
     """Elsewhere a placeholder stands for an image; here it is the question itself."""
     last = messages[-1] if messages else None
-    if last is not None and last.role is MessageRole.USER and last.media:
-        raise InvalidInput.at(
-            f"messages[{len(messages) - 1}].content",
-            f"holds a part of type {last.media[0].kind!r}, but this model reads text only",
-        )
+    if last is None or last.role is not MessageRole.USER:
+        return
+    for at, part in enumerate(last.parts):
+        if isinstance(part, MediaPart):
+            place = f"messages[{len(messages) - 1}].content[{at}]"
+            raise InvalidInput.at(place, f"{part.kind!r}: this model reads text only")
 
 
 def _check_tools(tools: Collection[Tool], choice: ToolChoice) -> None:
