@@ -53,6 +53,11 @@ def confine(model: Path, *, gpu: bool) -> Confinement:
         return _apply_layers(files, model_fds, gpu=gpu)
 
 
+def confine_to_code() -> Confinement:
+    """Confine this process for good to system libraries and the product's code; see `confine`."""
+    return _apply_layers((), (), gpu=False)
+
+
 def _apply_layers(files: Sequence[Path], model_fds: Sequence[int], *, gpu: bool) -> Confinement:
     steps: dict[str, Callable[[], None]] = {
         "no_new_privileges": linux.set_no_new_privileges,

@@ -23,6 +23,7 @@ from plugins.providers.llama_cpp.native.bindings import Context, Model, NativeEr
 from plugins.providers.llama_cpp.native.loader import load_library
 from plugins.providers.llama_cpp.native.log import ErrorLog
 from plugins.providers.llama_cpp.prompt.prompt import PromptBuilder
+from plugins.providers.llama_cpp.prompt.renderer import Renderer
 from plugins.providers.llama_cpp.protocol.messages import (
     Configure,
     Done,
@@ -48,6 +49,8 @@ class Engine:
         configure: Configure,
         log: ErrorLog,
         confinement: Confinement,
+        *,
+        renderer: Renderer,
     ) -> None:
         """Loads everything. Raises LibraryError or NativeError with the reason."""
         free_bytes = configure.memory_bytes or host.available_memory()
@@ -62,7 +65,7 @@ class Engine:
         context = _create_context(model, size, configure.max_sequences, estimate)
         _warm_up(lib, model, context)
         calibration = calibrate(configure, estimate, model, context)
-        prompts = PromptBuilder(model)
+        prompts = PromptBuilder(model, renderer)
         context_tokens = min(size.context_tokens, context.cells)
         self._outbox = outbox
         self._intake = Intake(connection, prompts, context_tokens)

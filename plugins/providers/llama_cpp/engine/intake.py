@@ -21,7 +21,7 @@ from plugins.providers.llama_cpp.engine.preparation_queue import PreparationQueu
 from plugins.providers.llama_cpp.engine.request_preparer import PreparedRequest, RequestPreparer
 from plugins.providers.llama_cpp.engine.sequences import Job
 from plugins.providers.llama_cpp.native.bindings import NativeError
-from plugins.providers.llama_cpp.prompt.jinja_sandbox import TemplateError
+from plugins.providers.llama_cpp.prompt.jinja_sandbox import TemplateError, TemplateLimitExceeded
 from plugins.providers.llama_cpp.prompt.prompt import Prompt, PromptBuilder
 from plugins.providers.llama_cpp.prompt.tokenizer import TooManyTokens
 from plugins.providers.llama_cpp.protocol import messages
@@ -171,12 +171,12 @@ class Intake:
             raise
         except TooManyTokens as error:
             return self._refuse_length(job, error.at_least, f"at least {error.at_least}")
+        except (TemplateLimitExceeded, NativeError) as error:
+            return Refused(number, RefusalKind.FAILED, str(error))
         except TemplateError as error:
             return Refused(number, RefusalKind.INPUT, str(error))
         except InvalidInput as error:
             return Refused(number, RefusalKind.INPUT, error.message, error.details)
-        except NativeError as error:
-            return Refused(number, RefusalKind.FAILED, str(error))
         except Exception as error:  # the template is a program from the model file
             traceback.print_exc()
             reason = f"the model's chat template failed: {type(error).__name__}"

@@ -20,6 +20,7 @@ from plugins.providers.llama_cpp.host.exit_diagnosis import last_error_lines
 from plugins.providers.llama_cpp.native.bindings import NativeError
 from plugins.providers.llama_cpp.native.loader import LibraryError, load_library
 from plugins.providers.llama_cpp.native.log import ErrorLog
+from plugins.providers.llama_cpp.prompt.renderer import start_renderer
 from plugins.providers.llama_cpp.protocol.messages import Configure, LoadFailed
 
 _EXIT_USAGE = 2
@@ -63,15 +64,19 @@ def _load_engine(
     connection: socket.socket, outbox: Outbox, configure: Configure, log: ErrorLog
 ) -> Engine | EmbeddingEngine:
     """Loads the libraries, which are trusted; reads the model only once confined."""
+    try:
+        renderer = None if configure.embeds else start_renderer(connection)
+    except OSError as error:
+        raise NativeError(f"the renderer of chat templates can't be started: {error}") from error
     lib = load_library()
     try:
         gpu = bool(lib.llama_supports_gpu_offload())
         confinement = lockdown.confine(Path(configure.path), gpu=gpu)
     except OSError as error:
         raise NativeError(f"the model file can't be opened: {error.strerror}") from error
-    if configure.embeds:
+    if renderer is None:
         return EmbeddingEngine(connection, outbox, configure, log, confinement)
-    return Engine(connection, outbox, configure, log, confinement)
+    return Engine(connection, outbox, configure, log, confinement, renderer=renderer)
 
 
 def _tune_libraries() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -15,27 +16,33 @@ class TemplateError(Exception):
     """The template can't be compiled or rejects the messages; the text says why."""
 
 
-CompiledTemplate = jinja2.Template
+class TemplateLimitExceeded(TemplateError):
+    """The template took too much memory or time."""
 
 
-def compile_template(source: str) -> CompiledTemplate:
+def check_template(source: str) -> None:
     """Raises TemplateError for a syntax error."""
-    try:
-        return _environment().from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise TemplateError(f"the model's chat template has a syntax error: {error}") from error
+    _compile(source)
 
 
-def render_template(template: CompiledTemplate, **variables: Any) -> str:
+def render_template(source: str, variables: dict[str, Any]) -> str:
     """Render with these variables. Raises TemplateError."""
     try:
-        return template.render(
+        return _compile(source).render(
             raise_exception=_raise_exception, strftime_now=_strftime_now, **variables
         )
     except TemplateError:
         raise
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise TemplateError(f"the model's chat template failed: {error}") from error
+
+
+@lru_cache(maxsize=2)
+def _compile(source: str) -> jinja2.Template:
+    try:
+        return _environment().from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(f"the model's chat template has a syntax error: {error}") from error
 
 
 class _Generation(Extension):

@@ -19,6 +19,7 @@ from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.constraints.output_constraints import offered_tools
 from plugins.providers.llama_cpp.native.bindings import Model
 from plugins.providers.llama_cpp.native.tokens import common_prefix_length
+from plugins.providers.llama_cpp.prompt.renderer import Renderer
 from plugins.providers.llama_cpp.prompt.special_token_guard import SpecialTokenGuard
 from plugins.providers.llama_cpp.prompt.template import ChatTemplate
 from plugins.providers.llama_cpp.prompt.tokenizer import Tokenizer
@@ -46,13 +47,17 @@ class Prompt(Struct, frozen=True):
 class PromptBuilder:
     """Builds the prompts of one model. May be used by one thread at a time."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, renderer: Renderer | None = None) -> None:
+        """`renderer` renders the model's chat template; without one it is trusted."""
         self.model = self._model = model
         self._bos_token = model.bos_token
         self._tokenizer = Tokenizer(model)
         self._tokenize: Callable[..., list[int]] = self._tokenizer.tokenize
         template = self._template = ChatTemplate(
-            model.chat_template, bos=model.special_text("bos"), eos=model.special_text("eos")
+            model.chat_template,
+            bos=model.special_text("bos"),
+            eos=model.special_text("eos"),
+            renderer=renderer,
         )
         self.stops, self.note = template.stops, template.note
         self.tool_call_format: ToolCallFormat = template.tool_call_format

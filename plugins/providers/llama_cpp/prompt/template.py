@@ -9,11 +9,10 @@ from msgspec import Struct
 from appliance.domain.messages import Message, MessageRole, Tool, ToolCall
 from plugins.providers.llama_cpp.prompt import tools as tool_prompts
 from plugins.providers.llama_cpp.prompt.jinja_sandbox import (
-    CompiledTemplate,
     TemplateError,
-    compile_template,
-    render_template,
+    TemplateLimitExceeded,
 )
+from plugins.providers.llama_cpp.prompt.renderer import LocalRenderer, Renderer
 from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
 from plugins.providers.llama_cpp.tool_calls import markers
 
@@ -75,11 +74,14 @@ class ChatTemplate:
     writes tool calls; `supports_tools`: its template takes calls and results.
     """
 
-    def __init__(self, source: str | None, *, bos: str, eos: str) -> None:
+    def __init__(
+        self, source: str | None, *, bos: str, eos: str, renderer: Renderer | None = None
+    ) -> None:
+        self._renderer = renderer or LocalRenderer()
         self.stops: tuple[str, ...] = ()
         self.note = ""
         self._variables = {"bos_token": bos, "eos_token": eos}
-        self._template = self._compile(source)
+        self._source = self._choose_source(source)
         detected = _detect_format(source or "")
         self._traits = _TemplateTraits()
         self.uses_args_marker = markers.ARGS_MARKER in (source or "")
@@ -105,22 +107,25 @@ class ChatTemplate:
             messages, tools = tool_prompts.append_to_system(messages, instructions), ()
         try:
             return self._render(messages, tools)
+        except TemplateLimitExceeded:
+            raise
         except TemplateError:
             merged = _merge_system(messages)
             if merged is None:
                 raise
             return self._render(merged, tools)
 
-    def _compile(self, source: str | None) -> CompiledTemplate:
+    def _choose_source(self, source: str | None) -> str:
         try:
             if source:
-                return compile_template(source)
+                self._renderer.check(source)
+                return source
         except TemplateError:
             self.note = "unreadable chat template, ChatML is used"
         else:
             self.note = "no chat template, ChatML is used"
         self.stops = (_CHATML_STOP,)
-        return compile_template(_CHATML)
+        return _CHATML
 
     def _probe_tool_support(self) -> bool:
         """Whether a tool, a call and its result show up in a rendered prompt.
@@ -128,6 +133,13 @@ class ChatTemplate:
         Some templates need a call's arguments as text, or no content beside it, and some
         leave the tools to the system message: keeps the first traits that work.
         """
+        try:
+            return self._find_traits()
+        except TemplateLimitExceeded:
+            self._traits = _TemplateTraits()
+            return False
+
+    def _find_traits(self) -> bool:
         name, _, value, result = _PROBE
         for traits in _TRAITS:
             if not (
@@ -156,17 +168,19 @@ class ChatTemplate:
         )
         try:
             return self._render(messages, (Tool(name, text),))
+        except TemplateLimitExceeded:
+            raise
         except TemplateError:
             return ""
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
-        return render_template(
-            self._template,
-            messages=list(self._to_openai_messages(messages)),
-            add_generation_prompt=True,
-            tools=[tool_prompts.describe_tool(tool) for tool in tools] or None,
+        variables = {
+            "messages": list(self._to_openai_messages(messages)),
+            "add_generation_prompt": True,
+            "tools": [tool_prompts.describe_tool(tool) for tool in tools] or None,
             **self._variables,
-        )
+        }
+        return self._renderer.render(self._source, variables)
 
     def _to_openai_messages(self, messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
         """Messages as templates expect them: as in OpenAI's API, but arguments as values."""
