@@ -104,12 +104,12 @@ class Sampler:
             return int(self._lib.llama_sampler_sample(self._chain, context.handle, row))
         started = time.thread_time()
         token = self._sample_constrained(self._logits, context, row)
+        self._lib.llama_sampler_accept(self._chain, token)
+        self._lib.llama_sampler_accept(self._grammar, token)
         if time.thread_time() - started > _MAX_TOKEN_CPU_S:
             raise NativeError(
                 f"the output format took over {_MAX_TOKEN_CPU_S:g} s for one token; simplify it"
             )
-        self._lib.llama_sampler_accept(self._chain, token)
-        self._lib.llama_sampler_accept(self._grammar, token)
         return token
 
     def _sample_constrained(self, logits: LogitsArray, context: Context, row: int) -> int:

@@ -7,6 +7,7 @@ import pytest
 
 from appliance.domain.messages import Sampling
 from plugins.providers.llama_cpp.native.bindings import Context, Model, NativeError
+from plugins.providers.llama_cpp.sampling import sampler as sampler_module
 from plugins.providers.llama_cpp.sampling.logits import LogitsArray
 from plugins.providers.llama_cpp.sampling.sampler import Sampler
 from plugins.providers.llama_cpp.sampling.vocabulary import load_vocabulary
@@ -158,3 +159,13 @@ def test_likelihoods_when_all_tokens_are_summed_then_one(model: Model, at: tuple
         assert sampled.likelihood.top == ()
         total += math.exp(sampled.likelihood.drawn.logprob)
     assert total == pytest.approx(1.0, abs=1e-3)
+
+
+def test_grammar_when_a_token_takes_too_long_then_only_an_error(
+    model: Model, at: tuple[Context, int], monkeypatch: pytest.MonkeyPatch
+):
+    """F53: the request ends, long before the engine would be taken to hang."""
+    monkeypatch.setattr(sampler_module, "_MAX_TOKEN_CPU_S", -1.0)
+    with pytest.raises(NativeError, match="for one token"):
+        _sample(model, at, _GREEDY, grammar="root ::= [a-z]*")
+    assert _sample(model, at, _GREEDY)
