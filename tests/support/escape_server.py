@@ -21,6 +21,7 @@ from tests.support.server_process import GENEROUS, PROGRAM, ServerProcess, share
 _UID = 64_997
 _SETTINGS = {
     "SANDBOX__BACKEND": "bubblewrap",
+    "SANDBOX__LANGUAGES": "bash,node",
     "SANDBOX__PARALLEL_RUNS": "2",
     "SANDBOX__QUEUE_LIMIT": "16",
     "SANDBOX__QUEUE_PER_USER": "16",
