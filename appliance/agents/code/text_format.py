@@ -31,7 +31,7 @@ def restore_format(original: str, content: str) -> str:
         return original
     if not (old and new):
         return mark + content
-    line_ends = Counter(filter(None, map(_line_end, old)))
+    line_ends = Counter[str](end for line in old if (end := _line_end(line)))
     usual_end = line_ends.most_common(1)[0][0] if line_ends else "\n"
     known = {line.rstrip(): line for line in reversed(old)}
     lines = [known.get(line.rstrip(), line.rstrip(_LINE_END) + usual_end) for line in new]
