@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from appliance.config.settings import DataSettings, Settings
 from appliance.errors import ConfigError, SetupError
 
 
-def settings(**data: str) -> Settings:
+def settings(**data: Any) -> Settings:
     return Settings(data=DataSettings(**data))
 
 
