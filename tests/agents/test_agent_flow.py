@@ -53,7 +53,7 @@ async def test_run_when_one_candidate_is_right_then_it_is_the_answer() -> None:
 async def test_run_when_branches_run_then_they_differ_in_seed_and_the_first_is_greedy() -> None:
     provider = ScriptedProvider(answers_in_turn(GOOD))
     await run_agent(provider, MemoryContext(make_request(temperature=0.7, seed=5)))
-    assert sorted(r.sampling.temperature for r in provider.requests) == [0.0, 0.7, 0.7]
+    assert sorted(r.sampling.temperature or 0.0 for r in provider.requests) == [0.0, 0.7, 0.7]
     assert len({r.sampling.seed for r in provider.requests}) == 3
     assert {r.owner for r in provider.requests} == {"user:1"}
     assert len({r.messages for r in provider.requests}) == 1
