@@ -191,7 +191,8 @@ async def test_anthropic_when_refused_then_the_packages_own_error(
     with pytest.raises(kind) as refused:
         await message_of(served)
     assert refused.value.request_id
-    assert cast("Any", refused.value.body)["error"]["message"] == "x"
+    message = "prompt is too long: x" if isinstance(raised, ContextLengthExceeded) else "x"
+    assert cast("Any", refused.value.body)["error"]["message"] == message
 
 
 async def test_anthropic_when_the_queue_is_full_then_the_package_tries_again(
