@@ -74,8 +74,9 @@ def install_portable_llama(environment: Path) -> None:
 def pack_sandbox_python(environment: Path) -> None:
     """The sandbox's own interpreter, as one file that the executable carries."""
     code = (
-        "import sys; from pathlib import Path; from appliance.sandbox.python.runtime import pack;"
-        "pack(Path(sys.argv[1]))"
+        "import sys; from pathlib import Path;"
+        "from appliance.sandbox.python.runtime import pack_runtime;"
+        "pack_runtime(Path(sys.argv[1]))"
     )
     run(str(environment / "bin" / "python"), "-c", code, str(BUILD / "sandbox-python.tar.xz"))
 
