@@ -64,7 +64,8 @@ class Provider(Protocol):
         cancelling the task that reads it) ends the generation at once; a MeteredStream then
         has the usage, which is estimated otherwise.
         Raises UnknownModel, ContextLengthExceeded (before anything runs),
-        ModelUnavailable, QueueFull or ProviderFailed.
+        ModelUnavailable, QueueFull or ProviderFailed; a ProviderFailed with `stalled` in its
+        details if it may have made the provider hang, so that it is not tried anywhere else.
         """
         ...
 

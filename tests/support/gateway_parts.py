@@ -26,6 +26,7 @@ from tests.support.agent_fakes import Answer, ScriptedProvider, answers_in_turn
 GREEDY = Sampling(temperature=0.0)
 RETRYABLE = ProviderFailed("it hiccuped", details={"retryable": True})
 PERMANENT = ProviderFailed("it is broken")
+STALLED = ProviderFailed("it made no progress", details={"stalled": True, "retryable": False})
 
 
 Script = Callable[[CompletionRequest], Answer]

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from appliance.domain.models import ModelState
 from appliance.errors import ApplianceError
 from appliance.inference.attempts.attempt_log import Started
+from appliance.inference.request.errors import can_fall_back
 from appliance.inference.request.route import Route
 
 HEDGED = "HEDGED"
@@ -86,7 +87,8 @@ class Race(Generic[T]):
     async def run(self, first: Leg[T], second: Leg[T]) -> Started[T]:
         """The winner; the other leg has ended when this returns. Both legs call `ask`.
 
-        Raises the error of the first leg if neither begins to answer.
+        If neither begins to answer, raises an error that excludes further targets, else that of
+        the first leg.
         """
         legs: list[asyncio.Task[LegOutcome[T]]] = []
         try:
@@ -144,5 +146,9 @@ def _winner(outcomes: Sequence[LegOutcome[T]]) -> Started[T]:
     for outcome in outcomes:
         if isinstance(outcome, Started):
             return outcome
+    errors = [each for each in outcomes if isinstance(each, Exception)]
+    for error in errors:
+        if isinstance(error, ApplianceError) and not can_fall_back(error):
+            raise error
     # Without any outcome the provider has cancelled itself, which cancels the caller, too.
-    raise next((each for each in outcomes if isinstance(each, Exception)), asyncio.CancelledError())
+    raise next(iter(errors), asyncio.CancelledError())

@@ -34,10 +34,14 @@ NOT_TRIED = (CircuitOpen, QuotaExceeded, ProviderQueueFull)
 
 
 def can_fall_back(error: ApplianceError) -> bool:
-    """Whether the next target may be asked: not if the request itself is invalid."""
+    """Whether the next target may be asked.
+
+    Not if the request itself is invalid, nor if it was computed when an engine stalled: it may be
+    the cause, and would then stall the next engine too.
+    """
     if isinstance(error, ContextLengthExceeded | UnknownModel):
         return True
-    return not isinstance(error, InvalidInput | Forbidden)
+    return not (isinstance(error, InvalidInput | Forbidden) or error.details.get("stalled"))
 
 
 def can_retry(error: ApplianceError) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from importlib.util import find_spec
+from typing import Any
 
 from appliance.domain.messages import (
     CompletionEvent,
@@ -124,7 +125,7 @@ class LlamaCppProvider:
                 f"counting the prompt's tokens took longer than {_COUNT_TIMEOUT_S:g} s"
             ) from error
         except EngineLostError as error:
-            raise ProviderFailed(f"the engine ended while counting tokens: {error}") from error
+            raise _engine_lost(request.model, error) from error
 
     def stream(self, request: CompletionRequest) -> MeteredEvents:
         """See the SPI."""
@@ -228,7 +229,9 @@ async def _read_count(connection: CompletionConnection, request: CompletionReque
 
 
 def _engine_lost(model: str, error: EngineLostError) -> ProviderFailed:
+    details: dict[str, Any] = {"model": model}
+    if error.stalled:
+        details |= {"stalled": True, "retryable": False}
     return ProviderFailed(
-        f"the engine of {model!r} ended before the request was complete: {error}",
-        details={"model": model},
+        f"the engine of {model!r} ended before the request was complete: {error}", details=details
     )

@@ -27,6 +27,7 @@ from tests.support.agent_fakes import Answer
 from tests.support.gateway_parts import (
     PERMANENT,
     RETRYABLE,
+    STALLED,
     Breaking,
     Script,
     Scripted,
@@ -99,6 +100,14 @@ async def test_route_when_the_request_is_invalid_then_nobody_else_is_asked(
     with pytest.raises(type(error)):
         await answer(service_over(one, two, routes=route("a", "b")), chat_spec(model="smart"))
     assert two.requests == []
+
+
+async def test_route_when_it_ran_at_a_stall_then_nobody_else_is_asked() -> None:
+    """F61: what hung one engine may hang the next."""
+    one, two = pair(STALLED)
+    with pytest.raises(ProviderFailed, match="no progress"):
+        await answer(service_over(one, two, routes=route("a", "b")), chat_spec(model="smart"))
+    assert (len(one.requests), two.requests) == (1, [])
 
 
 async def test_route_when_the_prompt_is_too_long_then_one_with_a_larger_context_is_asked() -> None:

@@ -14,6 +14,7 @@ from tests.support.agent_fakes import answers_in_turn
 from tests.support.gateway_parts import (
     PERMANENT,
     RETRYABLE,
+    STALLED,
     answer,
     chat_spec,
     outcomes,
@@ -168,6 +169,16 @@ async def test_hedge_when_all_fail_then_the_last_error_is_raised() -> None:
     with pytest.raises(ProviderFailed, match="gone, too"):
         await answer(CompletionService(gateway), SMART)
     assert gateway.queue_load() == (0, 0)
+
+
+async def test_hedge_when_the_second_stalls_then_it_is_not_asked_again() -> None:
+    """F61: what hung one engine may hang the next."""
+    asked = asyncio.Event()
+    one = DelayedFailure(asked, PERMANENT, name="one", models=("a",))
+    two, three = remote("two", "b", set_then_answer(asked, STALLED)), remote("three", "c", "third")
+    with pytest.raises(ProviderFailed, match="no progress"):
+        await answer(hedged_service(one, two, three), SMART)
+    assert (len(two.requests), three.requests) == (1, [])
 
 
 async def test_hedge_when_the_others_are_denied_then_none_is_made() -> None:

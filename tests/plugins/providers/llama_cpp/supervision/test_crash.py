@@ -121,8 +121,9 @@ async def test_engine_when_it_hangs_then_ended_and_what_it_ran_is_not_tried_agai
     os.kill(first, signal.SIGSTOP)
     answer = asyncio.create_task(complete(provider, request("x")))
     await until_gone(first)
-    with pytest.raises(ProviderFailed, match="no progress"):
+    with pytest.raises(ProviderFailed, match="no progress") as caught:
         await answer
+    assert (caught.value.details["stalled"], caught.value.details["retryable"]) == (True, False)
     assert len(submitted) == 1
     monkeypatch.undo()
     await complete(provider, request("y"))
