@@ -13,6 +13,7 @@ from appliance.domain.messages import FinishReason, TokenUsage
 from appliance.domain.tasks import (
     BranchReport,
     BranchStatus,
+    ModelUsage,
     SourceFile,
     TaskResult,
     Verification,
@@ -24,8 +25,8 @@ def build_code_result(
     context: RunContext, candidates: Sequence[Candidate], best: Candidate
 ) -> TaskResult:
     """The best candidate as the answer."""
-    plan, calls = context.plan, context.journal.comparison_calls
-    calls_usage = calls.usage if calls else TokenUsage()
+    plan = context.plan
+    usage = _usage_by_model(context, [c.generation for c in candidates if c.generation])
     solution = best.solution or Solution("", "")
     verification = best.verdict.verification if best.verdict else Verification()
     reports = tuple(candidate.report() for candidate in candidates)
@@ -39,9 +40,9 @@ def build_code_result(
         verification=verification,
         branches=reports,
         chosen=candidates.index(best),
-        provider=plan.provider,
-        model=plan.model,
-        usage=sum((report.usage for report in reports), calls_usage),
+        provider=(best.generation and best.generation.provider) or plan.provider,
+        model=(best.generation and best.generation.model) or plan.model,
+        usage=sum((each.usage for each in usage), TokenUsage()),
         generation_s=_generation_s(candidates),
         warnings=(
             *context.spec.warnings,
@@ -49,6 +50,7 @@ def build_code_result(
             *_answer_warnings(plan, verification, best.generation),
         ),
         persona=plan.persona,
+        usage_by_model=usage,
     )
 
 
@@ -78,13 +80,29 @@ def build_text_result(
         verification=verification,
         branches=(report,),
         chosen=0,
-        provider=plan.provider,
-        model=plan.model,
+        provider=generation.provider or plan.provider,
+        model=generation.model or plan.model,
         usage=generation.usage,
         generation_s=generation.seconds,
         warnings=(*context.spec.warnings, *_truncation_warning(plan, generation)),
         persona=plan.persona,
+        usage_by_model=_usage_by_model(context, [generation]),
     )
+
+
+def _usage_by_model(
+    context: RunContext, generations: Sequence[Generation]
+) -> tuple[ModelUsage, ...]:
+    """What each model used: a request goes to the next model of its route if the first fails."""
+    plan, calls = context.plan, context.journal.comparison_calls
+    by_model: dict[tuple[str, str], ModelUsage] = {}
+    for part in (*generations, *((calls,) if calls else ())):
+        key = (part.provider or plan.provider, part.model or plan.model)
+        before = by_model.get(key, ModelUsage(*key, TokenUsage()))
+        costs = [cost for cost in (before.cost, part.cost) if cost is not None]
+        total = sum(costs) if costs else None
+        by_model[key] = ModelUsage(*key, before.usage + part.usage, total)
+    return tuple(each for each in by_model.values() if each.usage.total_tokens)
 
 
 def _generation_s(candidates: Sequence[Candidate]) -> float:

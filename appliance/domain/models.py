@@ -4,6 +4,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+_THOUSAND = 1000
+
 
 class ModelFile(Struct, frozen=True):
     """A registered GGUF file. `path` is absolute; sizes are in bytes.
@@ -27,6 +29,11 @@ class ModelFile(Struct, frozen=True):
     embeds: bool = False
     fills_in: bool = False
 
+    @property
+    def description(self) -> str:
+        """Architecture, number of parameters, quantization: "llama 135M Q4_K_M"."""
+        return f"{self.architecture} {format_parameters(self.parameters)} {self.quantization}"
+
 
 class ModelProbe(Struct, frozen=True):
     """Measurements taken when a model was loaded, and parameters chosen from them.
@@ -46,6 +53,14 @@ class ModelProbe(Struct, frozen=True):
     load_seconds: float
     measured_at: float
     row_costs: tuple[float, ...] = ()
+
+
+def format_parameters(count: int) -> str:
+    """A number of parameters in the form of models' names: "135M", "1.1B"; exact if small."""
+    millions = round(count / 1e6)
+    if millions >= _THOUSAND:
+        return f"{count / 1e9:.1f}B"
+    return f"{millions}M" if millions else str(count)
 
 
 class ModelState(StrEnum):

@@ -145,13 +145,23 @@ class BranchReport(Struct, frozen=True):
     problem: str = ""
 
 
+class ModelUsage(Struct, frozen=True):
+    """Tokens that a model used for a task. `cost` is in US dollars, None without a price."""
+
+    provider: str
+    model: str
+    usage: TokenUsage
+    cost: float | None = None
+
+
 class TaskResult(Struct, frozen=True):
     """The answer. `text` is the model's whole answer; `code` its main code, if any.
 
     `files` are the files that the answer creates or changes; `chosen` is the index into `branches`
-    of the candidate that became the answer, `verification` is that candidate's. `generation_s` is
-    the wall time of generation, for tokens per second. `persona` is the one that answered, whether
-    requested or chosen by default.
+    of the candidate that became the answer, `verification` is that candidate's. `provider` and
+    `model` wrote that candidate; `usage` is that of all models, by model in `usage_by_model`
+    (empty for older results). `generation_s` is the wall time of generation, for tokens
+    per second. `persona` is the one that answered, whether requested or chosen by default.
     """
 
     text: str
@@ -169,6 +179,7 @@ class TaskResult(Struct, frozen=True):
     generation_s: float
     warnings: tuple[str, ...] = ()
     persona: Persona | None = None
+    usage_by_model: tuple[ModelUsage, ...] = ()
 
 
 class TaskFailure(Struct, frozen=True):

@@ -5,6 +5,9 @@ from enum import StrEnum
 from msgspec import Struct
 
 DEFAULT_PLAN = "free"
+SIGNUP_CREDITS = 100.0
+UNLIMITED_CREDITS = 2147483647.0
+"""Where a client expects a number."""
 
 
 class Role(StrEnum):
@@ -45,6 +48,11 @@ class User(Struct, frozen=True):
     disabled: bool
     created_at: float
     plan: str = DEFAULT_PLAN
+
+    @property
+    def credits(self) -> float:
+        """The credits left: those of the signup, of which no request takes any, or no limit."""
+        return SIGNUP_CREDITS if self.plan == DEFAULT_PLAN else UNLIMITED_CREDITS
 
 
 class KeyStatus(StrEnum):

@@ -1,7 +1,7 @@
 """The gateway: the only access to models, for services and agents."""
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -9,7 +9,6 @@ from appliance import telemetry
 from appliance.config.settings import Settings
 from appliance.domain.completions import Urgency
 from appliance.domain.messages import (
-    CompletionEvent,
     CompletionRequest,
     EmbeddingRequest,
     Embeddings,
@@ -171,7 +170,7 @@ class Gateway:
         """One completion, which begins when it is started or read."""
         return CompletionRun(call, self._services)
 
-    async def stream(
+    async def start_for_task(
         self,
         route: Route,
         messages: Sequence[Message],
@@ -181,8 +180,8 @@ class Gateway:
         *,
         urgency: Urgency = Urgency.BATCH,
         shared_system: bool = False,
-    ) -> AsyncIterator[CompletionEvent]:
-        """One completion of a task; see spi.Provider.stream for the events and errors.
+    ) -> CompletionRun:
+        """One completion of a task, to be read and closed; its report says which model answered.
 
         `shared_system`: the first system message is the appliance's own, the same for all users.
         """
@@ -196,7 +195,7 @@ class Gateway:
         )
         caller = await self._shares.resolve_username(caller_of_owner(owner))
         permission = await self._permission(caller, ())
-        run = self.run(
+        return self.run(
             CompletionCall(
                 route=permission.restrict(route),
                 request=request,
@@ -206,11 +205,6 @@ class Gateway:
                 urgency=urgency,
             )
         )
-        try:
-            async for event in run:
-                yield event
-        finally:
-            await run.aclose()
 
     async def close(self) -> None:
         """Close all providers, then store the usage. Every provider is closed even if one fails."""

@@ -8,6 +8,7 @@ from appliance.domain.tasks import (
     BranchReport,
     BranchStatus,
     EventKind,
+    ModelUsage,
     SourceFile,
     TaskResult,
     Verification,
@@ -46,6 +47,10 @@ RESULT = TaskResult(
     provider="llama_cpp",
     model="starter",
     usage=TokenUsage(120, 57, 80),
+    usage_by_model=(
+        ModelUsage("llama_cpp", "starter", TokenUsage(80, 37, 80)),
+        ModelUsage("openai", "gpt", TokenUsage(40, 20, 0), cost=0.25),
+    ),
     generation_s=0.5,
     warnings=("the prompt names no language; Python was chosen",),
 )

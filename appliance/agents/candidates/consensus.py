@@ -110,7 +110,7 @@ async def _collect_calls(
     if len(calls) < _ENOUGH_CALLS:
         requested = await _request_calls(context, name, candidates)
         calls = list(dict.fromkeys([*calls, *requested.calls]))[:_MAX_CALLS]
-    await context.journal.record_comparison_calls(ComparisonCalls(tuple(calls), requested.usage))
+    await context.journal.record_comparison_calls(replace(requested, calls=tuple(calls)))
     return tuple(calls)
 
 
@@ -125,7 +125,13 @@ async def _request_calls(
     except (ContextLengthExceeded, Unavailable) as error:
         context.warnings.append(f"the model could write no tests: {error.message}")
         return ComparisonCalls()
-    return ComparisonCalls(tuple(_extract_calls([generation.text], name)), generation.usage)
+    return ComparisonCalls(
+        calls=tuple(_extract_calls([generation.text], name)),
+        usage=generation.usage,
+        provider=generation.provider,
+        model=generation.model,
+        cost=generation.cost,
+    )
 
 
 def _extract_calls(texts: Sequence[str], name: str) -> list[str]:

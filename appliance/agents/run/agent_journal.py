@@ -14,7 +14,11 @@ from appliance.scheduler.context import TaskContext
 
 
 class Generation(Struct, frozen=True):
-    """Data of a CANDIDATE event: one finished generation with its whole text."""
+    """Data of a CANDIDATE event: one finished generation with its whole text.
+
+    `provider` and `model` answered, "" in older journals. `cost` is in US dollars,
+    None without a price.
+    """
 
     branch: int
     round: int
@@ -24,6 +28,9 @@ class Generation(Struct, frozen=True):
     usage: TokenUsage
     seconds: float
     finish_reason: FinishReason
+    provider: str = ""
+    model: str = ""
+    cost: float | None = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -31,10 +38,16 @@ class Generation(Struct, frozen=True):
 
 
 class ComparisonCalls(Struct, frozen=True):
-    """Function calls that the model wrote to compare candidates by, and the tokens that took."""
+    """Function calls that the model wrote to compare candidates by.
+
+    The other fields are those of the generation that was requested for them, if any.
+    """
 
     calls: tuple[str, ...] = ()
     usage: TokenUsage = TokenUsage()
+    provider: str = ""
+    model: str = ""
+    cost: float | None = None
 
 
 class AgentJournal:

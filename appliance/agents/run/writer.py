@@ -1,14 +1,13 @@
 """Writes one candidate: sends the messages to the model and collects the streamed answer."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 
 from appliance.agents.run.agent_journal import Generation
 from appliance.agents.run.execution_plan import CandidateSampling
 from appliance.domain.completions import Urgency
 from appliance.domain.messages import (
-    CompletionEvent,
     Finished,
     Message,
     Sampling,
@@ -59,7 +58,7 @@ class Writer:
 
         Cancelling the call ends the generation. Raises what spi.Provider.stream raises.
         """
-        stream = self._gateway.stream(
+        run = await self._gateway.start_for_task(
             self._route,
             messages,
             Sampling(temperature=sampling.temperature, seed=sampling.seed),
@@ -70,9 +69,9 @@ class Writer:
         )
         started = asyncio.get_running_loop().time()
         text, finished = "", None
-        async with _closing(stream):
+        async with aclosing(run):
             batch = _TextBatch(on_text)
-            async for event in stream:
+            async for event in run:
                 if isinstance(event, TextDelta):
                     text += event.text
                     await batch.add(event.text)
@@ -81,6 +80,7 @@ class Writer:
             await batch.flush()
         if finished is None:
             raise ProviderFailed(f"{self._route.provider} ended the answer without saying why")
+        report = run.report
         return Generation(
             branch=sampling.branch,
             round=sampling.round,
@@ -88,6 +88,9 @@ class Writer:
             seed=sampling.seed,
             temperature=sampling.temperature,
             usage=finished.usage,
+            provider=report.provider,
+            model=report.model,
+            cost=report.cost,
             seconds=round(asyncio.get_running_loop().time() - started, 3),
             finish_reason=finished.reason,
         )
@@ -111,14 +114,3 @@ class _TextBatch:
         self._since = asyncio.get_running_loop().time()
         if self._on_text is not None and text:
             await self._on_text(text)
-
-
-@asynccontextmanager
-async def _closing(stream: AsyncIterator[CompletionEvent]) -> AsyncGenerator[None, None]:
-    """Close the stream on exit where it has `aclose`, so that the engine stops at once."""
-    try:
-        yield
-    finally:
-        close = getattr(stream, "aclose", None)
-        if close is not None:
-            await close()

@@ -28,7 +28,7 @@ def user_answer(user: User) -> UserAnswer:
         name=user.name,
         role=user.role,
         roles=[user.role],
-        credits=0.0,
+        credits=user.credits,
         subscription_tier=user.plan,
     )
 

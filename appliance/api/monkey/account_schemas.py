@@ -30,7 +30,8 @@ class KeyBody(Struct):
 
 
 class UserAnswer(Struct):
-    """`subscription_tier` is the user's plan; `credits` is always 0."""
+    """`subscription_tier` is the user's plan. `credits` is 2147483647 without a limit; requests of
+    this API take none."""
 
     id: str
     email: str

@@ -142,7 +142,8 @@ class ResultAnswer(Struct):
 
 
 class UsageAnswer(Struct):
-    """`cost_estimate` is in US dollars; local models cost nothing."""
+    """`provider_breakdown` are the tokens by provider. `cost_estimate` is in US dollars by the
+    server's [prices]; a model without a price, such as a local one, counts as 0."""
 
     tokens_used: int
     tokens_input: int

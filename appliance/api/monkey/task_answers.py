@@ -1,5 +1,6 @@
 """Converts tasks to answers: pure functions."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from appliance.api.http.times import iso, iso_or_none
@@ -18,6 +19,7 @@ from appliance.api.monkey.schemas import (
 from appliance.domain.tasks import (
     BranchReport,
     BranchStatus,
+    ModelUsage,
     SourceFile,
     Task,
     TaskFailure,
@@ -125,14 +127,16 @@ def _metadata(task: Task, seconds: float | None) -> MetadataAnswer:
 
 
 def _usage(result: TaskResult, seconds: float | None) -> UsageAnswer:
-    usage = result.usage
+    usage, by_provider = result.usage, Counter[str]()
+    for each in result.usage_by_model or (ModelUsage(result.provider, result.model, usage),):
+        by_provider[each.provider] += each.usage.total_tokens
     return UsageAnswer(
         tokens_used=usage.total_tokens,
         tokens_input=usage.prompt_tokens,
         tokens_output=usage.completion_tokens,
         tokens_cached=usage.cached_tokens,
-        provider_breakdown={result.provider: usage.total_tokens},
-        cost_estimate=0.0,
+        provider_breakdown=dict(by_provider),
+        cost_estimate=sum(each.cost or 0.0 for each in result.usage_by_model),
         execution_time=seconds,
     )
 

@@ -8,10 +8,10 @@ from msgspec import Struct, structs
 from appliance.api.http.dependencies import ServicesDependency, SettingsDependency
 from appliance.api.http.times import iso
 from appliance.api.openapi import NO_CREDENTIALS
+from appliance.config.settings import Settings
 from appliance.services.health import Component, Condition, Health
 
 _STRICT_CLIENT = "bearer mk-"
-_ENVIRONMENT = "self-hosted"
 _CODEEP = "Codeep AI API"
 
 
@@ -25,7 +25,8 @@ class HealthAnswer(Struct):
 
 
 class FullHealthAnswer(HealthAnswer):
-    """`redis` is "not_used": the queue is in the database."""
+    """`redis` is the embedded queue and event bus. `environment` is "development" while anybody
+    on this machine can get a key (`auth.dev_keys`), else "production"."""
 
     service: str
     environment: str
@@ -75,13 +76,13 @@ class ComprehensiveAnswer(FullHealthAnswer):
 
 @get("/health", security=NO_CREDENTIALS)
 async def health(
-    request: Request[Any, Any, Any], services: ServicesDependency
+    request: Request[Any, Any, Any], services: ServicesDependency, settings: SettingsDependency
 ) -> Response[FullHealthAnswer | HealthAnswer]:
     """Health of the server. 503 only if it can't serve at all."""
     now = await services.health.health()
     strict = request.headers.get("authorization", "").lower().startswith(_STRICT_CLIENT)
     return Response(
-        strict_answer(now) if strict else full_answer(now), status_code=status_code(now)
+        strict_answer(now) if strict else full_answer(now, settings), status_code=status_code(now)
     )
 
 
@@ -129,7 +130,7 @@ async def comprehensive(
         limit=gateway.queue_limit,
         limit_per_user=gateway.queue_limit_per_user,
     )
-    fields = structs.asdict(full_answer(now))
+    fields = structs.asdict(full_answer(now, settings))
     answer = ComprehensiveAnswer(**fields, tasks=tasks, completions=completions)
     return Response(answer, status_code=status_code(now))
 
@@ -138,30 +139,31 @@ def strict_answer(now: Health) -> HealthAnswer:
     return HealthAnswer(now.condition, now.version, iso(now.at), _components(now))
 
 
-def full_answer(now: Health) -> FullHealthAnswer:
+def full_answer(now: Health, settings: Settings) -> FullHealthAnswer:
     return FullHealthAnswer(
         status=now.condition,
         version=now.version,
         timestamp=iso(now.at),
         components=_components(now),
         service=_CODEEP,
-        environment=_ENVIRONMENT,
+        environment="development" if settings.auth.dev_keys else "production",
         uptime_seconds=round(now.uptime_s, 3),
         services={
             "database": _word(now.database),
             "queue": _word(now.queue),
-            "redis": "not_used",
+            "redis": _word(now.queue),
         },
         problems=_problems(now),
     )
 
 
 def _components(now: Health) -> dict[str, str]:
-    """Documented names, mapped to the parts of this server."""
+    """Documented names, mapped to the parts of this server. A persona's requests go to the default
+    model."""
     return {
         "orchestrator": _active(now.queue),
         "quantum_executor": _active(now.sandbox),
-        "persona_router": "active",
+        "persona_router": _active(now.models),
         "provider_registry": _active(now.providers),
     }
 

@@ -12,10 +12,9 @@ from msgspec import structs
 from appliance.cli.support.instance import data_dir, instance_options, open_database, run_async
 from appliance.cli.support.progress import ProgressLine, format_size
 from appliance.config.loader import Loaded
-from appliance.domain.models import ModelFile, ModelProbe
+from appliance.domain.models import ModelFile, ModelProbe, format_parameters
 from appliance.models.registry import ModelRegistry
 
-_BILLION = 1e9
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -144,7 +143,7 @@ def _print_model(model: ModelFile, probe: ModelProbe | None, *, as_json: bool) -
     facts = {
         "alias": f"{model.alias}{' (default)' if model.is_default else ''}",
         "architecture": model.architecture,
-        "parameters": _format_parameters(model.parameters),
+        "parameters": format_parameters(model.parameters),
         "quantization": model.quantization,
         "context": f"{model.context_tokens} tokens",
         "purpose": _purpose(model),
@@ -184,7 +183,7 @@ def _model_table(models: Sequence[ModelFile]) -> list[str]:
     rows += [
         (
             f"{model.alias}{' (default)' if model.is_default else ''}",
-            _format_parameters(model.parameters),
+            format_parameters(model.parameters),
             model.quantization,
             str(model.context_tokens),
             format_size(model.size),
@@ -194,7 +193,3 @@ def _model_table(models: Sequence[ModelFile]) -> list[str]:
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-
-
-def _format_parameters(count: int) -> str:
-    return f"{count / _BILLION:.1f} B" if count >= _BILLION else f"{count / 1e6:.0f} M"

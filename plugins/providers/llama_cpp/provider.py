@@ -208,7 +208,7 @@ class LlamaCppProvider:
             decode_tokens_per_second=speed
             or (profile.decode_tokens_per_second if profile else None),
             is_default=file.alias == default if default else file.is_default,
-            description=ready.description if ready else f"{file.architecture} {file.quantization}",
+            description=", ".join(filter(None, [file.description, ready.note if ready else ""])),
             problem=supervisor.problem if supervisor else "",
             prefill_tokens_per_second=profile.prefill_tokens_per_second if profile else None,
             memory_bytes=profile.memory_bytes if profile else None,

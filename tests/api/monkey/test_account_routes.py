@@ -51,7 +51,7 @@ async def test_login_when_right_then_tokens_and_the_user(
     assert tokens["access_token"] != tokens["refresh_token"]
     assert tokens["user"]["email"] == "carol@example.com"
     assert tokens["user"]["id"].startswith("user_")
-    assert isinstance(tokens["user"]["credits"], float)
+    assert tokens["user"]["credits"] == 100.0
     status = await anyone.get("/api/v1/auth/status", headers=bearer(tokens["access_token"]))
     assert status.json()["authenticated"] is True
     assert status.json()["user"]["username"] == "carol"

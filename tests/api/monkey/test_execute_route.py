@@ -74,7 +74,8 @@ async def test_execute_when_any_shape_then_the_union_answer(
     assert body["metadata"]["model"] == "starter"
     assert body["metadata"]["quantum_branches"] == 2
     assert body["metadata"]["tokens_used"] == body["usage"]["tokens_used"] == 177
-    assert body["usage"]["cost_estimate"] == 0.0
+    assert body["usage"]["cost_estimate"] == 0.25
+    assert body["usage"]["provider_breakdown"] == {"llama_cpp": 117, "openai": 60}
     assert body["verification"]["level"] == "caller_tests"
     assert [branch["seed"] for branch in body["verification"]["branches"]] == [11, 12, 13]
 

@@ -275,7 +275,14 @@ TASKS: dict[str, Task] = {
     ),
     "text_only": task(
         result=msgspec.structs.replace(
-            RESULT, code=None, files=(), tests=None, chosen=None, branches=(), language=None
+            RESULT,
+            code=None,
+            files=(),
+            tests=None,
+            chosen=None,
+            branches=(),
+            language=None,
+            usage_by_model=(),
         )
     ),
 }

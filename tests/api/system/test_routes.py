@@ -27,12 +27,12 @@ async def test_health_when_all_works_then_what_three_products_ask_for(api: Api) 
         "persona_router": "active",
         "provider_registry": "active",
     }
-    assert body["services"] == {"database": "healthy", "queue": "healthy", "redis": "not_used"}
+    assert body["services"] == {"database": "healthy", "queue": "healthy", "redis": "healthy"}
     assert body["service"] == "Codeep AI API"
     assert body["problems"] == {}
     assert body["version"]
     assert body["timestamp"].endswith("Z")
-    assert body["environment"] == "self-hosted"
+    assert body["environment"] == "development"
 
 
 async def test_health_when_a_key_is_sent_then_exactly_four_fields(

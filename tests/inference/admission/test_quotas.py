@@ -210,7 +210,9 @@ async def test_policy_when_a_task_is_of_a_local_only_user_then_its_text_stays_to
     )
     resolved = await gateway.resolve("smart", None)
     for owner, count in (("user:2", 0), ("user:1", 1)):
-        async for _ in gateway.stream(resolved, chat_spec().messages, Sampling(), 5, owner):
+        async for _ in await gateway.start_for_task(
+            resolved, chat_spec().messages, Sampling(), 5, owner
+        ):
             pass
         assert len(remote.requests) == count
     with pytest.raises(Forbidden):

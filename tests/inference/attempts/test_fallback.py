@@ -155,7 +155,7 @@ async def test_route_when_nothing_comes_then_the_deadline_ends_it_and_frees_its_
     gateway = gateway_over(hanging, gateway=GatewaySettings(deadline_s=0.05))
     route = await gateway.resolve(None, None)
     with pytest.raises(DeadlineExceeded):
-        async for _ in gateway.stream(route, [], Sampling(), 5, "user:1"):
+        async for _ in await gateway.start_for_task(route, [], Sampling(), 5, "user:1"):
             pass
     assert hanging.ended == 1
     assert gateway.queue_load() == (0, 0)

@@ -200,7 +200,7 @@ async def test_gateway_when_completions_end_in_every_way_then_each_is_on_record(
     (left,) = await service.start(user(), chat_spec(model="left/model"))
     await left.aclose()
     route = await gateway.resolve("fine/model", None)
-    async for _ in gateway.stream(
+    async for _ in await gateway.start_for_task(
         route, chat_spec().messages, Sampling(), 5, "user:1", urgency=Urgency.BATCH
     ):
         pass

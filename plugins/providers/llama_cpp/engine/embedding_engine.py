@@ -62,10 +62,10 @@ class EmbeddingEngine:
         self._batch = Batch(lib, tokens)
         self._connection = connection
         self._compute([self._tokenize("warm")])
-        description = f"{self._model.description.strip()}, embeddings of {self._pooling.dimensions}"
+        note = f"embeddings of {self._pooling.dimensions}"
         outbox.put(
             Ready(
-                tokens, tokens, _MAX_TEXTS_PER_STEP, threads, description,
+                tokens, tokens, _MAX_TEXTS_PER_STEP, threads, note,
                 confinement_layers=confinement.layers, confinement_gaps=confinement.missing,
             )
         )  # fmt: skip

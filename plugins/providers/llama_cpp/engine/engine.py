@@ -94,7 +94,7 @@ class Engine:
             context.cells,
             configure.max_sequences,
             calibration.threads,
-            ", ".join(filter(None, [model.description.strip(), prompts.note])),
+            prompts.note,
             chunk=calibration.chunk,
             prefill_tokens_per_second=calibration.prefill_tokens_per_second,
             decode_tokens_per_second=calibration.decode_tokens_per_second,

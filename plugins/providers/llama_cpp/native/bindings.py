@@ -63,12 +63,6 @@ class Model:
         return not (lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
 
     @property
-    def description(self) -> str:
-        buffer = ctypes.create_string_buffer(_META_BYTES)
-        self.lib.llama_model_desc(self.handle, buffer, _META_BYTES)
-        return buffer.value.decode("utf-8", "replace")
-
-    @property
     def chat_template(self) -> str | None:
         template: bytes | None = self.lib.llama_model_chat_template(self.handle, None)
         return template.decode("utf-8", "replace") if template else None

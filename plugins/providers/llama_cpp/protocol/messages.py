@@ -69,7 +69,8 @@ class Ready(Struct, frozen=True, tag="ready"):
 
     `kv_cells` is the size of the KV cache that all sequences share, `context_tokens` the
     limit of one sequence. The speeds are those of the probe, None without one. `row_costs`
-    are the times of steps with 1, 2, … rows as multiples of the first.
+    are the times of steps with 1, 2, … rows as multiples of the first. `note` is what a user of
+    the model should know.
     `confinement_layers` are active in the process, `confinement_gaps` say what this machine
     does not support.
     """
@@ -78,7 +79,7 @@ class Ready(Struct, frozen=True, tag="ready"):
     kv_cells: int
     max_sequences: int
     threads: int
-    description: str
+    note: str = ""
     chunk: int = 0
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None

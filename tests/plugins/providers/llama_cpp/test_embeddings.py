@@ -133,6 +133,7 @@ async def test_models_when_listed_then_embedding_models_are_flagged(provider: Ll
     assert not infos["tiny"].embeds
     assert infos["vectors"].state is ModelState.READY
     assert infos["vectors"].context_tokens == CONTEXT
+    assert infos["vectors"].description.endswith(", embeddings of 32")
 
 
 async def test_embed_when_engine_is_killed_then_next_request_works(provider: LlamaCppProvider):
