@@ -1,14 +1,23 @@
 """Limits on the size of a completion's request, whatever model is to answer it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from appliance.config.settings import LimitSettings
 from appliance.domain.completions import CompletionSpec
 from appliance.errors import InvalidInput, PayloadTooLarge
 
+MAX_SCHEMA_VALUES = 32_768
+"""Values in the schemas of a request: its tools' and that of its output."""
+_CONTAINERS = {dict, list}
+_Place = str | tuple["_Place", str | int]
+
 
 def check_size(spec: CompletionSpec, limits: LimitSettings) -> None:
-    """Raises PayloadTooLarge for too many messages or too much text, InvalidInput for no text."""
+    """Raises PayloadTooLarge for too many messages, too much text or schema.
+
+    Raises InvalidInput for text that is not Unicode and integers that have no encoding.
+    """
     if len(spec.messages) > limits.messages:
         raise _too_large("messages", len(spec.messages), limits.messages, "messages")
     size = 0
@@ -21,6 +30,43 @@ def check_size(spec: CompletionSpec, limits: LimitSettings) -> None:
     if size > limits.prompt_bytes:
         field = "messages" if spec.raw is None else "prompt"
         raise _too_large(field, size, limits.prompt_bytes, "bytes")
+    _check_schemas(spec)
+
+
+def _check_schemas(spec: CompletionSpec) -> None:
+    count = 0
+    # A place is a field, or a pair of the place around it and a key or index.
+    pending: list[tuple[_Place, Any]] = list(_schemas(spec))
+    while pending:
+        place, value = pending.pop()
+        count += len(value)
+        if count > MAX_SCHEMA_VALUES:
+            raise _too_large(_path(place), count, MAX_SCHEMA_VALUES, "values")
+        for key, inner in _items(value):
+            if type(inner) in _CONTAINERS:
+                pending.append(((place, key), inner))
+            elif isinstance(inner, int) and not -(2**63) <= inner < 2**63:
+                raise InvalidInput.at(_path((place, key)), "integers must fit in 64 signed bits")
+
+
+def _items(value: Any) -> Iterable[tuple[str | int, Any]]:
+    return value.items() if isinstance(value, Mapping) else enumerate(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+
+
+def _schemas(spec: CompletionSpec) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for at, tool in enumerate(spec.tools):
+        yield f"tools[{at}].parameters", tool.parameters
+    if spec.output.schema is not None:
+        yield "response_format.schema", spec.output.schema
+
+
+def _path(place: _Place) -> str:
+    keys: list[str | int] = []
+    while not isinstance(place, str):
+        place, key = place
+        keys.append(key)
+    inner = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in reversed(keys))
+    return place + "".join(inner)
 
 
 def _texts(spec: CompletionSpec) -> Iterator[tuple[str, str]]:

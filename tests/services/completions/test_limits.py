@@ -5,9 +5,17 @@ import pytest
 
 from appliance.config.settings import LimitSettings
 from appliance.domain.completions import CompletionSpec
-from appliance.domain.messages import Message, MessageRole, RawPrompt, Tool, ToolCall
+from appliance.domain.messages import (
+    Message,
+    MessageRole,
+    OutputFormat,
+    OutputKind,
+    RawPrompt,
+    Tool,
+    ToolCall,
+)
 from appliance.errors import InvalidInput, PayloadTooLarge
-from appliance.services.completions.limits import check_size
+from appliance.services.completions.limits import MAX_SCHEMA_VALUES, check_size
 
 _LIMITS = LimitSettings(prompt_bytes=100, messages=3)
 
@@ -49,3 +57,26 @@ def test_size_when_it_is_exactly_the_limit_then_accepted():
 def test_text_when_it_is_not_unicode_then_refused_by_place():
     with pytest.raises(InvalidInput, match=r"messages\[1\]\.content"):
         check_size(_chat("x", "\ud800"), _LIMITS)
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64, -(2**63) - 1, 10**400])
+def test_integer_when_it_has_no_encoding_then_refused_by_place(number: int):
+    """F60: whatever the provider, and whether or not the answer may be cached."""
+    schema = {"properties": {"a": {"enum": [1, number]}}}
+    of_tool = _chat("x", tools=(Tool("f"), Tool("g", parameters=schema)))
+    of_output = _chat("x", output=OutputFormat(OutputKind.SCHEMA, schema))
+
+    with pytest.raises(InvalidInput, match=r"tools\[1\]\.parameters\.properties\.a\.enum\[1\]"):
+        check_size(of_tool, _LIMITS)
+    with pytest.raises(InvalidInput, match=r"response_format\.schema\.properties"):
+        check_size(of_output, _LIMITS)
+
+
+def test_schemas_when_they_have_too_many_values_together_then_refused():
+    half = {"enum": [0] * (MAX_SCHEMA_VALUES // 2)}
+
+    check_size(_chat("x", tools=(Tool("f", parameters=half),)), _LIMITS)
+    with pytest.raises(PayloadTooLarge, match=r"values exceed the limit of"):
+        check_size(
+            _chat("x", tools=(Tool("f", parameters=half), Tool("g", parameters=half))), _LIMITS
+        )
