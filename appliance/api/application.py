@@ -46,7 +46,7 @@ Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 _EXPOSED_HEADERS = [
     "X-Request-ID", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
     "Retry-After", "X-Process-Time", "X-Cache-Status", "X-Overhead-Ms", "X-Provider-Used",
-    "X-Attempts", "Request-ID",
+    "X-Attempts", "X-Ignored-Fields", "Request-ID",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ rate_limit.py       requests per minute and burst of each caller
 loopback.py         tells local requests from relayed ones
 requests.py         request class: JSON and form bodies
 body_decoder.py     decodes a body as the type of its route; counts the values of a large one
+ignored_fields.py   names fields that were left out: X-Ignored-Fields
 fast_route.py       routes and responses without Litestar's overhead per request
 dependencies.py     injection of services and settings into handlers
 labels.py           labels of a request (X-Labels)

@@ -1,27 +1,16 @@
 """Converts requests to completion specs: pure functions."""
 
-from typing import Any
+from typing import NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
-from appliance.api.http.validation import convert_field
 from appliance.api.openai.convert import parse_service_tier
-from appliance.api.openai.responses.items import convert_input
-from appliance.api.openai.responses.schemas import (
-    FormatBody,
-    FunctionBody,
-    PromptBody,
-    ResponseBody,
-)
+from appliance.api.openai.responses.items import InputReader
+from appliance.api.openai.responses.schemas import FormatBody, PromptBody, ResponseBody
+from appliance.api.openai.responses.tool_choice import convert_tool_choice
+from appliance.api.openai.responses.tools import ToolSet
 from appliance.domain.completions import CompletionSpec
-from appliance.domain.messages import (
-    OutputFormat,
-    OutputKind,
-    Sampling,
-    Tool,
-    ToolChoice,
-    ToolUse,
-)
+from appliance.domain.messages import OutputFormat, OutputKind, Sampling
 from appliance.errors import InvalidInput
 
 LOGPROBS = "message.output_text.logprobs"
@@ -40,35 +29,46 @@ _KINDS = {
     "json_object": OutputKind.JSON,
     "json_schema": OutputKind.SCHEMA,
 }
-_FUNCTION, _ALLOWED = "function", "allowed_tools"
 
 
-def response_spec(body: ResponseBody, labels: tuple[str, ...] = ()) -> CompletionSpec:
+class ConvertedRequest(NamedTuple):
+    """The spec of a request, and the tools by which its calls become items."""
+
+    spec: CompletionSpec
+    tools: ToolSet
+
+
+def convert_response(body: ResponseBody, labels: tuple[str, ...] = ()) -> ConvertedRequest:
     """The spec of a response. Raises InvalidInput naming the field."""
-    return msgspec.structs.replace(
-        prompt_spec(body, labels),
+    prompt, tools = convert_prompt(body, labels)
+    spec = replace(
+        prompt,
         sampling=_sampling(body),
         max_tokens=body.max_output_tokens,
         urgency=parse_service_tier(body.service_tier),
     )
+    return ConvertedRequest(spec, tools)
 
 
-def prompt_spec(body: PromptBody, labels: tuple[str, ...] = ()) -> CompletionSpec:
+def convert_prompt(body: PromptBody, labels: tuple[str, ...] = ()) -> ConvertedRequest:
     """The spec of the prompt alone, to count its tokens."""
     for field, reason in _UNSUPPORTED.items():
         if getattr(body, field, None):
             raise InvalidInput.at(field, reason)
-    tools = _tools(body.tools or [])
-    choice, usable = _tool_choice(body, tools)
-    return CompletionSpec(
+    tools = ToolSet(body.tools or [])
+    reader = InputReader(tools)
+    messages = reader.read(body.instructions, body.input)
+    choice, functions = convert_tool_choice(body, tools)
+    spec = CompletionSpec(
         model=body.model or None,
-        messages=convert_input(body.instructions, body.input),
-        tools=usable,
+        messages=messages,
+        tools=functions,
         tool_choice=choice,
-        output=_output(body.text.format if body.text else None),
+        output=_output((body.text.format if body.text else None) or reader.format),
         context_shift=body.truncation == "auto",
         labels=labels,
     )
+    return ConvertedRequest(spec, tools)
 
 
 def _sampling(body: ResponseBody) -> Sampling:
@@ -78,75 +78,6 @@ def _sampling(body: ResponseBody) -> Sampling:
 def _logprobs(body: ResponseBody) -> int | None:
     requested = LOGPROBS in (body.include or []) or body.top_logprobs
     return (body.top_logprobs or 0) if requested else None
-
-
-def _tools(bodies: list[dict[str, Any]]) -> tuple[Tool, ...]:
-    tools = tuple(_tool(f"tools[{index}]", each) for index, each in enumerate(bodies))
-    if len({tool.name for tool in tools}) < len(tools):
-        raise InvalidInput.at("tools", "has two tools of the same name")
-    return tools
-
-
-def _tool(place: str, body: dict[str, Any]) -> Tool:
-    kind = body.get("type")
-    if kind != _FUNCTION:
-        raise InvalidInput.at(
-            f"{place}.type",
-            f"{str(kind)[:60]!r} is not supported; use {_FUNCTION!r}",
-        )
-    function = convert_field(body, FunctionBody, place)
-    return Tool(
-        function.name, function.description or "", function.parameters or {}, function.strict
-    )
-
-
-def _tool_choice(body: PromptBody, tools: tuple[Tool, ...]) -> tuple[ToolChoice, tuple[Tool, ...]]:
-    """The tool choice, and the tools that may be called."""
-    parallel, choice = body.parallel_tool_calls, body.tool_choice
-    if choice is None:
-        return ToolChoice(parallel=parallel), tools
-    if isinstance(choice, str):
-        return ToolChoice(_tool_use("tool_choice", choice, tools), parallel=parallel), tools
-    match choice.get("type"):
-        case "function":
-            name = _tool_name("tool_choice.name", choice.get("name"), tools)
-            return ToolChoice(ToolUse.REQUIRED, name, parallel), tools
-        case "allowed_tools":
-            allowed = _allowed_tools(choice, tools)
-            use = _tool_use("tool_choice.mode", str(choice.get("mode")), allowed)
-            return ToolChoice(use, parallel=parallel), allowed
-        case kind:
-            raise InvalidInput.at(
-                "tool_choice.type",
-                f"{str(kind)[:60]!r} is not supported; use {_FUNCTION} or {_ALLOWED}",
-            )
-
-
-def _tool_use(place: str, mode: str, tools: tuple[Tool, ...]) -> ToolUse:
-    if mode not in set(ToolUse):
-        raise InvalidInput.at(place, f"must be one of {', '.join(ToolUse)}")
-    if mode == ToolUse.REQUIRED and not tools:
-        raise InvalidInput.at(place, "requires a tool, but `tools` is empty")
-    return ToolUse(mode)
-
-
-def _tool_name(place: str, name: Any, tools: tuple[Tool, ...]) -> str:
-    for tool in tools:
-        if tool.name == name:
-            return tool.name
-    raise InvalidInput.at(place, "must be the name of one of `tools`")
-
-
-def _allowed_tools(choice: dict[str, Any], tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
-    names = {
-        _tool_name(f"tool_choice.tools[{index}].name", each.get("name"), tools)
-        for index, each in enumerate(convert_field(choice, _AllowedToolsBody, "tool_choice").tools)
-    }
-    return tuple(tool for tool in tools if tool.name in names)
-
-
-class _AllowedToolsBody(msgspec.Struct):
-    tools: list[dict[str, Any]]
 
 
 def _output(form: FormatBody | None) -> OutputFormat:

@@ -1,22 +1,18 @@
-"""Converts input items to messages."""
+"""Reads the items of an input, in their order, as messages."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 from msgspec.structs import replace
 
 from appliance.api.http.validation import convert_field
 from appliance.api.openai.messages import convert_url
-from appliance.api.openai.responses.schemas import Item
-from appliance.domain.messages import (
-    MediaPart,
-    Message,
-    MessagePart,
-    MessageRole,
-    ToolCall,
-    join_parts,
-)
+from appliance.api.openai.responses.call_items import CALL_TYPES, NonEmpty, read_call
+from appliance.api.openai.responses.schemas import FormatBody, Item, TextBody
+from appliance.api.openai.responses.server_items import SERVER_TYPES, describe_server_item
+from appliance.api.openai.responses.tools import ToolSet, places
+from appliance.domain.messages import MediaPart, Message, MessagePart, MessageRole, join_parts
 from appliance.errors import InvalidInput
 
 _SEPARATOR = "\n"
@@ -28,18 +24,10 @@ _ROLES = {
 }
 _TEXT_FIELDS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 
-NonEmpty = Annotated[str, Meta(min_length=1)]
-
 
 class MessageItem(Struct):
     role: str
     content: str | list[Item]
-
-
-class CallItem(Struct):
-    call_id: NonEmpty
-    name: NonEmpty
-    arguments: str
 
 
 class OutputItem(Struct):
@@ -47,59 +35,172 @@ class OutputItem(Struct):
     output: str | list[Item]
 
 
-def convert_input(instructions: str | None, items: str | Sequence[Item]) -> tuple[Message, ...]:
-    """The messages of the prompt. Raises InvalidInput naming the item."""
-    messages = [Message(MessageRole.SYSTEM, instructions)] if instructions else []
-    if isinstance(items, str):
-        items = [{"role": "user", "content": items}]
-    for index, item in enumerate(items):
-        for message in _convert_item(f"input[{index}]", item):
-            _append_message(messages, message)
-    _validate(messages)
-    return tuple(messages)
+class LocalShellOutputItem(Struct):
+    """Old clients send the id of the call as `id`."""
+
+    output: str
+    call_id: str | None = None
+    id: str | None = None
 
 
-def _convert_item(place: str, item: Item) -> Iterator[Message]:
-    kind = str(item.get("type") or "message")
-    converter = _CONVERTERS.get(kind)
-    if converter is None:
-        types = ", ".join(sorted(_CONVERTERS))
-        raise InvalidInput.at(f"{place}.type", f"{kind[:60]!r} is not supported; use {types}")
-    return converter(place, item)
+class ShellOutcome(Struct):
+    type: str
+    exit_code: int | None = None
 
 
-def _message(place: str, item: Item) -> Iterator[Message]:
-    body = convert_field(item, MessageItem, place)
-    role = _ROLES.get(body.role)
-    if role is None:
-        raise InvalidInput.at(f"{place}.role", f"must be one of {', '.join(_ROLES)}")
-    text, parts = _content(f"{place}.content", body.content, is_output=False)
-    yield Message(role, text, parts=parts)
+class ShellOutput(Struct):
+    stdout: str
+    stderr: str
+    outcome: ShellOutcome
 
 
-def _call(place: str, item: Item) -> Iterator[Message]:
-    body = convert_field(item, CallItem, place)
-    call = ToolCall(body.call_id, body.name, body.arguments)
-    yield Message(MessageRole.ASSISTANT, "", (call,))
+class ShellOutputItem(Struct):
+    call_id: NonEmpty
+    output: list[ShellOutput]
 
 
-def _output(place: str, item: Item) -> Iterator[Message]:
-    body = convert_field(item, OutputItem, place)
-    text, parts = _content(f"{place}.output", body.output, is_output=True)
-    yield Message(MessageRole.TOOL, text, (), body.call_id, parts)
+class PatchOutputItem(Struct):
+    call_id: NonEmpty
+    status: str
+    output: str | None = None
 
 
-def _ignore_item(place: str, item: Item) -> Iterator[Message]:  # noqa: ARG001
-    """Reasoning of earlier turns is not part of the prompt."""
-    return iter(())
+class SearchOutputItem(Struct):
+    """An output without `call_id` is of a search of the server's own."""
+
+    tools: list[Item]
+    call_id: str | None = None
 
 
-_CONVERTERS: dict[str, Callable[[str, Item], Iterator[Message]]] = {
-    "message": _message,
-    "function_call": _call,
-    "function_call_output": _output,
-    "reasoning": _ignore_item,
-}
+class AdditionalToolsItem(Struct):
+    tools: list[Item]
+
+
+class UpdateItem(Struct):
+    text: TextBody | None = None
+
+
+class InputReader:
+    """Reads one input. Its items may add to `tools` and change the `format` of the answer."""
+
+    def __init__(self, tools: ToolSet) -> None:
+        self.tools = tools
+        self.format: FormatBody | None = None
+        self._readers: dict[str, Callable[[str, Item], Iterator[Message]]] = {
+            "message": self._message,
+            "function_call_output": self._output,
+            "custom_tool_call_output": self._output,
+            "local_shell_call_output": self._local_shell_output,
+            "shell_call_output": self._shell_output,
+            "apply_patch_call_output": self._patch_output,
+            "tool_search_output": self._search_output,
+            "additional_tools": self._additional_tools,
+            "configuration_update": self._configuration_update,
+            "item_reference": self._item_reference,
+            "reasoning": self._reasoning,
+            **dict.fromkeys(CALL_TYPES, self._call),
+            **dict.fromkeys(SERVER_TYPES, self._server_item),
+        }
+
+    def read(self, instructions: str | None, items: str | Sequence[Item]) -> tuple[Message, ...]:
+        """The messages of the prompt. Raises InvalidInput naming the item."""
+        head = [Message(MessageRole.SYSTEM, instructions)] if instructions else []
+        if isinstance(items, str):
+            items = [{"role": "user", "content": items}]
+        found = (each for place, item in places("input", items) for each in self._read(place, item))
+        messages = (*head, *_merge_turns(found))
+        _validate(messages)
+        return messages
+
+    def _read(self, place: str, item: Item) -> Iterator[Message]:
+        kind = item.get("type") or "message"
+        if not isinstance(kind, str):
+            raise InvalidInput.at(f"{place}.type", "must be a string")
+        return self._readers.get(kind, self._unknown)(place, item)
+
+    def _message(self, place: str, item: Item) -> Iterator[Message]:
+        body = convert_field(item, MessageItem, place)
+        role = _ROLES.get(body.role)
+        if role is None:
+            raise InvalidInput.at(f"{place}.role", f"must be one of {', '.join(_ROLES)}")
+        text, parts = _content(f"{place}.content", body.content, is_output=False)
+        yield Message(role, text, parts=parts)
+
+    def _call(self, place: str, item: Item) -> Iterator[Message]:
+        call = read_call(place, item)
+        if call is None:
+            self.tools.ignore(place, item)
+        else:
+            yield Message(MessageRole.ASSISTANT, "", (call,))
+
+    def _output(self, place: str, item: Item) -> Iterator[Message]:
+        body = convert_field(item, OutputItem, place)
+        text, parts = _content(f"{place}.output", body.output, is_output=True)
+        yield Message(MessageRole.TOOL, text, (), body.call_id, parts)
+
+    def _local_shell_output(self, place: str, item: Item) -> Iterator[Message]:
+        body = convert_field(item, LocalShellOutputItem, place)
+        yield Message(MessageRole.TOOL, body.output, (), body.call_id or body.id or "")
+
+    def _shell_output(self, place: str, item: Item) -> Iterator[Message]:
+        body = convert_field(item, ShellOutputItem, place)
+        yield Message(MessageRole.TOOL, _SEPARATOR.join(_shell_text(body)), (), body.call_id)
+
+    def _patch_output(self, place: str, item: Item) -> Iterator[Message]:
+        body = convert_field(item, PatchOutputItem, place)
+        text = f"{body.status}: {body.output}" if body.output else body.status
+        yield Message(MessageRole.TOOL, text, (), body.call_id)
+
+    def _search_output(self, place: str, item: Item) -> Iterator[Message]:
+        body = convert_field(item, SearchOutputItem, place)
+        names = self.tools.add(f"{place}.tools", body.tools)
+        if body.call_id:
+            text = f"Tools found: {', '.join(names) or 'none'}"
+            yield Message(MessageRole.TOOL, text, (), body.call_id)
+
+    def _additional_tools(self, place: str, item: Item) -> Iterator[Message]:
+        body = convert_field(item, AdditionalToolsItem, place)
+        self.tools.add(f"{place}.tools", body.tools)
+        return iter(())
+
+    def _configuration_update(self, place: str, item: Item) -> Iterator[Message]:
+        text = convert_field(item, UpdateItem, place).text
+        if text and text.format:
+            self.format = text.format
+        return iter(())
+
+    def _server_item(self, place: str, item: Item) -> Iterator[Message]:
+        """What a tool of OpenAI's servers did, as text of the assistant."""
+        text = describe_server_item(place, item)
+        if text:
+            yield Message(MessageRole.ASSISTANT, text)
+        else:
+            self.tools.ignore(place, item)
+
+    def _item_reference(self, place: str, item: Item) -> Iterator[Message]:  # noqa: ARG002
+        raise InvalidInput.at(
+            f"{place}.type", "'item_reference' is not supported: send the item itself"
+        )
+
+    def _reasoning(self, place: str, item: Item) -> Iterator[Message]:  # noqa: ARG002
+        """Reasoning of earlier turns is not part of the prompt."""
+        return iter(())
+
+    def _unknown(self, place: str, item: Item) -> Iterator[Message]:
+        """A message of a type of its own, or something that only its server understands."""
+        if item.get("role") in tuple(_ROLES) and isinstance(item.get("content"), str | list):
+            body = convert_field(item, MessageItem, place)
+            text, parts = _content(f"{place}.content", body.content, is_output=True)
+            yield Message(_ROLES[body.role], text, parts=parts)
+        else:
+            self.tools.ignore(place, item)
+
+
+def _shell_text(body: ShellOutputItem) -> Iterator[str]:
+    for each in body.output:
+        yield from filter(None, (each.stdout, each.stderr))
+        code = each.outcome.exit_code
+        yield f"[{each.outcome.type}]" if code is None else f"[exit code {code}]"
 
 
 def _content(
@@ -108,9 +209,7 @@ def _content(
     """`content` and `parts` of a message; outputs may hold unknown parts, as placeholders."""
     if isinstance(content, str):
         return content, ()
-    parts = (
-        _part(f"{place}[{index}]", part, is_output=is_output) for index, part in enumerate(content)
-    )
+    parts = (_part(at, part, is_output=is_output) for at, part in places(place, content))
     return join_parts(parts, _SEPARATOR)
 
 
@@ -136,15 +235,17 @@ def _string(place: str, part: Item, field: str) -> str:
     return text
 
 
-def _append_message(messages: list[Message], message: Message) -> None:
-    """Append a message; text and calls of one assistant turn become one message."""
-    last = messages[-1] if messages else None
-    if last is None or not last.role is message.role is MessageRole.ASSISTANT:
-        messages.append(message)
-        return
-    both = (*(last.parts or (last.content,)), *(message.parts or (message.content,)))
-    text, parts = join_parts(both, _SEPARATOR)
-    messages[-1] = Message(last.role, text, last.tool_calls + message.tool_calls, parts=parts)
+def _merge_turns(messages: Iterable[Message]) -> Iterator[Message]:
+    """Text and calls of one assistant turn become one message."""
+    for is_assistant, group in groupby(messages, lambda each: each.role is MessageRole.ASSISTANT):
+        turn = list(group)
+        if not is_assistant or len(turn) == 1:
+            yield from turn
+            continue
+        every = (part for each in turn for part in (each.parts or (each.content,)))
+        text, parts = join_parts(every, _SEPARATOR)
+        calls = tuple(call for each in turn for call in each.tool_calls)
+        yield Message(MessageRole.ASSISTANT, text, calls, parts=parts)
 
 
 def _validate(messages: Sequence[Message]) -> None:
@@ -156,6 +257,5 @@ def _validate(messages: Sequence[Message]) -> None:
         if message.role is MessageRole.TOOL and message.tool_call_id not in call_ids:
             raise InvalidInput.at(
                 "input",
-                f"the function_call_output for {message.tool_call_id[:80]!r} has no "
-                "function_call before it",
+                f"the output for {message.tool_call_id[:80]!r} has no call before it",
             )

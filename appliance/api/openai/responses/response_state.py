@@ -9,9 +9,10 @@ import msgspec
 from appliance.api.http.dialect import Problem
 from appliance.api.http.ids import new_id
 from appliance.api.openai.convert import tier_name
+from appliance.api.openai.responses.call_items import build_call_item
+from appliance.api.openai.responses.convert import ConvertedRequest
 from appliance.api.openai.responses.schemas import FormatBody, ResponseBody
 from appliance.api.streaming.sse import NamedFrame
-from appliance.domain.completions import CompletionSpec
 from appliance.domain.messages import (
     CompletionEvent,
     Finished,
@@ -36,8 +37,9 @@ _INVALID = 400
 class ResponseState:
     """`body` is the response so far; each method changes it and yields the events of the change."""
 
-    def __init__(self, body: ResponseBody, spec: CompletionSpec, model: str) -> None:
-        self.body = _initial_body(body, spec, model)
+    def __init__(self, body: ResponseBody, request: ConvertedRequest, model: str) -> None:
+        self.body = _initial_body(body, request, model)
+        self._tools = request.tools
         self.finished = False
         self._started = False
         self._number = 0
@@ -96,23 +98,17 @@ class ResponseState:
         yield self._close_item(message.item(status, content=[part]))
 
     def _add_tool_call(self, call: ToolCall) -> Iterator[NamedFrame]:
-        arguments = call.arguments or "{}"
-        item: Json = {
-            "id": _new_id("fc"),
-            "type": "function_call",
-            "status": "in_progress",
-            "call_id": call.id,
-            "name": call.name,
-            "arguments": "",
-        }
-        self.body["output"].append(item)
-        yield self._item_event("response.output_item.added", item=item)
-        about = {"item_id": item["id"]}
-        yield self._item_event("response.function_call_arguments.delta", **about, delta=arguments)
-        yield self._item_event(
-            "response.function_call_arguments.done", **about, arguments=arguments
-        )
-        yield self._close_item(item | {"status": "completed", "arguments": arguments})
+        kind, item = build_call_item(call, self._tools.find(call.name))
+        opened = item | {"status": "in_progress"}
+        if kind.events:
+            opened[kind.field] = ""
+        self.body["output"].append(opened)
+        yield self._item_event("response.output_item.added", item=opened)
+        if kind.events:
+            about, text = {"item_id": item["id"]}, item[kind.field]
+            yield self._item_event(f"{kind.events}.delta", **about, delta=text)
+            yield self._item_event(f"{kind.events}.done", **about, **{kind.field: text})
+        yield self._close_item(item)
 
     def _close_item(self, item: Json) -> NamedFrame:
         self.body["output"][-1] = item
@@ -169,9 +165,9 @@ class _OpenMessage:
         }
 
 
-def _initial_body(body: ResponseBody, spec: CompletionSpec, model: str) -> Json:
+def _initial_body(body: ResponseBody, request: ConvertedRequest, model: str) -> Json:
     """The response before its first token, with the options in effect."""
-    text = body.text
+    text, spec = body.text, request.spec
     return {
         "id": _new_id("resp"),
         "object": "response",
@@ -199,7 +195,7 @@ def _initial_body(body: ResponseBody, spec: CompletionSpec, model: str) -> Json:
             "verbosity": (text.verbosity if text else None) or "medium",
         },
         "tool_choice": body.tool_choice or "auto",
-        "tools": body.tools or [],
+        "tools": request.tools.declarations,
         "top_logprobs": body.top_logprobs or 0,
         "top_p": spec.sampling.top_p,
         "truncation": body.truncation or "disabled",

@@ -8,6 +8,7 @@ from litestar.types import ASGIApp
 
 from appliance.api.http.dependencies import get_services
 from appliance.api.http.fast_route import FastRoute, JsonResponse
+from appliance.api.http.ignored_fields import report_ignored
 from appliance.api.http.labels import read_labels
 from appliance.api.http.requests import get_principal
 from appliance.api.openai.errors import adapt_problem
@@ -22,7 +23,6 @@ from appliance.api.streaming.completion_stream import (
     report_headers,
     respond_unless_disconnected,
 )
-from appliance.domain.completions import CompletionSpec
 from appliance.errors import ProviderFailed
 
 AnyRequest = Request[Any, Any, Any]
@@ -31,17 +31,17 @@ AnyRequest = Request[Any, Any, Any]
 @FastRoute("/", http_method="POST", status_code=200)
 async def create_response(request: AnyRequest, data: JSONBody[ResponseBody]) -> ASGIApp:
     """Create a response. With `stream: true`, as server-sent events while it is generated."""
-    spec = convert.response_spec(
+    converted = convert.convert_response(
         data, read_labels(request, (data.metadata or {}).get("labels", ""))
     )
-    return await respond_unless_disconnected(request, _answer(request, spec, data))
+    return await respond_unless_disconnected(request, _answer(request, converted, data))
 
 
 @FastRoute("/input_tokens", http_method="POST", status_code=200)
 async def count_input_tokens(request: AnyRequest, data: JSONBody[PromptBody]) -> ASGIApp:
     """Count the exact tokens of a prompt, with template and tools; generates nothing."""
-    spec = convert.prompt_spec(data, read_labels(request))
-    return await respond_unless_disconnected(request, _count(request, spec))
+    converted = convert.convert_prompt(data, read_labels(request))
+    return await respond_unless_disconnected(request, _count(request, converted))
 
 
 def router() -> Router:
@@ -52,31 +52,37 @@ def router() -> Router:
     )
 
 
-async def _answer(request: AnyRequest, spec: CompletionSpec, body: ResponseBody) -> ASGIApp:
-    start = get_services(request).completions.start(get_principal(request), spec)
+async def _answer(
+    request: AnyRequest, converted: convert.ConvertedRequest, body: ResponseBody
+) -> ASGIApp:
+    headers = report_ignored(converted.tools.ignored)
+    start = get_services(request).completions.start(get_principal(request), converted.spec)
     if body.stream:
         return await open_stream(
-            start, lambda pending: _stream_frames(request, pending, spec, body), {}
+            start, lambda pending: _stream_frames(request, pending, converted, body), headers
         )
     (completion,) = await start
-    state = ResponseState(body, spec, completion.report.model)
+    state = ResponseState(body, converted, completion.report.model)
     try:
         async for event in completion:
             _ = list(state.apply_event(event))
     finally:
         await completion.aclose()
     _require_finished(state)
-    return JsonResponse(state.body, report_headers(completion.report))
+    return JsonResponse(state.body, headers | report_headers(completion.report))
 
 
 async def _stream_frames(
-    request: AnyRequest, pending: PendingCompletions, spec: CompletionSpec, body: ResponseBody
+    request: AnyRequest,
+    pending: PendingCompletions,
+    converted: convert.ConvertedRequest,
+    body: ResponseBody,
 ) -> EventFrames:
     """The events of a response; a failure is the last of them."""
-    state = ResponseState(body, spec, body.model or "")
+    state = ResponseState(body, converted, body.model or "")
     try:
         (completion,) = await pending
-        state = ResponseState(body, spec, completion.report.model)
+        state = ResponseState(body, converted, completion.report.model)
         for frame in state.start():
             yield frame
         async for event in completion:
@@ -93,6 +99,7 @@ def _require_finished(state: ResponseState) -> None:
         raise ProviderFailed("the answer ended before it was complete; try again")
 
 
-async def _count(request: AnyRequest, spec: CompletionSpec) -> ASGIApp:
-    tokens = await get_services(request).completions.count_tokens(get_principal(request), spec)
-    return JsonResponse({"object": "response.input_tokens", "input_tokens": tokens})
+async def _count(request: AnyRequest, converted: convert.ConvertedRequest) -> ASGIApp:
+    headers, service = report_ignored(converted.tools.ignored), get_services(request).completions
+    tokens = await service.count_tokens(get_principal(request), converted.spec)
+    return JsonResponse({"object": "response.input_tokens", "input_tokens": tokens}, headers)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 Tokens = Annotated[int, Meta(ge=1, le=10_000_000)]
+ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
 # The fields of an item depend on its type; items.py converts those that are supported.
 Item = dict[str, Any]
 
@@ -27,10 +28,50 @@ class TextBody(Struct):
 class FunctionBody(Struct):
     """A function tool of the client."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+    name: ToolName
     parameters: dict[str, Any] | None = None
     description: str | None = None
     strict: bool | None = None
+
+
+class InputFormatBody(Struct):
+    """`syntax` and `definition` belong to the type "grammar"."""
+
+    type: Literal["text", "grammar"]
+    syntax: Literal["lark", "regex"] | None = None
+    definition: str | None = None
+
+
+class CustomBody(Struct):
+    """A custom tool: its input is free text."""
+
+    name: ToolName
+    description: str | None = None
+    format: InputFormatBody | None = None
+
+
+class NamespaceBody(Struct):
+    """Functions and custom tools under a common name."""
+
+    name: ToolName
+    description: str
+    tools: list[dict[str, Any]]
+
+
+class EnvironmentBody(Struct):
+    type: str
+
+
+class ShellBody(Struct):
+    environment: EnvironmentBody | None = None
+
+
+class ToolSearchBody(Struct):
+    """With `execution` "client", the client searches tools that it did not send yet."""
+
+    execution: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
 
 
 class ReasoningBody(Struct):

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance.api.openai.responses.convert import response_spec
+from appliance.api.openai.responses.convert import convert_response
 from appliance.api.openai.responses.schemas import ResponseBody
 from appliance.domain.completions import CompletionSpec, Urgency
 from appliance.domain.messages import (
@@ -30,7 +30,7 @@ OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "rain"}
 
 
 def spec(**fields: Any) -> CompletionSpec:
-    return response_spec(msgspec.convert({"input": "hi"} | fields, ResponseBody))
+    return convert_response(msgspec.convert({"input": "hi"} | fields, ResponseBody)).spec
 
 
 def roles(converted: CompletionSpec) -> list[str]:
@@ -194,7 +194,28 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "input[1].name",
     ),
     "an output of nothing": ({"input": [OUTPUT]}, "input"),
-    "a tool of the vendor": ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    "a custom tool without a name": ({"tools": [{"type": "custom"}]}, "tools[0].name"),
+    "a grammar without a definition": (
+        {"tools": [{"type": "custom", "name": "x", "format": {"type": "grammar"}}]},
+        "tools[0].format",
+    ),
+    "a namespace without tools": (
+        {"tools": [{"type": "namespace", "name": "x", "description": ""}]},
+        "tools[0].tools",
+    ),
+    "a function of a namespace without a name": (
+        {
+            "tools": [
+                {
+                    "type": "namespace",
+                    "name": "x",
+                    "description": "",
+                    "tools": [{"type": "function"}],
+                }
+            ]
+        },
+        "tools[0].tools[0].name",
+    ),
     "a tool without a name": ({"tools": [{"type": "function"}]}, "tools[0].name"),
     "two tools of one name": ({"tools": [WEATHER, WEATHER]}, "tools"),
     "an odd choice": ({"tools": [WEATHER], "tool_choice": "some"}, "tool_choice"),
@@ -206,6 +227,29 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a choice of the vendor's": (
         {"tools": [WEATHER], "tool_choice": {"type": "mcp"}},
         "tool_choice.type",
+    ),
+    "a choice of a tool that was left out": (
+        {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}},
+        "tool_choice.type",
+    ),
+    "a choice among tools that were left out": (
+        {"tools": [{"type": "web_search"}], "tool_choice": "required"},
+        "tool_choice",
+    ),
+    "a choice of a custom tool that is a function": (
+        {"tools": [WEATHER], "tool_choice": {"type": "custom", "name": "weather"}},
+        "tool_choice.name",
+    ),
+    "allowed tools that were left out, one required": (
+        {
+            "tools": [{"type": "web_search"}],
+            "tool_choice": {
+                "type": "allowed_tools",
+                "mode": "required",
+                "tools": [{"type": "web_search"}],
+            },
+        },
+        "tool_choice.mode",
     ),
     "unknown tools allowed": (
         {
