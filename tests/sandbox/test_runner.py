@@ -60,7 +60,7 @@ async def started(*backends: Backend, settings: SandboxSettings | None = None) -
 async def test_run_before_start_is_refused():
     runner = SandboxRunner({}, SandboxSettings())
 
-    with pytest.raises(SandboxUnavailable, match="not started"):
+    with pytest.raises(SandboxUnavailable, match="is being prepared"):
         await runner.run(REQUEST)
 
 

@@ -45,6 +45,10 @@ class Connection:
         """The first column of every row."""
         return [row[0] for row in await self._rows(sql, params)]
 
+    async def run(self, sql: str) -> None:
+        """Run a statement to its end without reading its rows, which may have no columns."""
+        await self._rows(sql, None)
+
     async def _rows(self, sql: str, params: Params | None) -> list[sqlite3.Row]:
         rows: Iterable[sqlite3.Row] = await translate_errors(
             self._raw.execute_fetchall(sql, params or {})

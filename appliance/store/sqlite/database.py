@@ -135,7 +135,7 @@ class Database:
         await self._acquire_writer()
         try:
             connection = Connection(self._writer)
-            await connection.column(f"PRAGMA incremental_vacuum({limit:d})")
+            await connection.run(f"PRAGMA incremental_vacuum({limit:d})")
             return int(await connection.scalar("PRAGMA freelist_count"))
         finally:
             self._writer_lock.release()
@@ -144,7 +144,7 @@ class Database:
         """Move the write-ahead log into the file, as far as readers allow, and truncate it."""
         await self._acquire_writer()
         try:
-            await Connection(self._writer).column("PRAGMA wal_checkpoint(TRUNCATE)")
+            await Connection(self._writer).run("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             self._writer_lock.release()
 

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncGenerator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -188,7 +189,7 @@ async def test_space_when_ten_thousand_tasks_are_deleted_then_given_back(
 
 
 async def test_space_when_the_database_is_an_old_one_then_it_still_works(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "db") as old:
+    with closing(sqlite3.connect(tmp_path / "db")) as old:
         old.execute("CREATE TABLE something (id INTEGER)")
     async with open_task_system(tmp_path / "db", work) as system:
         await system.service.delete(system.alice, (await ended(system)).public_id)
