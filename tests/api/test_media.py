@@ -78,12 +78,12 @@ async def test_tool_result_when_it_holds_an_image_then_a_model_that_sees_gets_it
 async def test_tool_result_when_a_part_is_unknown_then_a_placeholder_stands_for_it(
     api: UpstreamApi,
 ) -> None:
-    body = session({"type": "search_result", "title": "x"})
+    body = session({"type": "of_next_year", "title": "x"})
     for provider in ("openai", "anthropic", "google", "llama_cpp"):
         model = "own" if provider == "llama_cpp" else "m"
         told = await api.post("/v1/messages", body | {"model": f"{provider}/{model}"})
         assert told.status_code == 200, told.text
-    omitted = "[search_result omitted: this model reads text only]"
+    omitted = "[of_next_year omitted: this model reads text only]"
     assert api.sent(CHAT)["messages"][2]["content"] == omitted
     (block,) = api.sent(MESSAGES)["messages"][2]["content"][0]["content"]
     assert block == {"type": "text", "text": omitted}

@@ -1,12 +1,14 @@
 """Converts turns of content blocks to messages."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from appliance.api.anthropic.schemas import Block, MessageBody, Role
+from appliance.api.anthropic.server_blocks import describe_server_block
+from appliance.api.http.ignored_fields import IgnoredField
 from appliance.api.http.validation import convert_field
 from appliance.domain.messages import (
     MediaPart,
@@ -54,32 +56,50 @@ class ToolResultBlock(Struct):
     is_error: bool = False
 
 
-KnownBlock = TextBlock | MediaBlock | ToolUseBlock | ToolResultBlock
+class SearchResultBlock(Struct):
+    """A passage that the client found, to be quoted."""
+
+    source: str
+    title: str
+    content: list[TextBlock]
+
+
+_OwnBlock = TextBlock | MediaBlock | SearchResultBlock
+KnownBlock = _OwnBlock | ToolUseBlock | ToolResultBlock
 _KINDS: dict[str, type[KnownBlock]] = {
     "text": TextBlock,
     "image": MediaBlock,
     "document": MediaBlock,
+    "search_result": SearchResultBlock,
     "tool_use": ToolUseBlock,
     "tool_result": ToolResultBlock,
 }
 _ALLOWED = {
-    Role.USER: frozenset({"text", "image", "document", "tool_result"}),
+    Role.USER: frozenset({"text", "image", "document", "search_result", "tool_result"}),
     Role.ASSISTANT: frozenset({"text", "tool_use"}),
     Role.SYSTEM: frozenset({"text"}),
 }
 _ONLY_TEXT = frozenset({"text"})
-_RESULT_TYPES = frozenset({"text", "image", "document"})
+_RESULT_TYPES = {
+    "text": TextBlock,
+    "image": MediaBlock,
+    "document": MediaBlock,
+    "search_result": SearchResultBlock,
+}
 
 
 def convert_messages(
-    system: str | list[Block] | None, turns: Sequence[MessageBody]
+    system: str | list[Block] | None, turns: Sequence[MessageBody], ignored: list[IgnoredField]
 ) -> tuple[Message, ...]:
-    """The messages of the prompt. Raises InvalidInput naming the block."""
+    """The messages of the prompt. Raises InvalidInput naming the block.
+
+    Blocks of the assistant's that hold nothing to read are added to `ignored`.
+    """
     messages: list[Message] = []
     if text := join_text("system", system):
         messages.append(Message(MessageRole.SYSTEM, text))
     for index, turn in enumerate(turns):
-        for message in _turn(f"messages[{index}]", turn):
+        for message in _turn(f"messages[{index}]", turn, ignored):
             _append_message(messages, message)
     _check_results(messages)
     _check_last_turn(messages)
@@ -90,14 +110,17 @@ def join_text(place: str, content: str | list[Block] | None) -> str:
     """The text of blocks, which must be text blocks. Raises InvalidInput."""
     if content is None or isinstance(content, str):
         return content or ""
-    blocks = _blocks(place, content, _ONLY_TEXT)
+    blocks = _blocks(_placed(place, content), _ONLY_TEXT)
     return _join(block.text for block in blocks if isinstance(block, TextBlock))
 
 
-def _turn(place: str, turn: MessageBody) -> Iterator[Message]:
+def _turn(place: str, turn: MessageBody, ignored: list[IgnoredField]) -> Iterator[Message]:
     content = turn.content
     bodies = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    blocks = list(_blocks(f"{place}.content", bodies, _ALLOWED[turn.role]))
+    placed = _placed(f"{place}.content", bodies)
+    if turn.role is Role.ASSISTANT:
+        placed = _readable_blocks(placed, ignored)
+    blocks = list(_blocks(placed, _ALLOWED[turn.role]))
     yield from _CONVERTERS[turn.role](place, blocks)
 
 
@@ -110,7 +133,7 @@ def _user(place: str, blocks: list[KnownBlock]) -> Iterator[Message]:
             content = f"{_TOOL_ERROR_PREFIX}{content}"
             parts = (_TOOL_ERROR_PREFIX, *parts) if parts else ()
         yield Message(MessageRole.TOOL, content, (), block.tool_use_id, parts)
-    own = (_part(block) for block in blocks if isinstance(block, TextBlock | MediaBlock))
+    own = (_part(block) for block in blocks if isinstance(block, _OwnBlock))
     content, parts = join_parts(own, _SEPARATOR)
     if content:
         yield Message(MessageRole.USER, content, parts=parts)
@@ -141,9 +164,12 @@ def _call(block: ToolUseBlock) -> ToolCall:
     return ToolCall(block.id, block.name, msgspec.json.encode(block.input).decode())
 
 
-def _part(block: TextBlock | MediaBlock) -> MessagePart:
+def _part(block: _OwnBlock) -> MessagePart:
     if isinstance(block, TextBlock):
         return block.text
+    if isinstance(block, SearchResultBlock):
+        passages = _join(each.text for each in block.content)
+        return f"{block.title} ({block.source}):\n{passages}"
     source = block.source
     if source.type == "text":
         return source.data or ""
@@ -159,26 +185,40 @@ def _result_parts(place: str, block: ToolResultBlock) -> Iterator[MessagePart]:
         return
     for index, body in enumerate(block.content or ()):
         kind = str(body.get("type"))
-        if kind in _RESULT_TYPES:
-            here = f"{place}.content.content[{index}]"
-            known = convert_field(body, TextBlock if kind == "text" else MediaBlock, here)
-            yield _part(known)
+        if found := _RESULT_TYPES.get(kind):
+            yield _part(convert_field(body, found, f"{place}.content.content[{index}]"))
         else:
             yield MediaPart(kind[:40])
 
 
-def _blocks(place: str, bodies: Sequence[Block], allowed: frozenset[str]) -> Iterator[KnownBlock]:
+def _placed(place: str, bodies: Sequence[Block]) -> Iterator[tuple[str, Block]]:
     for index, block in enumerate(bodies):
-        here = f"{place}[{index}]"
+        yield f"{place}[{index}]", block
+
+
+def _readable_blocks(
+    placed: Iterable[tuple[str, Block]], ignored: list[IgnoredField]
+) -> Iterator[tuple[str, Block]]:
+    """With text for what tools of the server did, and without earlier reasoning."""
+    for place, block in placed:
         kind = str(block.get("type"))
-        if kind in _REASONING_TYPES and allowed is _ALLOWED[Role.ASSISTANT]:
-            continue
+        if kind in _ALLOWED[Role.ASSISTANT]:
+            yield place, block
+        elif text := describe_server_block(place, block):
+            yield place, {"type": "text", "text": text}
+        elif kind not in _REASONING_TYPES:
+            ignored.append(IgnoredField(place, kind))
+
+
+def _blocks(placed: Iterable[tuple[str, Block]], allowed: frozenset[str]) -> Iterator[KnownBlock]:
+    for place, block in placed:
+        kind = str(block.get("type"))
         if kind not in allowed:
             types = ", ".join(sorted(allowed))
             raise InvalidInput.at(
-                f"{here}.type", f"{kind[:40]!r} is not supported here; use {types}"
+                f"{place}.type", f"{kind[:40]!r} is not supported here; use {types}"
             )
-        yield convert_field(block, _KINDS[kind], here)
+        yield convert_field(block, _KINDS[kind], place)
 
 
 def _append_message(messages: list[Message], message: Message) -> None:

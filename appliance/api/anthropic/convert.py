@@ -1,58 +1,47 @@
 """Converts requests to completion specs: pure functions."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from appliance.api.anthropic.blocks import convert_messages
-from appliance.api.anthropic.schemas import (
-    CountBody,
-    MessagesBody,
-    OutputConfigBody,
-    ToolBody,
-    ToolChoiceBody,
-    ToolChoiceKind,
-)
-from appliance.api.http.validation import convert_field
+from appliance.api.anthropic.schemas import CountBody, MessagesBody, OutputConfigBody
+from appliance.api.anthropic.tools import convert_tool_choice, convert_tools
+from appliance.api.http.ignored_fields import IgnoredField
 from appliance.domain.completions import CompletionSpec
-from appliance.domain.messages import (
-    OutputFormat,
-    OutputKind,
-    Sampling,
-    Tool,
-    ToolChoice,
-    ToolUse,
-)
+from appliance.domain.messages import OutputFormat, OutputKind, Sampling
 from appliance.errors import InvalidInput
 
-_CLIENT_TOOL_TYPES = (None, "custom")
-_USES = {
-    ToolChoiceKind.AUTO: ToolUse.AUTO,
-    ToolChoiceKind.ANY: ToolUse.REQUIRED,
-    ToolChoiceKind.TOOL: ToolUse.REQUIRED,
-    ToolChoiceKind.NONE: ToolUse.NONE,
-}
+
+class ConvertedRequest(NamedTuple):
+    """The spec of a request, and the fields that were left out."""
+
+    spec: CompletionSpec
+    ignored: Sequence[IgnoredField]
 
 
-def message_spec(body: MessagesBody, labels: tuple[str, ...] = ()) -> CompletionSpec:
+def convert_message(body: MessagesBody, labels: tuple[str, ...] = ()) -> ConvertedRequest:
     """The spec of a message. Raises InvalidInput naming the field."""
-    prompt = prompt_spec(body, labels)
-    return msgspec.structs.replace(prompt, sampling=_sampling(body), max_tokens=body.max_tokens)
+    prompt, ignored = convert_prompt(body, labels)
+    spec = replace(prompt, sampling=_sampling(body), max_tokens=body.max_tokens)
+    return ConvertedRequest(spec, ignored)
 
 
-def prompt_spec(body: CountBody, labels: tuple[str, ...] = ()) -> CompletionSpec:
+def convert_prompt(body: CountBody, labels: tuple[str, ...] = ()) -> ConvertedRequest:
     """The spec of the prompt alone, to count its tokens."""
     _refuse_unsupported(body)
-    tools = tuple(_tool(f"tools[{index}]", each) for index, each in enumerate(body.tools or []))
-    _check_unique(tools)
-    return CompletionSpec(
+    ignored: list[IgnoredField] = []
+    tools = convert_tools(body.tools or (), ignored)
+    spec = CompletionSpec(
         model=body.model,
-        messages=convert_messages(body.system, body.messages),
+        messages=convert_messages(body.system, body.messages, ignored),
         tools=tools,
-        tool_choice=_tool_choice(body.tool_choice, tools),
+        tool_choice=convert_tool_choice(body.tool_choice, tools),
         output=_output(body.output_config),
         labels=labels,
     )
+    return ConvertedRequest(spec, ignored)
 
 
 def _refuse_unsupported(body: CountBody) -> None:
@@ -80,39 +69,6 @@ def _sampling(body: MessagesBody) -> Sampling:
         top_k=body.top_k,
         stop=tuple(body.stop_sequences or ()),
     )
-
-
-def _tool(place: str, body: dict[str, Any]) -> Tool:
-    kind = body.get("type")
-    if kind not in _CLIENT_TOOL_TYPES:
-        raise InvalidInput.at(
-            f"{place}.type",
-            f"{str(kind)[:60]!r} is not supported; use a client tool with an input_schema",
-        )
-    tool = convert_field(body, ToolBody, place)
-    return Tool(tool.name, tool.description, tool.input_schema, tool.strict)
-
-
-def _check_unique(tools: tuple[Tool, ...]) -> None:
-    names: set[str] = set()
-    for tool in tools:
-        if tool.name in names:
-            raise InvalidInput.at("tools", f"has two tools named {tool.name!r}")
-        names.add(tool.name)
-
-
-def _tool_choice(choice: ToolChoiceBody | None, tools: tuple[Tool, ...]) -> ToolChoice:
-    if choice is None:
-        return ToolChoice()
-    use = _USES[choice.type]
-    if use is ToolUse.REQUIRED and not tools:
-        raise InvalidInput.at("tool_choice", "requires a tool, but `tools` is empty")
-    by_name = choice.type is ToolChoiceKind.TOOL
-    if by_name and choice.name not in {tool.name for tool in tools}:
-        raise InvalidInput.at("tool_choice.name", "must be the name of one of `tools`")
-    name = choice.name if by_name and choice.name else ""
-    disable_parallel = choice.disable_parallel_tool_use
-    return ToolChoice(use, name, None if disable_parallel is None else not disable_parallel)
 
 
 def _output(config: OutputConfigBody | None) -> OutputFormat:

@@ -12,6 +12,7 @@ from appliance.api.anthropic.frames import PING, stream_frames
 from appliance.api.anthropic.schemas import CountAnswer, CountBody, MessageAnswer, MessagesBody
 from appliance.api.http.dependencies import get_services
 from appliance.api.http.fast_route import FastRoute, JsonResponse
+from appliance.api.http.ignored_fields import report_ignored
 from appliance.api.http.labels import read_labels
 from appliance.api.http.request_context import request_id
 from appliance.api.http.requests import get_principal
@@ -21,7 +22,6 @@ from appliance.api.streaming.completion_stream import (
     report_headers,
     respond_unless_disconnected,
 )
-from appliance.domain.completions import CompletionSpec
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -34,8 +34,8 @@ AnyRequest = Request[Any, Any, Any]
 )
 async def create_message(request: AnyRequest, data: JSONBody[MessagesBody]) -> ASGIApp:
     """Create the model's next turn. With `stream: true`, as server-sent events."""
-    spec = convert.message_spec(data, read_labels(request))
-    return await respond_unless_disconnected(request, _answer(request, spec, data))
+    converted = convert.convert_message(data, read_labels(request))
+    return await respond_unless_disconnected(request, _answer(request, converted, data))
 
 
 @FastRoute(
@@ -46,8 +46,8 @@ async def create_message(request: AnyRequest, data: JSONBody[MessagesBody]) -> A
 )
 async def count_tokens(request: AnyRequest, data: JSONBody[CountBody]) -> ASGIApp:
     """Count the exact tokens of a prompt, with template and tools; generates nothing."""
-    spec = convert.prompt_spec(data, read_labels(request))
-    return await respond_unless_disconnected(request, _count(request, spec))
+    converted = convert.convert_prompt(data, read_labels(request))
+    return await respond_unless_disconnected(request, _count(request, converted))
 
 
 def router() -> Router:
@@ -59,13 +59,16 @@ def router() -> Router:
     )
 
 
-async def _answer(request: AnyRequest, spec: CompletionSpec, body: MessagesBody) -> ASGIApp:
-    start = get_services(request).completions.start(get_principal(request), spec)
+async def _answer(
+    request: AnyRequest, converted: convert.ConvertedRequest, body: MessagesBody
+) -> ASGIApp:
+    headers = _common_headers(request, converted)
+    start = get_services(request).completions.start(get_principal(request), converted.spec)
     if body.stream:
         return await open_stream(
             start,
             lambda pending: stream_frames(request, pending, body.max_tokens),
-            _request_id_header(request),
+            headers,
             heartbeat=PING.encode(),
         )
     (completion,) = await start
@@ -73,13 +76,14 @@ async def _answer(request: AnyRequest, spec: CompletionSpec, body: MessagesBody)
         message = await answers.collect_message(completion, body.max_tokens)
     finally:
         await completion.aclose()
-    return JsonResponse(message, _request_id_header(request) | report_headers(completion.report))
+    return JsonResponse(message, headers | report_headers(completion.report))
 
 
-async def _count(request: AnyRequest, spec: CompletionSpec) -> ASGIApp:
-    tokens = await get_services(request).completions.count_tokens(get_principal(request), spec)
-    return JsonResponse(CountAnswer(tokens), _request_id_header(request))
+async def _count(request: AnyRequest, converted: convert.ConvertedRequest) -> ASGIApp:
+    headers, service = _common_headers(request, converted), get_services(request).completions
+    tokens = await service.count_tokens(get_principal(request), converted.spec)
+    return JsonResponse(CountAnswer(tokens), headers)
 
 
-def _request_id_header(request: AnyRequest) -> dict[str, str]:
-    return {REQUEST_ID: request_id(request.scope)}
+def _common_headers(request: AnyRequest, converted: convert.ConvertedRequest) -> dict[str, str]:
+    return {REQUEST_ID: request_id(request.scope), **report_ignored(converted.ignored)}

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct, field
 Tokens = Annotated[int, Meta(ge=1, le=10_000_000)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Text = Annotated[str, Meta(min_length=1)]
+ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
 # The fields of a block depend on its type; blocks.py converts those that are supported.
 Block = dict[str, Any]
 
@@ -28,7 +29,7 @@ class MessageBody(Struct):
 class ToolBody(Struct):
     """A tool of the client."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+    name: ToolName
     input_schema: dict[str, Any]
     description: str = ""
     strict: bool | None = None

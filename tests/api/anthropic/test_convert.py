@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance.api.anthropic.convert import message_spec
+from appliance.api.anthropic.convert import convert_message
 from appliance.api.anthropic.schemas import MessagesBody
 from appliance.domain.completions import CompletionSpec
 from appliance.domain.messages import (
@@ -30,7 +30,7 @@ RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "rain"}
 
 def spec_of(**fields: Any) -> CompletionSpec:
     body = {"model": "starter", "max_tokens": 5, "messages": [HI]} | fields
-    return message_spec(msgspec.convert(body, MessagesBody))
+    return convert_message(msgspec.convert(body, MessagesBody)).spec
 
 
 def text(words: str, **more: Any) -> dict[str, Any]:
@@ -208,9 +208,32 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a result of nothing": ({"messages": [{"role": "user", "content": [RESULT]}]}, "messages"),
     "a begun answer": ({"messages": [HI, {"role": "assistant", "content": "{"}]}, "messages"),
     "an image for the system": ({"system": [IMAGE]}, "system[0].type"),
-    "a tool of the vendor": (
-        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
-        "tools[0].type",
+    "a choice of a tool that was left out": (
+        {
+            "tools": [WEATHER, {"type": "web_search_20250305", "name": "web_search"}],
+            "tool_choice": {"type": "tool", "name": "web_search"},
+        },
+        "tool_choice.name",
+    ),
+    "a choice among tools that were left out": (
+        {
+            "tools": [{"type": "web_search_20250305", "name": "web_search"}],
+            "tool_choice": {"type": "any"},
+        },
+        "tool_choice",
+    ),
+    "a computer without a screen": (
+        {"tools": [{"type": "computer_20250124", "name": "computer"}]},
+        "tools[0].display_width_px",
+    ),
+    "a call after a block that was left out": (
+        {
+            "messages": [
+                HI,
+                {"role": "assistant", "content": [{"type": "fallback"}, USE | {"input": "x"}]},
+            ]
+        },
+        "messages[1].content[1].input",
     ),
     "a tool without a schema": ({"tools": [{"name": "x"}]}, "tools[0].input_schema"),
     "a tool with an odd name": ({"tools": [WEATHER | {"name": "a b"}]}, "tools[0].name"),
