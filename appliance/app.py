@@ -115,7 +115,7 @@ async def run_appliance(
             health=HealthService(
                 write_probe, gateway, sandbox, scheduler, preload=settings.models.preload
             ),
-            sandbox=SandboxService(sandbox, settings),
+            sandbox=SandboxService(sandbox, settings, store),
             completions=CompletionService(gateway, settings.limits),
         )
 

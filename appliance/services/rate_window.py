@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from appliance.store.sqlite.database import Connection, Transaction
 from appliance.store.tables import rate_events
-from appliance.store.tables.rate_events import EventCount
+from appliance.store.tables.rate_events import EventCount, RateEvent
 
 
 class RateWindow:
@@ -27,11 +27,15 @@ class RateWindow:
             connection, self._name, _hash_key(key), after=self._clock() - self._window_s
         )
 
-    async def add(self, tx: Transaction, key: str) -> None:
+    async def add(self, tx: Transaction, key: str) -> RateEvent:
         """Add an event, and delete those that have left the window, of all keys."""
         now = self._clock()
         await rate_events.delete_until(tx, self._name, now - self._window_s)
-        await rate_events.add(tx, self._name, _hash_key(key), now)
+        return await rate_events.add(tx, self._name, _hash_key(key), now)
+
+    async def remove(self, tx: Transaction, event: RateEvent) -> None:
+        """Delete one event, if it has not left the window."""
+        await rate_events.delete(tx, self._name, event)
 
     async def reset(self, tx: Transaction, key: str) -> None:
         """Delete the events of a key."""

@@ -154,7 +154,7 @@ async def open_api(
             tasks=system.service,
             catalog=CatalogService(gateway, runner, settings, ["cracked"]),
             health=HealthService(write_probe, gateway, runner, system.scheduler),
-            sandbox=SandboxService(runner, settings),
+            sandbox=SandboxService(runner, settings, system.db),
             completions=CompletionService(gateway),
         )
         keys = {user: await _key(accounts, who) for user, who in _principals(system).items()}

@@ -33,6 +33,7 @@ from appliance.sandbox.runner import SandboxRunner
 from appliance.services.accounts import permissions
 from appliance.services.sandbox.programs import Program
 from appliance.services.sandbox.service import SandboxService
+from appliance.store.sqlite.database import Database
 from tests.support.accounts import PASSWORD
 from tests.support.agent_fakes import (
     MemoryContext,
@@ -158,20 +159,29 @@ def test_settings_when_a_variable_of_a_plan_is_no_json_then_refused(tmp_path: Pa
         loaded(tmp_path, FILE, MONKEY_CODER__PLANS__PRO__SANDBOX="{memory_mib")
 
 
-async def test_offer_when_the_user_has_a_plan_then_shows_its_limits(settings: Settings) -> None:
-    service = SandboxService(runner_of(settings), settings)
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[Database]:
+    opened = await Database.open(tmp_path / "runs.db")
+    yield opened
+    await opened.close()
+
+
+async def test_offer_when_the_user_has_a_plan_then_shows_its_limits(
+    settings: Settings, db: Database
+) -> None:
+    service = SandboxService(runner_of(settings), settings, db)
     assert service.describe(of_plan("pro")).limits.memory_bytes == 1024 * MIB
     assert service.describe(of_plan("free")).limits.memory_bytes == 128 * MIB
 
 
 async def test_run_when_the_plan_allows_more_then_a_request_may_ask_for_it_and_no_more(
-    settings: Settings,
+    settings: Settings, db: Database
 ) -> None:
     backend = Backend()
     backend.go.set()
     runner = runner_of(settings, backend)
     await runner.start()
-    service = SandboxService(runner, settings)
+    service = SandboxService(runner, settings, db)
     program = Program(argv=("true",), limits={"memory_bytes": 512 * MIB, "workspace_files": 100})
     await service.run(of_plan("pro"), program)
     [request] = backend.requests
@@ -187,12 +197,12 @@ async def test_run_when_the_plan_allows_more_then_a_request_may_ask_for_it_and_n
 
 
 async def test_runs_when_the_plan_allows_one_at_once_then_others_runs_go_before_the_second(
-    settings: Settings,
+    settings: Settings, db: Database
 ) -> None:
     backend = Backend()
     runner = runner_of(settings, backend)
     await runner.start()
-    service = SandboxService(runner, settings)
+    service = SandboxService(runner, settings, db)
     program = Program(argv=("true",))
     first = asyncio.create_task(service.run(of_plan("small"), program))
     await until(lambda: backend.running == 1)
@@ -224,11 +234,13 @@ async def test_runs_when_one_that_waited_for_the_user_is_cancelled_then_the_next
     await runner.close()
 
 
-async def test_queue_when_the_plan_lets_more_wait_then_only_its_users(settings: Settings) -> None:
+async def test_queue_when_the_plan_lets_more_wait_then_only_its_users(
+    settings: Settings, db: Database
+) -> None:
     backend = Backend()
     runner = runner_of(settings, backend)
     await runner.start()
-    service = SandboxService(runner, settings)
+    service = SandboxService(runner, settings, db)
     program = Program(argv=("true",))
 
     async def fill(principal: Principal, count: int) -> list["asyncio.Task[list[Any]]"]:

@@ -18,6 +18,7 @@ from appliance.services.sandbox.programs import PreparedProgram, Program, Progra
 from appliance.services.sandbox.queue_limit import QueueLimit, QueuePlace
 from appliance.services.sandbox.run_events import Finished, Queued, RunEvent, RunEvents, Started
 from appliance.services.sandbox.run_quota import RunQuota
+from appliance.store.sqlite.database import Database
 
 # Generous: the queue moves when runs end, and each run has its own time limit.
 _QUEUE_TIMEOUT_S = 300.0
@@ -47,11 +48,11 @@ class SandboxCapabilities(Struct, frozen=True):
 class SandboxService:
     """The use cases of the code-execution API. Every method requires the scope `sandbox`."""
 
-    def __init__(self, runner: SandboxRunner, settings: Settings) -> None:
+    def __init__(self, runner: SandboxRunner, settings: Settings, db: Database) -> None:
         limits = settings.sandbox
         self._runner = runner
         self._max_files = settings.limits.files
-        self._quota = RunQuota()
+        self._quota = RunQuota(db)
         self._queue_limit = QueueLimit(limits.queue_limit, limits.queue_per_user, limits.wall_s)
 
     def describe(self, principal: Principal) -> SandboxCapabilities:
@@ -118,7 +119,7 @@ class SandboxService:
         run_events = RunEvents(started, prepared.request.limits.output_kept_bytes)
         allowed = self._runner.settings_for_plan(user.plan)
         with self._queue_limit.admit(user.id, allowed.queue_per_user) as place:
-            quota_use = self._quota.count_run(user.id, allowed.runs_per_hour)
+            quota_use = await self._quota.count_run(user.id, allowed.runs_per_hour)
             run = asyncio.create_task(self._run(user, prepared, place, run_events))
             try:
                 yield Queued(place.number)
@@ -129,7 +130,7 @@ class SandboxService:
             finally:
                 await _cancel_run(run)
                 if not run_events.is_started:
-                    quota_use.release()
+                    await quota_use.release()
 
     async def open_events(
         self, principal: Principal, program: Program

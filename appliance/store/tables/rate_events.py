@@ -13,6 +13,13 @@ class EventCount(Struct, frozen=True):
     newest_at: float | None
 
 
+class RateEvent(Struct, frozen=True):
+    """`id` is used again once the event is deleted; with its time it is unique."""
+
+    id: int
+    at: float
+
+
 async def count(
     connection: Connection, window: str, key_hash: bytes, *, after: float
 ) -> EventCount:
@@ -28,10 +35,23 @@ async def count(
     return found or EventCount(0, None, None)
 
 
-async def add(tx: Transaction, window: str, key_hash: bytes, now: float) -> None:
-    await tx.execute(
-        "INSERT INTO rate_events (window, key_hash, at) VALUES (:window, :key_hash, :now)",
+async def add(tx: Transaction, window: str, key_hash: bytes, now: float) -> RateEvent:
+    """Add an event."""
+    event_id = await tx.scalar(
+        """
+        INSERT INTO rate_events (window, key_hash, at) VALUES (:window, :key_hash, :now)
+        RETURNING id
+        """,
         {"window": window, "key_hash": key_hash, "now": now},
+    )
+    return RateEvent(int(event_id), now)
+
+
+async def delete(tx: Transaction, window: str, event: RateEvent) -> None:
+    """Delete one event, if it exists."""
+    await tx.execute(
+        "DELETE FROM rate_events WHERE window = :window AND id = :id AND at = :at",
+        {"window": window, "id": event.id, "at": event.at},
     )
 
 

@@ -38,6 +38,7 @@ from appliance.services.sandbox.queue_limit import QueueLimit
 from appliance.services.sandbox.run_events import Finished, Output, Queued, RunEvents, Started
 from appliance.services.sandbox.service import SandboxService
 from appliance.spi.sandbox import RunWatcher
+from appliance.store.sqlite.database import Database
 from tests.support.polling import until
 
 ISOLATION = Isolation("test", IsolationLevel.NAMESPACES, ())
@@ -99,11 +100,11 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture
-async def service(backend: Backend) -> AsyncIterator[SandboxService]:
+async def service(backend: Backend, db: Database) -> AsyncIterator[SandboxService]:
     settings = Settings(sandbox=SandboxSettings(parallel_runs=1, queue_limit=3, queue_per_user=2))
     runner = SandboxRunner({"test": backend}, settings.sandbox)
     await runner.start()
-    yield SandboxService(runner, settings)
+    yield SandboxService(runner, settings, db)
     await runner.close()
 
 
@@ -153,11 +154,13 @@ async def test_describe_when_languages_are_being_detected_then_waits_only_if_ins
     assert (await later).complete
 
 
-async def test_run_when_the_quota_is_used_up_then_rate_limited(backend: Backend) -> None:
+async def test_run_when_the_quota_is_used_up_then_rate_limited(
+    backend: Backend, db: Database
+) -> None:
     settings = Settings(sandbox=SandboxSettings(runs_per_hour=1))
     runner = SandboxRunner({"test": backend}, settings.sandbox)
     await runner.start()
-    service = SandboxService(runner, settings)
+    service = SandboxService(runner, settings, db)
     backend.go.set()
 
     await service.run(principal(), PROGRAM)
@@ -173,11 +176,13 @@ class RefusingBackend(Backend):
 
 
 @pytest.mark.parametrize("backend", [RefusingBackend], indirect=True)
-async def test_run_when_it_never_starts_then_it_is_not_counted(backend: Backend) -> None:
+async def test_run_when_it_never_starts_then_it_is_not_counted(
+    backend: Backend, db: Database
+) -> None:
     settings = Settings(sandbox=SandboxSettings(runs_per_hour=1))
     runner = SandboxRunner({"test": backend}, settings.sandbox)
     await runner.start()
-    service = SandboxService(runner, settings)
+    service = SandboxService(runner, settings, db)
 
     for _ in range(3):
         with pytest.raises(InvalidInput, match="too long"):
@@ -185,13 +190,15 @@ async def test_run_when_it_never_starts_then_it_is_not_counted(backend: Backend)
     await runner.close()
 
 
-async def test_quota_when_many_run_at_once_then_exactly_the_limit_run(backend: Backend) -> None:
+async def test_quota_when_many_run_at_once_then_exactly_the_limit_run(
+    backend: Backend, db: Database
+) -> None:
     settings = Settings(
         sandbox=SandboxSettings(runs_per_hour=10, queue_limit=200, queue_per_user=200)
     )
     runner = SandboxRunner({"test": backend}, settings.sandbox)
     await runner.start()
-    service = SandboxService(runner, settings)
+    service = SandboxService(runner, settings, db)
     backend.go.set()
 
     calls = [service.run(principal(), PROGRAM) for _ in range(100)]
@@ -202,12 +209,12 @@ async def test_quota_when_many_run_at_once_then_exactly_the_limit_run(backend: B
     await runner.close()
 
 
-async def test_run_when_there_is_no_sandbox_then_unavailable() -> None:
+async def test_run_when_there_is_no_sandbox_then_unavailable(db: Database) -> None:
     settings = Settings()
     runner = SandboxRunner({}, settings.sandbox)
     await runner.start()
     with pytest.raises(SandboxUnavailable, match="no sandbox backend"):
-        await SandboxService(runner, settings).run(principal(), PROGRAM)
+        await SandboxService(runner, settings, db).run(principal(), PROGRAM)
 
 
 async def test_queue_when_full_then_refused_with_the_place_and_free_again_later(
