@@ -52,7 +52,7 @@ class Engine:
         *,
         renderer: Renderer,
     ) -> None:
-        """Loads everything. Raises LibraryError or NativeError with the reason."""
+        """Loads everything. Raises LibraryError, NativeError or TemplateError with the reason."""
         free_bytes = configure.memory_bytes or host.available_memory()
         lib = load_library()
         log.install(lib)
@@ -60,12 +60,12 @@ class Engine:
         model = Model(lib, configure.path, gpu_layers=configure.gpu_layers)
         if not model.generates_text:
             raise NativeError("this model does not generate text (an encoder or diffusion model)")
+        prompts = PromptBuilder(model, renderer)
         size = _choose_size(model, configure, free_bytes)
         estimate = estimate_calibration(configure, model.parameters)
         context = _create_context(model, size, configure.max_sequences, estimate)
         _warm_up(lib, model, context)
         calibration = calibrate(configure, estimate, model, context)
-        prompts = PromptBuilder(model, renderer)
         context_tokens = min(size.context_tokens, context.cells)
         self._outbox = outbox
         self._intake = Intake(connection, prompts, context_tokens)

@@ -20,6 +20,7 @@ from plugins.providers.llama_cpp.host.exit_diagnosis import last_error_lines
 from plugins.providers.llama_cpp.native.bindings import NativeError
 from plugins.providers.llama_cpp.native.loader import LibraryError, load_library
 from plugins.providers.llama_cpp.native.log import ErrorLog
+from plugins.providers.llama_cpp.prompt.jinja_sandbox import TemplateError
 from plugins.providers.llama_cpp.prompt.renderer import start_renderer
 from plugins.providers.llama_cpp.protocol.messages import Configure, LoadFailed
 
@@ -45,8 +46,8 @@ def _serve(connection: socket.socket, configure: Configure) -> int:
     outbox, log = Outbox(connection), ErrorLog()
     try:
         engine = _load_engine(connection, outbox, configure, log)
-    except (LibraryError, NativeError) as error:
-        details = last_error_lines(log.text)
+    except (LibraryError, NativeError, TemplateError) as error:
+        details = "" if isinstance(error, TemplateError) else last_error_lines(log.text)
         outbox.put(LoadFailed(f"{error}" + (f" ({details})" if details else "")))
         outbox.drain()
         return 1

@@ -133,19 +133,22 @@ def split_parallel_calls(messages: Sequence[Message]) -> list[Message]:
 
     For templates that take one call per message.
     """
-    result: list[Message] = []
-    results = [message for message in messages if message.role is MessageRole.TOOL]
-    moved: set[int] = set()
+    split_ids = {
+        call.id
+        for message in messages
+        if len(message.tool_calls) > 1
+        for call in message.tool_calls
+    }
+    results: dict[str, list[Message]] = {}
     for message in messages:
-        if id(message) in moved:
-            continue
-        if len(message.tool_calls) <= 1:
-            result.append(message)
-            continue
-        for at, call in enumerate(message.tool_calls):
-            content = "" if at else message.content
-            result.append(Message(message.role, content, (call,)))
-            own_results = [each for each in results if each.tool_call_id == call.id]
-            result += own_results
-            moved.update(id(each) for each in own_results)
-    return result
+        if message.role is MessageRole.TOOL and message.tool_call_id in split_ids:
+            results.setdefault(message.tool_call_id, []).append(message)
+    split: list[Message] = []
+    for message in messages:
+        if len(message.tool_calls) > 1:
+            for at, call in enumerate(message.tool_calls):
+                split.append(Message(message.role, "" if at else message.content, (call,)))
+                split += results.pop(call.id, ())
+        elif message.role is not MessageRole.TOOL or message.tool_call_id not in split_ids:
+            split.append(message)
+    return split

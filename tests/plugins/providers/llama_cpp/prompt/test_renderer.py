@@ -7,11 +7,13 @@ because forking is safe only in a process with one thread.
 import asyncio
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from appliance.errors import ApplianceError, ProviderFailed
+from appliance.errors import ApplianceError, ModelUnavailable, ProviderFailed
+from plugins.providers.llama_cpp.provider import LlamaCppProvider
 from tests.support.llama_provider import complete, provider_for, request
 from tests.support.tiny_gguf import write_tiny_gguf
 
@@ -71,25 +73,58 @@ def test_template_when_it_is_hostile_then_refused_and_the_next_is_rendered(templ
     assert int(rendered) == 2**70
 
 
-async def test_engine_when_template_takes_all_memory_then_only_its_requests_fail(tmp_path: Path):
-    """F72: the engine goes on, other models answer, and what needs no template works."""
-    bomb = "{{ 'a' * (messages|length * 2000000000) }}"
+_BOMB_FOR_ONE = (
+    "{% for m in messages %}{{ m.content }}{{ 'a' * 2000000000 if m.content == 'x' }}{% endfor %}"
+)
+_BOMB_FOR_ALL = "{{ 'a' * (messages|length * 2000000000) }}"
+
+
+@pytest.fixture
+async def provider(tmp_path: Path) -> AsyncIterator[LlamaCppProvider]:
+    """A model whose template takes all memory for one text, one for all texts, and a good one."""
+    templates = {"one": _BOMB_FOR_ONE, "all": _BOMB_FOR_ALL}
     files = {
-        "bomb": write_tiny_gguf(tmp_path / "bomb.gguf", template=bomb),
-        "tiny": write_tiny_gguf(tmp_path / "tiny.gguf"),
+        name: write_tiny_gguf(tmp_path / f"{name}.gguf", template=template)
+        for name, template in templates.items()
     }
+    files["tiny"] = write_tiny_gguf(tmp_path / "tiny.gguf")
     provider, _ = provider_for(tmp_path, files, threads=1)
-    try:
-        await provider.load("bomb")
-        pid = provider.engine_pid("bomb")
-        hostile, other = await asyncio.gather(
-            complete(provider, request("x", model="bomb")),
-            complete(provider, request("x", model="tiny")),
-            return_exceptions=True,
-        )
-        assert isinstance(hostile, ProviderFailed)
-        assert "exceeded its limits" in hostile.message
-        assert not isinstance(other, ApplianceError | BaseException)
-        assert provider.engine_pid("bomb") == pid
-    finally:
-        await provider.close()
+    yield provider
+    await provider.close()
+
+
+async def test_engine_when_template_takes_all_memory_then_only_its_requests_fail(
+    provider: LlamaCppProvider,
+):
+    """F72: the engine goes on, other models answer, and what needs no template works."""
+    await provider.load("one")
+    pid = provider.engine_pid("one")
+    hostile, other = await asyncio.gather(
+        complete(provider, request("x", model="one")),
+        complete(provider, request("x", model="tiny")),
+        return_exceptions=True,
+    )
+    assert isinstance(hostile, ProviderFailed)
+    assert "exceeded its limits" in hostile.message
+    assert not isinstance(other, ApplianceError | BaseException)
+    assert provider.engine_pid("one") == pid
+    await complete(provider, request("y", model="one"))
+
+
+async def test_model_when_its_template_takes_all_memory_for_any_text_then_refused_at_load(
+    provider: LlamaCppProvider,
+):
+    """F72"""
+    with pytest.raises(ModelUnavailable, match="the model's chat template exceeded its limits"):
+        await provider.load("all")
+    await complete(provider, request("x", model="tiny"))
+
+
+async def test_model_when_its_template_loses_texts_then_refused_at_load(tmp_path: Path):
+    """F14"""
+    lossy = "{% for m in messages %}<|im_start|>{{ m.role }}{% endfor %}"
+    files = {"lossy": write_tiny_gguf(tmp_path / "lossy.gguf", template=lossy)}
+    provider, _ = provider_for(tmp_path, files, threads=1)
+    with pytest.raises(ModelUnavailable, match="chat template loses texts of users; use a file"):
+        await provider.load("lossy")
+    await provider.close()

@@ -27,22 +27,32 @@ def test_template_when_absent_or_broken_then_chatml_with_its_stop(source: str | 
 
 
 def test_template_when_model_has_one_then_used_with_its_tokens():
-    template = _template("{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{% endfor %}")
-    assert template.render(_WITH_SYSTEM) == "<s>[system][user]"
+    source = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m.content }}{% endfor %}"
+    template = _template(source)
+    assert template.render(_WITH_SYSTEM) == "<s>[system]be brief[user]hello"
     assert template.stops == ()
 
 
 def test_template_when_it_takes_no_system_message_then_merged_into_the_first_user_message():
     source = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-        "{{ messages[0].content }}"
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
     )
     assert _template(source).render(_WITH_SYSTEM) == "be brief\n\nhello"
 
 
-def test_template_when_it_refuses_then_says_why():
+def test_template_when_it_refuses_a_message_then_says_why():
+    source = (
+        "{% for m in messages %}{{ m.content }}{% if 'hello' in m.content %}"
+        "{{ raise_exception('no greetings') }}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(TemplateError, match="no greetings"):
+        _template(source).render(_HELLO)
+
+
+def test_template_when_it_refuses_every_message_then_refused_with_its_reason():
     with pytest.raises(TemplateError, match="roles must alternate"):
-        _template("{{ raise_exception('roles must alternate') }}").render(_HELLO)
+        _template("{{ raise_exception('roles must alternate') }}")
 
 
 @pytest.mark.parametrize(
@@ -59,12 +69,12 @@ def test_template_when_it_refuses_then_says_why():
 )
 def test_template_when_it_fails_or_reaches_out_then_refused(source: str):
     with pytest.raises(TemplateError):
-        _template(source).render(_HELLO)
+        _template(source)
 
 
 def test_template_when_it_uses_common_extensions_then_they_work():
     source = (
         "{%- for m in messages -%}{% generation %}{{ m | tojson }}{% endgeneration %}"
-        "{% break %}{% endfor %}{{ strftime_now('%%') }}"
+        "{% if loop.index > 99 %}{% break %}{% endif %}{% endfor %}{{ strftime_now('%%') }}"
     )
     assert _template(source).render(_HELLO) == '{"role": "user", "content": "hello"}%'

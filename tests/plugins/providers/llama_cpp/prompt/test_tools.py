@@ -48,7 +48,10 @@ _BARE = """
 {%- else %}{{ message.content }}{% endif %}<|eot|>
 {%- endfor %}"""
 _PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
-_NO_RESULTS = "{{ tools | tojson }}<tool_call>{% for m in messages %}{{ m.role }}{% endfor %}"
+_NO_RESULTS = (
+    "{{ tools | tojson }}<tool_call>"
+    "{% for m in messages %}{{ m.content if m.role != 'tool' }}{% endfor %}"
+)
 _XML = "{% if tools %}<tool_call><function=x>{% endif %}" + _PLAIN
 _WEATHER = Tool("get_weather", "Tells the weather", {"type": "object", "properties": {"c": {}}})
 _CALLS = (
@@ -83,7 +86,7 @@ def test_template_when_read_then_known_whether_and_how_it_takes_tools(
     source: str | None, form: ToolCallFormat, knows: bool
 ):
     template = _template(source)
-    assert (template.tool_call_format, template.supports_tools) == (form, knows)
+    assert (template.tool_call_format, template.facts.tools) == (form, knows)
 
 
 @pytest.mark.parametrize("source", [_TAGGED, _LISTED, _BARE, _PLAIN, None])

@@ -261,7 +261,7 @@ def test_template_when_it_writes_calls_in_this_form_then_known_and_rendered_by_i
     form: Format,
 ):
     template = ChatTemplate(_TEMPLATES[form], bos="<s>", eos="</s>")
-    assert (template.tool_call_format, template.supports_tools) == (form, True)
+    assert (template.tool_call_format, template.facts.tools) == (form, True)
     rendered = template.render(_TALK, TOOLS)
     assert [
         part for part in ("write_file", "Writes a file", "written") if part not in rendered
@@ -286,7 +286,7 @@ def test_template_when_its_markers_are_unknown_then_the_generic_format():
     for odd in ("<tool_call><function=x>{json}", "<tool_call>x <arg_key>", phi):
         source = odd + "{{ tools }}{% for m in messages %}{{ m.content }}{% endfor %}"
         template = ChatTemplate(source, bos="", eos="")
-        assert (template.tool_call_format, template.supports_tools) == (
+        assert (template.tool_call_format, template.facts.tools) == (
             Format.HERMES,
             False,
         )
