@@ -15,6 +15,12 @@ from plugins.providers.llama_cpp.native.bindings import Model
 _PIECE_CHARACTERS = 4096
 # As far beyond its limit a prompt is tokenized, so that errors can tell the exact number.
 _SLACK = 4
+# Texts with fewer bytes per token of room are likely to fit, and are not counted first.
+_LIKELY_BYTES = 4
+# Texts so long are refused as soon as they certainly don't fit.
+_LARGE_BYTES = 256 * 1024
+# The most tokens that one cut may add.
+_CUT_TOKENS = 16
 _SPACES = " \u2581"
 
 
@@ -61,10 +67,11 @@ class Tokenizer:
         """The tokens. `check` is called between pieces and may raise.
 
         Raises NativeError, or TooManyTokens if there are certainly more than `room`: at once for
-        a text whose bytes tell it, else when several times as many have been found.
+        a text whose bytes tell it, for a very long one as soon as they have been found, else when
+        several times as many have been found.
         """
-        if room is not None and len(text.encode("utf-8", "replace")) > room * self._longest:
-            raise TooManyTokens(len(text.encode("utf-8", "replace")) // self._longest)
+        if room is not None:
+            self._require_room(text, room, check, parse_special=parse_special)
         tokens: list[int] = []
         for piece in self._pieces(text, parse_special=parse_special):
             tokens += self._model.tokenize(piece, parse_special=parse_special)
@@ -73,6 +80,25 @@ class Tokenizer:
             if check is not None:
                 check()
         return tokens
+
+    def _require_room(
+        self, text: str, room: int, check: Callable[[], None] | None, *, parse_special: bool
+    ) -> None:
+        size = len(text.encode("utf-8", "replace"))
+        if size > room * self._longest:
+            raise TooManyTokens(size // self._longest)
+        if size <= room * _LIKELY_BYTES:
+            return
+        limit = room if size > _LARGE_BYTES else room * _SLACK
+        at_least = 0
+        for start in range(0, len(text), _PIECE_CHARACTERS):
+            piece = text[start : start + _PIECE_CHARACTERS]
+            count = len(self._model.tokenize(piece, parse_special=parse_special))
+            at_least += max(0, count - _CUT_TOKENS)
+            if at_least > limit:
+                raise TooManyTokens(at_least)
+            if check is not None:
+                check()
 
     def _pieces(self, text: str, *, parse_special: bool) -> Iterator[str]:
         borders = self._special_borders if parse_special else self._plain_borders

@@ -77,3 +77,29 @@ def test_text_when_too_many_tokens_are_found_then_the_rest_is_not_tokenized(mode
             text, parse_special=True, room=100, check=lambda: checked.append(0)
         )
     assert len(checked) < 5
+
+
+@pytest.mark.parametrize("text", ["x" * 500_000, "word " * 100_000, "<|im_start|>a" * 38_000])
+def test_text_when_it_is_far_too_long_then_only_its_start_is_tokenized(
+    model: Model, monkeypatch: pytest.MonkeyPatch, text: str
+):
+    """F62: a megabyte without special tokens took llama.cpp seconds before it was refused."""
+    given: list[str] = []
+    tokenize, tokenizer = model.tokenize, Tokenizer(model)
+
+    def record(text: str, *, parse_special: bool) -> list[int]:
+        given.append(text)
+        return tokenize(text, parse_special=parse_special)
+
+    monkeypatch.setattr(model, "tokenize", record)
+    with pytest.raises(TooManyTokens) as caught:
+        tokenizer.tokenize(text, parse_special=True, room=44_000)
+    assert 44_000 < caught.value.at_least < 50_000
+    assert sum(map(len, given)) < len(text)
+
+
+def test_text_when_it_is_long_but_fits_then_it_is_not_refused(model: Model):
+    text = "<|im_start|>" * 40_000
+
+    tokens = Tokenizer(model).tokenize(text, parse_special=True, room=40_000)
+    assert len(tokens) == 40_000
