@@ -77,7 +77,8 @@ class ModelInfo(Struct, frozen=True):
     measured speed of one sequence, None before the first use. `embeds`: it makes embeddings, no
     text. `fills_in`: it supports a prompt with a suffix. `layers` confine the process of a loaded
     model, `degraded` lists those that this machine lacks. `created_at` is when it was created or
-    registered (epoch seconds), None if the provider doesn't say.
+    registered (epoch seconds), None if the provider doesn't say. `restartable`: it was ready
+    before, and the next request starts it again.
     """
 
     name: str
@@ -96,6 +97,7 @@ class ModelInfo(Struct, frozen=True):
     layers: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()
     created_at: float | None = None
+    restartable: bool = False
 
 
 class ProviderStatus(Struct, frozen=True):

@@ -101,9 +101,9 @@ class HealthService:
         self._gateway = gateway
         self._sandbox = sandbox
         self._scheduler = scheduler
-        self._unready_states = {ModelState.LOADING, ModelState.FAILED}
-        if preload:
-            self._unready_states.add(ModelState.UNLOADED)
+        self._usable_states = {ModelState.READY}
+        if not preload:
+            self._usable_states |= {ModelState.UNLOADED, ModelState.LOADING}
         self._started = time.monotonic()
 
     async def health(self) -> Health:
@@ -126,19 +126,23 @@ class HealthService:
         return Load(await self._queue_stats(), running, waiting)
 
     async def readiness(self) -> Readiness:
-        """Ready if the store can be written, the default model, if any, is loaded, and it is
-        known whether code can be run.
+        """Ready if the store can be written, the default model, if any, is loaded or can be
+        loaded again, and it is known whether code can be run.
         """
         waiting: dict[str, str] = {}
         database = self._check_database(_check_queue(await self._queue_stats()))
         if not database.is_working:
             waiting["database"] = database.problem
         model = await self._gateway.default_model()
-        if model is not None and model.state in self._unready_states:
+        if model is not None and not self._is_usable(model):
             waiting["model"] = model.problem or f"{model.name} is {model.state}"
         if not self._sandbox.is_known:
             waiting["sandbox"] = self._sandbox.status.problem
         return Readiness(ready=not waiting, waiting_for=waiting)
+
+    def _is_usable(self, model: ModelInfo) -> bool:
+        """Whether a request is answered, if need be after its engine was started again."""
+        return model.state in self._usable_states or model.restartable
 
     def _check_database(self, queue: Component) -> Component:
         """The queue is in the database: if it answers, the database can be read."""

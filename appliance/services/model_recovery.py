@@ -12,8 +12,8 @@ _INTERVAL_S = 2.5
 async def recover_default_model(gateway: Gateway) -> None:
     """Load the default model whenever it has failed; runs until cancelled.
 
-    Without this, a server that is not ready because of its engine would get no request that
-    starts the engine. The provider delays repeated attempts; /health shows why they fail.
+    Without this, a server that is not ready because its engine could not be started would get no
+    request that starts it. The provider delays repeated attempts; /health shows why they fail.
     """
     while True:
         await asyncio.sleep(_INTERVAL_S)

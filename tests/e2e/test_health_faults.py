@@ -12,10 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.engines import engine_of
+from tests.support.engines import engine_of, find_engine
 from tests.support.polling import wait_until
 from tests.support.server_process import ServerProcess, command, running_server
 from tests.support.tiny_gguf import write_tiny_gguf
+
+CHAT = {"model": "one", "messages": [{"role": "user", "content": "go on"}], "max_tokens": 4}
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +70,30 @@ def test_health_when_the_engine_cannot_come_back_then_degraded_until_its_file_is
     wait_until(lambda: "can't read the file" in health(own_server)["problems"].get("models", ""))
     assert health(own_server)["status"] == "degraded"
     assert "can't read the file" in waiting_for(own_server)["model"]
+    with own_server.client() as client:
+        assert client.post("/v1/chat/completions", json=CHAT).status_code == 503
     shutil.move(away, model_file)
     wait_until(lambda: health(own_server)["status"] == "healthy")
     assert waiting_for(own_server) == {}
 
 
-def test_health_when_the_engine_dies_then_it_is_started_again_without_a_request(
+def test_readiness_when_the_engine_dies_then_ready_and_started_again_without_a_request(
     own_server: ServerProcess,
 ) -> None:
-    first = engine_of(own_server, "one")
-    os.kill(first, signal.SIGKILL)
-    wait_until(lambda: waiting_for(own_server))
-    wait_until(lambda: not waiting_for(own_server))
-    assert engine_of(own_server, "one") != first
+    """F60: an engine that can be started again counts as ready."""
+    with own_server.client() as client:
+        assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
+        first = engine_of(own_server, "one")
+        os.kill(first, signal.SIGKILL)
+        found: list[dict[str, str]] = []
+
+        def started_again() -> bool:
+            found.append(waiting_for(own_server))
+            return find_engine(own_server, "one") not in {first, None}
+
+        wait_until(started_again)
+        assert found == [{}] * len(found)
+        assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
 
 
 def test_health_when_the_sandbox_backend_is_unknown_then_degraded_with_the_remedy(

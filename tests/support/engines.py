@@ -7,6 +7,13 @@ from tests.support.server_process import ServerProcess
 
 def engine_of(server: ServerProcess, model: str) -> int:
     """The id of the process that has this model's file mapped."""
+    found = find_engine(server, model)
+    assert found is not None, f"no engine holds the model {model}"
+    return found
+
+
+def find_engine(server: ServerProcess, model: str) -> int | None:
+    """As `engine_of`, None if there is none."""
     assert server.process is not None
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != server.process.pid:
@@ -16,7 +23,7 @@ def engine_of(server: ServerProcess, model: str) -> int:
                 continue
             if f"{server.data_dir.parent}/{model}.gguf" in maps:
                 return int(folder.name)
-    raise AssertionError(f"no engine holds the model {model}")
+    return None
 
 
 def resident(pid: int) -> int:

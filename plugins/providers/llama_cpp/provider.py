@@ -217,6 +217,7 @@ class LlamaCppProvider:
             layers=ready.confinement_layers if ready else (),
             degraded=ready.confinement_gaps if ready else (),
             created_at=file.created_at or None,
+            restartable=supervisor.restartable if supervisor else False,
         )
 
 

@@ -128,10 +128,21 @@ async def test_readiness_when_a_default_model_is_set_then_only_once_it_is_loaded
     assert ("model" in answer.json()["waiting_for"]) is not ready
 
 
-async def test_readiness_when_models_are_loaded_on_demand_then_not_waited_for(
-    api: Api, tmp_path: Path
+@pytest.mark.parametrize("state", list(ModelState))
+async def test_readiness_when_the_model_was_ready_and_can_be_started_again_then_ready(
+    state: ModelState, api: Api
 ) -> None:
-    api.provider.info = msgspec.structs.replace(api.provider.info, state=ModelState.UNLOADED)
+    api.provider.info = msgspec.structs.replace(api.provider.info, state=state, restartable=True)
+    async with api.client(None) as client:
+        answer = await client.get("/health/readiness")
+    assert (answer.status_code, answer.json()["waiting_for"]) == (200, {})
+
+
+@pytest.mark.parametrize("state", list(ModelState))
+async def test_readiness_when_models_are_loaded_on_demand_then_not_waited_for(
+    state: ModelState, api: Api, tmp_path: Path
+) -> None:
+    api.provider.info = msgspec.structs.replace(api.provider.info, state=state)
     gateway = Gateway({"llama_cpp": api.provider}, starter)
     service = HealthService(
         WriteProbe(tmp_path / "unused"),
@@ -140,7 +151,7 @@ async def test_readiness_when_models_are_loaded_on_demand_then_not_waited_for(
         api.system.scheduler,
         preload=False,
     )
-    assert (await service.readiness()).ready is True
+    assert (await service.readiness()).ready is (state is not ModelState.FAILED)
 
 
 async def test_readiness_when_no_model_is_configured_then_ready(

@@ -75,7 +75,8 @@ class Supervisor(ABC, Generic[ConnectionT]):
     """The engine of one model file.
 
     `problem` says why the engine is not running, `ready` is what it reported once loaded,
-    `decode_speed` its latest decode speed in tokens per second.
+    `decode_speed` its latest decode speed in tokens per second. `restartable`: it was ready, and
+    no start has failed or is delayed since.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Supervisor(ABC, Generic[ConnectionT]):
         self.problem = ""
         self.ready: Ready | None = None
         self.decode_speed: float | None = None
+        self.restartable = False
         self._context, self._options, self._deps = context, options, deps
         self._reserved_bytes = 0
         self._expected_load_s, self._loading_since = 0.0, 0.0
@@ -184,7 +186,7 @@ class Supervisor(ABC, Generic[ConnectionT]):
         connection, process, ready = await self._start_process(configure)
         self.ready, self.resident = ready, read_resident_memory(process.pid)
         seconds = time.monotonic() - self._loading_since
-        self.phase, self.problem = Phase.READY, ""
+        self.phase, self.problem, self.restartable = Phase.READY, "", True
         self._load_finished.set()
         if ready.confinement_gaps:
             _log.warning(
@@ -271,6 +273,7 @@ class Supervisor(ABC, Generic[ConnectionT]):
         self.resident, self._reserved_bytes = ResidentMemory(), 0
         if not lost.deliberate:
             self._backoff.record_end(was_ready=was_ready)
+        self.restartable = was_ready and not self._backoff.remaining_s
         self.phase, self.problem = Phase.FAILED, str(lost)
         self._load_finished.set()
         _log.info("engine ended", model=self.file.alias, reason=self.problem)

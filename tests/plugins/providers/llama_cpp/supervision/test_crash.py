@@ -45,11 +45,10 @@ def _pid(provider: LlamaCppProvider) -> int:
     return pid
 
 
-async def _noticed(provider: LlamaCppProvider) -> None:
-    async def lost() -> bool:
-        return (await provider.models())[0].state is not ModelState.READY
+async def _ended(provider: LlamaCppProvider) -> None:
+    """The end is noticed, and whether the engine can be started again is decided."""
 
-    await until(lost)
+    await until(lambda: provider.engine_pid("tiny") is None)
 
 
 async def _fails(provider: LlamaCppProvider) -> ModelUnavailable:
@@ -94,12 +93,15 @@ async def test_engine_when_killed_again_and_again_then_backs_off_with_the_reason
     provider_and_models: tuple[LlamaCppProvider, ListedModels],
 ):
     provider, _ = provider_and_models
+    restartable: list[bool] = []
     for _ in range(2):
         await provider.load("tiny")
         pid = _pid(provider)
         os.kill(pid, signal.SIGKILL)
         await until_gone(pid)
-        await _noticed(provider)
+        await _ended(provider)
+        restartable.append((await provider.models())[0].restartable)
+    assert restartable == [True, False]
     error = await _fails(provider)
     assert error.retry_after is not None
     assert "SIGKILL" in error.message

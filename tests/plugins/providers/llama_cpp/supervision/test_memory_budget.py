@@ -120,6 +120,7 @@ async def test_idle_when_nobody_asks_for_long_then_unloaded_and_loaded_again_on_
         assert pid is not None
         await until_gone(pid)
         await _until(provider, "a", ModelState.UNLOADED)
+        assert (await provider.models())[0].restartable
         _, finished = await complete(provider, request("x", model="a"))
         assert finished.usage.completion_tokens == 8
 
