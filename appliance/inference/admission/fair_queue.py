@@ -21,6 +21,9 @@ from appliance.inference.request.errors import ProviderQueueFull
 
 _MAX_OWNERS = 1024
 
+# Models that run at least so many requests at once keep the last slot for owners without any.
+_RESERVING_LIMIT = 4
+
 
 class QueueRequest(Struct, frozen=True):
     """A request to run one completion of a model for an owner.
@@ -92,8 +95,7 @@ class FairQueue:
     def free(self, request: QueueRequest, seconds: float) -> None:
         """Free the slot of a request that ran for `seconds`; called by Slot.release only."""
         queue = self._queue(request.provider)
-        queue.running[request.model] -= 1
-        queue.record_duration(request.model, seconds)
+        queue.end(request, seconds)
         self._serve(queue)
 
     def _queue(self, provider: str) -> "ProviderQueue":
@@ -104,7 +106,7 @@ class FairQueue:
 
     def _grant(self, queue: "ProviderQueue", request: QueueRequest) -> "Slot":
         queue.virtual_time.charge(request.owner)
-        queue.running[request.model] += 1
+        queue.begin(request)
         return Slot(self, request, self._clock)
 
     def _serve(self, queue: "ProviderQueue") -> None:
@@ -214,18 +216,34 @@ class ProviderQueue:
         self.virtual_time = virtual_time
         self.waiting: list[Waiter] = []
         self.running: Counter[str] = Counter()
+        self._of_owner: Counter[tuple[str, str]] = Counter()
         self._average_s: dict[str, float] = {}
 
     def has_capacity(self, request: QueueRequest) -> bool:
         of_model, of_provider = self.running[request.model], self.running.total()
-        return (not request.model_limit or of_model < request.model_limit) and (
+        return (not request.model_limit or of_model < self._limit_for(request)) and (
             not request.provider_limit or of_provider < request.provider_limit
         )
 
-    def record_duration(self, model: str, seconds: float) -> None:
+    def begin(self, request: QueueRequest) -> None:
+        self.running[request.model] += 1
+        self._of_owner[request.model, request.owner] += 1
+
+    def end(self, request: QueueRequest, seconds: float) -> None:
+        model, own = request.model, (request.model, request.owner)
+        self.running[model] -= 1
+        self._of_owner[own] -= 1
         if not self.running[model]:
             del self.running[model]
+        if not self._of_owner[own]:
+            del self._of_owner[own]
         self._average_s[model] = update_average(self._average_s.get(model), seconds)
+
+    def _limit_for(self, request: QueueRequest) -> int:
+        """The last slot is for an owner without any: long answers of one can't hold all."""
+        has_any = self._of_owner[request.model, request.owner] > 0
+        reserves = request.model_limit >= _RESERVING_LIMIT and has_any
+        return request.model_limit - 1 if reserves else request.model_limit
 
     def expected_wait_s(self, request: QueueRequest, position: int) -> float | None:
         """Estimated wait at that position; None before the first run of the model has ended."""

@@ -60,6 +60,19 @@ async def test_queue_when_there_is_capacity_then_nobody_waits() -> None:
     assert (users.served, queue.running, queue.waiting) == (["a", "b"], 2, 0)
 
 
+async def test_queue_when_one_owner_asks_for_all_slots_then_the_last_is_for_others() -> None:
+    users = QueueUsers(FairQueue(), model_limit=4)
+    for owner in ("a", "a", "a", "a", "a"):
+        users.ask(owner)
+    await settled()
+    assert users.served == ["a", "a", "a"]
+    for owner in ("b", "b"):
+        users.ask(owner)
+    await settled()
+    assert users.served == ["a", "a", "a", "b"]
+    assert sorted(await users.serve_all()) == ["a"] * 5 + ["b"] * 2
+
+
 async def test_queue_when_one_owner_has_many_requests_then_others_get_every_second_turn() -> None:
     users = QueueUsers(FairQueue())
     for owner in ("a", "a", "a", "a", "b", "b"):
