@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.bystander import add_user
 from tests.support.sandbox_server import small_settings
 from tests.support.server_process import ServerProcess, running_server
 
@@ -48,3 +49,32 @@ def sandbox_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerP
 def sandbox(sandbox_server: ServerProcess) -> Iterator[httpx.Client]:
     with sandbox_server.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def attacked(
+    starter_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server behind a proxy, so that requests may claim any address; its key is an attacker's.
+
+    `bystander_key` is that of another user.
+    """
+    home = tmp_path_factory.mktemp("attacked")
+    # Each guess costs a password hash until this limit, which is a tenth of the default.
+    settings = {
+        "MONKEY_CODER__SERVER__TRUSTED_PROXIES": "127.0.0.1",
+        "MONKEY_CODER__AUTH__LOGIN_ATTEMPTS_EVERYWHERE": "5",
+    }
+    with running_server(home / "data", starter_model, **SHORT, **settings) as server:
+        server.key = add_user(server, "attacker")
+        server.wait_ready()
+        with server.client() as client:
+            offer = client.get("/api/v1/sandbox/languages?wait=true").json()
+        if not offer["available"]:
+            pytest.skip(f"needs sandbox: {offer['problem']}. {offer['remedy']}")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bystander_key(attacked: ServerProcess) -> str:
+    return add_user(attacked, "bystander")
