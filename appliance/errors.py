@@ -3,6 +3,7 @@
     ApplianceError                     INTERNAL_ERROR
     ├─ InvalidInput                    VALIDATION_ERROR
     │  ├─ PayloadTooLarge              PAYLOAD_TOO_LARGE
+    │  ├─ BodyTimeout                  REQUEST_TIMEOUT
     │  ├─ ContextLengthExceeded        CONTEXT_LENGTH_EXCEEDED
     │  └─ UnknownModel                 MODEL_NOT_FOUND
     ├─ Unauthenticated                 UNAUTHORIZED
@@ -68,8 +69,17 @@ class PayloadTooLarge(InvalidInput):
     code = "PAYLOAD_TOO_LARGE"
 
 
+class BodyTimeout(InvalidInput):
+    """The body of a request came more slowly than the server waits for it."""
+
+    code = "REQUEST_TIMEOUT"
+
+
 class ContextLengthExceeded(InvalidInput):
-    """A prompt that does not fit. `details`: {prompt_tokens, max_tokens, context_tokens}."""
+    """A prompt that does not fit. `details`: {prompt_tokens, max_tokens, context_tokens}.
+
+    `field` is there, too, if one of several texts does not fit.
+    """
 
     code = "CONTEXT_LENGTH_EXCEEDED"
 

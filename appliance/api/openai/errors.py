@@ -18,9 +18,11 @@ _TYPES = {
     403: "permission_error",
     404: "invalid_request_error",
     405: "invalid_request_error",
+    408: "invalid_request_error",
     409: "invalid_request_error",
     413: "invalid_request_error",
     424: "invalid_request_error",
+    426: "invalid_request_error",
     429: "rate_limit_error",
 }
 _CODES = {
@@ -64,7 +66,8 @@ def _describe_overflow(problem: Problem) -> str:
         known = problem.message
         return known if _OVERFLOW in known else f"The messages exceed the {_OVERFLOW}: {known}"
     answer = counts.get("max_tokens") if prompt < context else None
-    requested = f"your messages resulted in {prompt} tokens"
+    field = counts.get("field")
+    requested = f"{field or 'your messages'} resulted in {prompt} tokens"
     if answer:
         requested = (
             f"you requested {prompt + answer} tokens ({prompt} in the messages, {answer} in the "
@@ -72,7 +75,7 @@ def _describe_overflow(problem: Problem) -> str:
         )
     return (
         f"This model's {_OVERFLOW} is {context} tokens. However, {requested}. "
-        "Please reduce the length of the messages."
+        f"Please reduce the length of {field or 'the messages'}."
     )
 
 

@@ -49,7 +49,12 @@ def _check_lengths(counts: Sequence[int], context: int) -> None:
             raise ContextLengthExceeded(
                 f"input[{index}] has {count} tokens; this model accepts at most {context}: "
                 "split the text",
-                details={"prompt_tokens": count, "max_tokens": None, "context_tokens": context},
+                details={
+                    "field": f"input[{index}]",
+                    "prompt_tokens": count,
+                    "max_tokens": None,
+                    "context_tokens": context,
+                },
             )
         if not count:
             raise InvalidInput.at(f"input[{index}]", "must not be empty")
