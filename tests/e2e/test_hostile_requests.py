@@ -55,7 +55,7 @@ ATTACKS: dict[str, tuple[str, list[Body], set[int]]] = {
     "F62 text of 1 MB": (CHAT, [chat("word " * 200_000)] * 8, {400}),
     "F62 one word of 1 MB": (CHAT, [chat("a" * 1_000_000)] * 8, {400}),
     "F62 60,000 messages": (CHAT, [messages(60_000)] * 4, {413}),
-    "F62 10,000 messages": (CHAT, [messages(10_000)] * 8, {400}),
+    "F62 10,000 messages": (CHAT, [messages(10_000)] * 4, {400}),
     "F62 500,000 messages": (CHAT, [messages(500_000)], {413}),
     "F62 counts of 14 MB": (COUNT, [count("word " * 2_800_000)] * 4, {413}),
     "F62 counts of 1 MB": (COUNT, [count("word " * 200_000)] * 8, {200, 400}),

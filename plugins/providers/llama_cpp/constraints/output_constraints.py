@@ -39,7 +39,7 @@ class OutputConstraints:
     ) -> None:
         self._model = model
         self._tool_call_format, self._uses_args_marker = tool_call_format, uses_args_marker
-        self._check_cached = lru_cache(maxsize=_CACHE_SIZE)(self._check)
+        self._find_problem_cached = lru_cache(maxsize=_CACHE_SIZE)(self._find_problem)
 
     def build_grammar(self, request: CompletionRequest) -> str:
         """The GBNF that the completion must follow, "" for none; llama.cpp accepts it.
@@ -57,7 +57,7 @@ class OutputConstraints:
         if not alternatives:
             return ""
         text = rules.text(" | ".join(alternatives))
-        self._check_cached(text, "output.schema" if request.output.schema else "tools")
+        self._check(text, "output.schema" if request.output.schema else "tools")
         return text
 
     def _constrains_calls(self, request: CompletionRequest) -> bool:
@@ -79,24 +79,32 @@ class OutputConstraints:
             raise InvalidInput.at(_GRAMMAR_FIELD, "can't be combined with tools")
         if len(output.grammar.encode()) > _MAX_GRAMMAR_BYTES:
             raise InvalidInput.at(_GRAMMAR_FIELD, f"must have at most {_MAX_GRAMMAR_BYTES} bytes")
-        self._check_cached(output.grammar, _GRAMMAR_FIELD)
+        self._check(output.grammar, _GRAMMAR_FIELD)
         return output.grammar
 
     def _check(self, text: str, place: str) -> None:
-        """Check with our own parser first, as llama.cpp aborts on some errors, then with its."""
+        problem = self._find_problem_cached(text, is_own=place != _GRAMMAR_FIELD)
+        if problem is not None:
+            raise InvalidInput.at(place, problem)
+
+    def _find_problem(self, text: str, *, is_own: bool) -> str | None:
+        """Check with our own parser first, as llama.cpp aborts on some errors, then with its.
+
+        `is_own`: we wrote the grammar, whose common rules are known to be harmless. A refusal can
+        take a second, so that it is kept as well.
+        """
         try:
             rules = checked_rules(text)
-            if is_recursive(rules, () if place == _GRAMMAR_FIELD else COMMON_NAMES):
+            if is_recursive(rules, COMMON_NAMES if is_own else ()):
                 check_readings(rules)
             check_runs(rules)
             made = create_grammar_sampler(self._model, text)
         except GrammarError as error:
-            raise InvalidInput.at(place, f"unusable grammar: {error}") from error
-        except NativeError as error:
-            raise InvalidInput.at(
-                place, "llama.cpp rejects the grammar: too many nested repetitions"
-            ) from error
+            return f"unusable grammar: {error}"
+        except NativeError:
+            return "llama.cpp rejects the grammar: too many nested repetitions"
         self._model.lib.llama_sampler_free(made)
+        return None
 
 
 def _output_rules(rules: Rules, output: OutputFormat) -> list[str]:
