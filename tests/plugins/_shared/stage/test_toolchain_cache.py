@@ -86,7 +86,7 @@ async def test_language_with_cached_artifacts_builds_them_once(
         return [each async for each in tried]
 
     assert await found() == await found() == [detection.LanguageTrial("slow", "1.2")]
-    assert sum("tarfile" in request.argv[2] for request in runs) == 1
+    assert sum("tarfile" in " ".join(request.argv) for request in runs) == 1
     names = sorted(path.name for path in folder.rglob("*"))
     assert names == [".version", "library", "slow", "text"]
     assert folder.joinpath("slow", "library", "text").read_bytes() == b"works\n"
