@@ -1,4 +1,4 @@
-"""Logs what matters for security: logins, credentials, accounts, settings."""
+"""Logs what matters for security: logins, credentials, accounts, connections, settings."""
 
 from enum import StrEnum
 
@@ -20,6 +20,7 @@ class SecurityEvent(StrEnum):
     USER_ENABLED = "user_enabled"
     PASSWORD_CHANGED = "password_changed"  # noqa: S105
     PLAN_CHANGED = "plan_changed"
+    CONNECTIONS_ENDED = "connections_ended"
     SETTINGS_LOADED = "settings_loaded"
 
 
@@ -29,6 +30,7 @@ _WARNINGS = frozenset(
         SecurityEvent.LOGIN_THROTTLED,
         SecurityEvent.SESSION_REVOKED,
         SecurityEvent.CREDENTIAL_REJECTED,
+        SecurityEvent.CONNECTIONS_ENDED,
     }
 )
 

@@ -78,6 +78,13 @@ RESPONSE_CACHE = Counter(
 SANDBOX_RUNS = Counter(
     "monkey_coder_sandbox_runs", "Sandbox runs by end reason.", ["reason"], registry=REGISTRY
 )
+CONNECTIONS = Gauge("monkey_coder_connections", "Open HTTP connections.", registry=REGISTRY)
+CONNECTIONS_ENDED = Counter(
+    "monkey_coder_connections_ended",
+    "Connections that the server ended, by reason.",
+    ["reason"],
+    registry=REGISTRY,
+)
 BUILD = Gauge("monkey_coder_build_info", "Always 1.", ["version"], registry=REGISTRY)
 
 MetricT = TypeVar("MetricT", Counter, Gauge, Histogram)
@@ -215,6 +222,15 @@ def observe_cache(status: str) -> None:
 def observe_sandbox_run(reason: str) -> None:
     """Count one sandbox run by its EndReason."""
     _series(SANDBOX_RUNS, reason).inc()
+
+
+def set_connections(number: int) -> None:
+    CONNECTIONS.set(number)
+
+
+def observe_connection_ended(reason: str) -> None:
+    """Count one connection that the server ended, by its EndReason."""
+    _series(CONNECTIONS_ENDED, reason).inc()
 
 
 def set_build(version: str) -> None:

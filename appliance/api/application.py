@@ -29,7 +29,9 @@ from appliance import __version__
 from appliance.api import anthropic, monkey, openai, piston, system
 from appliance.api.http import errors
 from appliance.api.http.access_log import AccessLog
+from appliance.api.http.admission import Admission
 from appliance.api.http.auth import GuardState, enforce_route_policy
+from appliance.api.http.body_deadline import BodyDeadlines
 from appliance.api.http.dependencies import application_dependencies
 from appliance.api.http.dialect import Dialects
 from appliance.api.http.middleware import RequestMiddleware
@@ -93,6 +95,8 @@ def build_api(
         dialects,
         limiter=limiter,
         proxies=proxies,
+        admission=Admission(settings.server.connections_per_address, proxies.trusts),
+        deadlines=BodyDeadlines(settings.server),
         streams=OpenStreams(services.accounts),
         access_log=AccessLog(settings.log),
     )

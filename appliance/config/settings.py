@@ -23,6 +23,14 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     cors_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     max_body_bytes: Positive = 16 * 1024 * 1024
+    connections: Annotated[int, Meta(ge=16, le=65536)] = 4096
+    connections_per_address: Positive = 256
+    header_timeout_s: Seconds = 10.0
+    body_timeout_s: Seconds = 10.0
+    body_bytes_per_s: Positive = 1024
+    write_timeout_s: Seconds = 60.0
+    idle_timeout_s: Seconds = 120.0
+    websocket_message_bytes: Annotated[int, Meta(ge=1024, le=16 * 1024 * 1024)] = 4 * 1024 * 1024
     docs: bool = True
     metrics_public: bool = True
     shutdown_grace_s: Seconds = 20.0

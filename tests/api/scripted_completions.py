@@ -161,7 +161,9 @@ async def disconnecting_client(
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
         "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"",
         "root_path": "", "client": ("127.0.0.1", 1), "server": ("server.test", 80),
-        "headers": [(b"x-api-key", key), (b"content-type", b"application/json")],
+        "headers": [
+            (b"host", b"server.test"), (b"x-api-key", key), (b"content-type", b"application/json"),
+        ],
     }  # fmt: skip
     asked = asyncio.ensure_future(scripted.app(scope, receive, send))
     try:

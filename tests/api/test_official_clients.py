@@ -17,6 +17,7 @@ from anthropic.types import Message
 from openai.types.responses import Response
 from pydantic import BaseModel
 
+from appliance.config.settings import ServerSettings
 from appliance.domain.messages import (
     Finished,
     FinishReason,
@@ -71,7 +72,7 @@ class Served(ScriptedApi):
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     async with open_scripted(tmp_path_factory.mktemp("server"), settings_with()) as api:
         served = Served(api.app, api.client, api.service)
-        server = HttpServer(api.app, "127.0.0.1", 0)
+        server = HttpServer(api.app, ServerSettings(port=0))
         await server.start()
         served.url, key = server.url, api.client.headers["x-api-key"]
         served.anthropic = anthropic.AsyncAnthropic(base_url=server.url, api_key=key, max_retries=0)

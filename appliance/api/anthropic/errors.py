@@ -22,6 +22,7 @@ _TYPES = {
     403: "permission_error",
     404: "not_found_error",
     405: _INVALID,
+    408: "timeout_error",
     409: _INVALID,
     413: "request_too_large",
     424: _INVALID,

@@ -6,7 +6,9 @@ middleware.py       outermost layer: request id, path, common headers, metrics
 access_log.py       one line per request
 open_streams.py     ends streams whose credentials were revoked
 proxies.py          client address and scheme behind trusted reverse proxies
-body_drain.py       reads the rest of a body whose request was answered early
+admission.py        one Host header; requests in progress per client
+body_drain.py       reads bodies, also the rest of one whose request was answered early
+body_deadline.py    minimum rate of bodies
 request_context.py  accessors for what a request carries in its ASGI scope
 route_table.py      the table of all routes: scopes, role, class, budgets
 auth.py             the guard: credentials, roles, protection against cross-site requests

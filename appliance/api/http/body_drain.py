@@ -1,4 +1,4 @@
-"""Reads and discards the rest of a body whose request is answered early.
+"""Reads a request body within its deadline, and the rest of it if the request is answered early.
 
 If a server closes a connection on which data still arrives, the kernel resets it, and the
 client may lose the response (413, 401) and see a broken connection only. So the rest of
@@ -13,6 +13,8 @@ from typing import Any
 
 from litestar.types import HTTPScope, Receive
 
+from appliance.api.http.body_deadline import BodyDeadlines, BodyWait
+
 _MAX_DRAINED_BYTES = 64 * 1024 * 1024
 _MAX_DRAIN_S = 10.0
 _IDLE_TIMEOUT_S = 1.0
@@ -25,16 +27,35 @@ class DrainableBody:
     the next `receive`, which would cost each request another turn of the event loop.
     """
 
-    def __init__(self, scope: HTTPScope, receive: Receive) -> None:
+    def __init__(self, scope: HTTPScope, receive: Receive, deadlines: BodyDeadlines) -> None:
         self._receive = receive
+        self._deadlines = deadlines
         headers = dict(scope["headers"])
         self._remaining = _declared_length(headers)
         self._complete = not _sends_body(headers)
+        self._wait = BodyWait()
 
     async def receive(self) -> Any:
+        """The next message. Raises BodyTimeout."""
+        if self._complete:
+            return await self._receive()
+        self._deadlines.start(self._wait)
+        try:
+            return await self._receive_piece()
+        except asyncio.CancelledError:
+            if not self._wait.caused_cancellation():
+                raise
+            self._complete = True  # the rest would come as slowly
+            raise self._deadlines.error() from None
+        finally:
+            self._deadlines.stop(self._wait)
+
+    async def _receive_piece(self) -> Any:
         message: Any = await self._receive()
         if message["type"] == "http.request":
-            self._remaining -= len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            self._wait.received += size
+            self._remaining -= size
             message["more_body"] = message.get("more_body", False) and self._remaining > 0
         if not message.get("more_body", False):
             self._complete = True  # also set when the client disconnects
@@ -48,7 +69,7 @@ class DrainableBody:
         with suppress(TimeoutError):
             while not self._complete and budget > 0 and time.monotonic() < deadline:
                 async with asyncio.timeout(_IDLE_TIMEOUT_S):
-                    message = await self.receive()
+                    message = await self._receive_piece()
                 budget -= len(message.get("body", b""))
 
 

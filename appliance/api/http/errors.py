@@ -15,6 +15,7 @@ from litestar.exceptions import (
     NotFoundException,
     ValidationException,
 )
+from litestar.types import Receive, Scope, Send
 
 from appliance.api.http.dialect import Dialects, Problem
 from appliance.api.http.request_context import request_id, route_options
@@ -35,6 +36,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "FORBIDDEN": 403,
     "RESOURCE_NOT_FOUND": 404,
     "METHOD_NOT_ALLOWED": 405,
+    "REQUEST_TIMEOUT": 408,
     "CONFLICT": 409,
     "TASK_NOT_CANCELLABLE": 409,
     "PAYLOAD_TOO_LARGE": 413,
@@ -81,6 +83,19 @@ def exception_handler(dialects: Dialects) -> ErrorHandler:
         return dialects.for_path(request.scope["path"]).render_error(request, problem)
 
     return handle
+
+
+class ErrorResponse:
+    """The answer to a request that is refused before routing, as an ASGI application."""
+
+    def __init__(self, dialects: Dialects, error: ApplianceError) -> None:
+        self._handle = exception_handler(dialects)
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request[Any, Any, Any](scope, receive, send)
+        response: Any = self._handle(request, self._error)
+        await response.to_asgi_response(None, request)(scope, receive, send)
 
 
 def to_problem(request: Request[Any, Any, Any], error: Exception) -> Problem:

@@ -13,8 +13,11 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send, We
 from appliance import telemetry
 from appliance.api.http import request_context
 from appliance.api.http.access_log import AccessLog, known_method, known_route
+from appliance.api.http.admission import Admission
+from appliance.api.http.body_deadline import BodyDeadlines
 from appliance.api.http.body_drain import DrainableBody
 from appliance.api.http.dialect import Dialects, Headers
+from appliance.api.http.errors import ErrorResponse
 from appliance.api.http.open_streams import OpenStream, OpenStreams
 from appliance.api.http.proxies import TrustedProxies
 from appliance.api.http.rate_limit import RateLimiter, RateStatus, address_key
@@ -23,7 +26,9 @@ _SLASHES = re.compile("/{2,}")
 _SWITCHING_PROTOCOLS = 101
 _HANDSHAKE_REFUSED = 403
 _POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
+_TRY_AGAIN_LATER = 1013
 _REVOKED = "The credentials were revoked"
+_MAX_PIECE_BYTES = 64 * 1024
 _CLIENT_CLOSED_REQUEST = 499  # nginx's code for a client that disconnected first
 _SECURITY_HEADERS: Headers = [
     (b"cache-control", b"no-store"),
@@ -48,11 +53,15 @@ class RequestMiddleware:
         *,
         limiter: RateLimiter,
         proxies: TrustedProxies,
+        admission: Admission,
+        deadlines: BodyDeadlines,
         streams: OpenStreams,
         access_log: AccessLog,
     ) -> None:
         self._app = app
         self._proxies = proxies
+        self._admission = admission
+        self._deadlines = deadlines
         self._dialects = dialects
         self._limiter = limiter
         self._streams = streams
@@ -83,7 +92,7 @@ class RequestMiddleware:
         started = time.perf_counter()
         scope["path"] = path = _SLASHES.sub("/", scope["path"])
         status = _CLIENT_CLOSED_REQUEST
-        body = DrainableBody(scope, receive)
+        body = DrainableBody(scope, receive, self._deadlines)
         # The response may be sent by another task, which the framework starts for it.
         task = asyncio.current_task()
         stream: OpenStream | None = None
@@ -99,10 +108,15 @@ class RequestMiddleware:
                 await body.drain()
             elif stream is None:
                 stream = self._open_stream(scope, task)
-            await send(message)
+            if len(message.get("body", b"")) <= _MAX_PIECE_BYTES:
+                await send(message)
+            else:
+                await _send_in_pieces(message, send)
 
+        refusal = self._admission.enter(scope)
+        app = ErrorResponse(self._dialects, refusal) if refusal else self._app
         try:
-            await self._app(scope, body.receive, send_with_headers)
+            await app(scope, body.receive, send_with_headers)
         except asyncio.CancelledError:
             if stream is None or not stream.caused_cancellation():
                 raise
@@ -123,8 +137,12 @@ class RequestMiddleware:
                 stream = self._open_stream(scope, task)
             await send(message)
 
+        refusal = self._admission.enter(scope)
         try:
-            await self._app(scope, receive, send_watched)
+            if refusal is None:
+                await self._app(scope, receive, send_watched)
+            else:
+                await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": ""})
         except asyncio.CancelledError:
             if stream is None or not stream.caused_cancellation():
                 raise
@@ -143,6 +161,7 @@ class RequestMiddleware:
         status: int,
         started: float,
     ) -> None:
+        self._admission.leave(scope)
         if stream is not None:
             self._streams.close(stream)
         seconds = time.perf_counter() - started
@@ -164,3 +183,13 @@ class RequestMiddleware:
         if status is None:
             status = self._limiter.peek(address_key(request_context.client_address(scope)))
         return status
+
+
+async def _send_in_pieces(message: Any, send: Send) -> None:
+    """Send a large body no faster than the client reads: the server would copy the whole."""
+    body, more = memoryview(message["body"]), message.get("more_body", False)
+    for start in range(0, len(body), _MAX_PIECE_BYTES):
+        end = start + _MAX_PIECE_BYTES
+        piece = bytes(body[start:end])
+        more_body = more or end < len(body)
+        await send({"type": "http.response.body", "body": piece, "more_body": more_body})

@@ -34,6 +34,11 @@ class TrustedProxies:
         if scope["type"] == "http" and schemes and schemes[-1].lower() in _SCHEMES:
             scope["scheme"] = schemes[-1].lower()
 
+    def trusts(self, text: str) -> bool:
+        """Whether an address is one of these proxies."""
+        address = _parse_address(text) if self._networks else None
+        return address is not None and self._trusts(address)
+
     def _find_caller(self, peer: Address, forwarded_for: list[str]) -> Address:
         """The last address that is not a trusted proxy; entries before it can be forged."""
         for name in reversed(forwarded_for):

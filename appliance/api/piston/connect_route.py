@@ -43,7 +43,8 @@ async def connect(
     if principal is None:
         raise Unauthenticated("credentials are missing")
     await socket.accept()
-    client = JsonSocket(socket, settings.server.max_body_bytes)
+    limits = settings.server
+    client = JsonSocket(socket, min(limits.websocket_message_bytes, limits.max_body_bytes))
 
     async def send_error(error: ApplianceError) -> None:
         await client.send({"type": "error", "message": error.message})

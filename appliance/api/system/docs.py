@@ -1,6 +1,7 @@
 """/api/docs: Swagger UI with all of its assets served from here, and openapi.json."""
 
 import hashlib
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -48,7 +49,7 @@ def asset(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[byte
     if name not in _ASSETS:
         raise NotFoundException
     content = _read(name)
-    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    tag = _entity_tag(name)
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
     if request.headers.get("if-none-match") == tag:
         return Response(None, status_code=304, headers=headers)
@@ -82,5 +83,11 @@ def config(version: str) -> OpenAPIConfig:
     )
 
 
+@cache
 def _read(name: str) -> bytes:
     return (files("appliance.api.system") / "static" / name).read_bytes()
+
+
+@cache
+def _entity_tag(name: str) -> str:
+    return f'"{hashlib.sha256(_read(name)).hexdigest()[:32]}"'

@@ -73,7 +73,7 @@ async def serving(settings: Settings) -> AsyncGenerator[tuple[Appliance, HttpSer
     if settings.server.port:
         check_free(settings.server.host, settings.server.port)
     async with run_appliance(settings, folder, database_path(settings)) as appliance:
-        server = HttpServer(appliance.api, settings.server.host, settings.server.port)
+        server = HttpServer(appliance.api, settings.server)
         await server.start()
         _freeze_imports()
         with _address_file(folder, server), _unpacked_folder():

@@ -1,11 +1,15 @@
 """The end of a request's body, and draining the rest of it."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import pytest
 
+from appliance.api.http.body_deadline import BodyDeadlines
 from appliance.api.http.body_drain import DrainableBody
+from appliance.config.settings import ServerSettings
+from appliance.errors import BodyTimeout
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -30,7 +34,8 @@ class Sent:
 
 
 def body_of(sent: Sent, *headers: tuple[bytes, bytes]) -> DrainableBody:
-    return DrainableBody(cast("Any", {"headers": headers}), sent.receive)
+    scope = cast("Any", {"headers": headers})
+    return DrainableBody(scope, sent.receive, BodyDeadlines(ServerSettings()))
 
 
 async def read(body: DrainableBody) -> bytes:
@@ -92,3 +97,48 @@ async def test_body_when_it_was_to_be_asked_for_then_all_of_it_can_be_read() -> 
     sent = Sent(b"he", b"llo", last=True)
     body = body_of(sent, (b"content-length", b"5"), (b"expect", b"100-continue"))
     assert await read(body) == b"hello"
+
+
+class SlowBody:
+    """A body whose last piece never comes."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = iter(pieces)
+
+    async def receive(self) -> Any:
+        for piece in self._pieces:
+            return {"type": "http.request", "body": piece, "more_body": True}
+        return await asyncio.get_running_loop().create_future()
+
+
+def slow_body(*pieces: bytes, **settings: Any) -> DrainableBody:
+    headers = [(b"content-length", b"100000")]
+    deadlines = BodyDeadlines(ServerSettings(**settings))
+    return DrainableBody(cast("Any", {"headers": headers}), SlowBody(*pieces).receive, deadlines)
+
+
+async def test_body_when_it_comes_too_slowly_then_the_wait_ends_and_nothing_is_drained() -> None:
+    """F64"""
+    body = slow_body(b"x", body_timeout_s=0.1)
+    with pytest.raises(BodyTimeout):
+        await read(body)
+    await body.drain()  # would wait for the rest otherwise
+
+
+async def test_body_when_much_of_it_came_then_it_may_take_longer() -> None:
+    body = slow_body(b"x" * 90_000, body_timeout_s=0.1, body_bytes_per_s=1000)
+    reading = asyncio.create_task(read(body))
+    with pytest.raises(BodyTimeout):
+        await read(slow_body(b"x" * 100, body_timeout_s=0.1, body_bytes_per_s=1000))
+    assert not reading.done()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
+async def test_body_when_the_request_is_cancelled_then_that_is_no_timeout() -> None:
+    reading = asyncio.create_task(read(slow_body(body_timeout_s=60.0)))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading

@@ -129,12 +129,13 @@ async def _try_websocket(api: Api, path: str, key: str) -> int:
 
     scope = {
         "type": "websocket",
+        "http_version": "1.1",
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
         "scheme": "ws",
-        "headers": [(b"authorization", f"Bearer {key}".encode())] if key else [],
+        "headers": [(b"host", b"server.test"), (b"authorization", f"Bearer {key}".encode())],
         "client": ("127.0.0.1", 1234),
         "server": ("server.test", 80),
         "subprotocols": [],

@@ -10,6 +10,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from appliance.config.settings import ServerSettings
 from appliance.domain.messages import Finished, FinishReason, TextDelta, TokenUsage, ToolCall
 from appliance.errors import (
     ApplianceError,
@@ -42,7 +43,7 @@ async def api(tmp_path: Path) -> AsyncIterator[OpenAiApi]:
 
 @pytest.fixture
 async def client(api: OpenAiApi) -> AsyncIterator[openai.AsyncOpenAI]:
-    server = HttpServer(api.app, "127.0.0.1", 0)
+    server = HttpServer(api.app, ServerSettings(port=0))
     await server.start()
     try:
         async with openai.AsyncOpenAI(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from appliance.config.settings import ServerSettings
 from appliance.server import HttpServer
 from tests.api.application import Api
 from tests.support.polling import until
@@ -17,7 +18,7 @@ TASK = {"prompt": "Write add(a, b)", "task_id": "live"}
 @pytest.fixture
 async def live(api: Api) -> AsyncIterator[httpx.AsyncClient]:
     """Alice's client of the API on a free port."""
-    server = HttpServer(api.app, "127.0.0.1", 0)
+    server = HttpServer(api.app, ServerSettings(port=0))
     await server.start()
     headers = {"Authorization": f"Bearer {api.keys['alice']}"}
     try:
@@ -108,7 +109,7 @@ async def test_body_when_announced_too_large_then_413_reaches_who_sends_it(api: 
     head = b"POST /api/v1/execute HTTP/1.1\r\nHost: server\r\nContent-Length: 33554432\r\n%s\r\n"
     key = b"Authorization: Bearer " + api.keys["alice"].encode() + b"\r\n"
     for sent, wanted in ((head % key, b"413"), (head % b"", b"401")):
-        server = HttpServer(api.app, "127.0.0.1", 0)
+        server = HttpServer(api.app, ServerSettings(port=0))
         await server.start()
         port = int(server.url.rsplit(":", 1)[1])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import httpx
 import pytest
 
+from appliance.config.settings import ServerSettings
 from appliance.server import HttpServer
 from tests.api.application import PASSWORD, Api, add_user
 from tests.support.task_system import until
@@ -19,7 +20,7 @@ TASK = {"prompt": "Write add(a, b)", "task_id": "watched"}
 
 @pytest.fixture
 async def server(api: Api) -> AsyncIterator[HttpServer]:
-    server = HttpServer(api.app, "127.0.0.1", 0)
+    server = HttpServer(api.app, ServerSettings(port=0))
     await server.start()
     await add_user(api)
     try:
@@ -93,9 +94,10 @@ async def test_websocket_when_its_key_is_revoked_then_closed_with_the_reason(api
         sent.append(message)
 
     scope = {
-        "type": "websocket", "path": "/api/v2/connect", "raw_path": b"/api/v2/connect",
+        "type": "websocket", "http_version": "1.1",
+        "path": "/api/v2/connect", "raw_path": b"/api/v2/connect",
         "query_string": b"", "root_path": "", "scheme": "ws", "subprotocols": [],
-        "headers": [(b"authorization", f"Bearer {secret}".encode())],
+        "headers": [(b"host", b"server.test"), (b"authorization", f"Bearer {secret}".encode())],
         "client": ("127.0.0.1", 1234), "server": ("server.test", 80),
     }  # fmt: skip
     session = asyncio.create_task(cast("Any", api.app)(scope, receive, send))

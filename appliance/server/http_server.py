@@ -1,4 +1,4 @@
-"""The HTTP server: Granian inside this process's event loop.
+"""Granian inside this process's event loop.
 
 Embedded rather than run by Granian's own supervisor: one process of 48 MB instead of two
 of 84 MB, the same start-up time, and signals reach the scheduler directly. A crashed
@@ -8,34 +8,51 @@ process is restarted by the service manager.
 import asyncio
 import socket
 from contextlib import suppress
-from typing import Any
 
 import structlog
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.server.embed import Server
+from litestar.types import ASGIApp
 
+from appliance.config.settings import ServerSettings
 from appliance.errors import SetupError
+from appliance.server.connection_guard import ConnectionGuard
+from appliance.server.connection_requests import ConnectionRequests
+from appliance.server.open_sockets import raise_open_files_limit
 
 log = structlog.get_logger()
 
-_CONNECTIONS = 4096
-_BACKLOG = 1024
+_BACKLOG = 4096
+_MAX_HEADER_BYTES = 128 * 1024
 _START_TIMEOUT_S = 10.0
+# Granian accepts more than server.connections, so that the guard finds those over it.
+_ACCEPTED_FACTOR = 2
+_OTHER_FILES = 4096  # files, pipes and connections to providers
 
 
 class HttpServer:
     """Serves one ASGI application at one address."""
 
-    def __init__(self, api: Any, host: str, port: int) -> None:
-        self.host = host
-        self.port = port or free_port(host)
+    def __init__(self, api: ASGIApp, settings: ServerSettings) -> None:
+        self.host = settings.host
+        self.port = settings.port or free_port(settings.host)
+        capacity = _accepted_connections(settings.connections)
+        requests = ConnectionRequests(api)
+        self._guard = ConnectionGuard(requests, settings, self.port, capacity)
         self._server = Server(
-            api,
-            address=host,
+            requests,
+            address=self.host,
             port=self.port,
             interface=Interfaces.ASGI,
+            http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(
+                # Hyper starts it when a connection becomes idle, so it is the idle limit.
+                header_read_timeout=round(settings.idle_timeout_s * 1000),
+                max_buffer_size=_MAX_HEADER_BYTES,
+            ),
             backlog=_BACKLOG,
-            backpressure=_CONNECTIONS,
+            backpressure=capacity,
             log_enabled=False,
         )
         self._serving: asyncio.Task[None] | None = None
@@ -55,6 +72,7 @@ class HttpServer:
                 await self._until_accepting(self._serving)
         except TimeoutError:
             raise SetupError(f"the HTTP server did not start at {self.url}") from None
+        self._guard.start()
 
     async def _until_accepting(self, serving: "asyncio.Task[None]") -> None:
         while True:
@@ -75,6 +93,7 @@ class HttpServer:
             return True
         self._server.stop()
         done, _ = await asyncio.wait([self._serving], timeout=grace_s)
+        await self._guard.close()
         if not done:
             log.warning("connections did not end in time", seconds=grace_s)
         return bool(done)
@@ -89,6 +108,16 @@ def free_port(host: str) -> int:
 def check_free(host: str, port: int) -> None:
     """Raise SetupError if the address is in use; Granian itself would share the port."""
     _listening(host, port).close()
+
+
+def _accepted_connections(connections: int) -> int:
+    """How many connections Granian may accept; other files keep a part of the descriptors."""
+    wanted = _ACCEPTED_FACTOR * connections
+    files = raise_open_files_limit(wanted + _OTHER_FILES)
+    accepted = min(wanted, max(files // 2, files - _OTHER_FILES))
+    if accepted < wanted:
+        log.info("fewer connections than server.connections allows", open_files=files)
+    return accepted
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -1,0 +1,258 @@
+"""Another address's latency while one address holds as many hostile connections as it can.
+
+    python -m tests.bench.slow_clients [--connections 1000] [--seconds 10] [--kinds silent ...]
+
+Hostile clients run in a process of their own at 127.0.0.2, with the lowest priority because
+they would not share the server's processors. They reconnect as soon as they are disconnected.
+Kinds: silent (send nothing), header (one byte of a header at a time), body (one byte of a
+login's body at a time), unread (ask for a large answer and read nothing), reconnect (connect
+and disconnect as often as possible). A client at 127.0.0.1 sends an authenticated GET fifty times
+a second, every tenth over a new connection. Prints p50 and p99 before, during and after each
+kind, the memory of the server, and one line of JSON.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from tests.support.server_process import ServerProcess, running_server
+
+ATTACKER = "127.0.0.2"
+_PACE_S = 0.02
+_FRESH_EVERY = 10
+_PAUSE_S = 1.0
+_TIMEOUT_S = 30.0
+_LOGIN = b"POST /api/v1/auth/login HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n"
+_LARGE = b"GET /api/docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class Latency(Struct, frozen=True):
+    """Milliseconds."""
+
+    p50: float
+    p99: float
+    failures: int
+
+
+async def hold_silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(3600)
+
+
+async def dribble_header(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"GET /health HTTP/1.1\r\nHost: a\r\n")
+    while True:
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def dribble_body(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(_LOGIN)
+    while True:
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def leave_unread(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(_LARGE)
+    await asyncio.sleep(3600)
+
+
+async def disconnect(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    return
+
+
+Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+KINDS: dict[str, Behaviour] = {
+    "silent": hold_silent,
+    "header": dribble_header,
+    "body": dribble_body,
+    "unread": leave_unread,
+    "reconnect": disconnect,
+}
+
+
+async def attack(kind: str, host: str, port: int, connections: int) -> None:
+    """Keep so many connections of a kind until killed; prints connections made per second."""
+    made = 0
+
+    async def keep_one() -> None:
+        nonlocal made
+        while True:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection(host, port, local_addr=(ATTACKER, 0))
+                made += 1
+                behave = asyncio.create_task(KINDS[kind](reader, writer))
+                closed = asyncio.create_task(_until_closed(reader, writer))
+                await asyncio.wait({behave, closed}, return_when=asyncio.FIRST_COMPLETED)
+                behave.cancel()
+                closed.cancel()
+                await asyncio.wait({behave, closed})
+                writer.transport.abort()
+            await asyncio.sleep(0)
+
+    os.nice(19)
+    held: list[asyncio.Task[None]] = []
+    for _ in range(connections):
+        held.append(asyncio.create_task(keep_one()))
+        await asyncio.sleep(0.001)
+    while held:
+        before = made
+        await asyncio.sleep(1)
+        sys.stdout.write(f"{made - before}\n")
+        sys.stdout.flush()
+
+
+async def _until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while not writer.transport.is_closing() and await reader.read(65536):
+            pass
+
+
+class MeasuredClient:
+    """Sends an authenticated GET at a fixed pace and measures each."""
+
+    def __init__(self, url: str, key: str) -> None:
+        parts = urlsplit(url)
+        self._address = (str(parts.hostname), int(parts.port or 80))
+        head = f"GET /api/v1/auth/status HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+        self._request = f"{head}Authorization: Bearer {key}\r\n\r\n".encode()
+
+    async def measure(self, seconds: float) -> Latency:
+        times: list[float] = []
+        failures, sent = 0, 0
+        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        end = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < end:
+            try:
+                async with asyncio.timeout(_TIMEOUT_S):
+                    if streams is None or sent % _FRESH_EVERY == 0:
+                        if streams is not None:
+                            streams[1].close()
+                        streams = await asyncio.open_connection(*self._address)
+                    sent += 1
+                    await self._ask(*streams)
+                times.append(time.perf_counter() - began)
+            except (OSError, EOFError, TimeoutError, ValueError):
+                failures += 1
+                streams = None
+            await asyncio.sleep(max(0.0, _PACE_S - (time.perf_counter() - began)))
+        if streams is not None:
+            streams[1].close()
+        times.sort()
+        p50, p99 = (times[int(len(times) * share)] * 1000 for share in (0.5, 0.99))
+        return Latency(p50, p99, failures)
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(self._request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        await reader.readexactly(int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]))
+        if not head.startswith(b"http/1.1 200"):
+            raise ValueError(head)
+
+
+@asynccontextmanager
+async def _attackers(kind: str, url: str, connections: int) -> AsyncGenerator[list[int], None]:
+    """Hostile clients in a process; the list grows by their connections of each second."""
+    words = ["-m", "tests.bench.slow_clients", "--attack", kind, url]
+    attacker = await asyncio.create_subprocess_exec(
+        *(sys.executable, *words, "--connections", str(connections)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert attacker.stdout is not None
+    made: list[int] = []
+
+    async def read(lines: asyncio.StreamReader) -> None:
+        async for line in lines:
+            made.append(int(line))
+
+    reading = asyncio.create_task(read(attacker.stdout))
+    try:
+        yield made
+    finally:
+        attacker.kill()
+        await attacker.wait()
+        await reading
+
+
+def resident_mib(server: ServerProcess) -> float:
+    assert server.process is not None
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+async def bench(kinds: list[str], connections: int, seconds: float) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server(Path(folder) / "data", None) as server,
+    ):
+        client = MeasuredClient(server.url, await asyncio.to_thread(server.make_key))
+        await client.measure(2)
+        results: dict[str, Any] = {}
+        for kind in kinds:
+            memory = resident_mib(server)
+            before = await client.measure(seconds)
+            async with _attackers(kind, server.url, connections) as made:
+                await asyncio.sleep(4)
+                during = await client.measure(seconds)
+                peak = resident_mib(server)
+            await asyncio.sleep(1)
+            after = await client.measure(seconds / 2)
+            rate = max(made, default=0)
+            for name, found in (("before", before), ("during", during), ("after", after)):
+                print(
+                    f"{kind:10} {name:7} p50 {found.p50:6.2f}  p99 {found.p99:7.2f} ms"
+                    f"  failures {found.failures}"
+                )
+            ratio = during.p99 / before.p99
+            print(
+                f"{kind:10} p99 x {ratio:.2f}; at most {rate} connections/s"
+                f"; memory {memory:.0f} -> {peak:.0f} MiB"
+            )
+            results[kind] = {"before": before, "during": during, "after": after}
+            results[kind] |= {"ratio": ratio, "connections_per_s": rate, "mib": [memory, peak]}
+        plain = {
+            kind: {
+                name: {f: getattr(value, f) for f in value.__struct_fields__}
+                if isinstance(value, Latency)
+                else value
+                for name, value in found.items()
+            }
+            for kind, found in results.items()
+        }
+        print(json.dumps({"bench": "slow_clients", "connections": connections, "kinds": plain}))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--connections", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--attack", nargs=2, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    words: list[str] | None = chosen.attack
+    if words is not None:
+        kind, url = words
+        parts = urlsplit(url)
+        asyncio.run(attack(kind, str(parts.hostname), int(parts.port or 80), chosen.connections))
+    else:
+        asyncio.run(bench(chosen.kinds, chosen.connections, chosen.seconds))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
