@@ -34,6 +34,7 @@ from appliance.api.http.auth import GuardState, enforce_route_policy
 from appliance.api.http.body_deadline import BodyDeadlines
 from appliance.api.http.dependencies import application_dependencies
 from appliance.api.http.dialect import Dialects
+from appliance.api.http.handshakes import HandshakeFilter
 from appliance.api.http.middleware import RequestMiddleware
 from appliance.api.http.open_streams import OpenStreams
 from appliance.api.http.proxies import TrustedProxies
@@ -91,7 +92,7 @@ def build_api(
     api.state["guard_state"] = GuardState(routes, services, limiter, settings.server.cors_origins)
     # Outside the router, so that it handles unmatched paths, too.
     api.asgi_handler = RequestMiddleware(
-        api.asgi_handler,
+        HandshakeFilter(api.asgi_handler, dialects),
         dialects,
         limiter=limiter,
         proxies=proxies,

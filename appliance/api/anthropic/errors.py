@@ -26,6 +26,7 @@ _TYPES = {
     409: _INVALID,
     413: "request_too_large",
     424: _INVALID,
+    426: _INVALID,
     429: "rate_limit_error",
     504: "timeout_error",
     529: "overloaded_error",

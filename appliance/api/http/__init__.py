@@ -9,6 +9,7 @@ proxies.py          client address and scheme behind trusted reverse proxies
 admission.py        one Host header; requests in progress per client
 body_drain.py       reads bodies, also the rest of one whose request was answered early
 body_deadline.py    minimum rate of bodies
+handshakes.py       refuses WebSockets where there are none: 426
 request_context.py  accessors for what a request carries in its ASGI scope
 route_table.py      the table of all routes: scopes, role, class, budgets
 auth.py             the guard: credentials, roles, protection against cross-site requests

@@ -135,6 +135,11 @@ class RequestMiddleware:
             if message["type"] == "websocket.accept":
                 status = _SWITCHING_PROTOCOLS
                 stream = self._open_stream(scope, task)
+            elif message["type"] == "websocket.http.response.start":
+                status = message["status"]
+                own, elapsed = list(message["headers"]), time.perf_counter() - started
+                headers = self._common_headers(scope, scope["path"], own, elapsed)
+                message["headers"] = own + headers
             await send(message)
 
         refusal = self._admission.enter(scope)
@@ -169,7 +174,9 @@ class RequestMiddleware:
             telemetry.observe_request(known_method(scope), known_route(scope), status, seconds)
         self._access_log.record(scope, status, seconds)
 
-    def _common_headers(self, scope: HTTPScope, path: str, own: Headers, elapsed: float) -> Headers:
+    def _common_headers(
+        self, scope: HTTPScope | WebSocketScope, path: str, own: Headers, elapsed: float
+    ) -> Headers:
         """The common headers, without those that the handler has set."""
         own_names = {name.lower() for name, _ in own}
         common = [(b"x-request-id", request_context.request_id(scope).encode()), *_SECURITY_HEADERS]
@@ -178,7 +185,7 @@ class RequestMiddleware:
         common += self._dialects.for_path(path).extra_headers(self._rate_status(scope), elapsed)
         return [(name, value) for name, value in common if name not in own_names]
 
-    def _rate_status(self, scope: HTTPScope) -> RateStatus:
+    def _rate_status(self, scope: HTTPScope | WebSocketScope) -> RateStatus:
         status = request_context.rate_status(scope)
         if status is None:
             status = self._limiter.peek(address_key(request_context.client_address(scope)))

@@ -34,6 +34,7 @@ Json = dict[str, Any]
 
 FUNCTION, CUSTOM, NAMESPACE = "function", "custom", "namespace"
 TOOL_SEARCH = "tool_search"
+_IN_NAMESPACE = (FUNCTION, CUSTOM)
 # How OpenAI's models name functions without a namespace.
 _NO_NAMESPACE = "functions"
 
@@ -62,7 +63,7 @@ class ToolSet:
             self._require_new_names(found)
             self._offer(found)
             if found:
-                self.declarations.append(_offered_part(body, found))
+                self.declarations.append(_offered_part(body))
 
     @property
     def functions(self) -> tuple[Tool, ...]:
@@ -104,7 +105,7 @@ class ToolSet:
     def _read_namespace(self, place: str, body: NamespaceBody) -> Iterator[OfferedTool]:
         namespace = "" if body.name == _NO_NAMESPACE else body.name
         for at, inner in places(f"{place}.tools", body.tools):
-            tool = _read_tool(at, inner) if inner.get("type") in (FUNCTION, CUSTOM) else None
+            tool = _read_tool(at, inner) if inner.get("type") in _IN_NAMESPACE else None
             if tool is None:
                 self.ignore(at, inner)
             else:
@@ -123,12 +124,11 @@ def places(field: str, bodies: Iterable[Json]) -> Iterator[tuple[str, Json]]:
         yield f"{field}[{index}]", body
 
 
-def _offered_part(body: Json, found: Sequence[OfferedTool]) -> Json:
+def _offered_part(body: Json) -> Json:
     """The declaration, a namespace without the tools that were left out."""
     if body["type"] != NAMESPACE:
         return body
-    names = {each.name for each in found}
-    return body | {"tools": [each for each in body["tools"] if each.get("name") in names]}
+    return body | {"tools": [each for each in body["tools"] if each.get("type") in _IN_NAMESPACE]}
 
 
 def _read_tool(place: str, body: Json) -> OfferedTool | None:

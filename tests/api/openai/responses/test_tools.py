@@ -91,7 +91,7 @@ def test_namespace_when_declared_then_its_tools_carry_its_name() -> None:
 
 
 def test_namespace_when_it_holds_an_unknown_tool_then_the_rest_is_offered() -> None:
-    converted = convert(tools=[AGENTS | {"tools": [CLOSE, {"type": "of_next_year"}]}])
+    converted = convert(tools=[AGENTS | {"tools": [CLOSE, {"type": "of_next_year", "name": {}}]}])
     assert [each.name for each in converted.spec.tools] == ["agents__close"]
     assert [each.place for each in converted.tools.ignored] == ["tools[0].tools[1]"]
     assert converted.tools.declarations == [AGENTS | {"tools": [CLOSE]}]
