@@ -43,7 +43,7 @@ async def _queue(
 ) -> Task:
     request = TaskRequest(prompt=name, priority=priority, timeout_s=timeout_s)
     async with system.db.write() as tx:
-        return await tasks.insert(tx, tasks.NewTask(name, who.user.id, request, "hash"), at)
+        return await tasks.insert(tx, tasks.prepare(name, who.user.id, request, "hash"), at)
 
 
 async def _claim(system: TaskSystem, at: float = NOW) -> Task | None:
@@ -82,7 +82,7 @@ async def test_insert_when_read_again_then_equal(system: TaskSystem):
         labels=("repo-1", "geheim"),
     )
     async with system.db.write() as tx:
-        new = tasks.NewTask("mine", system.alice.user.id, request, "h")
+        new = tasks.prepare("mine", system.alice.user.id, request, "h")
         stored = await tasks.insert(tx, new, NOW)
     async with system.db.read() as connection:
         assert await tasks.get(connection, stored.id) == stored
@@ -96,7 +96,7 @@ async def test_insert_when_read_again_then_equal(system: TaskSystem):
 
 async def test_get_when_stored_before_there_were_labels_then_without_any(system: TaskSystem):
     async with system.db.write() as tx:
-        new = tasks.NewTask("old", system.alice.user.id, TaskRequest("x", labels=("a",)), "h")
+        new = tasks.prepare("old", system.alice.user.id, TaskRequest("x", labels=("a",)), "h")
         stored = await tasks.insert(tx, new, NOW)
         await tx.execute("UPDATE tasks SET request = json_remove(request, '$.labels')")
     async with system.db.read() as connection:

@@ -70,12 +70,7 @@ class TaskService:
         request = validate_request(
             request, self._settings.limits, self._settings.agent.max_branches
         )
-        new = tasks.NewTask(
-            public_id=request.client_task_id or f"task_{secrets.token_hex(12)}",
-            user_id=principal.user.id,
-            request=request,
-            request_hash=_hash_request(request),
-        )
+        new = await asyncio.to_thread(_prepare, principal.user.id, request)
         try:
             async with self._db.write() as tx:
                 return await self._find_repeated(tx, new) or await self._enqueue(tx, new)
@@ -224,6 +219,11 @@ class TaskService:
                 "the server is shutting down; the task continues after the next start"
             )
         return task
+
+
+def _prepare(user_id: int, request: TaskRequest) -> tasks.NewTask:
+    public_id = request.client_task_id or f"task_{secrets.token_hex(12)}"
+    return tasks.prepare(public_id, user_id, request, _hash_request(request))
 
 
 def _hash_request(request: TaskRequest) -> str:

@@ -1,5 +1,6 @@
 """Queries on one connection, and statements inside a transaction."""
 
+import asyncio
 import sqlite3
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -7,7 +8,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from appliance.store.sqlite import failures
-from appliance.store.sqlite.rows import RowT, to_row
+from appliance.store.sqlite.rows import RowT, has_compressed, to_row
 
 T = TypeVar("T")
 Params = Mapping[str, Any]
@@ -16,9 +17,9 @@ Params = Mapping[str, Any]
 class Connection:
     """Queries with named parameters (`:name`); rows become Structs by column name.
 
-    A Struct's bool is stored as 0 or 1, a nested Struct, tuple or dict as JSON text
-    (see rows.to_json). Each statement sees one state of the database. Raises
-    Unavailable or StoreError for disk errors and locks, sqlite3.IntegrityError for a
+    A Struct's bool is stored as 0 or 1, a nested Struct, tuple or dict as JSON text, which
+    may be compressed (see documents.py). Each statement sees one state of the database.
+    Raises Unavailable or StoreError for disk errors and locks, sqlite3.IntegrityError for a
     violated constraint.
     """
 
@@ -30,11 +31,11 @@ class Connection:
     ) -> RowT | None:
         """The first row, or None."""
         rows = await self._rows(sql, params)
-        return to_row(row_type, rows[0]) if rows else None
+        return (await _to_structs(row_type, rows[:1]))[0] if rows else None
 
     async def all(self, row_type: type[RowT], sql: str, params: Params | None = None) -> list[RowT]:
         """All rows; the SQL limits their number."""
-        return [to_row(row_type, row) for row in await self._rows(sql, params)]
+        return await _to_structs(row_type, await self._rows(sql, params))
 
     async def scalar(self, sql: str, params: Params | None = None) -> Any:
         """The first column of the first row, or None."""
@@ -78,6 +79,17 @@ class Transaction(Connection):
     async def rollback(self) -> None:
         """Roll back the open transaction, if there is one."""
         await translate_errors(self._raw.rollback())
+
+
+async def _to_structs(row_type: type[RowT], rows: Sequence[sqlite3.Row]) -> list[RowT]:
+    """The Structs of rows; expanded in a thread where documents are compressed."""
+
+    def convert() -> list[RowT]:
+        return [to_row(row_type, row) for row in rows]
+
+    if any(has_compressed(row_type, row) for row in rows):
+        return await asyncio.to_thread(convert)
+    return convert()
 
 
 async def translate_errors(work: Awaitable[T]) -> T:

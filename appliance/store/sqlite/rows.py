@@ -8,6 +8,8 @@ import msgspec
 from msgspec import Struct
 from msgspec import inspect as types
 
+from appliance.store.sqlite import documents
+
 RowT = TypeVar("RowT", bound=Struct)
 
 _SCALARS = (
@@ -31,7 +33,7 @@ class _Columns(Struct, frozen=True):
 
 
 def to_row(row_type: type[RowT], row: Any) -> RowT:
-    """The Struct of a row: 0/1 becomes bool, the text of a nested field is parsed as JSON."""
+    """The Struct of a row: 0/1 becomes bool, a nested field is decoded by `documents`."""
     columns = _columns(row_type)
     values: dict[str, Any] = dict(row)
     for name in columns.booleans:
@@ -39,8 +41,16 @@ def to_row(row_type: type[RowT], row: Any) -> RowT:
             values[name] = bool(values[name])
     for name in columns.documents:
         if values.get(name) is not None:
-            values[name] = msgspec.json.decode(values[name])
+            values[name] = documents.decode(values[name])
     return msgspec.convert(values, row_type)
+
+
+def has_compressed(row_type: type[Struct], row: Any) -> bool:
+    """Whether a nested field of the row is compressed, so that `to_row` can take long."""
+    names = row.keys()
+    return any(
+        isinstance(row[name], bytes) for name in _columns(row_type).documents if name in names
+    )
 
 
 def to_json(value: Any) -> str:

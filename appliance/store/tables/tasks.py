@@ -6,19 +6,24 @@ import msgspec
 from msgspec import Struct
 
 from appliance.domain.tasks import Priority, SourceFile, Task, TaskRequest, TaskStatus
+from appliance.store.sqlite import documents
 from appliance.store.sqlite.connection import Connection, Transaction
-from appliance.store.sqlite.rows import to_json
 
 PRIORITY_RANK = {Priority.INTERACTIVE: 0, Priority.NORMAL: 1, Priority.BATCH: 2}
 
 
 class NewTask(Struct, frozen=True):
-    """The values of a new task. `request_hash` identifies the request's content."""
+    """The values of a new task. `request_hash` identifies the request's content.
+
+    `stored_request` and `stored_sources` are the request as the table holds it.
+    """
 
     public_id: str
     user_id: int
     request: TaskRequest
     request_hash: str
+    stored_request: str | bytes
+    stored_sources: str | bytes
 
 
 class _Sources(Struct, frozen=True):
@@ -39,6 +44,18 @@ class _StoredTask(Task, frozen=True):
         return Task(**fields)
 
 
+def prepare(public_id: str, user_id: int, request: TaskRequest, request_hash: str) -> NewTask:
+    """Encode a new task. Call it in a thread: a large request takes long."""
+    return NewTask(
+        public_id=public_id,
+        user_id=user_id,
+        request=request,
+        request_hash=request_hash,
+        stored_request=documents.encode(msgspec.structs.replace(request, files=(), tests=())),
+        stored_sources=documents.encode(_Sources(request.files, request.tests)),
+    )
+
+
 async def insert(tx: Transaction, new: NewTask, now: float) -> Task:
     """Insert a queued task and return it."""
     task_id = await tx.scalar(
@@ -56,8 +73,8 @@ async def insert(tx: Transaction, new: NewTask, now: float) -> Task:
             "timeout_s": new.request.timeout_s,
             "now": now,
             "request_hash": new.request_hash,
-            "request": to_json(msgspec.structs.replace(new.request, files=(), tests=())),
-            "sources": to_json(_Sources(new.request.files, new.request.tests)),
+            "request": new.stored_request,
+            "sources": new.stored_sources,
         },
     )
     return Task(
