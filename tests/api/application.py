@@ -1,6 +1,7 @@
 """The API over a real store, real accounts and a real queue, with scripted tasks."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,14 +138,23 @@ def settings_with(**changes: Any) -> Settings:
 
 @asynccontextmanager
 async def open_api(
-    path: Path, settings: Settings, work: TaskHandler | None = None
+    path: Path,
+    settings: Settings,
+    work: TaskHandler | None = None,
+    *,
+    clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Api, None]:
-    """The application on a new store at `path`; `work` handles the tasks instead of the script."""
+    """The application on a new store at `path`; `work` handles the tasks instead of the script.
+
+    `clock` is that of logins and keys.
+    """
     script = Script()
     async with open_task_system(path, work or script, settings) as system:
         hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
         passwords = Passwords(hasher)
-        accounts = build_accounts(system.db, settings.auth, b"s" * 32, passwords=passwords)
+        accounts = build_accounts(
+            system.db, settings.auth, b"s" * 32, clock=clock, passwords=passwords
+        )
         provider, sandbox = OneModel(), IdleSandbox()
         gateway = Gateway({"llama_cpp": provider}, starter)
         runner = cast("Any", sandbox)
@@ -158,8 +168,11 @@ async def open_api(
             completions=CompletionService(gateway),
         )
         keys = {user: await _key(accounts, who) for user, who in _principals(system).items()}
-        yield Api(build_api(services, settings), system, services, script, provider, sandbox, keys)
+        app = build_api(services, settings)
+        yield Api(app, system, services, script, provider, sandbox, keys)
         script.release()
+        for hook in app.on_shutdown:
+            cast("Callable[[], None]", hook)()
         await accounts.close()
 
 
