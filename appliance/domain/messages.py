@@ -152,6 +152,7 @@ class TokenUsage(Struct, frozen=True):
     """Exact counts. `cached_tokens` are prompt tokens that came from the prefix cache.
 
     `drafted_tokens` were proposed by speculative decoding, `accepted_tokens` of them accepted.
+    `reasoning_tokens` are completion tokens that a remote model does not show.
     """
 
     prompt_tokens: int = 0
@@ -159,6 +160,7 @@ class TokenUsage(Struct, frozen=True):
     cached_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    reasoning_tokens: int = 0
 
     def __add__(self, other: "TokenUsage") -> "TokenUsage":
         return TokenUsage(
@@ -167,6 +169,7 @@ class TokenUsage(Struct, frozen=True):
             self.cached_tokens + other.cached_tokens,
             self.drafted_tokens + other.drafted_tokens,
             self.accepted_tokens + other.accepted_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
         )
 
     @property

@@ -45,7 +45,7 @@ NULLS = {
     "completions": {"choices.logprobs", "choices.finish_reason", "usage"},
     "responses": {
         "error", "incomplete_details", "instructions", "max_output_tokens", "max_tool_calls",
-        "previous_response_id", "prompt_cache_key", "reasoning", "safety_identifier", "temperature",
+        "prompt_cache_key", "reasoning", "safety_identifier", "temperature",
         "top_p", "usage", "user", "completed_at",
     },
     "messages": {"stop_reason", "stop_sequence", "delta.stop_sequence"},

@@ -74,8 +74,7 @@ class _BlockFrames:
         self.finished = finished
         yield from self._close_text()
         reason, sequence = answers.map_stop_reason(finished, self._max_tokens)
-        usage: dict[str, Any] = msgspec.to_builtins(answers.usage_answer(finished.usage))
-        del usage["service_tier"]
+        usage = msgspec.to_builtins(answers.usage_answer(finished.usage))
         delta = {"stop_reason": reason, "stop_sequence": sequence}
         yield NamedFrame({"type": "message_delta", "delta": delta, "usage": usage})
         yield NamedFrame({"type": "message_stop"})

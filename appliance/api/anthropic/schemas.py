@@ -102,7 +102,6 @@ class UsageAnswer(Struct):
     cache_read_input_tokens: int
     output_tokens: int
     cache_creation_input_tokens: int = 0
-    service_tier: str = "standard"
 
 
 class TextAnswer(Struct, tag="text"):

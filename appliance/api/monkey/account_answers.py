@@ -64,8 +64,8 @@ def key_answer(key: ApiKey, secret: str | None = None) -> KeyAnswer:
         permissions=list(key.scopes),
         created_at=iso(key.created_at),
         expires_at=iso_or_none(key.expires_at),
-        last_used=iso_or_none(key.last_used_at),
-        usage_count=key.use_count,
+        last_used=iso_or_none(key.last_used_at) if secret is None else UNSET,
+        usage_count=key.use_count if secret is None else UNSET,
         key=secret if secret is not None else UNSET,
     )
 
@@ -74,7 +74,6 @@ def stats_answer(stats: KeyStats) -> KeyStatsAnswer:
     return KeyStatsAnswer(
         total_keys=stats.total,
         active_keys=stats.active,
-        inactive_keys=stats.inactive,
         expired_keys=stats.expired,
         revoked_keys=stats.revoked,
         total_usage=stats.uses,

@@ -65,7 +65,7 @@ class MessageAnswer(Struct):
 
 
 class KeyAnswer(Struct):
-    """`key` is the secret; only the response that creates the key has it."""
+    """`key` is the secret; only the response that creates the key has it, and none of the uses."""
 
     key_id: str
     name: str
@@ -74,8 +74,8 @@ class KeyAnswer(Struct):
     permissions: list[str]
     created_at: str
     expires_at: str | None
-    last_used: str | None
-    usage_count: int
+    last_used: str | UnsetType | None = UNSET
+    usage_count: int | UnsetType = UNSET
     key: str | UnsetType = UNSET
 
 
@@ -84,7 +84,6 @@ class KeyStatsAnswer(Struct):
 
     total_keys: int
     active_keys: int
-    inactive_keys: int
     expired_keys: int
     revoked_keys: int
     total_usage: int

@@ -48,7 +48,6 @@ def capabilities_answer(capabilities: Capabilities) -> CapabilitiesAnswer:
         providers=[_provider(each, capabilities.models) for each in capabilities.providers],
         models=[_model(each) for each in capabilities.models],
         limits=msgspec.to_builtins(capabilities.limits),
-        streaming={"protocol": "sse", "resume": "Last-Event-ID"},
     )
 
 

@@ -1,7 +1,5 @@
 """Response bodies of providers, models and capabilities."""
 
-from typing import Any
-
 from msgspec import Struct
 
 
@@ -70,4 +68,3 @@ class CapabilitiesAnswer(Struct):
     providers: list[ProviderAnswer]
     models: list[ModelAnswer]
     limits: dict[str, float]
-    streaming: dict[str, Any]

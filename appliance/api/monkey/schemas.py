@@ -89,7 +89,7 @@ class ExecuteBody(Struct):
 
 
 class ArtifactAnswer(Struct):
-    """`filename` is relative, without `..`."""
+    """`filename` is relative, without `..`; `type` is "code" or "file"."""
 
     name: str
     filename: str

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from appliance.agents.code import languages
 from appliance.api.http.times import iso, iso_or_none
 from appliance.api.monkey.schemas import (
     ArtifactAnswer,
@@ -175,7 +176,8 @@ def _branch(branch: BranchReport) -> BranchAnswer:
 
 def _artifact(file: SourceFile) -> ArtifactAnswer:
     name = file.path.rsplit("/", 1)[-1]
-    return ArtifactAnswer(name=name, filename=file.path, type="file", content=file.content)
+    kind = "code" if languages.detect_from_path(name) else "file"
+    return ArtifactAnswer(name=name, filename=file.path, type=kind, content=file.content)
 
 
 def _was_generated(branch: BranchReport) -> bool:

@@ -5,16 +5,10 @@ from msgspec import UNSET, Struct, UnsetType
 
 class PromptDetails(Struct):
     cached_tokens: int
-    audio_tokens: int = 0
 
 
 class CompletionDetails(Struct):
-    """The zeros are exact: models here generate visible text only."""
-
-    reasoning_tokens: int = 0
-    audio_tokens: int = 0
-    accepted_prediction_tokens: int = 0
-    rejected_prediction_tokens: int = 0
+    reasoning_tokens: int
 
 
 class UsageAnswer(Struct):

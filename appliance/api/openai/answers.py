@@ -146,6 +146,7 @@ def sum_usage(used: Sequence[TokenUsage], choices: int) -> TokenUsage:
         prompt_tokens=sum(each.prompt_tokens for each in firsts),
         completion_tokens=sum(each.completion_tokens for each in used),
         cached_tokens=sum(each.cached_tokens for each in firsts),
+        reasoning_tokens=sum(each.reasoning_tokens for each in used),
     )
 
 
@@ -155,7 +156,7 @@ def usage_answer(usage: TokenUsage) -> UsageAnswer:
         completion_tokens=usage.completion_tokens,
         total_tokens=usage.total_tokens,
         prompt_tokens_details=PromptDetails(usage.cached_tokens),
-        completion_tokens_details=CompletionDetails(),
+        completion_tokens_details=CompletionDetails(usage.reasoning_tokens),
     )
 
 

@@ -132,4 +132,5 @@ def _token_usage(usage: Usage) -> TokenUsage:
         usage.prompt_token_count + usage.tool_use_prompt_token_count,
         usage.candidates_token_count + usage.thoughts_token_count,
         usage.cached_content_token_count,
+        reasoning_tokens=usage.thoughts_token_count,
     )

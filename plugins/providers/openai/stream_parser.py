@@ -131,4 +131,10 @@ class OpenAIStreamParser:
 def _usage(usage: Usage) -> TokenUsage:
     details = usage.prompt_tokens_details
     cached = details.cached_tokens if details else None
-    return TokenUsage(usage.prompt_tokens, usage.completion_tokens or 0, cached or 0)
+    hidden = usage.completion_tokens_details
+    return TokenUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens or 0,
+        cached_tokens=cached or 0,
+        reasoning_tokens=(hidden.reasoning_tokens if hidden else None) or 0,
+    )

@@ -20,10 +20,15 @@ class PromptTokensDetails(Struct):
     cached_tokens: int | None = None
 
 
+class CompletionTokensDetails(Struct):
+    reasoning_tokens: int | None = None
+
+
 class Usage(Struct):
     prompt_tokens: int = 0
     completion_tokens: int | None = None
     prompt_tokens_details: PromptTokensDetails | None = None
+    completion_tokens_details: CompletionTokensDetails | None = None
 
 
 class FunctionDelta(Struct):

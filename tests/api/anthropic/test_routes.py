@@ -88,7 +88,6 @@ async def test_message_when_answered_then_its_whole_shape(scripted: ScriptedApi)
             "cache_read_input_tokens": 12,
             "cache_creation_input_tokens": 0,
             "output_tokens": 5,
-            "service_tier": "standard",
         },
     }
     assert scripted.service.started[0].closed.is_set()

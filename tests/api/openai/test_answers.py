@@ -42,7 +42,7 @@ def collected(
     logprob: float = -0.5,
     calls: tuple[ToolCall, ...] = (),
 ) -> CollectedCompletion:
-    usage = TokenUsage(10, 2, 8)
+    usage = TokenUsage(10, 2, 8, reasoning_tokens=1)
     return CollectedCompletion(
         text, [likelihood("Hi", logprob)], list(calls), Finished(reason, usage)
     )
@@ -84,13 +84,8 @@ def test_chat_answer_when_encoded_then_the_shape_of_openai() -> None:
             "prompt_tokens": 10,
             "completion_tokens": 2,
             "total_tokens": 12,
-            "prompt_tokens_details": {"cached_tokens": 8, "audio_tokens": 0},
-            "completion_tokens_details": {
-                "reasoning_tokens": 0,
-                "audio_tokens": 0,
-                "accepted_prediction_tokens": 0,
-                "rejected_prediction_tokens": 0,
-            },
+            "prompt_tokens_details": {"cached_tokens": 8},
+            "completion_tokens_details": {"reasoning_tokens": 1},
         },
     }
 

@@ -174,7 +174,6 @@ def _initial_body(body: ResponseBody, request: ConvertedRequest, model: str) -> 
         "created_at": int(time.time()),
         "completed_at": None,
         "status": "in_progress",
-        "background": False,
         "error": None,
         "incomplete_details": None,
         "instructions": body.instructions,
@@ -184,7 +183,6 @@ def _initial_body(body: ResponseBody, request: ConvertedRequest, model: str) -> 
         "model": model,
         "output": [],
         "parallel_tool_calls": spec.tool_choice.parallel is not False,
-        "previous_response_id": None,
         "prompt_cache_key": body.prompt_cache_key,
         "reasoning": msgspec.to_builtins(body.reasoning) if body.reasoning else None,
         "safety_identifier": body.safety_identifier,
@@ -228,7 +226,7 @@ def _usage(tokens: TokenUsage) -> Json:
         "input_tokens": tokens.prompt_tokens,
         "input_tokens_details": {"cached_tokens": tokens.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": tokens.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": tokens.reasoning_tokens},
         "total_tokens": tokens.total_tokens,
     }
 

@@ -96,7 +96,7 @@ async def test_stream_when_the_answer_is_whole_then_tells_text_and_usage_without
     )
     events = await collect_events(google, completion_request(model=MODEL, max_tokens=9))
     assert text_of(events) == "Hello"
-    assert events[-1] == Finished(FinishReason.STOP, TokenUsage(10, 5, 4))
+    assert events[-1] == Finished(FinishReason.STOP, TokenUsage(10, 5, 4, reasoning_tokens=2))
     (request,) = upstream.requests
     assert request.path == f"{STREAM}?alt=sse"
     assert request.headers["x-goog-api-key"] == KEY

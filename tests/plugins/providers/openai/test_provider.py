@@ -48,6 +48,7 @@ USAGE: dict[str, Any] = {
         "prompt_tokens": 11,
         "completion_tokens": 5,
         "prompt_tokens_details": {"cached_tokens": 7},
+        "completion_tokens_details": {"reasoning_tokens": 3},
     },
 }
 WEATHER = Tool("weather", "Tells it.", {"type": "object", "properties": {"city": {}}})
@@ -83,7 +84,7 @@ async def test_stream_when_the_answer_is_whole_then_tells_text_usage_and_reason(
     )
     events = await collect_events(openai, completion_request(max_tokens=9))
     assert text_of(events) == "Hello"
-    assert events[-1] == Finished(FinishReason.STOP, TokenUsage(11, 5, 7))
+    assert events[-1] == Finished(FinishReason.STOP, TokenUsage(11, 5, 7, reasoning_tokens=3))
     (request,) = upstream.requests
     assert request.headers["authorization"] == f"Bearer {KEY}"
     assert request.body == {
@@ -226,7 +227,7 @@ async def test_stream_when_the_prompt_is_raw_then_asks_for_a_completion(
     assert events[0] == TextDelta(
         "x", (TokenLikelihood(best, (best, Likelihood("y", -3.0, b"y"))),)
     )
-    assert events[-1] == Finished(FinishReason.LENGTH, TokenUsage(11, 5, 7))
+    assert events[-1] == Finished(FinishReason.LENGTH, TokenUsage(11, 5, 7, reasoning_tokens=3))
     (body,) = upstream.bodies(RAW)
     assert (body["prompt"], body["suffix"], body["logprobs"]) == ("def f(", "return x", 2)
 
