@@ -14,37 +14,34 @@ _MAX_ENDED_AT_ONCE = 8
 _NEXT_INTERVAL_S = 0.02
 
 
-class BodyWait:
-    """How long the server has waited for one body; its task, while it waits."""
-
-    __slots__ = ("_cancelling", "_task", "ended", "received", "started", "waited_s")
+class AwaitedBody:
+    """How much of a body was received, and how long a task has waited for it."""
 
     def __init__(self) -> None:
         self.received = 0
         self.waited_s = 0.0
-        self.started = 0.0
-        self._task: asyncio.Task[Any] | None = None
-        self._cancelling = 0
+        self.is_counted = False
         self.ended = False
+        self.task: asyncio.Task[Any] | None = None
+        self._cancelling = 0
 
-    def start(self, now: float, task: "asyncio.Task[Any] | None") -> None:
-        self.started = now
-        self._task = task
-        self._cancelling = task.cancelling() if task else 0
-
-    def end(self) -> None:
-        """Cancel the task."""
-        if self._task is not None:
+    def end_wait(self) -> None:
+        """Cancel the task that waits."""
+        if self.task is not None:
             self.ended = True
-            self._task.cancel()
+            self._cancelling = self.task.cancelling()
+            self.task.cancel()
 
     def caused_cancellation(self) -> bool:
-        """Whether the task was cancelled by `end` and by nothing else."""
-        return self.ended and self._task is not None and self._task.uncancel() <= self._cancelling
+        """Whether the task was cancelled by `end_wait` and by nothing else."""
+        return self.ended and self.task is not None and self.task.uncancel() <= self._cancelling
 
 
 class BodyDeadlines:
-    """All waits for bodies. One timer serves them: one each would cost as much as routing does."""
+    """All bodies for which a task waits. One timer looks at them and counts the time.
+
+    A timer and two clock readings each would cost as much as routing does.
+    """
 
     def __init__(
         self, settings: ServerSettings, clock: Callable[[], float] = time.monotonic
@@ -52,19 +49,20 @@ class BodyDeadlines:
         self._grace_s = settings.body_timeout_s
         self._bytes_per_s = settings.body_bytes_per_s
         self._clock = clock
-        self._waits: set[BodyWait] = set()
+        self._awaited: set[AwaitedBody] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._checked_at = 0.0
 
-    def start(self, wait: BodyWait) -> None:
+    def start(self, body: AwaitedBody) -> None:
         """Begin to wait for the next piece, in the current task."""
-        wait.start(self._clock(), asyncio.current_task())
-        self._waits.add(wait)
+        body.task = asyncio.current_task()
+        self._awaited.add(body)
         if self._timer is None:
+            self._checked_at = self._clock()
             self._start_timer(_CHECK_INTERVAL_S)
 
-    def stop(self, wait: BodyWait) -> None:
-        self._waits.discard(wait)
-        wait.waited_s += self._clock() - wait.started
+    def stop(self, body: AwaitedBody) -> None:
+        self._awaited.discard(body)
 
     def error(self) -> BodyTimeout:
         return BodyTimeout(
@@ -78,13 +76,17 @@ class BodyDeadlines:
     def _end_late(self) -> None:
         self._timer = None
         now = self._clock()
-        late = [wait for wait in self._waits if self._is_late(wait, now)]
-        for wait in late[:_MAX_ENDED_AT_ONCE]:
-            wait.end()
-        if self._waits:
+        late = [body for body in self._awaited if self._is_late(body, now - self._checked_at)]
+        self._checked_at = now
+        for body in late[:_MAX_ENDED_AT_ONCE]:
+            body.end_wait()
+        if self._awaited:
             many = len(late) > _MAX_ENDED_AT_ONCE
             self._start_timer(_NEXT_INTERVAL_S if many else _CHECK_INTERVAL_S)
 
-    def _is_late(self, wait: BodyWait, now: float) -> bool:
-        allowed_s = self._grace_s + wait.received / self._bytes_per_s
-        return not wait.ended and wait.waited_s + now - wait.started >= allowed_s
+    def _is_late(self, body: AwaitedBody, elapsed_s: float) -> bool:
+        # The first check of a body only begins to count: it may wait for a moment only.
+        body.waited_s += elapsed_s if body.is_counted else 0.0
+        body.is_counted = True
+        allowed_s = self._grace_s + body.received / self._bytes_per_s
+        return not body.ended and body.waited_s >= allowed_s

@@ -13,14 +13,14 @@ from typing import Any
 
 from litestar.types import HTTPScope, Receive
 
-from appliance.api.http.body_deadline import BodyDeadlines, BodyWait
+from appliance.api.http.body_deadline import AwaitedBody, BodyDeadlines
 
 _MAX_DRAINED_BYTES = 64 * 1024 * 1024
 _MAX_DRAIN_S = 10.0
 _IDLE_TIMEOUT_S = 1.0
 
 
-class DrainableBody:
+class DrainableBody(AwaitedBody):
     """Wraps `receive` and knows whether the end of the body was read.
 
     A body with a Content-Length ends with its last byte. The server reports the end only at
@@ -28,33 +28,33 @@ class DrainableBody:
     """
 
     def __init__(self, scope: HTTPScope, receive: Receive, deadlines: BodyDeadlines) -> None:
+        super().__init__()
         self._receive = receive
         self._deadlines = deadlines
         headers = dict(scope["headers"])
         self._remaining = _declared_length(headers)
         self._complete = not _sends_body(headers)
-        self._wait = BodyWait()
 
     async def receive(self) -> Any:
         """The next message. Raises BodyTimeout."""
         if self._complete:
             return await self._receive()
-        self._deadlines.start(self._wait)
+        self._deadlines.start(self)
         try:
             return await self._receive_piece()
         except asyncio.CancelledError:
-            if not self._wait.caused_cancellation():
+            if not self.caused_cancellation():
                 raise
             self._complete = True  # the rest would come as slowly
             raise self._deadlines.error() from None
         finally:
-            self._deadlines.stop(self._wait)
+            self._deadlines.stop(self)
 
     async def _receive_piece(self) -> Any:
         message: Any = await self._receive()
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
-            self._wait.received += size
+            self.received += size
             self._remaining -= size
             message["more_body"] = message.get("more_body", False) and self._remaining > 0
         if not message.get("more_body", False):
