@@ -68,6 +68,7 @@ def build_api(
     )
     limiter = RateLimiter(settings.limits)
     proxies = TrustedProxies(settings.server.trusted_proxies)
+    access_log = AccessLog(settings.log)
 
     api = Litestar(
         route_handlers=[
@@ -86,6 +87,7 @@ def build_api(
         cors_config=_cors(settings.server.cors_origins),
         openapi_config=system.openapi(__version__) if settings.server.docs else None,
         lifespan=list(lifespan),
+        on_shutdown=[access_log.flush],
         logging_config=None,
     )
     routes = RouteTable(api, settings.server)
@@ -99,7 +101,7 @@ def build_api(
         admission=Admission(settings.server.connections_per_address, proxies.trusts),
         deadlines=BodyDeadlines(settings.server),
         streams=OpenStreams(services.accounts),
-        access_log=AccessLog(settings.log),
+        access_log=access_log,
     )
     return api
 

@@ -12,6 +12,7 @@ import structlog
 from appliance import telemetry
 from appliance.config.settings import LogSettings
 from tests.api.application import PASSWORD, Api, add_user, open_api, settings_with
+from tests.support.polling import until
 
 CANARY = "canary7secret"
 HEADERS = ("User-Agent", "Referer", "X-Labels", "Accept", "X-Forwarded-For", "Last-Event-ID")
@@ -43,6 +44,23 @@ async def logged(
         yield api
 
 
+class Lines:
+    """The lines on stderr, as far as they were written."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self._text = ""
+        capsys.readouterr()
+
+    async def wait_for(self, number: int) -> list[str]:
+        def enough() -> list[str] | None:
+            self._text += self._capsys.readouterr().err
+            lines = self._text.splitlines()
+            return lines if len(lines) >= number else None
+
+        return await until(enough) or []
+
+
 def entries(capsys: pytest.CaptureFixture[str], event: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     return [line for line in lines if line["event"] == event]
@@ -52,14 +70,14 @@ async def test_access_log_when_requests_are_answered_then_who_what_and_how_long(
     logged: Api, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """F67"""
-    capsys.readouterr()
+    lines = Lines(capsys)
     async with logged.client("alice", address="192.0.2.7") as client:
         await client.get("/api/v1/tasks/unknown", headers={"X-Request-ID": "mine"})
         await client.request("BREW", "/made/up?x=1")
         await client.get("/healthz")
     async with logged.client(None) as client:
         await client.get("/api/v1/tasks")
-    found, unmatched, refused = entries(capsys, "request")
+    found, unmatched, refused = map(json.loads, await lines.wait_for(3))
     assert found["duration_ms"] >= 0
     assert found["timestamp"].endswith("Z")
     assert found | {"duration_ms": 0, "timestamp": ""} == {
@@ -83,22 +101,24 @@ async def test_access_log_when_requests_are_answered_then_who_what_and_how_long(
 async def test_access_log_when_text_then_one_line_to_read(
     logged: Api, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capsys.readouterr()
+    lines = Lines(capsys)
     async with logged.client("alice") as client:
         await client.get("/api/v1/tasks")
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = await lines.wait_for(1)
     assert " [info     ] request  GET /api/v1/tasks 200 duration_ms=" in line
     assert " client=127.0.0.1 user=alice key=mk-" in line
 
 
-@pytest.mark.parametrize(
-    "log_settings", [LogSettings(access=False), LogSettings(level="warning")], indirect=True
-)
+@pytest.mark.parametrize("settings", [LogSettings(access=False), LogSettings(level="warning")])
 async def test_access_log_when_off_or_below_the_level_then_nothing(
-    logged: Api, capsys: pytest.CaptureFixture[str]
+    settings: LogSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capsys.readouterr()
-    async with logged.client("alice") as client:
+    telemetry.configure_logging(settings)
+    async with (
+        open_api(tmp_path / "server.db", settings_with(log=settings)) as api,
+        api.client("alice") as client,
+    ):
+        capsys.readouterr()
         await client.get("/api/v1/tasks")
     assert capsys.readouterr().err == ""
 

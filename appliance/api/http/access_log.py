@@ -1,10 +1,12 @@
 """The access log: one line per request on stderr, in the format of the other logs.
 
 It holds the template of the route instead of the path, and neither query, headers nor bodies, so
-that no secret of a client gets into it. It writes its lines itself: structlog would cost each
-request more than its routing.
+that no secret of a client gets into it. It writes its lines itself, those of 20 ms at once:
+structlog would cost each request more than its routing, and a system call of its own, at which
+other threads take the interpreter, more still.
 """
 
+import asyncio
 import sys
 import time
 
@@ -20,6 +22,8 @@ UNMATCHED = "unmatched"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FIRST_ERROR = 400
 _LOGGED_LEVELS = frozenset({"debug", "info"})
+_FLUSH_S = 0.02
+_MAX_PENDING = 256
 
 
 class AccessEntry(Struct, frozen=True):
@@ -56,12 +60,22 @@ class AccessLog:
         is_json = settings.format == "json"
         self._encode = AccessEntry.encode_json if is_json else AccessEntry.encode_text
         self._clock = _TextClock()
+        self._pending: list[str] = []
 
     def record(self, scope: HTTPScope | WebSocketScope, status: int, seconds: float) -> None:
         """Log an answered request; health checks only if they fail."""
         if self._enabled and not _is_healthy(scope, status):
             entry = _build_entry(scope, status, seconds, self._clock.now())
-            sys.stderr.write(self._encode(entry))
+            self._pending.append(self._encode(entry))
+            if len(self._pending) == 1:
+                asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
+            elif len(self._pending) == _MAX_PENDING:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        lines, self._pending = self._pending, []
+        sys.stderr.write("".join(lines))
 
 
 class _TextClock:
