@@ -11,6 +11,7 @@ from appliance.domain.tasks import EventKind, Task, TaskEvent
 
 # Large fields of journal events, which frames leave out.
 _OMITTED_FIELDS = frozenset({"text", "content", "files", "prompt", "messages", "behaviour"})
+_USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "cached_tokens")
 
 
 async def stream_frames(
@@ -57,7 +58,10 @@ def _text(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _candidate(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _progress("Generated a candidate", "candidate") | {"branch": _without_texts(data)}
+    branch = _without_texts(data)
+    if "usage" in data:
+        branch["usage"] = {name: data["usage"].get(name, 0) for name in _USAGE_FIELDS}
+    return _progress("Generated a candidate", "candidate") | {"branch": branch}
 
 
 def _verdict(data: Mapping[str, Any]) -> Mapping[str, Any]:
