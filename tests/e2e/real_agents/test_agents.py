@@ -39,6 +39,8 @@ def test_codex_when_it_edits_files_then_the_loop_is_complete(agent: AgentRun) ->
     )  # fmt: skip
     assert f"Copied {agent.word}" in said
     agent.require_copy()
+    # It tries a WebSocket first, and takes the answer for an answer.
+    assert agent.server.log.read_text().count("WEBSOCKET unmatched 426 ") == 1
 
 
 def test_opencode_when_it_edits_files_then_the_loop_is_complete(agent: AgentRun) -> None:
