@@ -21,8 +21,10 @@ from appliance.inference.request.errors import ProviderQueueFull
 
 _MAX_OWNERS = 1024
 
-# Models that run at least so many requests at once keep the last slot for owners without any.
+# Models that run at least so many requests at once keep the last slot for owners without any,
+# as long as more than one owner was served in so many seconds.
 _RESERVING_LIMIT = 4
+_RESERVING_S = 600.0
 
 
 class QueueRequest(Struct, frozen=True):
@@ -101,7 +103,9 @@ class FairQueue:
     def _queue(self, provider: str) -> "ProviderQueue":
         queue = self._queues.get(provider)
         if queue is None:
-            queue = self._queues[provider] = ProviderQueue(VirtualTime(self._weight_of))
+            queue = self._queues[provider] = ProviderQueue(
+                VirtualTime(self._weight_of), self._clock
+            )
         return queue
 
     def _grant(self, queue: "ProviderQueue", request: QueueRequest) -> "Slot":
@@ -212,8 +216,11 @@ class Waiter(Struct, eq=False):
 class ProviderQueue:
     """One provider's waiters, the number of its running requests, and their durations."""
 
-    def __init__(self, virtual_time: "VirtualTime") -> None:
+    def __init__(self, virtual_time: "VirtualTime", clock: Callable[[], float]) -> None:
         self.virtual_time = virtual_time
+        self._clock = clock
+        self._last_owner = ""
+        self._last_s = self._last_of_another_s = -math.inf
         self.waiting: list[Waiter] = []
         self.running: Counter[str] = Counter()
         self._of_owner: Counter[tuple[str, str]] = Counter()
@@ -226,6 +233,9 @@ class ProviderQueue:
         )
 
     def begin(self, request: QueueRequest) -> None:
+        if request.owner != self._last_owner:
+            self._last_of_another_s, self._last_owner = self._last_s, request.owner
+        self._last_s = self._clock()
         self.running[request.model] += 1
         self._of_owner[request.model, request.owner] += 1
 
@@ -241,9 +251,16 @@ class ProviderQueue:
 
     def _limit_for(self, request: QueueRequest) -> int:
         """The last slot is for an owner without any: long answers of one can't hold all."""
-        has_any = self._of_owner[request.model, request.owner] > 0
-        reserves = request.model_limit >= _RESERVING_LIMIT and has_any
+        reserves = (
+            request.model_limit >= _RESERVING_LIMIT
+            and self._of_owner[request.model, request.owner] > 0
+            and self._clock() - self._last_of_others(request.owner) < _RESERVING_S
+        )
         return request.model_limit - 1 if reserves else request.model_limit
+
+    def _last_of_others(self, owner: str) -> float:
+        """When a request of another owner last began."""
+        return self._last_of_another_s if owner == self._last_owner else self._last_s
 
     def expected_wait_s(self, request: QueueRequest, position: int) -> float | None:
         """Estimated wait at that position; None before the first run of the model has ended."""

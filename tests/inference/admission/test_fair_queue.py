@@ -60,17 +60,36 @@ async def test_queue_when_there_is_capacity_then_nobody_waits() -> None:
     assert (users.served, queue.running, queue.waiting) == (["a", "b"], 2, 0)
 
 
-async def test_queue_when_one_owner_asks_for_all_slots_then_the_last_is_for_others() -> None:
-    users = QueueUsers(FairQueue(), model_limit=4)
+async def test_queue_when_several_owners_were_served_then_the_last_slot_is_for_who_has_none() -> (
+    None
+):
+    clock = Clock()
+    users = QueueUsers(FairQueue(clock=clock), model_limit=4)
+    users.ask("b")
+    assert await users.serve_all() == ["b"]
+    clock.now += 599
     for owner in ("a", "a", "a", "a", "a"):
         users.ask(owner)
     await settled()
-    assert users.served == ["a", "a", "a"]
+    assert users.served == ["b", "a", "a", "a"]
     for owner in ("b", "b"):
         users.ask(owner)
     await settled()
-    assert users.served == ["a", "a", "a", "b"]
-    assert sorted(await users.serve_all()) == ["a"] * 5 + ["b"] * 2
+    assert users.served == ["b", "a", "a", "a", "b"]
+    assert sorted(await users.serve_all()) == ["a"] * 5 + ["b"] * 3
+
+
+async def test_queue_when_one_owner_is_alone_then_it_gets_every_slot() -> None:
+    clock = Clock()
+    users = QueueUsers(FairQueue(clock=clock), model_limit=4)
+    users.ask("b")
+    await users.serve_all()
+    clock.now += 601
+    for owner in ("a", "a", "a", "a", "a"):
+        users.ask(owner)
+    await settled()
+    assert users.served == ["b", "a", "a", "a", "a"]
+    await users.serve_all()
 
 
 async def test_queue_when_one_owner_has_many_requests_then_others_get_every_second_turn() -> None:
