@@ -1,6 +1,6 @@
-"""Limits on the size of a completion's request, whatever model is to answer it."""
+"""Limits on the size of completions and embeddings, whatever model is to answer them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from appliance.config.settings import LimitSettings
@@ -20,17 +20,31 @@ def check_size(spec: CompletionSpec, limits: LimitSettings) -> None:
     """
     if len(spec.messages) > limits.messages:
         raise _too_large("messages", len(spec.messages), limits.messages, "messages")
-    size = 0
-    for field, text in _texts(spec):
-        try:
-            size += len(text.encode())
-        except UnicodeEncodeError as error:
-            reason = f"is not valid Unicode at character {error.start}"
-            raise InvalidInput.at(field, reason) from error
+    size = sum(_size(field, text) for field, text in _texts(spec))
     if size > limits.prompt_bytes:
         field = "messages" if spec.raw is None else "prompt"
         raise _too_large(field, size, limits.prompt_bytes, "bytes")
     _check_schemas(spec)
+
+
+def check_embedded_texts(texts: Sequence[str], limits: LimitSettings) -> None:
+    """Each text has the limit of a prompt: together they are as many requests.
+
+    Raises PayloadTooLarge, and InvalidInput for text that is not Unicode.
+    """
+    for at, text in enumerate(texts):
+        size = _size(f"input[{at}]", text)
+        if size > limits.prompt_bytes:
+            raise _too_large(f"input[{at}]", size, limits.prompt_bytes, "bytes")
+
+
+def _size(field: str, text: str) -> int:
+    """Bytes in UTF-8."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        reason = f"is not valid Unicode at character {error.start}"
+        raise InvalidInput.at(field, reason) from error
 
 
 def _check_schemas(spec: CompletionSpec) -> None:

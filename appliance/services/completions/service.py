@@ -21,7 +21,7 @@ from appliance.inference import Caller, CompletionCall, CompletionRun, Gateway, 
 from appliance.inference.request import token_estimate
 from appliance.services.accounts import permissions
 from appliance.services.completions.buffered import BufferedCompletion
-from appliance.services.completions.limits import check_size
+from appliance.services.completions.limits import check_embedded_texts, check_size
 
 MAX_CHOICES = 32
 _SEED_COUNT = 2**32
@@ -91,6 +91,7 @@ class CompletionService:
         permissions.require_chat(principal)
         if not request.texts:
             raise InvalidInput.at("input", "must hold at least one text")
+        check_embedded_texts(request.texts, self._limits)
         caller = to_caller(principal)
         route = await self._gateway.route_for(request.model, None, caller)
         return await self._gateway.embed(route, request, caller)

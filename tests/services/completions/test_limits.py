@@ -15,7 +15,11 @@ from appliance.domain.messages import (
     ToolCall,
 )
 from appliance.errors import InvalidInput, PayloadTooLarge
-from appliance.services.completions.limits import MAX_SCHEMA_VALUES, check_size
+from appliance.services.completions.limits import (
+    MAX_SCHEMA_VALUES,
+    check_embedded_texts,
+    check_size,
+)
 
 _LIMITS = LimitSettings(prompt_bytes=100, messages=3)
 
@@ -52,6 +56,15 @@ def test_size_when_a_limit_is_exceeded_then_refused_with_the_limit(
 
 def test_size_when_it_is_exactly_the_limit_then_accepted():
     check_size(_chat("x" * 50, "x" * 25, "x" * 25), _LIMITS)
+
+
+def test_embedded_texts_when_one_is_too_large_or_not_unicode_then_refused_by_place():
+    """F62"""
+    check_embedded_texts(["x" * 100] * 10, _LIMITS)
+    with pytest.raises(PayloadTooLarge, match=r"input\[1\]: 101 bytes exceed the limit of 100"):
+        check_embedded_texts(["x", "x" * 101], _LIMITS)
+    with pytest.raises(InvalidInput, match="not valid Unicode at character 1"):
+        check_embedded_texts(["x\ud800"], _LIMITS)
 
 
 def test_text_when_it_is_not_unicode_then_refused_by_place():
