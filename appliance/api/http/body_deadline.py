@@ -50,6 +50,8 @@ class BodyDeadlines:
         self._bytes_per_s = settings.body_bytes_per_s
         self._clock = clock
         self._awaited: set[AwaitedBody] = set()
+        self.draining = 0
+        """Bodies of which the rest is read after the answer."""
         self._timer: asyncio.TimerHandle | None = None
         self._checked_at = 0.0
 

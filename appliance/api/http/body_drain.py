@@ -18,6 +18,8 @@ from appliance.api.http.body_deadline import AwaitedBody, BodyDeadlines
 _MAX_DRAINED_BYTES = 64 * 1024 * 1024
 _MAX_DRAIN_S = 10.0
 _IDLE_TIMEOUT_S = 1.0
+# Hostile clients whose requests are refused may send their bodies byte by byte.
+_MAX_DRAINING = 32
 
 
 class DrainableBody(AwaitedBody):
@@ -62,9 +64,19 @@ class DrainableBody(AwaitedBody):
         return message
 
     async def drain(self) -> None:
-        """Read the rest, at most _MAX_DRAINED_BYTES and _MAX_DRAIN_S seconds of it."""
-        if self._complete:
+        """Read the rest, at most _MAX_DRAINED_BYTES and _MAX_DRAIN_S seconds of it.
+
+        Nothing is read while _MAX_DRAINING others are.
+        """
+        if self._complete or self._deadlines.draining >= _MAX_DRAINING:
             return
+        self._deadlines.draining += 1
+        try:
+            await self._drain()
+        finally:
+            self._deadlines.draining -= 1
+
+    async def _drain(self) -> None:
         budget, deadline = _MAX_DRAINED_BYTES, time.monotonic() + _MAX_DRAIN_S
         with suppress(TimeoutError):
             while not self._complete and budget > 0 and time.monotonic() < deadline:

@@ -93,6 +93,24 @@ async def test_discard_when_nothing_is_sent_then_nobody_is_asked(headers: Header
     assert sent.asked == 0
 
 
+async def test_discard_when_many_are_read_then_no_other_one_is() -> None:
+    """F64"""
+    deadlines = BodyDeadlines(ServerSettings())
+    scope = cast("Any", {"headers": [(b"content-length", b"5")]})
+    slow = [DrainableBody(scope, SlowBody().receive, deadlines) for _ in range(32)]
+    reading = [asyncio.create_task(body.drain()) for body in slow]
+    await asyncio.sleep(0)
+    refused, later = Sent(b"hello", last=True), Sent(b"hello", last=True)
+    await DrainableBody(scope, refused.receive, deadlines).drain()
+    assert refused.asked == 0
+    reading[0].cancel()
+    await asyncio.wait(reading[:1])
+    await DrainableBody(scope, later.receive, deadlines).drain()
+    assert later.asked == 1
+    for each in reading:
+        each.cancel()
+
+
 async def test_body_when_it_was_to_be_asked_for_then_all_of_it_can_be_read() -> None:
     sent = Sent(b"he", b"llo", last=True)
     body = body_of(sent, (b"content-length", b"5"), (b"expect", b"100-continue"))
