@@ -78,7 +78,7 @@ def fuzz(server: ServerProcess, dialect: str, seed: int, count: int, *, timed: b
 def test_request_when_mutated_then_answered_without_a_server_error(
     dialect: str, server: ServerProcess
 ) -> None:
-    fuzz(server, dialect, 1, 40 if dialect in WORKING else 400, timed=False)
+    fuzz(server, dialect, 1, 20 if dialect in WORKING else 200, timed=False)
 
 
 @pytest.mark.slow

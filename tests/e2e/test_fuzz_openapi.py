@@ -94,7 +94,7 @@ def fuzz(
 def test_request_when_made_from_the_document_then_answered_without_a_server_error(
     server: ServerProcess, operations: list[Operation]
 ) -> None:
-    fuzz(server, operations, lambda path: 2 if path.endswith(WORKING) else 8)
+    fuzz(server, operations, lambda path: 1 if path.endswith(WORKING) else 4)
 
 
 @pytest.mark.slow
