@@ -178,7 +178,7 @@ def _combine_tallies(level: VerificationLevel, tallies: Sequence[_Tally], noun: 
         passed=len(passed),
         failed=len(failed),
         score=len(passed) / count if count else None,
-        summary="; ".join([*parts, *end_reasons]),
+        summary="; ".join(part for part in parts if part),
         output="\n".join(tally.summary.output for tally in tallies)[-4000:],
         isolation=tallies[0].summary.isolation if tallies else None,
         wall_s=sum(tally.summary.wall_s for tally in tallies),

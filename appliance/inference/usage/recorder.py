@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from appliance.domain.messages import TokenUsage
 from appliance.domain.usage import UsageRecord, UsageStatus
-from appliance.errors import Unavailable
+from appliance.errors import ApplianceError, Unavailable
 from appliance.inference.request.call import Call
 from appliance.inference.request.route import Route
 from appliance.inference.usage.pricing import Prices
@@ -19,6 +19,7 @@ from appliance.store.tables import usage_records
 from appliance.store.tables.usage_records import ModelCost
 
 STORE_INTERVAL_S = 0.05
+_MAX_RETRY_S = 2.0
 BATCH_SIZE = 200
 MAX_UNSTORED = 10_000
 _DAY_S = 86400.0
@@ -117,6 +118,7 @@ class StoredUsageRecorder(UsageRecorder):
         self._has_records = asyncio.Event()
         self._batch_full = asyncio.Event()
         self._closing = False
+        self._retry_s = STORE_INTERVAL_S
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> list[ModelCost]:
@@ -150,6 +152,17 @@ class StoredUsageRecorder(UsageRecorder):
                 retry_after=1.0,
             )
 
+    async def _wait_after_failure(self, error: Exception) -> None:
+        """Longer each time; only the first failure is logged."""
+        if self._retry_s == STORE_INTERVAL_S:
+            _log.error(
+                "usage of completions can't be stored; it is kept and tried again",
+                reason=str(error),
+                exc_info=not isinstance(error, ApplianceError),
+            )
+        await asyncio.sleep(self._retry_s)
+        self._retry_s = min(self._retry_s * 2, _MAX_RETRY_S)
+
     def _record(self, record: UsageRecord) -> None:
         self._unstored[record.id] = record
         self._has_records.set()
@@ -175,10 +188,11 @@ class StoredUsageRecorder(UsageRecorder):
         try:
             async with self._db.write() as tx:
                 await usage_records.store(tx, batch)
-        except Exception:
-            _log.exception("storing the usage of completions failed", records=len(batch))
+        except Exception as error:
             self._unstored = {record.id: record for record in batch} | self._unstored
-            await asyncio.sleep(STORE_INTERVAL_S)
+            await self._wait_after_failure(error)
+        else:
+            self._retry_s = STORE_INTERVAL_S
         if len(self._unstored) < BATCH_SIZE:
             self._batch_full.clear()
         if not self._unstored and not self._closing:

@@ -13,7 +13,8 @@ from appliance.domain.paths import PathSet
 from appliance.domain.tasks import TaskRequest
 from appliance.errors import InvalidInput, PayloadTooLarge
 
-TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# "." and ".." would be steps of a path.
+TASK_ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._:-]{1,128}")
 _MAX_NAME = 200
 _MAX_LABELS = 64
 _MAX_SEED = 2**32 - 1
@@ -38,7 +39,8 @@ def validate_request(request: TaskRequest, limits: LimitSettings, max_branches: 
 def _check_id(client_task_id: str | None) -> None:
     if client_task_id is not None and not TASK_ID.fullmatch(client_task_id):
         raise InvalidInput.at(
-            "task_id", "must be 1 to 128 characters A-Z, a-z, 0-9, '.', '_', ':' or '-'"
+            "task_id",
+            "must be 1 to 128 characters A-Z, a-z, 0-9, '.', '_', ':' or '-', not '.' or '..'",
         )
 
 

@@ -75,7 +75,7 @@ async def verify(
 async def test_verify_when_the_tests_pass_then_all_count(runner: SandboxRunner) -> None:
     verdict = (await verify(runner, spec_for(runner, "add", TEST), RIGHT)).verification
     assert (verdict.level, verdict.passed, verdict.failed) == (VerificationLevel.CALLER_TESTS, 2, 0)
-    assert verdict.score == 1
+    assert (verdict.score, verdict.summary) == (1, "2 of 2 tests passed")
     assert verdict.isolation == "namespaces"
 
 
@@ -86,7 +86,7 @@ async def test_verify_when_a_test_fails_then_it_is_named_with_its_output(
         await verify(runner, spec_for(runner, "add", TEST), RIGHT.replace("+", "-"))
     ).verification
     assert (verdict.passed, verdict.failed, verdict.score) == (1, 1, 0.5)
-    assert "test_calc.py::test_one" in verdict.summary
+    assert verdict.summary == "1 of 2 tests passed; failed: test_calc.py::test_one"
     assert "assert -1 == 3" in verdict.output
 
 

@@ -276,7 +276,8 @@ class Supervisor(ABC, Generic[ConnectionT]):
         self.restartable = was_ready and not self._backoff.remaining_s
         self.phase, self.problem = Phase.FAILED, str(lost)
         self._load_finished.set()
-        _log.info("engine ended", model=self.file.alias, reason=self.problem)
+        report = _log.info if lost.deliberate else _log.warning
+        report("engine ended", model=self.file.alias, reason=self.problem)
         if connection is not None:
             connection.fail(lost)
 
