@@ -22,7 +22,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -66,8 +66,8 @@ async def dribble_body(_reader: asyncio.StreamReader, writer: asyncio.StreamWrit
         await asyncio.sleep(_PAUSE_S)
 
 
-async def leave_unread(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    reader._transport.pause_reading()  # type: ignore[attr-defined]
+async def leave_unread(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    cast("asyncio.ReadTransport", writer.transport).pause_reading()
     writer.write(_LARGE)
     await asyncio.sleep(3600)
 

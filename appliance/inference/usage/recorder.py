@@ -118,6 +118,7 @@ class StoredUsageRecorder(UsageRecorder):
         self._has_records = asyncio.Event()
         self._batch_full = asyncio.Event()
         self._closing = False
+        self._last_failure = ""
         self._retry_s = STORE_INTERVAL_S
         self._task: asyncio.Task[None] | None = None
 
@@ -153,11 +154,13 @@ class StoredUsageRecorder(UsageRecorder):
             )
 
     async def _wait_after_failure(self, error: Exception) -> None:
-        """Longer each time; only the first failure is logged."""
-        if self._retry_s == STORE_INTERVAL_S:
+        """Longer each time; a failure is logged unless it is the same as before."""
+        reason = f"{type(error).__name__}: {error}"
+        if reason != self._last_failure:
+            self._last_failure = reason
             _log.error(
                 "usage of completions can't be stored; it is kept and tried again",
-                reason=str(error),
+                reason=reason,
                 exc_info=not isinstance(error, ApplianceError),
             )
         await asyncio.sleep(self._retry_s)
@@ -192,7 +195,7 @@ class StoredUsageRecorder(UsageRecorder):
             self._unstored = {record.id: record for record in batch} | self._unstored
             await self._wait_after_failure(error)
         else:
-            self._retry_s = STORE_INTERVAL_S
+            self._retry_s, self._last_failure = STORE_INTERVAL_S, ""
         if len(self._unstored) < BATCH_SIZE:
             self._batch_full.clear()
         if not self._unstored and not self._closing:

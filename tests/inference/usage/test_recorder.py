@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from appliance.config.settings import PriceSettings, QuotaSettings
 from appliance.domain.completions import Urgency
@@ -158,7 +159,9 @@ async def test_records_when_the_disk_refuses_then_kept_and_stored_once_it_takes_
         recorder.reserve(CALL, ROUTE)
     with pytest.raises(Unavailable, match="can't be recorded"):
         recorder.require_capacity()
-    await until(lambda: len(refusals) > 1)
+    with capture_logs() as logs:
+        await until(lambda: len(refusals) > 3)
+    assert [entry["reason"] for entry in logs] == ["Unavailable: the disk is full"]
     broken[0] = False
     await recorder.close()
     assert len(await stored(db)) == 5
