@@ -2,6 +2,7 @@
 a crash."""
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ async def call_accounts(recorder: Recorder, users: list[str]) -> None:
         third = await call("POST /api/v1/auth/keys", expired, key=access)
         for revoked in (other, third):
             await call("DELETE /api/v1/auth/keys/{key_id}", key=access, key_id=revoked["key_id"])
-        await call("POST /api/v1/auth/keys", expired, key=access)
+        last = await call("POST /api/v1/auth/keys", expired, key=access)
+        expires_at = datetime.fromisoformat(last["expires_at"])
+        await asyncio.sleep((expires_at - datetime.now(UTC)).total_seconds() + 0.01)
         await call("GET /api/v1/auth/keys", key=access)
         await call("GET /api/v1/auth/keys/stats", key=access)
         await call("POST /api/v1/auth/logout", key=access)
