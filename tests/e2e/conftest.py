@@ -11,7 +11,7 @@ from tests.support.sandbox_server import small_settings
 from tests.support.server_process import ServerProcess, running_server
 
 # The model seldom ends by itself: what it adds after these tokens would only take time.
-SHORT = {"MONKEY_CODER__AGENT__MAX_OUTPUT_TOKENS": "200"}
+SHORT = {"MONKEY_CODER__AGENT__MAX_OUTPUT_TOKENS": "100"}
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,10 @@
 """The provider of the models on this machine: one engine process per loaded model."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from appliance.domain.messages import (
     CompletionEvent,
@@ -42,6 +42,7 @@ _STATES = {
 }
 _RETRIES = 1
 _COUNT_TIMEOUT_S = 60.0
+_AnswerT = TypeVar("_AnswerT")
 
 
 class MeteredEvents:
@@ -117,15 +118,13 @@ class LlamaCppProvider:
         try:
             async with slot.count_limit.admit(request.owner):
                 with slot.in_use():
-                    connection = await self.pool.connect(supervisor)
-                    async with asyncio.timeout(_COUNT_TIMEOUT_S):
-                        return await _read_count(connection, request)
+                    return await _retry(
+                        request.model, lambda: self._count_once(supervisor, request)
+                    )
         except TimeoutError as error:
             raise ProviderFailed(
                 f"counting the prompt's tokens took longer than {_COUNT_TIMEOUT_S:g} s"
             ) from error
-        except EngineLostError as error:
-            raise _engine_lost(request.model, error) from error
 
     def stream(self, request: CompletionRequest) -> MeteredEvents:
         """See the SPI."""
@@ -137,7 +136,7 @@ class LlamaCppProvider:
         supervisor = slot.embedding_supervisor()
         async with slot.request_limit.admit():
             with slot.in_use():
-                return await self._embed_with_retry(supervisor, request)
+                return await _retry(request.model, lambda: self._embed_once(supervisor, request))
 
     async def close(self) -> None:
         """End every engine; open streams fail with ProviderFailed."""
@@ -177,20 +176,21 @@ class LlamaCppProvider:
         finally:
             meter.usage = stream.usage if stream else None
 
-    async def _embed_with_retry(
+    async def _count_once(
+        self, supervisor: CompletionSupervisor, request: CompletionRequest
+    ) -> int:
+        connection = await self.pool.connect(supervisor)
+        async with asyncio.timeout(_COUNT_TIMEOUT_S):
+            return await _read_count(connection, request)
+
+    async def _embed_once(
         self, supervisor: EmbeddingSupervisor, request: EmbeddingRequest
     ) -> Embeddings:
-        for attempt in range(_RETRIES + 1):
-            try:
-                connection = await self.pool.connect(supervisor)
-                context_tokens = supervisor.ready.context_tokens if supervisor.ready else 0
-                embeddings = await compute_embeddings(request, connection, context_tokens)
-                supervisor.record_success(connection)
-                return embeddings
-            except EngineLostError as error:
-                if attempt == _RETRIES or not error.retryable:
-                    raise _engine_lost(request.model, error) from error
-        raise ProviderFailed("the engine returned no embeddings")
+        connection = await self.pool.connect(supervisor)
+        context_tokens = supervisor.ready.context_tokens if supervisor.ready else 0
+        embeddings = await compute_embeddings(request, connection, context_tokens)
+        supervisor.record_success(connection)
+        return embeddings
 
     async def _model_info(self, file: ModelFile) -> ModelInfo:
         slot = self.pool.find_slot(file.alias)
@@ -219,6 +219,20 @@ class LlamaCppProvider:
             created_at=file.created_at or None,
             restartable=supervisor.restartable if supervisor else False,
         )
+
+
+async def _retry(model: str, attempt: Callable[[], Awaitable[_AnswerT]]) -> _AnswerT:
+    """The attempt's answer; tried again if the engine ended, unless that may be its fault.
+
+    Raises ProviderFailed.
+    """
+    for tried in range(_RETRIES + 1):
+        try:
+            return await attempt()
+        except EngineLostError as error:
+            if tried == _RETRIES or not error.retryable:
+                raise _engine_lost(model, error) from error
+    raise AssertionError("the last attempt returns or raises")
 
 
 async def _read_count(connection: CompletionConnection, request: CompletionRequest) -> int:

@@ -82,9 +82,11 @@ async def test_engine_when_killed_before_any_text_then_request_is_tried_again(
     await provider.load("tiny")
     pid = _pid(provider)
     os.kill(pid, signal.SIGSTOP)
+    count = asyncio.create_task(provider.count_tokens(request("counted")))
     answers = [asyncio.create_task(complete(provider, request(f"q{at}"))) for at in range(4)]
     await until(lambda: len(submitted) == 4)
     os.kill(pid, signal.SIGKILL)
+    assert await count > 0
     finished = [last for _, last in await asyncio.gather(*answers)]
     assert [last.usage.completion_tokens for last in finished] == [8] * 4
 
