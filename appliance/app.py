@@ -27,7 +27,7 @@ from appliance.models.registry import ModelRegistry
 from appliance.sandbox.languages.toolchain_cache import ToolchainCache
 from appliance.sandbox.python import runtime
 from appliance.sandbox.runner import SandboxRunner, UserSandbox
-from appliance.scheduler import Scheduler
+from appliance.scheduler import Scheduler, server_id
 from appliance.services.accounts.service import build_accounts
 from appliance.services.accounts.signing_secret import load_or_create
 from appliance.services.catalog import CatalogService
@@ -105,7 +105,8 @@ async def run_appliance(
             settings.agent,
             lambda user_id: _sandbox_for_user(store, sandbox, user_id),
         )
-        scheduler = Scheduler(store, bus, agent.run, settings.scheduler)
+        owner = server_id.load_or_create(data_dir)
+        scheduler = Scheduler(store, bus, agent.run, settings.scheduler, owner)
         services = Services(
             accounts=build_accounts(store, settings.auth, secret),
             tasks=TaskService(store, bus, scheduler, settings),

@@ -190,6 +190,14 @@ class TaskFailure(Struct, frozen=True):
     details: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
+class AttemptId(Struct, frozen=True):
+    """One attempt at a task. `attempt` increases with each start: whoever writes for an older one
+    changes nothing (a fencing token)."""
+
+    task_id: int
+    attempt: int
+
+
 class Task(Struct, frozen=True):
     """A task as stored. `public_id` is "task_…" or the client's; times are epoch seconds.
 
@@ -209,6 +217,10 @@ class Task(Struct, frozen=True):
     deadline_at: float | None = None
     result: TaskResult | None = None
     failure: TaskFailure | None = None
+
+    @property
+    def attempt_id(self) -> AttemptId:
+        return AttemptId(self.id, self.attempt)
 
 
 class EventKind(StrEnum):

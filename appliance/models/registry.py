@@ -154,7 +154,12 @@ class ModelRegistry:
             raise ModelUnavailable(error.message, details={"model": alias}) from error
         if checked != row:
             async with self._db.write() as tx:
-                await table.update_checked(tx, checked)
+                stored = await table.update_checked(tx, checked)
+            if not stored:
+                raise ModelUnavailable(
+                    f"the model {alias!r} was removed or replaced while it was checked; retry",
+                    details={"model": alias},
+                )
         return self._to_model_file(checked)
 
     async def probe(self, alias: str) -> ModelProbe | None:

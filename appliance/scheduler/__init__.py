@@ -4,6 +4,8 @@ scheduler.py   Scheduler: claims tasks, keeps the workers busy, cancels and drai
 context.py     TaskContext: what a handler gets; TaskHandler
 attempt.py     Attempt: one run of the handler, up to its deadline or a stop
 outcome.py     Outcome: how an attempt ended
+leases.py      LeaseKeeper: renews the leases of running tasks, recovers abandoned tasks
+server_id.py   the id of this server in its leases
 journal.py     Journal: the status of a task and its events, changed in one transaction
 stats.py       QueueStats and the expected wait
 """

@@ -1,7 +1,9 @@
 """One attempt at one task: the handler runs in an asyncio task that can be stopped."""
 
 import asyncio
+import time
 from enum import Enum, auto
+from typing import Any
 
 import structlog
 
@@ -11,6 +13,8 @@ from appliance.scheduler.context import TaskContext, TaskHandler
 from appliance.scheduler.outcome import Outcome
 
 STOP_WAIT_S = 5.0
+# How long an attempt runs without a renewal of its lease; see leases.py.
+FENCE_S = 20.0
 _log = structlog.get_logger()
 
 
@@ -20,13 +24,19 @@ class Stop(Enum):
     CANCEL = auto()
     DEADLINE = auto()
     DRAIN = auto()
+    LEASE_LOST = auto()
 
 
 class Attempt:
-    """Runs a handler until it ends, the deadline passes, or `stop` is called."""
+    """Runs a handler until it ends, the deadline or the lease passes, or `stop` is called.
 
-    def __init__(self, context: TaskContext) -> None:
+    `claimed_at` is a time of the monotonic clock before the claim was sent.
+    """
+
+    def __init__(self, context: TaskContext, claimed_at: float) -> None:
         self.context = context
+        self.claimed_at = claimed_at
+        self._renewed_at = claimed_at
         self._reason: Stop | None = None
         self._stop_requested = asyncio.Event()
         self._settled_event = asyncio.Event()
@@ -35,8 +45,12 @@ class Attempt:
     def task(self) -> Task:
         return self.context.task
 
+    def renew(self, sent_at: float) -> None:
+        """Note that the lease was renewed by a request sent at this time (monotonic clock)."""
+        self._renewed_at = sent_at
+
     def stop(self, reason: Stop) -> None:
-        """Request an early end. A cancellation by the user takes precedence over a shutdown."""
+        """Request an early end. Any other reason takes precedence over a shutdown."""
         if self._reason in (None, Stop.DRAIN):
             self._reason = reason
         self._stop_requested.set()
@@ -46,11 +60,7 @@ class Attempt:
         work = asyncio.create_task(self._call(handler))
         stop = asyncio.create_task(self._stop_requested.wait())
         try:
-            await asyncio.wait(
-                {work, stop},
-                timeout=self.context.remaining_s(),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await self._wait_for_end({work, stop})
             if not work.done():
                 await self._stop_work(work)
         finally:
@@ -70,6 +80,18 @@ class Attempt:
         except TimeoutError:
             return False
         return True
+
+    async def _wait_for_end(self, ends: set["asyncio.Task[Any]"]) -> None:
+        """Wait for one of `ends`, the deadline, or the end of the lease."""
+        while (deadline_s := self.context.remaining_s()) > 0:
+            lease_s = self._renewed_at + FENCE_S - time.monotonic()
+            if lease_s <= 0:
+                self.stop(Stop.LEASE_LOST)
+                return
+            timeout = min(deadline_s, lease_s)
+            done, _ = await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return
 
     async def _call(self, handler: TaskHandler) -> TaskResult:
         return await handler(self.context)
@@ -98,8 +120,9 @@ class Attempt:
             return outcome.Cancelled()
         if reason is Stop.DRAIN:
             return outcome.Postponed()
-        started, deadline = self.task.started_at or 0.0, self.task.deadline_at or 0.0
-        return outcome.timed_out(round(deadline - started, 3))
+        if reason is Stop.LEASE_LOST:
+            return outcome.LeaseLost()
+        return outcome.timed_out(round(self.context.timeout_s, 3))
 
 
 def _log_late_error(work: "asyncio.Task[TaskResult]") -> None:

@@ -13,13 +13,16 @@ class TaskContext:
     """One attempt at one task.
 
     `history` is the journal so far, including earlier attempts, from which a handler resumes.
+    `timeout_s` is the time that the attempt may take from its start.
     """
 
     def __init__(self, task: Task, history: Sequence[TaskEvent], emit: Emit) -> None:
         self.task = task
         self.history = history
         self._emit = emit
-        self._ends_at = time.monotonic() + (task.deadline_at or 0.0) - time.time()
+        # A duration: the database's clock may differ from this host's.
+        self.timeout_s = (task.deadline_at or 0.0) - (task.started_at or 0.0)
+        self._ends_at = time.monotonic() + self.timeout_s
 
     async def emit(self, kind: EventKind, data: Mapping[str, Any]) -> TaskEvent:
         """Write a step to the journal; it is on disk when this returns.

@@ -1,18 +1,18 @@
 """Changes the status of tasks together with their journal, then publishes the events."""
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping
 from typing import Any
 
 from appliance import telemetry
-from appliance.domain.tasks import EventKind, Task, TaskEvent, TaskFailure, TaskStatus
+from appliance.domain.tasks import AttemptId, EventKind, Task, TaskEvent, TaskStatus
 from appliance.errors import Conflict
 from appliance.events import EventBus
 from appliance.scheduler import outcome
-from appliance.scheduler.outcome import Outcome
+from appliance.scheduler.outcome import End
 from appliance.spi.cancellation import run_to_completion
 from appliance.store.sqlite.database import Database, Transaction
-from appliance.store.tables import task_events, task_queue
+from appliance.store.tables import task_events, task_leases, task_queue, tasks
+from appliance.store.tables.task_queue import TaskEnd
 
 
 class Journal:
@@ -30,20 +30,21 @@ class Journal:
         """Write a step of the running attempt. Raises Conflict if it has ended."""
         return await run_to_completion(self._step(task, kind, data))
 
-    async def end(self, task: Task, result: Outcome) -> bool:
-        """Write the end of the running attempt; False if it had ended already."""
-        return await run_to_completion(self._end(task, result))
+    async def end(self, task: Task, outcome: End) -> bool:
+        """End the task; False if it no longer has the status and attempt of `task`."""
+        return await run_to_completion(self._end(task, outcome))
 
-    async def cancel(self, task: Task) -> bool:
-        """Cancel a task that has the status of `task` and no attempt in this process."""
-        return await run_to_completion(self._cancel(task))
+    async def postpone(self, task: Task) -> bool:
+        """Put a running task back into the queue; False if the attempt has ended."""
+        return await run_to_completion(self._postpone(task))
 
-    async def recover_interrupted(self, max_attempts: int) -> int:
-        """Requeue the tasks that were running when the server died; returns their number.
+    async def recover(self, owner: str, held: Container[AttemptId], max_attempts: int) -> int:
+        """Requeue running tasks without a valid lease, and those of `owner` not in `held`.
 
-        A task that was interrupted `max_attempts` times in a row without progress fails instead.
+        Returns their number. A task that was interrupted `max_attempts` times in a row without
+        progress fails instead.
         """
-        return await run_to_completion(self._recover(max_attempts))
+        return await run_to_completion(self._recover(owner, held, max_attempts))
 
     def publish(self, event: TaskEvent) -> None:
         """Publish an event that another transaction wrote."""
@@ -51,88 +52,78 @@ class Journal:
 
     async def _step(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> TaskEvent:
         async with self._db.write() as tx:
-            event = await task_events.append_step(tx, task, kind, data, time.time())
+            event = await task_events.append_step(tx, task, kind, data, await tx.now())
         if event is None:
             raise Conflict("this attempt at the task has ended; it can emit no more events")
         self.publish(event)
         return event
 
-    async def _end(self, task: Task, result: Outcome) -> bool:
-        now = time.time()
-        events: list[TaskEvent] = []
+    async def _end(self, task: Task, outcome: End) -> bool:
         async with self._db.write() as tx:
-            changed = await _write_end(tx, task, result, now)
-            kind, data = _end_event(result)
-            if changed and kind:
-                events.append(await task_events.append(tx, task.id, kind, data, now))
-        self._publish_all(events)
-        return changed
+            event = await self._write_end(tx, task, outcome)
+        if event is None:
+            return False
+        self._publish_end(event)
+        return True
 
-    async def _cancel(self, task: Task) -> bool:
-        now = time.time()
-        events: list[TaskEvent] = []
+    async def _postpone(self, task: Task) -> bool:
         async with self._db.write() as tx:
-            changed = await task_queue.cancel(tx, task.id, task.status, now)
-            if changed:
-                kind = EventKind.CANCELLED
-                events.append(await task_events.append(tx, task.id, kind, {}, now))
-        self._publish_all(events)
-        return changed
+            return await task_queue.requeue(tx, task.attempt_id, await tx.now())
 
-    async def _recover(self, max_attempts: int) -> int:
-        now = time.time()
-        events: list[TaskEvent] = []
+    async def _recover(self, owner: str, held: Container[AttemptId], max_attempts: int) -> int:
+        ends: list[TaskEvent] = []
+        recovered = 0
         async with self._db.write() as tx:
-            interrupted = await task_queue.list_running(tx)
-            for task in interrupted:
-                times = 0 if task.progressed else task.interruptions + 1
-                if times < max_attempts:
-                    await task_queue.requeue(tx, task.id, task.attempt, now, interruptions=times)
+            now = await tx.now()
+            for attempt_id in await task_leases.list_abandoned(tx, owner, now):
+                interruption = await task_queue.get_interruption(tx, attempt_id.task_id)
+                if attempt_id in held or interruption is None:
                     continue
-                failure = _interruption_failure(times)
-                await task_queue.fail(tx, task.id, task.attempt, failure, now)
-                data = _failure_data(failure)
-                events.append(await task_events.append(tx, task.id, EventKind.FAILED, data, now))
-        self._publish_all(events)
-        return len(interrupted)
+                times = 0 if interruption.progressed else interruption.count + 1
+                if times < max_attempts:
+                    changed = await task_queue.requeue(tx, attempt_id, now, interruptions=times)
+                else:
+                    task = await tasks.get(tx, attempt_id.task_id)
+                    failed = _interruption_failure(times)
+                    event = await self._write_end(tx, task, failed) if task else None
+                    changed = event is not None
+                    ends += [event] if event else []
+                recovered += changed
+        for event in ends:
+            self._publish_end(event)
+        return recovered
 
-    def _publish_all(self, events: Sequence[TaskEvent]) -> None:
-        for event in events:
-            if event.kind.final:
-                telemetry.observe_task(event.kind)
-            self._bus.publish(event)
+    async def _write_end(self, tx: Transaction, task: Task, outcome: End) -> TaskEvent | None:
+        """Every end of a task: its status and its last event, in the caller's transaction.
+
+        None if the task no longer has the status and attempt of `task`.
+        """
+        now = await tx.now()
+        end, kind, data = _describe_end(outcome)
+        if not await task_queue.end(tx, task.attempt_id, task.status, end, now):
+            return None
+        return await task_events.append(tx, task.id, kind, data, now)
+
+    def _publish_end(self, event: TaskEvent) -> None:
+        telemetry.observe_task(event.kind)
+        self._bus.publish(event)
 
 
-async def _write_end(tx: Transaction, task: Task, result: Outcome, now: float) -> bool:
+def _describe_end(result: End) -> tuple[TaskEnd, EventKind, dict[str, Any]]:
     match result:
         case outcome.Completed(answer):
-            return await task_queue.complete(tx, task, answer, now)
+            return TaskEnd(TaskStatus.COMPLETED, result=answer), EventKind.COMPLETED, {}
         case outcome.Failed(failure):
-            return await task_queue.fail(tx, task.id, task.attempt, failure, now)
+            data = {
+                "code": failure.code, "message": failure.message, "details": failure.details
+            }  # fmt: skip
+            return TaskEnd(TaskStatus.FAILED, failure=failure), EventKind.FAILED, data
         case outcome.Cancelled():
-            return await task_queue.cancel(tx, task.id, TaskStatus.RUNNING, now)
-        case outcome.Postponed():
-            return await task_queue.requeue(tx, task.id, task.attempt, now)
+            return TaskEnd(TaskStatus.CANCELLED), EventKind.CANCELLED, {}
 
 
-def _end_event(result: Outcome) -> tuple[EventKind | None, dict[str, Any]]:
-    match result:
-        case outcome.Completed():
-            return EventKind.COMPLETED, {}
-        case outcome.Failed(failure):
-            return EventKind.FAILED, _failure_data(failure)
-        case outcome.Cancelled():
-            return EventKind.CANCELLED, {}
-        case outcome.Postponed():
-            return None, {}
-
-
-def _failure_data(failure: TaskFailure) -> dict[str, Any]:
-    return {"code": failure.code, "message": failure.message, "details": failure.details}
-
-
-def _interruption_failure(times: int) -> TaskFailure:
+def _interruption_failure(times: int) -> outcome.Failed:
     return outcome.internal_error(
         f"the server ended unexpectedly {times} times in a row while this task made no progress; "
         "the task is not retried, since it may be the cause"
-    ).failure
+    )

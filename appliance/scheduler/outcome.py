@@ -25,7 +25,12 @@ class Postponed(Struct, frozen=True):
     """The server shuts down: the task goes back to the queue."""
 
 
-Outcome = Completed | Failed | Cancelled | Postponed
+class LeaseLost(Struct, frozen=True):
+    """Another process may run the task: nothing is written."""
+
+
+End = Completed | Failed | Cancelled
+Outcome = End | Postponed | LeaseLost
 
 
 def completed(result: object) -> Outcome:

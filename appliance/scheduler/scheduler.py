@@ -6,16 +6,18 @@ import time
 import structlog
 
 from appliance.config.settings import SchedulerSettings
-from appliance.domain.tasks import EventKind, Task, TaskStatus
+from appliance.domain.tasks import AttemptId, EventKind, Task, TaskStatus
 from appliance.errors import ApplianceError, NotFound, TaskNotCancellable, Unavailable
 from appliance.events import EventBus
 from appliance.scheduler.attempt import STOP_WAIT_S, Attempt, Stop
 from appliance.scheduler.context import TaskContext, TaskHandler
 from appliance.scheduler.journal import Journal
-from appliance.scheduler.outcome import Cancelled, Outcome, Postponed
+from appliance.scheduler.leases import LEASE_S, LeaseKeeper
+from appliance.scheduler.outcome import Cancelled, End, LeaseLost, Outcome, Postponed
 from appliance.scheduler.stats import Durations, QueueStats
 from appliance.store.sqlite.database import Database
 from appliance.store.tables import task_events, task_queue, tasks
+from appliance.store.tables.task_queue import ClaimOptions
 
 # `wake` announces new tasks. The queue is polled as well, for changes by other processes and
 # after a failed claim.
@@ -28,17 +30,37 @@ _log = structlog.get_logger()
 
 
 class Scheduler:
-    """Runs up to `settings.workers` tasks at once, each through `handler`."""
+    """Runs up to `settings.workers` tasks at once, each through `handler`.
+
+    `owner` is the id of this server in its leases: the same after a restart, and of no other
+    running process.
+    """
 
     def __init__(
-        self, db: Database, bus: EventBus, handler: TaskHandler, settings: SchedulerSettings
+        self,
+        db: Database,
+        bus: EventBus,
+        handler: TaskHandler,
+        settings: SchedulerSettings,
+        owner: str,
     ) -> None:
         self._db = db
         self._handler = handler
         self._settings = settings
         self._journal = Journal(db, bus)
         self._durations = Durations()
-        self._attempts: dict[int, Attempt] = {}
+        self._attempts: dict[AttemptId, Attempt] = {}
+        self._leases = LeaseKeeper(
+            db,
+            self._journal,
+            owner=owner,
+            attempts=self._attempts,
+            max_attempts=settings.max_attempts,
+            on_recovered=self.wake,
+        )
+        self._claim_options = ClaimOptions(
+            owner, LEASE_S, settings.ageing_s, settings.task_timeout_s
+        )
         self._workers: set[asyncio.Task[None]] = set()
         self._dispatcher: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -47,9 +69,7 @@ class Scheduler:
 
     async def start(self) -> None:
         """Recover the tasks that were running when the server last died, then begin to claim."""
-        recovered = await self._journal.recover_interrupted(self._settings.max_attempts)
-        if recovered:
-            _log.info("tasks interrupted by the last end of the server", tasks=recovered)
+        await self._leases.start()
         self._dispatcher = asyncio.create_task(self._dispatch(), name="scheduler")
 
     def wake(self) -> None:
@@ -88,17 +108,19 @@ class Scheduler:
         for worker in self._workers:
             worker.cancel()
         await self._wait_for_workers(SETTLE_WAIT_S)
+        await self._leases.close()
 
     async def stats(self) -> QueueStats:
         """The load of the queue now."""
         async with self._db.read() as connection:
             depth = await task_queue.get_depth(connection)
+            now = await connection.now()
         workers = self._settings.workers
         return QueueStats(
             queued=depth.queued,
             running=depth.running,
             workers=workers,
-            oldest_wait_s=max(0.0, time.time() - depth.oldest_at) if depth.oldest_at else None,
+            oldest_wait_s=max(0.0, now - depth.oldest_at) if depth.oldest_at else None,
             expected_wait_s=self._durations.expected_wait_s(depth.queued, depth.running, workers),
         )
 
@@ -134,25 +156,24 @@ class Scheduler:
         return True
 
     async def _claim(self) -> Attempt | None:
-        now = time.time()
+        claimed_at = time.monotonic()
         attempt: Attempt | None = None
         try:
             async with self._db.write() as tx:
-                task = await task_queue.claim(
-                    tx, now, self._settings.ageing_s, self._settings.task_timeout_s
-                )
+                now = await tx.now()
+                task = await task_queue.claim(tx, now, self._claim_options)
                 if task is None:
                     return None
                 await task_events.append(
                     tx, task.id, EventKind.STARTED, {"attempt": task.attempt}, now
                 )
                 history = await task_events.list_all(tx, task.id)
-                attempt = Attempt(TaskContext(task, history, self._journal.step))
+                attempt = Attempt(TaskContext(task, history, self._journal.step), claimed_at)
                 # Before the commit: a cancellation that sees the task running must find it here.
-                self._attempts[task.id] = attempt
+                self._attempts[task.attempt_id] = attempt
         except BaseException:
             if attempt:
-                del self._attempts[attempt.task.id]
+                del self._attempts[attempt.task.attempt_id]
                 attempt.mark_settled()
             raise
         self._journal.publish(history[-1])
@@ -161,19 +182,21 @@ class Scheduler:
     async def _run_attempt(self, attempt: Attempt) -> None:
         with structlog.contextvars.bound_contextvars(task=attempt.task.public_id):
             try:
-                outcome = await attempt.run(self._handler)
-                await self._settle(attempt.task, outcome)
+                await self._settle(attempt, await attempt.run(self._handler))
             except Exception:
-                _log.exception("worker failed; its task is recovered at the next start")
+                _log.exception("worker failed; its task is recovered")
             finally:
-                del self._attempts[attempt.task.id]
+                del self._attempts[attempt.task.attempt_id]
                 attempt.mark_settled()
                 self._wake.set()
 
-    async def _settle(self, task: Task, outcome: Outcome) -> None:
+    async def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
         """Write the end, with retries: a full disk must not lose a result."""
+        if isinstance(outcome, LeaseLost):
+            _log.warning("attempt stopped: it has lost its lease", attempt=attempt.task.attempt)
+            return
         pause = _FIRST_RETRY_S
-        while not await self._write_end(task, outcome):
+        while not await self._write_end(attempt, outcome):
             try:
                 async with asyncio.timeout(pause):
                     await self._stop_retrying.wait()
@@ -181,20 +204,28 @@ class Scheduler:
             except TimeoutError:
                 pause = min(pause * 2, _LAST_RETRY_S)
 
-    async def _write_end(self, task: Task, outcome: Outcome) -> bool:
+    async def _write_end(self, attempt: Attempt, outcome: End | Postponed) -> bool:
+        """Whether the end is written, or no longer to be written."""
+        task = attempt.task
         try:
-            changed = await self._journal.end(task, outcome)
+            if isinstance(outcome, Postponed):
+                changed = await self._journal.postpone(task)
+            else:
+                changed = await self._journal.end(task, outcome)
         except Exception as error:
             _log_failure("can't write the end of a task; retrying", error)
             return False
-        if changed and not isinstance(outcome, Cancelled | Postponed):
-            self._durations.add(time.time() - (task.started_at or time.time()))
+        if not changed:
+            _log.warning("attempt dropped: the task ended or was taken over", attempt=task.attempt)
+        elif not isinstance(outcome, Cancelled | Postponed):
+            self._durations.add(time.monotonic() - attempt.claimed_at)
         return True
 
     async def _try_to_cancel(self, task: Task) -> None:
-        attempt = self._attempts.get(task.id)
+        attempt = self._attempts.get(task.attempt_id)
         if attempt is None:
-            await self._journal.cancel(task)
+            # Queued, or run by another process, which notices when it renews its leases.
+            await self._journal.end(task, Cancelled())
         else:
             attempt.stop(Stop.CANCEL)
             await attempt.wait_settled(STOP_WAIT_S)

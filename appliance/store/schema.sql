@@ -90,6 +90,13 @@ CREATE TABLE task_events (
     PRIMARY KEY (task_id, seq)
 ) WITHOUT ROWID;
 
+CREATE TABLE task_leases (
+    task_id BIGINT NOT NULL PRIMARY KEY REFERENCES tasks (id) ON DELETE CASCADE,
+    attempt BIGINT NOT NULL,
+    owner TEXT NOT NULL,
+    expires_at DOUBLE PRECISION NOT NULL
+) WITHOUT ROWID;
+
 CREATE TABLE task_turns (
     user_id INTEGER NOT NULL REFERENCES users (id),
     priority INTEGER NOT NULL,
@@ -220,6 +227,11 @@ END;
 CREATE TRIGGER task_events_stored AFTER INSERT ON task_events BEGIN
     UPDATE user_storage SET bytes = bytes + LENGTH(CAST(NEW.data AS BLOB))
     WHERE user_id = (SELECT user_id FROM tasks WHERE id = NEW.task_id);
+END;
+
+CREATE TRIGGER task_leases_end AFTER UPDATE OF status ON tasks
+WHEN OLD.status = 'running' AND NEW.status <> 'running' BEGIN
+    DELETE FROM task_leases WHERE task_id = OLD.id;
 END;
 
 CREATE TRIGGER tasks_deleted AFTER DELETE ON tasks BEGIN

@@ -19,11 +19,13 @@ from appliance.domain.tasks import (
 )
 from appliance.domain.users import Principal
 from appliance.store.sqlite.database import Connection, Transaction
-from appliance.store.tables import task_events, task_queue, tasks
+from appliance.store.tables import task_events, task_leases, task_queue, tasks
+from appliance.store.tables.task_queue import ClaimOptions, TaskEnd
 from tests.support.task_system import ANSWER, TaskSystem, open_task_system
 
 AGEING_S = 30.0
 NOW = 1_000_000.0
+COMPLETED = TaskEnd(TaskStatus.COMPLETED, result=ANSWER)
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ async def _queue(
 
 async def _claim(system: TaskSystem, at: float = NOW) -> Task | None:
     async with system.db.write() as tx:
-        return await task_queue.claim(tx, at, AGEING_S, 600.0)
+        return await task_queue.claim(tx, at, ClaimOptions("a-server", 30.0, AGEING_S, 600.0))
 
 
 async def _claim_name(system: TaskSystem, at: float = NOW) -> str | None:
@@ -59,7 +61,7 @@ async def _claim_name(system: TaskSystem, at: float = NOW) -> str | None:
 async def _complete(system: TaskSystem, task: Task | None, at: float = NOW) -> bool:
     assert task
     async with system.db.write() as tx:
-        return await task_queue.complete(tx, task, ANSWER, at)
+        return await task_queue.end(tx, task.attempt_id, TaskStatus.RUNNING, COMPLETED, at)
 
 
 async def _order(system: TaskSystem, at: float = NOW) -> list[str]:
@@ -197,13 +199,13 @@ async def test_ends_when_two_race_then_only_the_first_counts(system: TaskSystem)
     task = await _claim(system)
     assert task
     assert await _complete(system, task)
-    failure = TaskFailure("INTERNAL_ERROR", "late")
+    failed = TaskEnd(TaskStatus.FAILED, failure=TaskFailure("INTERNAL_ERROR", "late"))
+    cancelled = TaskEnd(TaskStatus.CANCELLED)
     async with system.db.write() as tx:
-        assert not await task_queue.complete(tx, task, ANSWER, NOW)
-        assert not await task_queue.fail(tx, task.id, 1, failure, NOW)
-        assert not await task_queue.cancel(tx, task.id, TaskStatus.RUNNING, NOW)
-        assert not await task_queue.cancel(tx, task.id, TaskStatus.QUEUED, NOW)
-        assert not await task_queue.requeue(tx, task.id, 1, NOW, interruptions=1)
+        for late in (COMPLETED, failed, cancelled):
+            for status in (TaskStatus.QUEUED, TaskStatus.RUNNING):
+                assert not await task_queue.end(tx, task.attempt_id, status, late, NOW)
+        assert not await task_queue.requeue(tx, task.attempt_id, NOW, interruptions=1)
         stored = await tasks.get(tx, task.id)
     assert stored
     assert (stored.status, stored.result, stored.finished_at) == (
@@ -218,11 +220,14 @@ async def test_ends_when_the_attempt_is_an_old_one_then_nothing_changes(system: 
     old = await _claim(system)
     assert old
     async with system.db.write() as tx:
-        assert await task_queue.requeue(tx, old.id, 1, NOW, interruptions=1)
+        assert await task_queue.requeue(tx, old.attempt_id, NOW, interruptions=1)
     new = await _claim(system)
     assert new
     assert new.attempt == 2
     assert not await _complete(system, old)
+    async with system.db.write() as tx:
+        cancelled = TaskEnd(TaskStatus.CANCELLED)
+        assert not await task_queue.end(tx, old.attempt_id, old.status, cancelled, NOW)
     async with system.db.write() as tx:
         assert await task_events.append_step(tx, old, EventKind.PROGRESS, {}, NOW) is None
         assert await task_events.append_step(tx, new, EventKind.PROGRESS, {}, NOW)
@@ -318,7 +323,8 @@ async def test_hot_queries_when_explained_then_none_scans_a_table(
             task_queue.SELECT_NEXT,
             task_queue.SELECT_DEPTH,
             task_queue.COUNT_QUEUED,
-            task_queue.SELECT_RUNNING,
+            task_queue.SELECT_INTERRUPTION,
+            task_leases.SELECT_ABANDONED,
             tasks.SELECT_PAGE,
             tasks.SELECT_PAGE_BY_STATUS,
             task_events.SELECT_AFTER,

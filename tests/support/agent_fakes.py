@@ -229,7 +229,8 @@ class MemoryContext(TaskContext):
             attempt=1,
             created_at=0.0,
             updated_at=0.0,
-            deadline_at=time.time() + seconds,
+            started_at=0.0,
+            deadline_at=seconds,
         )
         super().__init__(task, tuple(history), self._append)
         self.events = list(history)

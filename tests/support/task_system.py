@@ -102,9 +102,14 @@ async def open_task_system(
     *,
     start: bool = True,
     grace_s: float = 0.0,
+    owner: str = "this-server",
+    exclusive: bool = True,
 ) -> AsyncGenerator[TaskSystem, None]:
-    """The system on the database at `path`; drained and closed at the end."""
-    db = await Database.open(path)
+    """The system on the database at `path`; drained and closed at the end.
+
+    Of two systems on one database, one has another `owner` and is not `exclusive`.
+    """
+    db = await Database.open(path, exclusive=exclusive)
     try:
         async with db.write() as tx:
             alice, bob, admin, viewer = [
@@ -118,7 +123,7 @@ async def open_task_system(
             ]
 
         chosen, bus = with_settings or settings(), EventBus(task_events.create_reader(db))
-        scheduler = Scheduler(db, bus, handler, chosen.scheduler)
+        scheduler = Scheduler(db, bus, handler, chosen.scheduler, owner)
         service = TaskService(db, bus, scheduler, chosen)
         if start:
             await scheduler.start()

@@ -70,7 +70,7 @@ class UserAccounts:
             credentials = await users.get_credentials(connection, identifier)
             user = await users.get(connection, credentials.id) if credentials else None
         if user is None:
-            raise NotFound(f"no user {identifier[:100]!r}")
+            raise _unknown_user(identifier)
         return user
 
     async def get_principal(self, name: str) -> Principal:
@@ -89,7 +89,8 @@ class UserAccounts:
         now = self._clock()
         with self._cache.invalidate_after(user.id):
             async with self._db.write() as tx:
-                await users.set_password_hash(tx, user.id, password_hash, now)
+                if not await users.set_password_hash(tx, user.id, password_hash, now):
+                    raise _unknown_user(name)
                 await refresh_tokens.revoke_sessions(tx, user.id, now)
         log_security_event(SecurityEvent.PASSWORD_CHANGED, user=user.username)
         return user
@@ -103,7 +104,8 @@ class UserAccounts:
         now = self._clock()
         with self._cache.invalidate_after(user.id):
             async with self._db.write() as tx:
-                await users.set_disabled(tx, user.id, disabled, now)
+                if not await users.set_disabled(tx, user.id, disabled, now):
+                    raise _unknown_user(name)
                 if disabled:
                     await refresh_tokens.revoke_sessions(tx, user.id, now)
         changed = SecurityEvent.USER_DISABLED if disabled else SecurityEvent.USER_ENABLED
@@ -116,7 +118,8 @@ class UserAccounts:
         user = await self.get(name)
         with self._cache.invalidate_after(user.id):
             async with self._db.write() as tx:
-                await users.set_plan(tx, user.id, plan, self._clock())
+                if not await users.set_plan(tx, user.id, plan, self._clock()):
+                    raise _unknown_user(name)
         log_security_event(SecurityEvent.PLAN_CHANGED, user=user.username, plan=plan)
         return await self.get(user.username)
 
@@ -124,6 +127,10 @@ class UserAccounts:
         """Whether an administrator exists who is not disabled."""
         async with self._db.read() as connection:
             return await users.has_admin(connection)
+
+
+def _unknown_user(name: str) -> NotFound:
+    return NotFound(f"no user {name[:100]!r}")
 
 
 async def _conflict(tx: Transaction, new: NewUser) -> Conflict:

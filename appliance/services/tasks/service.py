@@ -5,7 +5,6 @@ import base64
 import binascii
 import hashlib
 import secrets
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -159,7 +158,7 @@ class TaskService:
 
     async def _enqueue(self, tx: Transaction, new: tasks.NewTask) -> Task:
         await self._require_queue_space(tx, new.user_id)
-        now = time.time()
+        now = await tx.now()
         stored = await task_storage.get_stored_bytes(tx, new.user_id)
         task = await tasks.insert(tx, new, now)
         size = await task_storage.get_stored_bytes(tx, new.user_id) - stored

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -45,6 +46,10 @@ class Connection:
     async def column(self, sql: str, params: Params | None = None) -> list[Any]:
         """The first column of every row."""
         return [row[0] for row in await self._rows(sql, params)]
+
+    async def now(self) -> float:
+        """The database's clock in epoch seconds. SQLite uses that of this host."""
+        return time.time()
 
     async def run(self, sql: str) -> None:
         """Run a statement to its end without reading its rows, which may have no columns."""

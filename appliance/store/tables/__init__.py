@@ -7,6 +7,7 @@ login_networks.py  the networks from which users have logged in
 rate_events.py     the events that rate windows count
 tasks.py           requests and results of tasks
 task_queue.py      selection of the next task, changes of status
+task_leases.py     owners of running tasks
 task_storage.py    size, expiry and deletion of tasks
 task_events.py     the journal of each task
 models.py          registered models

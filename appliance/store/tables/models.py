@@ -91,9 +91,12 @@ async def elect_default(tx: Transaction) -> str | None:
     return await tx.scalar("SELECT alias FROM models WHERE is_default = 1")
 
 
-async def update_checked(tx: Transaction, model: ModelRow) -> None:
-    """Store the results of an integrity check: modification time and header values."""
-    await tx.execute(
+async def update_checked(tx: Transaction, model: ModelRow) -> bool:
+    """Store the results of an integrity check: modification time and header values.
+
+    False if the model was removed or replaced by another file.
+    """
+    changed = await tx.execute(
         """
         UPDATE models
         SET checked_mtime_ns = :checked_mtime_ns, kv_bytes_per_token = :kv_bytes_per_token,
@@ -109,3 +112,4 @@ async def update_checked(tx: Transaction, model: ModelRow) -> None:
             "fills_in": int(model.fills_in),
         },
     )
+    return changed == 1

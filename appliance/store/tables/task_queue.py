@@ -1,15 +1,20 @@
 """The queue in the table `tasks`: selection of the next task, and every change of status.
 
 Each change is conditional on the expected status (and attempt) and returns whether it was
-made: of two concurrent changes only one succeeds.
+made: of two concurrent changes only one succeeds. The lease of a task that no longer runs is
+deleted by a trigger.
 """
 
 from msgspec import Struct
 
-from appliance.domain.tasks import Task, TaskFailure, TaskResult, TaskStatus
+from appliance.domain.tasks import AttemptId, Task, TaskFailure, TaskResult, TaskStatus
 from appliance.store.sqlite.connection import Connection, Transaction
 from appliance.store.sqlite.rows import to_json
-from appliance.store.tables import tasks
+from appliance.store.tables import task_leases
+from appliance.store.tables.tasks import StoredTask
+
+# Each failed try means that another process has started a task.
+_CLAIM_TRIES = 10
 
 
 class QueueDepth(Struct, frozen=True):
@@ -20,17 +25,35 @@ class QueueDepth(Struct, frozen=True):
     oldest_at: float | None
 
 
-class InterruptedTask(Struct, frozen=True):
-    """A task whose status is running although no process works on it.
+class Interruption(Struct, frozen=True):
+    """`count` is the number of earlier consecutive interruptions of a task.
 
-    `interruptions` counts earlier consecutive interruptions by a crash. `progressed`: the
-    interrupted attempt recorded a step that the next attempt can skip.
+    `progressed`: the interrupted attempt recorded a step that the next attempt can skip.
     """
 
-    id: int
-    attempt: int
-    interruptions: int
+    count: int
     progressed: bool
+
+
+class ClaimOptions(Struct, frozen=True):
+    """`owner` runs the claimed tasks; its lease lasts `lease_s` unless it is renewed.
+
+    `ageing_s` is the waiting time that raises a task by one priority class. `timeout_s` bounds
+    every attempt.
+    """
+
+    owner: str
+    lease_s: float
+    ageing_s: float
+    timeout_s: float
+
+
+class TaskEnd(Struct, frozen=True):
+    """A final status, with the result of a completed or the failure of a failed task."""
+
+    status: TaskStatus
+    result: TaskResult | None = None
+    failure: TaskFailure | None = None
 
 
 class _Next(Struct, frozen=True):
@@ -40,7 +63,7 @@ class _Next(Struct, frozen=True):
     timeout_s: float | None
 
 
-async def claim(tx: Transaction, now: float, ageing_s: float, timeout_s: float) -> Task | None:
+async def claim(tx: Transaction, now: float, options: ClaimOptions) -> Task | None:
     """Select the next task and set it to running; None if the queue is empty.
 
     The order is: priority class, raised by one for each `ageing_s` of waiting (only
@@ -48,21 +71,34 @@ async def claim(tx: Transaction, now: float, ageing_s: float, timeout_s: float) 
     running tasks; the user served longest ago; the oldest task. Waiting counts from the
     acceptance of the task, or from the last start of a task of the same user and priority
     if that is later, so that a long queue of one user does not age as a whole above the
-    others. `timeout_s` bounds every attempt.
+    others.
     """
-    chosen = await tx.one(_Next, SELECT_NEXT, {"now": now, "ageing_s": ageing_s})
-    if chosen is None:
-        return None
-    allowed = min(chosen.timeout_s or timeout_s, timeout_s)
-    await tx.execute(
+    for _ in range(_CLAIM_TRIES):
+        chosen = await tx.one(_Next, SELECT_NEXT, {"now": now, "ageing_s": options.ageing_s})
+        if chosen is None:
+            return None
+        task = await _start(tx, chosen, now, options)
+        if task is not None:
+            return task
+    return None
+
+
+async def _start(tx: Transaction, chosen: _Next, now: float, options: ClaimOptions) -> Task | None:
+    """queued → running; None if another process was faster."""
+    allowed = min(chosen.timeout_s or options.timeout_s, options.timeout_s)
+    started = await tx.one(
+        StoredTask,
         """
         UPDATE tasks
         SET status = 'running', attempt = attempt + 1, started_at = :now, updated_at = :now,
             deadline_at = :deadline_at
         WHERE id = :id AND status = 'queued'
+        RETURNING *
         """,
         {"id": chosen.id, "now": now, "deadline_at": now + allowed},
     )
+    if started is None:
+        return None
     await tx.execute(
         """
         INSERT INTO task_turns (user_id, priority, last_at) VALUES (:user_id, :priority, :now)
@@ -70,51 +106,36 @@ async def claim(tx: Transaction, now: float, ageing_s: float, timeout_s: float) 
         """,
         {"user_id": chosen.user_id, "priority": chosen.priority, "now": now},
     )
-    return await tasks.get(tx, chosen.id)
+    await task_leases.grant(tx, started.attempt_id, options.owner, now + options.lease_s)
+    return started.to_task()
 
 
-async def complete(tx: Transaction, task: Task, result: TaskResult, now: float) -> bool:
-    """running → completed."""
-    changed = await tx.execute(
-        """
-        UPDATE tasks
-        SET status = 'completed', result = :result, finished_at = :now, updated_at = :now
-        WHERE id = :id AND status = 'running' AND attempt = :attempt
-        """,
-        {"id": task.id, "attempt": task.attempt, "result": to_json(result), "now": now},
-    )
-    return changed == 1
-
-
-async def fail(
-    tx: Transaction, task_id: int, attempt: int, failure: TaskFailure, now: float
+async def end(
+    tx: Transaction, attempt: AttemptId, status: TaskStatus, outcome: TaskEnd, now: float
 ) -> bool:
-    """running → failed."""
+    """`status` (queued or running) → a final status."""
     changed = await tx.execute(
         """
         UPDATE tasks
-        SET status = 'failed', failure = :failure, finished_at = :now, updated_at = :now
-        WHERE id = :id AND status = 'running' AND attempt = :attempt
+        SET status = :final, result = :result, failure = :failure, finished_at = :now,
+            updated_at = :now
+        WHERE id = :id AND status = :status AND attempt = :attempt
         """,
-        {"id": task_id, "attempt": attempt, "failure": to_json(failure), "now": now},
-    )
-    return changed == 1
-
-
-async def cancel(tx: Transaction, task_id: int, status: TaskStatus, now: float) -> bool:
-    """`status` (queued or running) → cancelled."""
-    changed = await tx.execute(
-        """
-        UPDATE tasks SET status = 'cancelled', finished_at = :now, updated_at = :now
-        WHERE id = :id AND status = :status
-        """,
-        {"id": task_id, "status": status, "now": now},
+        {
+            "id": attempt.task_id,
+            "attempt": attempt.attempt,
+            "status": status,
+            "final": outcome.status,
+            "result": to_json(outcome.result) if outcome.result else None,
+            "failure": to_json(outcome.failure) if outcome.failure else None,
+            "now": now,
+        },
     )
     return changed == 1
 
 
 async def requeue(
-    tx: Transaction, task_id: int, attempt: int, now: float, *, interruptions: int = 0
+    tx: Transaction, attempt: AttemptId, now: float, *, interruptions: int = 0
 ) -> bool:
     """running → queued, at its old place. `interruptions` counts consecutive crashes."""
     changed = await tx.execute(
@@ -124,14 +145,19 @@ async def requeue(
             interruptions = :interruptions
         WHERE id = :id AND status = 'running' AND attempt = :attempt
         """,
-        {"id": task_id, "attempt": attempt, "now": now, "interruptions": interruptions},
+        {
+            "id": attempt.task_id,
+            "attempt": attempt.attempt,
+            "now": now,
+            "interruptions": interruptions,
+        },
     )
     return changed == 1
 
 
-async def list_running(connection: Connection) -> list[InterruptedTask]:
-    """The tasks whose status is running."""
-    return await connection.all(InterruptedTask, SELECT_RUNNING)
+async def get_interruption(connection: Connection, task_id: int) -> Interruption | None:
+    """What is known of a running task whose attempt was interrupted."""
+    return await connection.one(Interruption, SELECT_INTERRUPTION, {"id": task_id})
 
 
 async def count_queued(connection: Connection) -> int:
@@ -160,6 +186,7 @@ JOIN tasks AS task ON task.id = head.id
 LEFT JOIN task_turns AS turn
     ON turn.user_id = head.user_id AND turn.priority = head.priority
 CROSS JOIN (SELECT :now AS now, :ageing_s AS ageing_s) AS clock
+WHERE task.status = 'queued'
 ORDER BY
     CASE
         WHEN clock.now - task.created_at >= clock.ageing_s * task.priority
@@ -188,8 +215,8 @@ COUNT_QUEUED = "SELECT COUNT(*) FROM tasks WHERE status = 'queued'"
 COUNT_QUEUED_FOR_USER = """
 SELECT COUNT(*) FROM tasks WHERE status = 'queued' AND user_id = :user_id
 """
-SELECT_RUNNING = """
-SELECT id, attempt, interruptions,
+SELECT_INTERRUPTION = """
+SELECT interruptions AS count,
     EXISTS (
         SELECT 1 FROM task_events AS step
         WHERE step.task_id = tasks.id AND step.kind NOT IN ('accepted', 'started', 'progress')
@@ -198,5 +225,5 @@ SELECT id, attempt, interruptions,
             WHERE begin.task_id = tasks.id AND begin.kind = 'started'
         )
     ) AS progressed
-FROM tasks WHERE status = 'running' ORDER BY id
+FROM tasks WHERE id = :id AND status = 'running'
 """

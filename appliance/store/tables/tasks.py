@@ -33,7 +33,9 @@ class _Sources(Struct, frozen=True):
     tests: tuple[SourceFile, ...] = ()
 
 
-class _StoredTask(Task, frozen=True):
+class StoredTask(Task, frozen=True):
+    """A whole row, for statements that select or return `*`."""
+
     sources: _Sources = _Sources()
 
     def to_task(self) -> Task:
@@ -91,14 +93,14 @@ async def insert(tx: Transaction, new: NewTask, now: float) -> Task:
 
 async def get(connection: Connection, task_id: int) -> Task | None:
     """A task by its internal id."""
-    row = await connection.one(_StoredTask, "SELECT * FROM tasks WHERE id = :id", {"id": task_id})
+    row = await connection.one(StoredTask, "SELECT * FROM tasks WHERE id = :id", {"id": task_id})
     return row.to_task() if row else None
 
 
 async def find(connection: Connection, public_id: str, user_id: int) -> Task | None:
     """The user's task with this public id."""
     row = await connection.one(
-        _StoredTask,
+        StoredTask,
         "SELECT * FROM tasks WHERE public_id = :public_id AND user_id = :user_id",
         {"public_id": public_id, "user_id": user_id},
     )
@@ -108,7 +110,7 @@ async def find(connection: Connection, public_id: str, user_id: int) -> Task | N
 async def find_for_any_user(connection: Connection, public_id: str) -> Task | None:
     """The first task with this public id, of any user."""
     row = await connection.one(
-        _StoredTask,
+        StoredTask,
         "SELECT * FROM tasks WHERE public_id = :public_id ORDER BY user_id LIMIT 1",
         {"public_id": public_id},
     )

@@ -85,11 +85,13 @@ async def list_all(connection: Connection) -> list[User]:
     return await connection.all(User, f"{_SELECT} ORDER BY username")
 
 
-async def set_password_hash(tx: Transaction, user_id: int, password_hash: str, at: float) -> None:
-    await tx.execute(
+async def set_password_hash(tx: Transaction, user_id: int, password_hash: str, at: float) -> bool:
+    """False if the user does not exist."""
+    changed = await tx.execute(
         "UPDATE users SET password_hash = :hash, updated_at = :at WHERE id = :id",
         {"id": user_id, "hash": password_hash, "at": at},
     )
+    return changed == 1
 
 
 async def renew_password_hash(tx: Transaction, user_id: int, old: str, new: str) -> None:
@@ -100,18 +102,22 @@ async def renew_password_hash(tx: Transaction, user_id: int, old: str, new: str)
     )
 
 
-async def set_disabled(tx: Transaction, user_id: int, disabled: bool, at: float) -> None:
-    await tx.execute(
+async def set_disabled(tx: Transaction, user_id: int, disabled: bool, at: float) -> bool:
+    """False if the user does not exist."""
+    changed = await tx.execute(
         "UPDATE users SET disabled = :disabled, updated_at = :at WHERE id = :id",
         {"id": user_id, "disabled": int(disabled), "at": at},
     )
+    return changed == 1
 
 
-async def set_plan(tx: Transaction, user_id: int, plan: str, at: float) -> None:
-    await tx.execute(
+async def set_plan(tx: Transaction, user_id: int, plan: str, at: float) -> bool:
+    """False if the user does not exist."""
+    changed = await tx.execute(
         "UPDATE users SET plan = :plan, updated_at = :at WHERE id = :id",
         {"id": user_id, "plan": plan, "at": at},
     )
+    return changed == 1
 
 
 async def has_admin(connection: Connection) -> bool:
