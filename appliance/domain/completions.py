@@ -13,13 +13,7 @@ from appliance.domain.messages import (
     Tool,
     ToolChoice,
 )
-
-
-class Urgency(StrEnum):
-    """Scheduling class of a completion: interactive requests go before batch requests."""
-
-    INTERACTIVE = "interactive"
-    BATCH = "batch"
+from appliance.domain.tasks import Priority
 
 
 class CompletionSpec(Struct, frozen=True):
@@ -41,7 +35,7 @@ class CompletionSpec(Struct, frozen=True):
     context_shift: bool = False
     provider: str | None = None
     labels: tuple[str, ...] = ()
-    urgency: Urgency = Urgency.INTERACTIVE
+    priority: Priority = Priority.INTERACTIVE
     may_cache: bool = True
 
 

@@ -19,8 +19,8 @@ attempts/hedging.py             or a second target in a race with a slow one
 admission/admission.py          AdmissionControl: each attempt needs a Permit, by
 admission/circuit_breaker.py    the provider's circuit breaker,
 admission/quotas.py             requests, tokens and spend of the provider and model,
-admission/fair_queue.py         and the queue, in which owners take turns by
-admission/shares.py             the weights of their users
+admission/completion_queue.py   and the queue, in which users take turns (spi/fair_queue/) by
+admission/shares.py             their weights
 request/provider_boundary.py    the call of the plugin; its exceptions become
 request/errors.py               errors, which say whether to retry or fall back
 attempts/attempt_log.py         what was tried, and where the time went

@@ -15,7 +15,7 @@ from appliance.config.settings import (
 from appliance.errors import ConfigError
 from appliance.inference.admission.admission import AdmissionControl
 from appliance.inference.admission.circuit_breaker import CircuitBreaker
-from appliance.inference.admission.fair_queue import FairQueue
+from appliance.inference.admission.completion_queue import CompletionQueue
 from appliance.inference.admission.quotas import Quota, Quotas
 from appliance.inference.admission.shares import CallerShares
 from appliance.inference.attempts.fallback import FallbackChain
@@ -84,18 +84,21 @@ def build_deadlines(settings: GatewaySettings) -> Deadlines:
     )
 
 
-def build_fair_queue(settings: GatewaySettings, shares: CallerShares) -> FairQueue:
-    return FairQueue(
+def build_completion_queue(
+    settings: GatewaySettings, shares: CallerShares, quotas: Quotas
+) -> CompletionQueue:
+    return CompletionQueue(
         queue_limit=settings.queue_limit,
-        owner_limit=settings.queue_limit_per_user,
+        user_limit=settings.queue_limit_per_user,
         ageing_s=settings.ageing_s,
         weight_of=shares.weight_of,
+        provider_limit=quotas.parallel_limit,
     )
 
 
 def build_fallback_chain(
     settings: Settings,
-    fair_queue: FairQueue,
+    queue: CompletionQueue,
     quotas: Quotas,
     prices: Prices,
     is_local: Callable[[str], bool],
@@ -109,7 +112,7 @@ def build_fallback_chain(
         )
 
     admission = AdmissionControl(
-        fair_queue,
+        queue,
         quotas,
         prices,
         new_breaker=new_breaker,

@@ -7,7 +7,6 @@ from msgspec.structs import replace
 
 from appliance import telemetry
 from appliance.config.settings import Settings
-from appliance.domain.completions import Urgency
 from appliance.domain.messages import (
     CompletionRequest,
     EmbeddingRequest,
@@ -16,6 +15,7 @@ from appliance.domain.messages import (
     Sampling,
 )
 from appliance.domain.models import ModelInfo, ProviderStatus
+from appliance.domain.tasks import Priority
 from appliance.domain.usage import UsageKind
 from appliance.inference import factory
 from appliance.inference.admission.shares import CallerShares, UsernameLookup, no_username
@@ -68,12 +68,12 @@ class Gateway:
         )
         prices = factory.build_prices(settings.prices)
         self._quotas = factory.build_quotas(settings.quotas)
-        self._fair_queue = factory.build_fair_queue(settings.gateway, self._shares)
+        self._queue = factory.build_completion_queue(settings.gateway, self._shares, self._quotas)
         self._usage = NullUsageRecorder(prices) if db is None else StoredUsageRecorder(db, prices)
         self._services = GatewayServices(
             provider=self._directory.provider,
             fallback=factory.build_fallback_chain(
-                settings, self._fair_queue, self._quotas, prices, self._is_local
+                settings, self._queue, self._quotas, prices, self._is_local
             ),
             usage=self._usage,
             cache=factory.build_response_cache(settings.cache),
@@ -84,9 +84,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Begin to record usage, and count today's spend against the quotas."""
-        telemetry.watch_completion_queue(
-            lambda: self._fair_queue.waiting, lambda: self._fair_queue.running
-        )
+        telemetry.watch_completion_queue(lambda: self._queue.waiting, lambda: self._queue.running)
         self._quotas.restore_spend(await self._usage.start())
 
     async def resolve(self, model: str | None, provider: str | None) -> Route:
@@ -133,7 +131,7 @@ class Gateway:
 
     def queue_load(self) -> tuple[int, int]:
         """The numbers of running and of waiting completions."""
-        return self._fair_queue.running, self._fair_queue.waiting
+        return self._queue.running, self._queue.waiting
 
     def cache_stats(self) -> CacheStats:
         return self._services.cache.stats()
@@ -178,7 +176,7 @@ class Gateway:
         max_tokens: int | None,
         owner: str = "",
         *,
-        urgency: Urgency = Urgency.BATCH,
+        priority: Priority = Priority.NORMAL,
         shared_system: bool = False,
     ) -> CompletionRun:
         """One completion of a task, to be read and closed; its report says which model answered.
@@ -202,7 +200,7 @@ class Gateway:
                 estimate=token_estimate.estimate_completion(request),
                 caller=caller,
                 kind=UsageKind.TASK,
-                urgency=urgency,
+                priority=priority,
             )
         )
 

@@ -6,7 +6,6 @@ from contextlib import aclosing
 
 from appliance.agents.run.agent_journal import Generation
 from appliance.agents.run.execution_plan import CandidateSampling
-from appliance.domain.completions import Urgency
 from appliance.domain.messages import (
     Finished,
     Message,
@@ -26,7 +25,7 @@ class Writer:
     """Asks one model on behalf of one task; its candidates share their cached prefix.
 
     `shared_system` is a system message without a caller's text: its prefix cache may serve all
-    users. Interactive tasks have the urgency of chats, all others are batch requests.
+    users.
     """
 
     def __init__(
@@ -41,8 +40,7 @@ class Writer:
         self._route = route
         self._owner = owner
         self._shared_system = shared_system
-        interactive = priority is Priority.INTERACTIVE
-        self._urgency = Urgency.INTERACTIVE if interactive else Urgency.BATCH
+        self._priority = priority
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         return await self._gateway.count_tokens(self._route, messages, self._owner)
@@ -64,7 +62,7 @@ class Writer:
             Sampling(temperature=sampling.temperature, seed=sampling.seed),
             max_tokens,
             self._owner,
-            urgency=self._urgency,
+            priority=self._priority,
             shared_system=messages[0] == self._shared_system,
         )
         started = asyncio.get_running_loop().time()

@@ -3,8 +3,9 @@
 from appliance.api.openai.messages import convert_messages
 from appliance.api.openai.schemas import ChatBody, CompletionBody, EmbeddingBody, GenerationBody
 from appliance.api.openai.tool_options import convert_output_format, convert_tools, grammar_output
-from appliance.domain.completions import CompletionSpec, Urgency
+from appliance.domain.completions import CompletionSpec
 from appliance.domain.messages import EmbeddingRequest, OutputFormat, RawPrompt, Sampling
+from appliance.domain.tasks import Priority
 from appliance.errors import InvalidInput
 
 _MAX_PROMPTS = 128
@@ -37,7 +38,7 @@ def chat_spec(body: ChatBody, labels: tuple[str, ...] = ()) -> CompletionSpec:
         context_shift=body.context_shift is True,
         provider=body.provider or None,
         labels=labels,
-        urgency=parse_service_tier(body.service_tier),
+        priority=parse_service_tier(body.service_tier),
         may_cache=body.cache is not False,
     )
 
@@ -61,7 +62,7 @@ def completion_specs(body: CompletionBody, labels: tuple[str, ...] = ()) -> list
             context_shift=body.context_shift is True,
             provider=body.provider or None,
             labels=labels,
-            urgency=parse_service_tier(body.service_tier),
+            priority=parse_service_tier(body.service_tier),
             may_cache=body.cache is not False,
         )
         for text in _texts("prompt", body.prompt, _MAX_PROMPTS // sample_count(body))
@@ -96,14 +97,14 @@ def response_tier(body: GenerationBody) -> str | None:
     return tier_name(parse_service_tier(body.service_tier))
 
 
-def parse_service_tier(service_tier: str | None) -> Urgency:
-    """The urgency of a request with that `service_tier`."""
-    return Urgency.BATCH if service_tier in _BATCH_TIERS else Urgency.INTERACTIVE
+def parse_service_tier(service_tier: str | None) -> Priority:
+    """The priority of a request with that `service_tier`."""
+    return Priority.BATCH if service_tier in _BATCH_TIERS else Priority.INTERACTIVE
 
 
-def tier_name(urgency: Urgency) -> str:
+def tier_name(priority: Priority) -> str:
     """The `service_tier` of an answer."""
-    return "flex" if urgency is Urgency.BATCH else "default"
+    return "flex" if priority is Priority.BATCH else "default"
 
 
 def metadata_labels(body: GenerationBody) -> str:

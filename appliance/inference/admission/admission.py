@@ -6,11 +6,12 @@ from appliance.domain.messages import TokenUsage
 from appliance.domain.usage import UsageKind
 from appliance.errors import ApplianceError
 from appliance.inference.admission.circuit_breaker import CircuitBreaker
-from appliance.inference.admission.fair_queue import FairQueue, QueueRequest, Slot
+from appliance.inference.admission.completion_queue import CompletionQueue, Slot
 from appliance.inference.admission.quotas import QuotaReservation, Quotas
 from appliance.inference.request.call import Call
 from appliance.inference.request.route import Route
 from appliance.inference.usage.pricing import Prices
+from appliance.spi.fair_queue import QueueRequest
 
 
 class Permit:
@@ -39,7 +40,7 @@ class AdmissionControl:
 
     def __init__(
         self,
-        fair_queue: FairQueue,
+        queue: CompletionQueue,
         quotas: Quotas,
         prices: Prices,
         *,
@@ -47,7 +48,7 @@ class AdmissionControl:
         is_local: Callable[[str], bool],
         remote_concurrency: int,
     ) -> None:
-        self._fair_queue = fair_queue
+        self._queue = queue
         self._quotas = quotas
         self._prices = prices
         self._new_breaker = new_breaker
@@ -85,7 +86,7 @@ class AdmissionControl:
         cost = self._prices.cost(route.provider, route.model, bound)
         reservation = self._quotas.reserve(route.provider, route.model, bound.prompt_tokens, cost)
         try:
-            slot = await self._fair_queue.acquire(self._queue_request(route, call))
+            slot = await self._queue.acquire(route.provider, self._queue_request(route, call))
         except BaseException:
             reservation.cancel()
             raise
@@ -95,12 +96,10 @@ class AdmissionControl:
         local = self._is_local(route.provider)
         default = route.info.max_parallel if local else self._remote_concurrency
         return QueueRequest(
-            provider=route.provider,
-            model=route.model,
-            owner=call.caller.owner,
-            urgency=call.urgency,
-            model_limit=self._quotas.parallel_limit(route.path) or default,
-            provider_limit=self._quotas.parallel_limit(route.provider),
+            user=call.caller.owner,
+            priority=call.priority,
+            pool=route.model,
+            pool_limit=self._quotas.parallel_limit(route.path) or default,
             # The scheduler has bounded the number of tasks already.
             bounded=call.kind is not UsageKind.TASK,
         )

@@ -2,8 +2,8 @@
 
 from msgspec import Struct
 
-from appliance.domain.completions import Urgency
 from appliance.domain.messages import CompletionRequest
+from appliance.domain.tasks import Priority
 from appliance.domain.usage import UsageKind
 from appliance.inference.request.route import Route
 from appliance.inference.request.token_estimate import TokenEstimate
@@ -29,7 +29,7 @@ class Call(Struct, frozen=True, kw_only=True):
     estimate: TokenEstimate
     caller: Caller = Caller()
     kind: UsageKind = UsageKind.CHAT
-    urgency: Urgency = Urgency.INTERACTIVE
+    priority: Priority = Priority.INTERACTIVE
 
 
 class CompletionCall(Call, frozen=True, kw_only=True):

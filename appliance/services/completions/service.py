@@ -132,7 +132,7 @@ def _build_call(
         estimate=token_estimate.estimate_completion(request),
         caller=caller,
         kind=UsageKind.CHAT,
-        urgency=spec.urgency,
+        priority=spec.priority,
         may_cache=spec.may_cache,
     )
 

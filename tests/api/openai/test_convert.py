@@ -13,7 +13,7 @@ from appliance.api.openai.convert import (
     wants_usage,
 )
 from appliance.api.openai.schemas import ChatBody, CompletionBody, EmbeddingBody
-from appliance.domain.completions import CompletionSpec, Urgency
+from appliance.domain.completions import CompletionSpec
 from appliance.domain.messages import (
     Message,
     MessageRole,
@@ -24,6 +24,7 @@ from appliance.domain.messages import (
     ToolChoice,
     ToolUse,
 )
+from appliance.domain.tasks import Priority
 from appliance.errors import InvalidInput
 
 USER = {"role": "user", "content": "hi"}
@@ -62,7 +63,7 @@ def test_chat_when_only_required_fields_then_nothing_else_is_filled_in() -> None
     assert spec.sampling == Sampling()
     assert set(msgspec.structs.astuple(spec.sampling)) == {None, ()}
     assert spec.max_tokens is None
-    assert spec.urgency is Urgency.INTERACTIVE
+    assert spec.priority is Priority.INTERACTIVE
     assert spec.may_cache
 
 
@@ -95,7 +96,7 @@ def test_chat_when_all_options_then_all_are_in_the_spec() -> None:
     assert sampling.logit_bias == ((5, -100), (6, 3))
     assert sampling.logprobs == 3
     assert spec.max_tokens == 9
-    assert spec.urgency is Urgency.BATCH
+    assert spec.priority is Priority.BATCH
     assert not spec.may_cache
     assert spec.context_shift
     assert spec.provider == "openai"

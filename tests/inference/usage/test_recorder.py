@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from appliance.config.settings import PriceSettings, QuotaSettings
-from appliance.domain.completions import Urgency
 from appliance.domain.messages import Sampling, TokenUsage
 from appliance.domain.models import ModelInfo, ModelState
+from appliance.domain.tasks import Priority
 from appliance.domain.usage import UsageKind, UsageRecord, UsageStatus
 from appliance.errors import RateLimited, Unavailable
 from appliance.inference.request.call import Call, Caller
@@ -204,7 +204,7 @@ async def test_gateway_when_completions_end_in_every_way_then_each_is_on_record(
     await left.aclose()
     route = await gateway.resolve("fine/model", None)
     async for _ in await gateway.start_for_task(
-        route, chat_spec().messages, Sampling(), 5, "user:1", urgency=Urgency.BATCH
+        route, chat_spec().messages, Sampling(), 5, "user:1", priority=Priority.BATCH
     ):
         pass
     await gateway.close()

@@ -45,7 +45,7 @@ def convert_response(body: ResponseBody, labels: tuple[str, ...] = ()) -> Conver
         prompt,
         sampling=_sampling(body),
         max_tokens=body.max_output_tokens,
-        urgency=parse_service_tier(body.service_tier),
+        priority=parse_service_tier(body.service_tier),
     )
     return ConvertedRequest(spec, tools)
 

@@ -186,7 +186,7 @@ def _initial_body(body: ResponseBody, request: ConvertedRequest, model: str) -> 
         "prompt_cache_key": body.prompt_cache_key,
         "reasoning": msgspec.to_builtins(body.reasoning) if body.reasoning else None,
         "safety_identifier": body.safety_identifier,
-        "service_tier": tier_name(spec.urgency),
+        "service_tier": tier_name(spec.priority),
         "temperature": spec.sampling.temperature,
         "text": {
             "format": _format(text.format if text else None),

@@ -7,7 +7,7 @@ import pytest
 
 from appliance.api.openai.responses.convert import convert_response
 from appliance.api.openai.responses.schemas import ResponseBody
-from appliance.domain.completions import CompletionSpec, Urgency
+from appliance.domain.completions import CompletionSpec
 from appliance.domain.messages import (
     Message,
     MessageRole,
@@ -19,6 +19,7 @@ from appliance.domain.messages import (
     ToolChoice,
     ToolUse,
 )
+from appliance.domain.tasks import Priority
 from appliance.errors import InvalidInput
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -44,7 +45,7 @@ def test_spec_when_only_input_then_nothing_else_is_filled_in() -> None:
     assert converted.messages == (Message(MessageRole.USER, "hi"),)
     assert converted.sampling == Sampling()
     assert converted.tool_choice == ToolChoice()
-    assert converted.urgency is Urgency.INTERACTIVE
+    assert converted.priority is Priority.INTERACTIVE
     assert not converted.context_shift
 
 
@@ -59,7 +60,7 @@ def test_spec_when_options_then_used() -> None:
     )
     assert (converted.model, converted.max_tokens, converted.context_shift) == ("starter", 9, True)
     assert (converted.sampling.temperature, converted.sampling.top_p) == (0.0, 0.5)
-    assert converted.urgency is Urgency.BATCH
+    assert converted.priority is Priority.BATCH
 
 
 @pytest.mark.parametrize(

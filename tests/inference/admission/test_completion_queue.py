@@ -1,12 +1,13 @@
-"""The fair queue: who is served next, who waits, and who is refused."""
+"""The queue of completions: who is served next, who waits, and who is refused."""
 
 import asyncio
 
 import pytest
 
-from appliance.domain.completions import Urgency
+from appliance.domain.tasks import Priority
 from appliance.errors import QueueFull
-from appliance.inference.admission.fair_queue import FairQueue, QueueRequest, Slot
+from appliance.inference.admission.completion_queue import CompletionQueue, Slot
+from appliance.spi.fair_queue import QueueRequest
 
 
 class Clock:
@@ -22,14 +23,14 @@ class Clock:
 class QueueUsers:
     """Acquires slots of a queue and notes the order in which owners get them."""
 
-    def __init__(self, queue: FairQueue, model_limit: int = 1) -> None:
+    def __init__(self, queue: CompletionQueue, model_limit: int = 1) -> None:
         self.queue = queue
         self.served: list[str] = []
         self._model_limit = model_limit
         self._slots: list[Slot] = []
 
-    def ask(self, owner: str, urgency: Urgency = Urgency.INTERACTIVE) -> "asyncio.Task[None]":
-        return asyncio.create_task(self._enter(owner, urgency))
+    def ask(self, owner: str, priority: Priority = Priority.INTERACTIVE) -> "asyncio.Task[None]":
+        return asyncio.create_task(self._enter(owner, priority))
 
     async def serve_all(self) -> list[str]:
         """Release slots until none is held; the result is the order in which they were granted."""
@@ -39,9 +40,9 @@ class QueueUsers:
             await settled()
         return self.served
 
-    async def _enter(self, owner: str, urgency: Urgency) -> None:
-        request = QueueRequest("engine", "model", owner, urgency, self._model_limit)
-        slot = await self.queue.acquire(request)
+    async def _enter(self, owner: str, priority: Priority) -> None:
+        request = QueueRequest(owner, priority, "model", self._model_limit)
+        slot = await self.queue.acquire("engine", request)
         self.served.append(owner)
         self._slots.append(slot)
 
@@ -52,7 +53,7 @@ async def settled() -> None:
 
 
 async def test_queue_when_there_is_capacity_then_nobody_waits() -> None:
-    queue = FairQueue()
+    queue = CompletionQueue()
     users = QueueUsers(queue, model_limit=2)
     users.ask("a")
     users.ask("b")
@@ -64,7 +65,7 @@ async def test_queue_when_several_owners_were_served_then_the_last_slot_is_for_w
     None
 ):
     clock = Clock()
-    users = QueueUsers(FairQueue(clock=clock), model_limit=4)
+    users = QueueUsers(CompletionQueue(clock=clock), model_limit=4)
     users.ask("b")
     assert await users.serve_all() == ["b"]
     clock.now += 599
@@ -81,7 +82,7 @@ async def test_queue_when_several_owners_were_served_then_the_last_slot_is_for_w
 
 async def test_queue_when_one_owner_is_alone_then_it_gets_every_slot() -> None:
     clock = Clock()
-    users = QueueUsers(FairQueue(clock=clock), model_limit=4)
+    users = QueueUsers(CompletionQueue(clock=clock), model_limit=4)
     users.ask("b")
     await users.serve_all()
     clock.now += 601
@@ -93,14 +94,14 @@ async def test_queue_when_one_owner_is_alone_then_it_gets_every_slot() -> None:
 
 
 async def test_queue_when_one_owner_has_many_requests_then_others_get_every_second_turn() -> None:
-    users = QueueUsers(FairQueue())
+    users = QueueUsers(CompletionQueue())
     for owner in ("a", "a", "a", "a", "b", "b"):
         users.ask(owner)
     assert await users.serve_all() == ["a", "b", "a", "b", "a", "a"]
 
 
 async def test_queue_when_an_owner_has_twice_the_weight_then_twice_the_turns() -> None:
-    users = QueueUsers(FairQueue(weight_of=lambda owner: 2.0 if owner == "big" else 1.0))
+    users = QueueUsers(CompletionQueue(weight_of=lambda owner: 2.0 if owner == "big" else 1.0))
     users.ask("first")
     await settled()
     for owner in ["small"] * 3 + ["big"] * 6:
@@ -111,29 +112,32 @@ async def test_queue_when_an_owner_has_twice_the_weight_then_twice_the_turns() -
 
 
 async def test_queue_when_an_interactive_request_follows_batch_ones_then_it_goes_first() -> None:
-    users = QueueUsers(FairQueue())
-    users.ask("a", Urgency.BATCH)
+    users = QueueUsers(CompletionQueue())
+    users.ask("a", Priority.BATCH)
     await settled()
-    users.ask("a", Urgency.BATCH)
-    users.ask("b", Urgency.BATCH)
+    users.ask("a", Priority.BATCH)
+    users.ask("b", Priority.BATCH)
     users.ask("c")
     assert await users.serve_all() == ["a", "c", "b", "a"]
 
 
-async def test_queue_when_batch_work_has_waited_long_then_it_counts_as_interactive() -> None:
+async def test_queue_when_work_has_waited_then_it_rises_by_one_class_for_each_ageing_s() -> None:
     clock = Clock()
-    users = QueueUsers(FairQueue(ageing_s=10.0, clock=clock))
+    users = QueueUsers(CompletionQueue(ageing_s=10.0, clock=clock))
     users.ask("first")
     await settled()
-    users.ask("batch", Urgency.BATCH)
+    for owner, priority in (("batch", Priority.BATCH), ("task", Priority.NORMAL)):
+        users.ask(owner, priority)
     await settled()
     clock.now += 10.0
     users.ask("chat")
-    assert await users.serve_all() == ["first", "batch", "chat"]
+    users.ask("new task", Priority.NORMAL)
+    await settled()
+    assert await users.serve_all() == ["first", "task", "chat", "batch", "new task"]
 
 
 async def test_queue_when_an_owner_was_idle_then_it_has_saved_nothing_up() -> None:
-    users = QueueUsers(FairQueue())
+    users = QueueUsers(CompletionQueue())
     for _ in range(6):
         users.ask("a")
         await users.serve_all()
@@ -146,15 +150,13 @@ async def test_queue_when_an_owner_was_idle_then_it_has_saved_nothing_up() -> No
 
 
 async def test_queue_when_a_model_is_full_then_another_of_the_provider_is_not_delayed() -> None:
-    queue = FairQueue()
+    queue = CompletionQueue()
     slots = [
-        await queue.acquire(QueueRequest("engine", model, "a", Urgency.INTERACTIVE, model_limit=1))
+        await queue.acquire("engine", QueueRequest("a", pool=model, pool_limit=1))
         for model in ("one", "two")
     ]
     waiting = [
-        asyncio.create_task(
-            queue.acquire(QueueRequest("engine", model, "a", Urgency.INTERACTIVE, model_limit=1))
-        )
+        asyncio.create_task(queue.acquire("engine", QueueRequest("a", pool=model, pool_limit=1)))
         for model in ("one", "two")
     ]
     await settled()
@@ -168,11 +170,9 @@ async def test_queue_when_a_model_is_full_then_another_of_the_provider_is_not_de
 
 
 async def test_queue_when_the_provider_has_a_limit_then_its_models_share_it() -> None:
-    queue = FairQueue()
-    first = await queue.acquire(QueueRequest("far", "one", "a", Urgency.INTERACTIVE, 8, 1))
-    second = asyncio.create_task(
-        queue.acquire(QueueRequest("far", "two", "a", Urgency.INTERACTIVE, 8, 1))
-    )
+    queue = CompletionQueue(provider_limit=lambda _: 1)
+    first = await queue.acquire("far", QueueRequest("a", pool="one", pool_limit=8))
+    second = asyncio.create_task(queue.acquire("far", QueueRequest("a", pool="two", pool_limit=8)))
     await settled()
     assert not second.done()
     first.release()
@@ -180,7 +180,7 @@ async def test_queue_when_the_provider_has_a_limit_then_its_models_share_it() ->
 
 
 async def test_queue_when_a_waiter_is_cancelled_then_it_leaves_the_queue() -> None:
-    queue = FairQueue()
+    queue = CompletionQueue()
     users = QueueUsers(queue)
     users.ask("a")
     await settled()
@@ -194,14 +194,10 @@ async def test_queue_when_a_waiter_is_cancelled_then_it_leaves_the_queue() -> No
 
 
 async def test_queue_when_cancelled_at_the_moment_of_its_grant_then_no_slot_leaks() -> None:
-    queue = FairQueue()
-    first = await queue.acquire(QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 1))
-    second = asyncio.create_task(
-        queue.acquire(QueueRequest("engine", "m", "b", Urgency.INTERACTIVE, 1))
-    )
-    third = asyncio.create_task(
-        queue.acquire(QueueRequest("engine", "m", "c", Urgency.INTERACTIVE, 1))
-    )
+    queue = CompletionQueue()
+    first = await queue.acquire("engine", QueueRequest("a", pool="m", pool_limit=1))
+    second = asyncio.create_task(queue.acquire("engine", QueueRequest("b", pool="m", pool_limit=1)))
+    third = asyncio.create_task(queue.acquire("engine", QueueRequest("c", pool="m", pool_limit=1)))
     await settled()
     first.release()
     second.cancel()
@@ -210,9 +206,9 @@ async def test_queue_when_cancelled_at_the_moment_of_its_grant_then_no_slot_leak
 
 
 async def test_queue_when_a_slot_is_released_twice_then_it_counts_once() -> None:
-    queue = FairQueue()
-    first = await queue.acquire(QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 2))
-    second = await queue.acquire(QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 2))
+    queue = CompletionQueue()
+    first = await queue.acquire("engine", QueueRequest("a", pool="m", pool_limit=2))
+    second = await queue.acquire("engine", QueueRequest("a", pool="m", pool_limit=2))
     first.release()
     first.release()
     assert queue.running == 1
@@ -221,16 +217,16 @@ async def test_queue_when_a_slot_is_released_twice_then_it_counts_once() -> None
 
 async def test_queue_when_too_many_wait_then_refused_with_position_and_expected_wait() -> None:
     clock = Clock()
-    queue = FairQueue(queue_limit=3, clock=clock)
-    request = QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 2)
-    done = await queue.acquire(request)
+    queue = CompletionQueue(queue_limit=3, clock=clock)
+    request = QueueRequest("a", pool="m", pool_limit=2)
+    done = await queue.acquire("engine", request)
     clock.now += 4.0
     done.release()
-    running = [await queue.acquire(request) for _ in range(2)]
-    waiting = [asyncio.create_task(queue.acquire(request)) for _ in range(3)]
+    running = [await queue.acquire("engine", request) for _ in range(2)]
+    waiting = [asyncio.create_task(queue.acquire("engine", request)) for _ in range(3)]
     await settled()
     with pytest.raises(QueueFull) as own:
-        await queue.acquire(request)
+        await queue.acquire("engine", request)
     assert own.value.details == {
         "queue_length": 3,
         "queue_limit": 3,
@@ -239,7 +235,7 @@ async def test_queue_when_too_many_wait_then_refused_with_position_and_expected_
     }
     assert own.value.retry_after == 8.0
     with pytest.raises(QueueFull) as others:
-        await queue.acquire(QueueRequest("engine", "m", "b", Urgency.INTERACTIVE, 2))
+        await queue.acquire("engine", QueueRequest("b", pool="m", pool_limit=2))
     assert others.value.details["place"] == 2
     for slot in running:
         slot.release()
@@ -248,16 +244,14 @@ async def test_queue_when_too_many_wait_then_refused_with_position_and_expected_
 
 
 async def test_queue_when_one_owner_fills_its_share_of_the_queue_then_others_may_wait() -> None:
-    queue = FairQueue(queue_limit=10, owner_limit=1)
-    request = QueueRequest("engine", "m", "a", Urgency.INTERACTIVE, 1)
-    first = await queue.acquire(request)
-    second = asyncio.create_task(queue.acquire(request))
+    queue = CompletionQueue(queue_limit=10, user_limit=1)
+    request = QueueRequest("a", pool="m", pool_limit=1)
+    first = await queue.acquire("engine", request)
+    second = asyncio.create_task(queue.acquire("engine", request))
     await settled()
     with pytest.raises(QueueFull, match=r"your share of the queue for engine is full \(1 of 1\)"):
-        await queue.acquire(request)
-    other = asyncio.create_task(
-        queue.acquire(QueueRequest("engine", "m", "b", Urgency.INTERACTIVE, 1))
-    )
+        await queue.acquire("engine", request)
+    other = asyncio.create_task(queue.acquire("engine", QueueRequest("b", pool="m", pool_limit=1)))
     await settled()
     assert queue.waiting == 2
     first.release()
@@ -266,9 +260,9 @@ async def test_queue_when_one_owner_fills_its_share_of_the_queue_then_others_may
 
 
 async def test_queue_when_it_is_full_then_a_request_bounded_elsewhere_waits_anyway() -> None:
-    queue = FairQueue(queue_limit=1)
-    request = QueueRequest("engine", "m", "a", Urgency.BATCH, 1, bounded=False)
-    tasks = [asyncio.create_task(queue.acquire(request)) for _ in range(5)]
+    queue = CompletionQueue(queue_limit=1)
+    request = QueueRequest("a", Priority.BATCH, "m", 1, bounded=False)
+    tasks = [asyncio.create_task(queue.acquire("engine", request)) for _ in range(5)]
     await settled()
     assert queue.waiting == 4
     for task in tasks:
@@ -277,11 +271,11 @@ async def test_queue_when_it_is_full_then_a_request_bounded_elsewhere_waits_anyw
 
 
 async def test_queue_when_thousands_come_and_go_then_no_request_is_left() -> None:
-    queue = FairQueue(queue_limit=100_000, owner_limit=100_000)
+    queue = CompletionQueue(queue_limit=100_000, user_limit=100_000)
 
     async def one(number: int) -> None:
-        request = QueueRequest("engine", "m", f"user:{number % 3000}", Urgency.INTERACTIVE, 8)
-        slot = await queue.acquire(request)
+        request = QueueRequest(f"user:{number % 3000}", pool="m", pool_limit=8)
+        slot = await queue.acquire("engine", request)
         await asyncio.sleep(0)
         slot.release()
 
