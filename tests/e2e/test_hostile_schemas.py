@@ -49,6 +49,12 @@ def doubling(depth: int) -> dict[str, Any]:
     return with_schema({"$ref": "#/$defs/d0", "$defs": steps | last})
 
 
+# Each stack of this grammar follows every token, and none of the likeliest tokens is allowed.
+SLOW_MASK = chat(
+    grammar="root ::= " + " | ".join(f'[\u0400-\u04ff]{{{at},}} "{at}"' for at in range(1, 300)),
+    logit_bias={str(token): 100 for token in range(300, 1300)},
+    max_tokens=4,
+)
 WIDE = {"type": "object", "properties": {f"p{at}": {"type": "string"} for at in range(9000)}}
 CHOICES = {"anyOf": [{"type": "string", "pattern": f"^a{{1,{at + 1}}}$"} for at in range(300)]}
 ATTACKS: dict[str, dict[str, Any]] = {
@@ -63,10 +69,12 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "definitions that double": doubling(40),
     "many values": with_schema({"enum": list(range(100_000))}),
     "many tools": with_tools(200, {"type": "object", "properties": {"a": CHOICES}}),
+    "slow mask": SLOW_MASK,
     "left recursion": chat(grammar='root ::= root "a" | "a"'),
     "grammar of 1 MB": chat(grammar="root ::= " + " | ".join(['"word"'] * 100_000)),
 }
-QUICK = ("F53 pattern of options", "F61 stacks")
+ANSWERED = ("slow mask",)
+QUICK = ("F53 pattern of options", "F61 stacks", "slow mask")
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -92,4 +100,5 @@ def run_attack(name: str, attacked: ServerProcess, bystander_key: str, *, timed:
     with under_attack(attacked, bystander_key, timed=timed), ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(post, range(4)))
     # An answer whose format takes too long for one token is ended.
-    assert {answer.status_code for answer in answers} <= {200, 400, 413, 504}, answers[0].text
+    allowed = {200} if name in ANSWERED else {200, 400, 413, 504}
+    assert {answer.status_code for answer in answers} <= allowed, answers[0].text

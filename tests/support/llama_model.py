@@ -7,8 +7,8 @@ from plugins.providers.llama_cpp.native.batch import Batch
 from plugins.providers.llama_cpp.native.bindings import Context, Model
 from plugins.providers.llama_cpp.native.loader import load_library
 from plugins.providers.llama_cpp.native.log import ErrorLog
+from plugins.providers.llama_cpp.sampling.grammar_sampler import create_grammar_sampler
 from plugins.providers.llama_cpp.sampling.logits import LogitsArray
-from plugins.providers.llama_cpp.sampling.sampler import create_grammar_sampler
 
 BYTES = 5  # the token of byte 0
 END = 4

@@ -13,7 +13,7 @@ from plugins.providers.llama_cpp.grammar.gbnf_safety import checked_rules, is_re
 from plugins.providers.llama_cpp.grammar.json_schema.compiler import schema_rule
 from plugins.providers.llama_cpp.native.bindings import Model, NativeError
 from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
-from plugins.providers.llama_cpp.sampling.sampler import create_grammar_sampler
+from plugins.providers.llama_cpp.sampling.grammar_sampler import create_grammar_sampler
 from plugins.providers.llama_cpp.tool_calls.grammar import add_call_rule
 
 _MAX_GRAMMAR_BYTES = 64 * 1024

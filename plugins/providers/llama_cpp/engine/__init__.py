@@ -12,6 +12,7 @@ prefix_cache.py      the trie of prefixes that requests share
 prefix_attach.py     hands computed prefixes to those who wait for them
 sequences.py         Job, Prefix, Sequence
 token_emitter.py     samples tokens, sends text, detects the end, shifts the context
+sampling_pool.py     worker threads that sample the tokens of costly grammars
 calibration.py       threads, prefill chunk and step costs
 embedding_engine.py  an embedding model and its loop
 pooling.py           llama.cpp's context for embeddings

@@ -76,12 +76,15 @@ class Batcher:
         return self._kv_cache.free_cells
 
     def step(self) -> None:
-        """Admit, compute, sample. Raises EngineError after several failures in a row."""
+        """Admit, compute, sample. Raises EngineError or SamplingStalled, see there."""
         self._remove_cancelled()
+        self._emitter.emit_pending()
+        self._emitter.finish_sequences(self._speed.tokens_per_second)
         self._admit()
         self._attacher.attach_ready()
         rows = self._fill_batch()
         if not self._batch.size:
+            self._emitter.wait_for_any_sample()
             return
         started = time.monotonic()
         code = self._context.decode(self._batch)
@@ -91,8 +94,10 @@ class Batcher:
         self._failures = 0
         alone = len(rows) == 1 and len(self._batch.counts) == 1 and rows[0][0].decoding
         sampled = [self._emitter.emit(sequence, row) for sequence, row in rows]
-        if alone:
+        if alone and sampled[0]:
             self._speed.add(sampled[0], time.monotonic() - started)
+        self._emitter.wait_for_quick_samples()
+        self._emitter.emit_pending()
         self._emitter.finish_sequences(self._speed.tokens_per_second)
 
     def _remove_cancelled(self) -> None:

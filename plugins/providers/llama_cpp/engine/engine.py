@@ -105,7 +105,7 @@ class Engine:
         outbox.put(ready)
 
     def run(self) -> None:
-        """Serve until the process ends. Raises EngineError or OSError."""
+        """Serve until the process ends. Raises EngineError, SamplingStalled or OSError."""
         self._intake.start()
         while True:
             self._read_inbox()

@@ -124,13 +124,13 @@ class KvCache:
             self.remove_sequence(sequence)
             return
         self.sequences.remove(sequence)
-        sequence.sampler.close()
+        sequence.close_sampler()
 
     def remove_sequence(self, sequence: Sequence) -> None:
         """Free an answer's cells, and those of a prefix that is not computed and not used."""
         base = sequence.base
         sequence.release_base()
-        sequence.sampler.close()
+        sequence.close_sampler()
         self.sequences.remove(sequence)
         self.release_slot(sequence.slot)
         self._context.remove(sequence.slot)

@@ -16,6 +16,7 @@ from plugins.providers.llama_cpp.engine.embedding_engine import EmbeddingEngine
 from plugins.providers.llama_cpp.engine.engine import Engine
 from plugins.providers.llama_cpp.engine.intake import receive_message
 from plugins.providers.llama_cpp.engine.outbox import Outbox
+from plugins.providers.llama_cpp.engine.sampling_pool import SamplingStalled
 from plugins.providers.llama_cpp.host.exit_diagnosis import last_error_lines
 from plugins.providers.llama_cpp.native.bindings import NativeError
 from plugins.providers.llama_cpp.native.loader import LibraryError, load_library
@@ -53,7 +54,7 @@ def _serve(connection: socket.socket, configure: Configure) -> int:
         return 1
     try:
         engine.run()
-    except EngineError as error:
+    except (EngineError, SamplingStalled) as error:
         print(error, file=sys.stderr, flush=True)
         outbox.drain()
     except (BrokenPipeError, ConnectionResetError):

@@ -1,6 +1,7 @@
 """Jobs, and what they occupy in the KV cache: prefixes to share and answers being generated."""
 
 from appliance.domain.messages import CompletionRequest, FinishReason, TokenUsage
+from plugins.providers.llama_cpp.engine.sampling_pool import PendingSample
 from plugins.providers.llama_cpp.sampling.detokenizer import TextStream
 from plugins.providers.llama_cpp.sampling.sampler import Sampler
 from plugins.providers.llama_cpp.speculation.drafter import Drafter
@@ -132,6 +133,8 @@ class Prefix(CacheEntry):
 class Sequence(CacheEntry):
     """One answer: the prompt, then the tokens sampled so far.
 
+    `pending_sample` is the next token while a worker thread samples it.
+
     `allowance` is how many tokens its cells suffice for. `shifted`: the cache no longer starts
     with the prompt's first tokens. `draft` holds the draft tokens that the current step computes
     behind the last sampled one; they come from `drafter`, if there is one.
@@ -153,6 +156,7 @@ class Sequence(CacheEntry):
         self.allowance = allowance
         self.reserved += allowance
         self.sampler = sampler
+        self.pending_sample: PendingSample | None = None
         self.text = TextStream((*job.request.sampling.stop, *stops))
         self.cached_tokens = 0
         self.generated_tokens = 0
@@ -165,7 +169,12 @@ class Sequence(CacheEntry):
     @property
     def decoding(self) -> bool:
         """Whether the prompt is computed and a sampled token waits to be computed."""
-        return self.generated_tokens > 0
+        return self.generated_tokens > 0 and self.pending_sample is None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether no token can be sampled now: it has ended, or a worker thread samples one."""
+        return self.finish_reason is not None or self.pending_sample is not None
 
     @property
     def remaining_tokens(self) -> int:
@@ -179,6 +188,13 @@ class Sequence(CacheEntry):
         """Whether it has all the tokens that its request asked for."""
         limit = self.job.max_tokens
         return limit is not None and self.generated_tokens >= limit
+
+    def close_sampler(self) -> None:
+        """Free the sampler, or let the worker thread that uses it do so."""
+        if self.pending_sample is None:
+            self.sampler.close()
+        else:
+            self.pending_sample.close()
 
     def extend_allowance(self, tokens: int) -> None:
         self.allowance += tokens

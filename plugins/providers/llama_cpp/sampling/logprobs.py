@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from appliance.domain.messages import Likelihood, TokenLikelihood
-from plugins.providers.llama_cpp.native.bindings import Context, Model, NativeError
+from plugins.providers.llama_cpp.native.bindings import Model, NativeError
 from plugins.providers.llama_cpp.sampling.logits import LogitsArray
 
 
@@ -15,21 +15,21 @@ class LogprobComputer:
     `top_k` sampler moves the most likely tokens to the front. Must be closed.
     """
 
-    def __init__(self, model: Model, top: int) -> None:
+    def __init__(self, model: Model, top: int, logits: LogitsArray) -> None:
         """`top` is the number of most likely tokens to report. Raises NativeError."""
         self._model, self._top = model, top
         self._lib: Any = model.lib
-        self._logits = LogitsArray(model)
+        self._logits = logits
         self._softmax: Any = self._lib.llama_sampler_init_dist(0)
         self._sort: Any = self._lib.llama_sampler_init_top_k(max(1, top))
         if not (self._softmax and self._sort):
             self.close()
             raise NativeError("llama.cpp can't create a sampler")
 
-    def compute(self, token: int, context: Context, row: int) -> TokenLikelihood:
-        """The likelihood of a token under the logits that it was sampled from."""
+    def compute(self, token: int) -> TokenLikelihood:
+        """The likelihood of a token under the logits that were read last."""
         logits = self._logits
-        logits.fill(context, row)
+        logits.fill()
         logit = logits.logit(token)
         logits.apply(self._softmax)
         logits.apply(self._sort)

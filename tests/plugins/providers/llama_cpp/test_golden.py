@@ -78,6 +78,7 @@ class _RecordingSampler(Sampler):
         logits: Any = context.lib.llama_get_logits_ith(context.handle, row)
         first, second = heapq.nlargest(2, logits[: self._size])
         sampled = super().sample(context, row)
+        assert sampled is not None
         self.leads[self._seed].append(first - second)
         self.tokens[self._seed].append(sampled.token)
         return sampled

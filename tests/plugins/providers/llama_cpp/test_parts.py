@@ -21,7 +21,7 @@ from plugins.providers.llama_cpp.host.kv_sizing import (
 )
 from plugins.providers.llama_cpp.host.process_memory import ResidentMemory, read_resident_memory
 from plugins.providers.llama_cpp.protocol import messages
-from plugins.providers.llama_cpp.sampling.sampler import native_seed
+from plugins.providers.llama_cpp.sampling.chain import native_seed
 from plugins.providers.llama_cpp.supervision.backoff import Backoff
 from plugins.providers.llama_cpp.supervision.options import Options, read_options
 from plugins.providers.llama_cpp.supervision.request_limit import RequestLimit

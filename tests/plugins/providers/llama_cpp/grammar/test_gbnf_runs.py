@@ -11,8 +11,8 @@ from plugins.providers.llama_cpp.grammar.gbnf_parser import GrammarError
 from plugins.providers.llama_cpp.grammar.gbnf_runs import check_runs
 from plugins.providers.llama_cpp.grammar.gbnf_safety import checked_rules
 from plugins.providers.llama_cpp.native.bindings import Model
+from plugins.providers.llama_cpp.sampling.grammar_sampler import create_grammar_sampler
 from plugins.providers.llama_cpp.sampling.logits import LogitsArray
-from plugins.providers.llama_cpp.sampling.sampler import create_grammar_sampler
 from tests.support.llama_model import BYTES, open_model
 from tests.support.schema_grammar import schema_grammar
 from tests.support.tiny_gguf import write_tiny_gguf

@@ -13,7 +13,7 @@ from plugins.providers.llama_cpp.grammar.gbnf_parser import GrammarError
 from plugins.providers.llama_cpp.grammar.gbnf_safety import checked_rules, is_recursive
 from plugins.providers.llama_cpp.grammar.number_ranges import Bound, decimals, integers
 from plugins.providers.llama_cpp.native.bindings import Model, NativeError
-from plugins.providers.llama_cpp.sampling.sampler import create_grammar_sampler
+from plugins.providers.llama_cpp.sampling.grammar_sampler import create_grammar_sampler
 from tests.support.llama_model import matches_grammar, open_model
 from tests.support.schema_grammar import schema_grammar
 from tests.support.tiny_gguf import write_tiny_gguf

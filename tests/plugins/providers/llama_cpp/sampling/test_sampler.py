@@ -4,10 +4,13 @@ import math
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from appliance.domain.messages import Sampling
 from plugins.providers.llama_cpp.native.bindings import Context, Model, NativeError
+from plugins.providers.llama_cpp.sampling import grammar_sampler
 from plugins.providers.llama_cpp.sampling import sampler as sampler_module
+from plugins.providers.llama_cpp.sampling.grammar_sampler import GrammarSampler
 from plugins.providers.llama_cpp.sampling.logits import LogitsArray
 from plugins.providers.llama_cpp.sampling.sampler import Sampler
 from plugins.providers.llama_cpp.sampling.vocabulary import load_vocabulary
@@ -34,14 +37,14 @@ def _sample(
 ) -> list[int]:
     sampler = Sampler(model, sampling, _PROMPT, grammar)
     try:
-        return [sampler.sample(*at).token for _ in range(count)]
+        return [(sampler.sample(*at) or sampler.finish_sample()).token for _ in range(count)]
     finally:
         sampler.close()
 
 
 def _logits(model: Model, at: tuple[Context, int]) -> list[float]:
     logits = LogitsArray(model)
-    logits.fill(*at)
+    logits.read(*at)
     return [logits.logit(token) for token in range(model.vocabulary_size)]
 
 
@@ -139,6 +142,7 @@ def test_likelihoods_when_asked_then_probabilities_of_the_raw_logits(
     sampler = Sampler(model, Sampling(temperature=2, top_k=5, seed=1, logprobs=20), _PROMPT)
     sampled = sampler.sample(*at)
     sampler.close()
+    assert sampled is not None
     assert sampled.likelihood is not None
     assert sampled.likelihood.drawn.logprob == pytest.approx(
         logits[sampled.token] - total, abs=1e-3
@@ -155,6 +159,7 @@ def test_likelihoods_when_all_tokens_are_summed_then_one(model: Model, at: tuple
         sampler = Sampler(model, sampling, _PROMPT)
         sampled = sampler.sample(*at)
         sampler.close()
+        assert sampled is not None
         assert sampled.likelihood is not None
         assert sampled.likelihood.top == ()
         total += math.exp(sampled.likelihood.drawn.logprob)
@@ -169,3 +174,54 @@ def test_grammar_when_a_token_takes_too_long_then_only_an_error(
     with pytest.raises(NativeError, match="for one token"):
         _sample(model, at, _GREEDY, grammar="root ::= [a-z]*")
     assert _sample(model, at, _GREEDY)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0),
+        Sampling(temperature=1.5, top_k=5),
+        Sampling(temperature=1.5, top_k=40, top_p=0.9, min_p=0.1),
+        Sampling(temperature=1.5, top_k=0, top_p=1, min_p=0.5),
+        Sampling(temperature=1.5, top_k=20, top_p=0.5, min_p=0, frequency_penalty=1),
+    ],
+)
+def test_grammar_when_likeliest_tokens_decide_then_same_draws_as_from_all(
+    model: Model, at: tuple[Context, int], monkeypatch: pytest.MonkeyPatch, sampling: Sampling
+):
+    """With one token to check first, and with 24, of a vocabulary of 356."""
+    decided = list[bool]()
+    sample_likeliest = GrammarSampler.sample_likeliest
+
+    def record(sampler: GrammarSampler) -> int | None:
+        token = sample_likeliest(sampler)
+        decided.append(token is not None)
+        return token
+
+    monkeypatch.setattr(GrammarSampler, "sample_likeliest", record)
+    for seed in range(20):
+        seeded, draws = structs.replace(sampling, seed=seed), list[list[int]]()
+        for likeliest in (1, 24):
+            monkeypatch.setattr(grammar_sampler, "_LIKELIEST", likeliest)
+            decided.clear()
+            draws.append(_sample(model, at, seeded, count=8, grammar="root ::= [^a-m]*"))
+        assert draws[0] == draws[1]
+        assert any(decided)
+
+
+def test_grammar_when_nothing_is_cut_off_then_draws_as_probable_as_allowed(
+    model: Model, at: tuple[Context, int]
+):
+    """The first sample is taken without the grammar, and another one if that is forbidden."""
+    everything = Sampling(temperature=2, top_k=0, top_p=1, min_p=0, seed=3)
+    letters = [BYTES + ord(letter) for letter in "abcd"]
+    normal = [BYTES + 256 + 1 + ord(letter) - 33 for letter in "abcd"]
+    count = 3000
+    drawn = _sample(model, at, everything, count=count, grammar="root ::= [a-d]*")
+    logits = _logits(model, at)
+    end = [token for token in range(len(logits)) if model.ends_generation(token)]
+    weights = {token: math.exp(logits[token] / 2) for token in (*letters, *normal, *end)}
+    for token, weight in weights.items():
+        expected = weight / sum(weights.values())
+        deviation = math.sqrt(expected * (1 - expected) / count)
+        assert abs(drawn.count(token) / count - expected) < 5 * deviation
