@@ -65,8 +65,16 @@ class Appliance:
     problems: tuple[PluginProblem, ...]
 
     async def drain(self) -> None:
-        """Accept no new task, let running ones end within the grace period, close every stream."""
+        """Start no new task or completion, and let running ones end within the grace period.
+
+        After it, tasks are put back into the queue, completions fail with ServerStopping, and
+        the streams of tasks are closed.
+        """
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self.settings.server.shutdown_grace_s
+        self.services.completions.stop()
         await self.scheduler.drain(self.settings.server.shutdown_grace_s)
+        await self.gateway.drain(max(0.0, ends_at - loop.time()))
         self.bus.close()
 
 

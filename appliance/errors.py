@@ -35,6 +35,8 @@ JSON-compatible and equally public. Mapping codes to HTTP is the API's business.
 from collections.abc import Mapping
 from typing import Any
 
+_RESTART_S = 5.0
+
 
 class ApplianceError(Exception):
     """Base of the tree. `retry_after` is in seconds, where waiting can help."""
@@ -67,6 +69,12 @@ class InvalidInput(ApplianceError):
 
 class PayloadTooLarge(InvalidInput):
     code = "PAYLOAD_TOO_LARGE"
+
+
+class IncompleteBody(ApplianceError):
+    """The body of a request ended before its end, or its chunked encoding is malformed."""
+
+    code = InvalidInput.code
 
 
 class BodyTimeout(InvalidInput):
@@ -130,6 +138,13 @@ class DeadlineExceeded(ApplianceError):
 
 class Unavailable(ApplianceError):
     code = "SERVICE_UNAVAILABLE"
+
+
+class ServerStopping(Unavailable):
+    """The server is shutting down: it starts nothing, and ended what outlasted its grace."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down; retry shortly", retry_after=_RESTART_S)
 
 
 class QueueFull(Unavailable):

@@ -28,7 +28,8 @@ Fingerprint = Callable[[Route], Awaitable[str]]
 class GatewayServices:
     """What completions and embeddings use. `clock` gives seconds.
 
-    `fingerprint` changes with the model's file; `deadlines` are for whole completions.
+    `fingerprint` changes with the model's file; `deadlines` are for whole completions and for
+    embeddings.
     """
 
     provider: Callable[[str], Provider]

@@ -1,13 +1,10 @@
 """One request for embeddings: fallback, admission and usage as for completions."""
 
-import asyncio
-
 from msgspec.structs import replace
 
 from appliance import telemetry
 from appliance.domain.messages import EmbeddingRequest, Embeddings
 from appliance.domain.usage import UsageStatus
-from appliance.errors import DeadlineExceeded
 from appliance.inference.attempts.attempt_log import AttemptLog, Started
 from appliance.inference.completion_run import GatewayServices
 from appliance.inference.request import provider_boundary
@@ -34,15 +31,15 @@ class EmbeddingRun:
         return started.answer
 
     async def _start(self) -> Started[Embeddings]:
-        now, limit = self._services.clock(), self._services.deadlines.seconds
-        log = AttemptLog(now)
+        services, now = self._services, self._services.clock()
+        log, ends_at = AttemptLog(now), now + services.deadlines.seconds
+        deadline = services.deadlines.start()
         try:
-            async with asyncio.timeout(limit):
-                return await self._services.fallback.start(self._call, self._ask, log, now + limit)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"the embeddings did not finish within {limit:g} s; send fewer texts"
-            ) from None
+            return await deadline.run(
+                lambda: services.fallback.start(self._call, self._ask, log, ends_at)
+            )
+        finally:
+            deadline.close()
 
     async def _ask(self, route: Route) -> Embeddings:
         request = replace(self._request, model=route.model)

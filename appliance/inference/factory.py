@@ -76,11 +76,11 @@ def build_response_cache(settings: CacheSettings) -> ResponseCache:
 
 
 def build_deadlines(settings: GatewaySettings) -> Deadlines:
-    """The deadlines of completions."""
+    """The deadlines of completions and embeddings."""
     return Deadlines(
         settings.deadline_s,
-        f"the completion did not finish within {settings.deadline_s:g} s; request fewer tokens, "
-        "or have the administrator raise gateway.deadline_s",
+        f"the answer was not complete within {settings.deadline_s:g} s; request fewer tokens, "
+        "send fewer texts, or have the administrator raise gateway.deadline_s",
     )
 
 

@@ -17,6 +17,7 @@ from appliance.domain.messages import (
 from appliance.domain.models import ModelInfo, ProviderStatus
 from appliance.domain.tasks import Priority
 from appliance.domain.usage import UsageKind
+from appliance.errors import ServerStopping
 from appliance.inference import factory
 from appliance.inference.admission.shares import CallerShares, UsernameLookup, no_username
 from appliance.inference.completion_run import CompletionRun, Fingerprint, GatewayServices
@@ -203,6 +204,10 @@ class Gateway:
                 priority=priority,
             )
         )
+
+    async def drain(self, grace_s: float) -> None:
+        """Wait `grace_s` for what runs, then end the rest with ServerStopping."""
+        await self._services.deadlines.drain(grace_s, ServerStopping)
 
     async def close(self) -> None:
         """Close all providers, then store the usage. Every provider is closed even if one fails."""

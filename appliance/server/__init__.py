@@ -10,6 +10,7 @@ ended_connections.py    logs and counts connections that were ended
 open_sockets.py         reads and ends sockets of this process by descriptor number
 """
 
-from appliance.server.http_server import HttpServer, check_free
+from appliance.server.http_server import HttpServer, check_free, wanted_open_files
+from appliance.server.open_sockets import available_open_files
 
-__all__ = ["HttpServer", "check_free"]
+__all__ = ["HttpServer", "available_open_files", "check_free", "wanted_open_files"]

@@ -3,6 +3,15 @@
 Embedded rather than run by Granian's own supervisor: one process of 48 MB instead of two
 of 84 MB, the same start-up time, and signals reach the scheduler directly. A crashed
 process is restarted by the service manager.
+
+Framing of requests is the parser's (hyper). It answers 400 to two different Content-Lengths, a
+transfer encoding other than chunked, one in HTTP/1.0, a folded header, a space before the colon and
+a bare CR; a Transfer-Encoding overrides a Content-Length, and the connection is closed afterwards.
+Lines of the chunked encoding must end with CR LF. A line of the header may end with a bare LF, as
+RFC 9112, section 2.2, allows a recipient to accept: neither hyper nor Granian has an option against
+it, and an ASGI application sees only the parsed header. Request smuggling by it takes a proxy in
+front that reads an LF as a part of a header's value and passes it on: RFC 9110, section 5.5,
+forbids that. One that refuses such a value, or ends the line there and writes CR LF, protects.
 """
 
 import asyncio
@@ -110,10 +119,15 @@ def check_free(host: str, port: int) -> None:
     _listening(host, port).close()
 
 
+def wanted_open_files(connections: int) -> int:
+    """The limit of open files with which the server can have so many connections."""
+    return _ACCEPTED_FACTOR * connections + _OTHER_FILES
+
+
 def _accepted_connections(connections: int) -> int:
     """How many connections Granian may accept; other files keep a part of the descriptors."""
     wanted = _ACCEPTED_FACTOR * connections
-    files = raise_open_files_limit(wanted + _OTHER_FILES)
+    files = raise_open_files_limit(wanted_open_files(connections))
     accepted = min(wanted, max(files // 2, files - _OTHER_FILES))
     if accepted < wanted:
         log.info("fewer connections than server.connections allows", open_files=files)

@@ -118,14 +118,21 @@ def descriptor_slots() -> int:
     return int(found[1])
 
 
+def available_open_files(wanted: int) -> int:
+    """What `raise_open_files_limit` would return."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY in (soft, hard):
+        return max(soft, wanted)
+    return max(soft, min(wanted, hard))
+
+
 def raise_open_files_limit(wanted: int) -> int:
     """Raise the soft limit to `wanted`, as far as the hard limit allows; returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft == resource.RLIM_INFINITY or soft >= target:
-        return wanted if soft == resource.RLIM_INFINITY else soft
-    resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-    return target
+    available = available_open_files(wanted)
+    if soft not in (available, resource.RLIM_INFINITY):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (available, hard))
+    return available
 
 
 def _duplicate(descriptor: int) -> socket.socket | None:

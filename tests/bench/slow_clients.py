@@ -2,8 +2,9 @@
 
     python -m tests.bench.slow_clients [--connections 1000] [--seconds 10] [--kinds silent ...]
 
-Hostile clients run in a process of their own at 127.0.0.2, with the lowest priority because
-they would not share the server's processors. They reconnect as soon as they are disconnected.
+Hostile clients run in a process of their own at 127.0.0.2 and reconnect as soon as they are
+disconnected. They would not share the server's processors, so that the server has the first
+processor to itself, and all clients the last one, where the hostile ones have the lowest priority.
 Kinds: silent (send nothing), header (one byte of a header at a time), body (one byte of a
 login's body at a time), unread (ask for a large answer and read nothing), reconnect (connect
 and disconnect as often as possible). A client at 127.0.0.1 sends an authenticated GET fifty times
@@ -19,8 +20,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -189,6 +190,17 @@ async def _attackers(kind: str, url: str, connections: int) -> AsyncGenerator[li
         await reading
 
 
+@contextmanager
+def _on_processor(number: int) -> Generator[None, None, None]:
+    """This process, and those that it starts meanwhile, run on one processor."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {number})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def resident_mib(server: ServerProcess) -> float:
     assert server.process is not None
     status = Path(f"/proc/{server.process.pid}/status").read_text()
@@ -196,9 +208,12 @@ def resident_mib(server: ServerProcess) -> float:
 
 
 async def bench(kinds: list[str], connections: int, seconds: float) -> None:
+    *_, last = processors = sorted(os.sched_getaffinity(0))
     with (
         tempfile.TemporaryDirectory() as folder,
+        _on_processor(processors[0]),
         running_server(Path(folder) / "data", None) as server,
+        _on_processor(last),
     ):
         client = MeasuredClient(server.url, await asyncio.to_thread(server.make_key))
         await client.measure(2)

@@ -1,10 +1,12 @@
 """`doctor`: each finding with its remedy; the exit status says whether serving would work."""
 
 import json
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from msgspec import structs
@@ -201,6 +203,17 @@ def test_processor_when_there_is_no_avx2_then_warns(monkeypatch: pytest.MonkeyPa
     [finding] = doctor_checks.processor()
     assert finding.grade is Grade.WARN
     assert "AVX2" in finding.detail
+
+
+def test_open_files_when_only_the_soft_limit_is_low_then_it_is_no_problem(
+    cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hard, grade in ((1 << 20, "ok"), (1024, "warn")):
+        monkeypatch.setattr(resource, "getrlimit", Mock(return_value=(1024, hard)))
+        report = json.loads(cli("doctor", "--json", "--data-dir", str(tmp_path / "data")).out)
+        found = by_name(report)["open files"]
+        assert found["grade"] == grade
+        assert found["detail"].startswith("12288 at once" if grade == "ok" else "1024 at once")
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,20 @@ async def test_body_when_it_is_dribbled_then_the_answer_is_408_in_the_shape_of_t
     await until(lambda: ended(hostile, piece))
 
 
+@pytest.mark.parametrize("body", [b"5;\n {}  \r\n0\r\n\r\n", b"5\n {}  \r\n0\r\n\r\n", b"zz\r\n"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/v1/execute", "/api/v1/auth/login"])
+async def test_body_when_a_chunk_is_malformed_then_the_answer_is_400_and_says_so(
+    limited: ServerProcess, connect: Connect, path: str, body: bytes
+) -> None:
+    """A line of the chunked encoding that ends with a bare LF is malformed, too."""
+    hostile = connect("127.0.0.21")
+    hostile.send(post(path, CHUNKED, limited.key) + body)
+    head, _, answer = (await hostile.answer()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert "chunked encoding of the body is malformed" in json.loads(answer)["error"]["message"]
+    await until(lambda: ended(hostile, b""))
+
+
 async def test_answer_when_it_is_not_read_then_the_connection_ends(connect: Connect) -> None:
     """F64"""
     hostile = connect("127.0.0.13")

@@ -7,12 +7,12 @@ from litestar import Request
 from litestar.datastructures import State
 from litestar.enums import RequestEncodingType
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
-from litestar.types import Empty
+from litestar.types import Empty, Scope
 
 from appliance.api.http import request_context
 from appliance.api.http.route_table import RoutePolicy
 from appliance.domain.users import Principal
-from appliance.errors import InvalidInput, PayloadTooLarge, Unauthenticated
+from appliance.errors import IncompleteBody, InvalidInput, PayloadTooLarge, Unauthenticated
 
 _MAX_FORM_FIELDS = 1000
 _MAX_FORM_BYTES = 64 * 1024
@@ -22,7 +22,7 @@ class ApiRequest(Request[Principal, Any, State]):
     """Litestar's request with a limited body, decoded as the type that the handler takes."""
 
     async def body(self) -> bytes:
-        """The whole body, read once. Raises RequestEntityTooLarge, InvalidInput."""
+        """The whole body, read once. Raises RequestEntityTooLarge, IncompleteBody."""
         if self._body is Empty:
             self._body = self._connection_state.body = await self._read_body()
         return self._body
@@ -56,12 +56,22 @@ class ApiRequest(Request[Principal, Any, State]):
         while more:
             message: Any = await self.receive()
             if message["type"] == "http.disconnect":
-                raise InvalidInput("the connection ended before the body was complete")
+                raise _incomplete_body(self.scope)
             pieces.append(message.get("body", b""))
             size, more = size + len(pieces[-1]), message.get("more_body", False)
             if size > max_bytes:
                 raise RequestEntityTooLarge
         return b"".join(pieces)
+
+
+def _incomplete_body(scope: Scope) -> IncompleteBody:
+    """Granian reports a malformed chunk and the end of the connection in the same way."""
+    if request_context.header(scope, b"transfer-encoding") is None:
+        return IncompleteBody("the body ended before the Content-Length was reached")
+    return IncompleteBody(
+        "the chunked encoding of the body is malformed (RFC 9112, section 7.1), or the connection "
+        "ended before its last chunk"
+    )
 
 
 def get_principal(request: Request[Any, Any, Any]) -> Principal:

@@ -33,7 +33,7 @@ from appliance.models.registry import ModelRegistry
 from appliance.plugins import LoadedPlugins
 from appliance.sandbox.python import runtime
 from appliance.sandbox.runner import SandboxRunner
-from appliance.server import check_free
+from appliance.server import available_open_files, check_free, wanted_open_files
 from appliance.spi.registry import NoModels, PluginContext, PluginProblem
 
 _MARKS = {Grade.OK: "ok  ", Grade.WARN: "warn", Grade.FAIL: "FAIL"}
@@ -80,7 +80,9 @@ def _findings(loaded: Loaded) -> Iterator[Finding]:
         return
     yield from doctor_checks.plugin_problems(loaded_plugins, problems)
     yield from doctor_checks.processor()
-    yield from doctor_checks.open_files()
+    connections = settings.server.connections
+    wanted = wanted_open_files(connections)
+    yield from doctor_checks.open_files(connections, available_open_files(wanted), wanted)
     directory = list(doctor_checks.data_directory(settings))
     yield from directory
     yield from doctor_checks.port(settings, check_free)

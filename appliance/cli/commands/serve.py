@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
+from time import monotonic
 
 import click
 import msgspec
@@ -80,8 +81,9 @@ async def serving(settings: Settings) -> AsyncGenerator[tuple[Appliance, HttpSer
             try:
                 yield appliance, server
             finally:
+                ends_at = monotonic() + settings.server.shutdown_grace_s
                 await appliance.drain()
-                await server.stop(_CONNECTIONS_GRACE_S)
+                await server.stop(max(_CONNECTIONS_GRACE_S, ends_at - monotonic()))
 
 
 def stop_signal() -> asyncio.Event:

@@ -1,7 +1,6 @@
 """The checks of `doctor`: each yields findings, with a remedy for every problem."""
 
 import os
-import resource
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -24,7 +23,6 @@ from appliance.spi.registry import PluginProblem
 GB = 1_000_000_000
 _LEAST_DISK = 200_000_000
 _GOOD_DISK = 5 * GB
-_GOOD_FILES = 4096
 _SMALLEST_CONTEXT = 512
 _LARGEST_CONTEXT = 32768
 
@@ -98,15 +96,16 @@ def processor() -> Iterator[Finding]:
         )
 
 
-def open_files() -> Iterator[Finding]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    remedy = "raise it: ulimit -n 65536, or LimitNOFILE=65536 in the systemd unit"
-    good = soft >= _GOOD_FILES
+def open_files(connections: int, available: int, wanted: int) -> Iterator[Finding]:
+    """`available`: what `serve` gets, which raises its own limit as far as it may."""
+    if available >= wanted:
+        yield Finding("open files", Grade.OK, f"{available} at once")
+        return
     yield Finding(
         "open files",
-        Grade.OK if good else Grade.WARN,
-        f"{soft} at once (hard limit {hard})",
-        "" if good else remedy,
+        Grade.WARN,
+        f"{available} at once: fewer than server.connections ({connections}) needs ({wanted})",
+        f"raise the hard limit: LimitNOFILE={wanted} in the systemd unit, or ulimit -Hn {wanted}",
     )
 
 

@@ -1,4 +1,4 @@
-"""Deadlines: one timer for all deadlines of one length.
+"""Deadlines: one timer for all deadlines of one length, which can all be ended at once.
 
 `asyncio.timeout` sets a timer for each wait; a completion waits for every token. Deadlines of
 one length expire in the order in which they were started, so one timer for the first is enough.
@@ -6,9 +6,10 @@ one length expire in the order in which they were started, so one timer for the 
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from appliance.errors import DeadlineExceeded
+from appliance.errors import ApplianceError, DeadlineExceeded
 
 T = TypeVar("T")
 
@@ -21,6 +22,7 @@ class Deadlines:
         self.message = message
         self._open: dict[Deadline, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._last_closed: asyncio.Event | None = None
 
     def start(self) -> "Deadline":
         """A deadline that runs from now until it is closed."""
@@ -33,6 +35,19 @@ class Deadlines:
     def remove(self, deadline: "Deadline") -> None:
         """For Deadline.close only. The timer keeps running: the next deadline will need it."""
         self._open.pop(deadline, None)
+        if self._last_closed is not None and not self._open:
+            self._last_closed.set()
+
+    async def drain(self, grace_s: float, error: Callable[[], ApplianceError]) -> None:
+        """Wait `grace_s` until all are closed; the work of those that are not raises `error()`."""
+        if self._open:
+            self._last_closed = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await self._last_closed.wait()
+        for deadline in list(self._open):
+            del self._open[deadline]
+            deadline.expire(error)
 
     def _expire_due(self) -> None:
         loop, self._timer = asyncio.get_running_loop(), None
@@ -41,7 +56,7 @@ class Deadlines:
                 self._timer = loop.call_at(ends_at, self._expire_due)
                 return
             del self._open[deadline]
-            deadline.expire()
+            deadline.expire(lambda: DeadlineExceeded(self.message))
 
 
 class Deadline:
@@ -49,13 +64,16 @@ class Deadline:
 
     def __init__(self, group: Deadlines) -> None:
         self._group = group
-        self._expired = False
+        self._error: Callable[[], ApplianceError] | None = None
         self._waiting: asyncio.Task[Any] | None = None
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of `work`, which is cancelled at the deadline. Raises DeadlineExceeded."""
-        if self._expired:
-            raise DeadlineExceeded(self._group.message)
+        """The result of `work`, which is cancelled at the deadline.
+
+        Raises DeadlineExceeded, or the error of Deadlines.drain.
+        """
+        if self._error is not None:
+            raise self._error()
         task = asyncio.current_task()
         cancelling = task.cancelling() if task else 0
         self._waiting = task
@@ -63,8 +81,8 @@ class Deadline:
             return await work()
         except asyncio.CancelledError:
             # A cancellation by anybody else takes precedence.
-            if self._expired and task and task.uncancel() <= cancelling:
-                raise DeadlineExceeded(self._group.message) from None
+            if self._error is not None and task and task.uncancel() <= cancelling:
+                raise self._error() from None
             raise
         finally:
             self._waiting = None
@@ -73,8 +91,8 @@ class Deadline:
         """The work is done: the deadline no longer expires."""
         self._group.remove(self)
 
-    def expire(self) -> None:
-        """Cancel the work, if any runs."""
-        self._expired = True
+    def expire(self, error: Callable[[], ApplianceError]) -> None:
+        """Cancel the work, if any runs; it raises `error()`."""
+        self._error = error
         if self._waiting is not None:
             self._waiting.cancel()

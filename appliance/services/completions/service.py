@@ -16,7 +16,7 @@ from appliance.domain.messages import (
 )
 from appliance.domain.usage import UsageKind
 from appliance.domain.users import Principal
-from appliance.errors import InvalidInput
+from appliance.errors import InvalidInput, ServerStopping
 from appliance.inference import Caller, CompletionCall, CompletionRun, Gateway, Route
 from appliance.inference.request import token_estimate
 from appliance.services.accounts import permissions
@@ -48,6 +48,11 @@ class CompletionService:
     def __init__(self, gateway: Gateway, limits: LimitSettings | None = None) -> None:
         self._gateway = gateway
         self._limits = limits or LimitSettings()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Start nothing from now on: the server is shutting down."""
+        self._stopping = True
 
     async def start(
         self, principal: Principal, spec: CompletionSpec, choices: int = 1
@@ -57,9 +62,10 @@ class CompletionService:
         Returns when each has its first event, so that a failure before the first token is
         an error of the request. Raises Forbidden, InvalidInput, UnknownModel,
         ContextLengthExceeded, QueueFull, RateLimited, ModelUnavailable, ProviderFailed,
-        DeadlineExceeded; a later failure is raised by the iteration. Cancelling the call
-        ends all of them.
+        DeadlineExceeded, ServerStopping; a later failure is raised by the iteration.
+        Cancelling the call ends all of them.
         """
+        self._require_running()
         permissions.require_chat(principal)
         _validate(spec, choices)
         check_size(spec, self._limits)
@@ -88,6 +94,7 @@ class CompletionService:
 
         Raises as `start` does.
         """
+        self._require_running()
         permissions.require_chat(principal)
         if not request.texts:
             raise InvalidInput.at("input", "must hold at least one text")
@@ -95,6 +102,10 @@ class CompletionService:
         caller = to_caller(principal)
         route = await self._gateway.route_for(request.model, None, caller)
         return await self._gateway.embed(route, request, caller)
+
+    def _require_running(self) -> None:
+        if self._stopping:
+            raise ServerStopping
 
 
 def to_caller(principal: Principal) -> Caller:

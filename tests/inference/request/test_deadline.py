@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from appliance.errors import DeadlineExceeded
+from appliance.errors import DeadlineExceeded, ServerStopping
 from appliance.inference.request.deadline import Deadlines
 
 
@@ -52,6 +52,32 @@ async def test_deadline_when_the_task_is_cancelled_then_that_goes_first() -> Non
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_deadlines_when_drained_then_those_that_stay_open_end_with_the_error() -> None:
+    deadlines = Deadlines(60.0, "it took too long")
+    ending, lasting = deadlines.start(), deadlines.start()
+    work = asyncio.create_task(lasting.run(forever))
+    draining = asyncio.create_task(deadlines.drain(60.0, ServerStopping))
+    await asyncio.sleep(0)
+    assert await ending.run(at_once) == "done"
+    ending.close()
+    await asyncio.sleep(0)
+    assert not draining.done()
+    draining.cancel()
+    await deadlines.drain(0.0, ServerStopping)
+    with pytest.raises(ServerStopping):
+        await work
+    await deadlines.drain(60.0, ServerStopping)  # none is left
+
+
+async def test_deadlines_when_drained_then_it_ends_with_the_last_of_them() -> None:
+    deadlines = Deadlines(60.0, "it took too long")
+    open_one = deadlines.start()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(deadlines.drain(60.0, ServerStopping))
+        await asyncio.sleep(0)
+        open_one.close()
 
 
 async def _ends(deadlines: Deadlines) -> None:
