@@ -27,6 +27,7 @@ from appliance.models.registry import ModelRegistry
 from appliance.sandbox.languages.toolchain_cache import ToolchainCache
 from appliance.sandbox.python import runtime
 from appliance.sandbox.runner import SandboxRunner, UserSandbox
+from appliance.sandbox.sessions.manager import SessionManager
 from appliance.scheduler import Scheduler, server_id
 from appliance.services.accounts.service import build_accounts
 from appliance.services.accounts.signing_secret import load_or_create
@@ -36,6 +37,7 @@ from appliance.services.container import Services
 from appliance.services.health import HealthService
 from appliance.services.model_recovery import recover_default_model
 from appliance.services.sandbox.service import SandboxService
+from appliance.services.sandbox.sessions import SessionService
 from appliance.services.tasks.retention import TaskRetention
 from appliance.services.tasks.service import TaskService
 from appliance.spi.provider import Provider
@@ -106,6 +108,9 @@ async def run_appliance(
         sandbox, failed_sandboxes = _build_sandbox(settings, loaded.registry, context)
         problems = (*loaded.problems, *failed, *failed_sandboxes)
         stack.push_async_callback(sandbox.close)
+        sessions = SessionManager(sandbox, data_dir, settings.sandbox)
+        stack.push_async_callback(sessions.stop)
+        sandbox_service = SandboxService(sandbox, settings, store)
 
         agent = CodingAgent(
             gateway,
@@ -124,11 +129,13 @@ async def run_appliance(
             health=HealthService(
                 write_probe, gateway, sandbox, scheduler, preload=settings.models.preload
             ),
-            sandbox=SandboxService(sandbox, settings, store),
+            sandbox=sandbox_service,
+            sandbox_sessions=SessionService(sandbox_service, sessions),
             completions=CompletionService(gateway, settings.limits),
         )
 
         await gateway.start()
+        await sessions.start()
         retention = TaskRetention(store, settings.data)
         retention.start()
         stack.push_async_callback(retention.close)

@@ -115,6 +115,13 @@ class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):
     queue_limit: Positive = 32
     queue_per_user: Positive = 8
     runs_per_hour: Annotated[int, Meta(ge=0)] = 0
+    sessions: Annotated[int, Meta(ge=0, le=10_000)] = 32
+    sessions_per_user: Annotated[int, Meta(ge=0, le=1000)] = 4
+    session_mib: Annotated[int, Meta(ge=1, le=65_536)] = 64
+    session_files: Annotated[int, Meta(ge=16, le=1_000_000)] = 4096
+    session_lifetime_s: Annotated[float, Meta(ge=1, le=31_536_000)] = 86_400.0
+    session_idle_s: Annotated[float, Meta(ge=1, le=31_536_000)] = 3600.0
+    session_queue: Annotated[int, Meta(ge=1, le=1000)] = 8
     toolchains: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("*",)
     runsc: str = ""
@@ -231,6 +238,11 @@ class PlanSandboxSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_
     cpus: Annotated[float, _range("cpus")] | None = None
     queue_per_user: Positive | None = None
     runs_per_hour: Annotated[int, Meta(ge=0)] | None = None
+    sessions_per_user: Annotated[int, Meta(ge=0, le=1000)] | None = None
+    session_mib: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    session_files: Annotated[int, Meta(ge=16, le=1_000_000)] | None = None
+    session_lifetime_s: Annotated[float, Meta(ge=1, le=31_536_000)] | None = None
+    session_idle_s: Annotated[float, Meta(ge=1, le=31_536_000)] | None = None
 
 
 class PlanSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -49,13 +49,25 @@ class BuildStep(Struct, frozen=True):
     cpu_s: float
 
 
+class WorkspaceTransfer(Struct, frozen=True):
+    """A workspace that outlives the run, as an archive (appliance.spi.workspace_archive).
+
+    The run starts with the first `source_bytes` of the file `source` ("": an empty workspace). At
+    its end the workspace is written to the new file `target`, unless the run is cancelled.
+    """
+
+    target: str
+    source: str = ""
+    source_bytes: int = 0
+
+
 class RunRequest(Struct, frozen=True):
     """A program to run in a workspace that holds `files` and nothing else.
 
     `argv[0]` is looked up on the sandbox's PATH: `python` is always the sandbox's own interpreter
     (with pytest), `sh` the host's shell. `env` is the whole environment beside PATH, HOME, LANG,
     TMPDIR and PYTHONUNBUFFERED. `artifacts` are glob patterns, relative to the workspace, of files
-    to return.
+    to return. With `workspace`, the files are added to it and replace those of the same name.
     """
 
     argv: tuple[str, ...]
@@ -65,6 +77,7 @@ class RunRequest(Struct, frozen=True):
     limits: Limits = Limits()
     artifacts: tuple[str, ...] = ()
     build: BuildStep | None = None
+    workspace: WorkspaceTransfer | None = None
 
 
 class OutputStream(StrEnum):
@@ -126,10 +139,23 @@ class BuildReport(Struct, frozen=True):
         return self.reason is EndReason.EXITED and self.exit_code == 0
 
 
+class WorkspaceReport(Struct, frozen=True):
+    """Whether the workspace was written to `WorkspaceTransfer.target`; if not, `problem` says why.
+
+    `refused` lists what is in no archive, with the reason: sockets, pipes, names that are too long
+    or not UTF-8.
+    """
+
+    saved: bool
+    problem: str = ""
+    refused: tuple[str, ...] = ()
+
+
 class RunResult(Struct, frozen=True):
     """`exit_code` is set for EXITED, `signal` for SIGNALLED; output is truncated to the limit.
 
     `build` is set if the request has a build step. If that failed, the usage is the build's.
+    `workspace` is set if the request has one.
     """
 
     reason: EndReason
@@ -143,6 +169,7 @@ class RunResult(Struct, frozen=True):
     artifacts: tuple[SandboxFile, ...] = ()
     artifacts_refused: tuple[str, ...] = ()
     build: BuildReport | None = None
+    workspace: WorkspaceReport | None = None
 
     @property
     def ok(self) -> bool:

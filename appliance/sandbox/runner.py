@@ -23,7 +23,13 @@ from appliance.sandbox.languages import detection, offered
 from appliance.sandbox.languages.detection import LanguageTrial
 from appliance.sandbox.languages.toolchain_cache import ToolchainCache
 from appliance.sandbox.user_concurrency import UserConcurrency
-from appliance.spi.sandbox import CheckingBackend, RunWatcher, SandboxBackend, WatchableBackend
+from appliance.spi.sandbox import (
+    CheckingBackend,
+    RunWatcher,
+    SandboxBackend,
+    SessionBackend,
+    WatchableBackend,
+)
 
 _PROBE_S = 180.0
 _START_S = 60.0
@@ -132,6 +138,16 @@ class SandboxRunner:
     def check_ready(self) -> None:
         """Raise SandboxUnavailable, with the reason, if nothing can be run."""
         self._require_backend()
+
+    def check_sessions(self) -> None:
+        """Raise SandboxUnavailable, with the reason, if there can be no sessions."""
+        backend = self._require_backend()
+        if not isinstance(backend, SessionBackend):
+            problem = f"the sandbox backend {backend.name} has no sessions; choose another one"
+        else:
+            problem = backend.session_problem()
+        if problem:
+            raise SandboxUnavailable(problem)
 
     def check_request(self, request: RunRequest) -> None:
         """Raise InvalidInput if the request would be refused: by its language or the backend."""

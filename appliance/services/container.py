@@ -7,6 +7,7 @@ from appliance.services.catalog import CatalogService
 from appliance.services.completions.service import CompletionService
 from appliance.services.health import HealthService
 from appliance.services.sandbox.service import SandboxService
+from appliance.services.sandbox.sessions import SessionService
 from appliance.services.tasks.service import TaskService
 
 
@@ -19,4 +20,5 @@ class Services:
     catalog: CatalogService
     health: HealthService
     sandbox: SandboxService
+    sandbox_sessions: SessionService
     completions: CompletionService

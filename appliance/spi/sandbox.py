@@ -59,3 +59,12 @@ class CheckingBackend(Protocol):
     def check(self, request: RunRequest) -> None:
         """Raises InvalidInput as `run` would."""
         ...
+
+
+@runtime_checkable
+class SessionBackend(Protocol):
+    """A backend whose runs can have `RunRequest.workspace`: sessions need no more of it."""
+
+    def session_problem(self) -> str:
+        """What sessions need and is missing, and what to do; "" if nothing is."""
+        ...

@@ -29,6 +29,7 @@ from appliance.domain.models import ModelInfo, ModelState, ProviderStatus
 from appliance.domain.users import Principal, Role
 from appliance.errors import InvalidInput
 from appliance.inference.gateway import Gateway
+from appliance.sandbox.sessions.manager import SessionManager
 from appliance.scheduler import TaskHandler
 from appliance.services.accounts.passwords import Passwords
 from appliance.services.accounts.service import Accounts, build_accounts
@@ -37,6 +38,7 @@ from appliance.services.completions.service import CompletionService
 from appliance.services.container import Services
 from appliance.services.health import HealthService
 from appliance.services.sandbox.service import SandboxService
+from appliance.services.sandbox.sessions import SessionService
 from appliance.store.sqlite.write_probe import WriteProbe
 from tests.api.scripted_tasks import Script
 from tests.support.task_system import TaskSystem, open_task_system
@@ -159,12 +161,15 @@ async def open_api(
         gateway = Gateway({"llama_cpp": provider}, starter)
         runner = cast("Any", sandbox)
         write_probe = WriteProbe(path)
+        sandbox_service = SandboxService(runner, settings, system.db)
+        sessions = SessionManager(runner, path.parent, settings.sandbox)
         services = Services(
             accounts=accounts,
             tasks=system.service,
             catalog=CatalogService(gateway, runner, settings, ["cracked"]),
             health=HealthService(write_probe, gateway, runner, system.scheduler),
-            sandbox=SandboxService(runner, settings, system.db),
+            sandbox=sandbox_service,
+            sandbox_sessions=SessionService(sandbox_service, sessions),
             completions=CompletionService(gateway),
         )
         keys = {user: await _key(accounts, who) for user, who in _principals(system).items()}

@@ -1,13 +1,13 @@
 """Runs callers' programs in the sandbox: permission, validation, queue, quota, events."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from msgspec import Struct
 
 from appliance.config.settings import Settings
-from appliance.domain.execution import BackendStatus, Limits, OutputStream, RunResult
+from appliance.domain.execution import BackendStatus, Limits, OutputStream, RunRequest, RunResult
 from appliance.domain.users import Principal, Scope, User
 from appliance.errors import DeadlineExceeded
 from appliance.sandbox.languages import recipes
@@ -18,7 +18,10 @@ from appliance.services.sandbox.programs import PreparedProgram, Program, Progra
 from appliance.services.sandbox.queue_limit import QueueLimit, QueuePlace
 from appliance.services.sandbox.run_events import Finished, Queued, RunEvent, RunEvents, Started
 from appliance.services.sandbox.run_quota import RunQuota
+from appliance.spi.sandbox import RunWatcher
 from appliance.store.sqlite.database import Database
+
+Execute = Callable[[RunRequest, RunWatcher], Awaitable[RunResult]]
 
 # Generous: the queue moves when runs end, and each run has its own time limit.
 _QUEUE_TIMEOUT_S = 300.0
@@ -105,12 +108,13 @@ class SandboxService:
         raise AssertionError("the events of a run end with Finished or an error")
 
     async def events(
-        self, principal: Principal, program: Program
+        self, principal: Principal, program: Program, execute: Execute | None = None
     ) -> AsyncGenerator[RunEvent, None]:
         """Run a program and yield its events: Queued, Started, Output …, Finished.
 
-        Closing the generator kills the run. Raises as `run` does; errors of the program,
-        the queue and the quota come before the first event.
+        `execute` runs it, by default in a sandbox without a session. Closing the generator kills
+        the run. Raises as `run` does; errors of the program, the queue and the quota come before
+        the first event.
         """
         permissions.require_scope(principal, Scope.SANDBOX)
         user = principal.user
@@ -120,7 +124,8 @@ class SandboxService:
         allowed = self._runner.settings_for_plan(user.plan)
         with self._queue_limit.admit(user.id, allowed.queue_per_user) as place:
             quota_use = await self._quota.count_run(user.id, allowed.runs_per_hour)
-            run = asyncio.create_task(self._run(user, prepared, place, run_events))
+            start = execute or self._execute_for(user)
+            run = asyncio.create_task(self._run(start, prepared, place, run_events))
             try:
                 yield Queued(place.number)
                 async for event in run_events.follow(run):
@@ -151,15 +156,18 @@ class SandboxService:
         runner.check_request(prepared.request)
         return prepared
 
+    def _execute_for(self, user: User) -> Execute:
+        return lambda request, watcher: self._runner.run_for_user(
+            user.id, user.plan, request, watcher
+        )
+
     async def _run(
-        self, user: User, prepared: PreparedProgram, place: QueuePlace, run_events: RunEvents
+        self, execute: Execute, prepared: PreparedProgram, place: QueuePlace, run_events: RunEvents
     ) -> RunResult:
         try:
             async with asyncio.timeout(_QUEUE_TIMEOUT_S) as timeout:
                 watcher = _RunWatcher(place, run_events, timeout)
-                return await self._runner.run_for_user(
-                    user.id, user.plan, prepared.request, watcher
-                )
+                return await execute(prepared.request, watcher)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"no sandbox became free within {_QUEUE_TIMEOUT_S:.0f} s; try again later"

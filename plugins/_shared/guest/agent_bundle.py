@@ -13,7 +13,9 @@ _MODULES = (
     "plugins._shared.guest.file_count",
     "plugins._shared.stage.init",
     "plugins._shared.stage.collect",
+    "plugins._shared.stage.workspace",
     "plugins._shared.stage.memory_watch",
+    "appliance.spi.workspace_archive",
 )
 
 

@@ -10,8 +10,10 @@ Modules marked * travel into the sandbox as bytecode and import nothing of the p
     bytecode.py               modules as bytecode
     init.py *                 the init process (PID 1): files in, the program, artifacts out
     collect.py *              collects the artifacts
+    workspace.py *            loads and saves a workspace that outlives the run
     memory_watch.py *         measures a run's memory where no control group limits it
     report.py                 decodes what the init process reports
+    archive_receiver.py       writes the archive of a workspace to a file
     streams.py                pipes on the event loop; CappedOutput
     prewarm_setup.py          what a sandbox prewarms for its next job
     prewarm_server.py *       the init process's side of a prewarmed process

@@ -43,6 +43,9 @@ class ProbedBackend(ABC):
     def check(self, request: RunRequest) -> None:
         check_request(request)
 
+    def session_problem(self) -> str:
+        return ""
+
     async def run(self, request: RunRequest) -> RunResult:
         return await self._checked_run(request, None)
 

@@ -11,7 +11,9 @@ Arguments: the numbers of the descriptors job, report, stdin, stdout, stderr.
 
 The job is a series of marshalled values: one dict (see job.py), then one tuple (path,
 executable, content) for each file. A sandbox that prewarms a process for its job reads another
-dict before these (see prewarm_setup.py).
+dict before these (see prewarm_setup.py). If the workspace outlives the run, its archive (see
+appliance/spi/workspace_archive.py) comes between the dict and the files; the program is then ended
+when the descriptor of the job is closed, so that its workspace can still be saved.
 
 The report is a series of frames: a kind (1 byte), a length (4 bytes, big-endian), a payload.
 
@@ -19,10 +21,13 @@ The report is a series of frames: a kind (1 byte), a length (4 bytes, big-endian
     S  the program, or the build step before it, starts now
     B  the build step ended: the values of X, the size of the stdout that follows (4 bytes), the
        start of its stdout, the start of its stderr; the program starts now if it exited with 0
-    X  it ended: kind (0 exit, 1 signal, 2 CPU limit, 3 memory limit), number, CPU time in µs,
-       maximum RSS in KiB
+    X  it ended: kind (0 exit, 1 signal, 2 CPU limit, 3 memory limit, 4 the job was closed),
+       number, CPU time in µs, maximum RSS in KiB
     A  an artifact: executable (1 byte), length of the path (2 bytes), path, content
     R  an artifact that was refused: path and reason
+    K  a piece of the workspace's archive, cut anywhere
+    N  an entry of the workspace that is not in the archive: path and reason
+    Y  the archive is complete: why it is of no use, or nothing
     F  the run could not be set up: reason
 """
 
@@ -52,7 +57,7 @@ BUILD_HEADER = struct.Struct(">BIQQI")
 MAX_BUILD_OUTPUT = 65536
 """Bytes of each stream of a build step that are reported."""
 
-EXITED, SIGNALLED, CPU_LIMIT, MEMORY_LIMIT = range(4)
+EXITED, SIGNALLED, CPU_LIMIT, MEMORY_LIMIT, JOB_CLOSED = range(5)
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
@@ -76,22 +81,22 @@ def main(arguments: list[str]) -> None:
     for fd in (job_fd, report_fd):
         os.set_inheritable(fd, False)
     send = _frame_sender(report_fd)
-    with open(job_fd, "rb", buffering=65536) as source:
-        job: dict[str, Any] = marshal.load(source)
-        prewarmed = None
-        if "prewarm_server" in job:
-            server = load_module(job["prewarm_server"])
-            prewarmed = server["PrewarmedProcess"](job, streams, start_program)
-            if not prewarmed.wait_ready():
-                send(b"F", b"the prewarmed process ended before the job")
-                return
-            send(b"W", b"")
-            job = marshal.load(source)
-        try:
-            _write_files(source, job["files"])
-        except OSError as error:
-            send(b"F", f"writing the files: {error.strerror}".encode())
+    source = open(job_fd, "rb", buffering=65536)  # noqa: SIM115 - see _receive_files
+    job: dict[str, Any] = marshal.load(source)
+    prewarmed = None
+    if "prewarm_server" in job:
+        server = load_module(job["prewarm_server"])
+        prewarmed = server["PrewarmedProcess"](job, streams, start_program)
+        if not prewarmed.wait_ready():
+            send(b"F", b"the prewarmed process ended before the job")
             return
+        send(b"W", b"")
+        job = marshal.load(source)
+    try:
+        _receive_files(source, job)
+    except (OSError, ValueError) as error:
+        send(b"F", f"writing the files: {getattr(error, 'strerror', error)}".encode())
+        return
     send(b"S", b"")
     if job["build"] and prewarmed:  # it would end with the build step's processes
         prewarmed.discard()
@@ -100,9 +105,11 @@ def main(arguments: list[str]) -> None:
     if end is None or end[:2] == (EXITED, 0):
         end = _run_program(job, streams, prewarmed)
     send(b"X", EXIT_PAYLOAD.pack(*end))
+    # Every other process is dead, so the files no longer change.
     if job["patterns"]:
-        # Every other process is dead, so the files no longer change.
         _import_sibling("collect").collect_artifacts(job, send)
+    if job["keep_workspace"]:
+        _import_sibling("workspace").save_archive(job, send)
 
 
 def _frame_sender(fd: int) -> "SendFrame":
@@ -114,18 +121,31 @@ def _frame_sender(fd: int) -> "SendFrame":
     return send
 
 
-def _write_files(source: "Any", count: int) -> None:
+def _receive_files(source: "Any", job: "dict[str, Any]") -> None:
+    """Write the workspace. job["stop"] is then the descriptor of the job, if that is kept open."""
     os.umask(0o022)
     os.chdir(WORKSPACE)
-    for _ in range(count):
+    keep = job["keep_workspace"]
+    if keep:
+        _import_sibling("workspace").load_archive(source.read)
+    for _ in range(job["files"]):
         path, executable, content = marshal.load(source)
-        folder = os.path.dirname(path)
-        if folder:
-            os.makedirs(folder, exist_ok=True)
-        with open(path, "xb") as file:
-            file.write(content)
-        if executable:
-            os.chmod(path, 0o755)
+        if keep and os.path.lexists(path):
+            os.unlink(path)
+        _write_file(path, executable, content)
+    job["stop"] = [source.fileno()] if keep else []
+    if not keep:
+        source.close()
+
+
+def _write_file(path: str, executable: bool, content: bytes) -> None:
+    folder = os.path.dirname(path)
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+    with open(path, "xb") as file:
+        file.write(content)
+    if executable:
+        os.chmod(path, 0o755)
 
 
 def load_module(code: "Any") -> "dict[str, Any]":
@@ -276,13 +296,16 @@ def _supervise(child: int, job: "dict[str, Any]", used_s: float) -> "Ending":
     status = exceeded = None
     max_rss_kib = 0
     pidfd = os.pidfd_open(child)
+    watched = [pidfd, *job["stop"]]
     while status is None:
-        select.select([pidfd], [], [], _TICK_S)
+        ready, _, _ = select.select(watched, [], [], _TICK_S)
         status, rss_kib = _reap(child)
         max_rss_kib = max(max_rss_kib, rss_kib)
         if status is None and exceeded is None:
-            exceeded = _exceeded_limit(job, used_s)
+            closed = any(fd in ready for fd in job["stop"])
+            exceeded = JOB_CLOSED if closed else _exceeded_limit(job, used_s)
             if exceeded is not None:
+                watched = [pidfd]
                 os.kill(-1, _SIGKILL)
     os.close(pidfd)
     max_rss_kib = max(max_rss_kib, _kill_remaining())

@@ -2,17 +2,20 @@
 
 import marshal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from msgspec import structs
 
-from appliance.domain.execution import BuildStep, Limits, RunRequest
+from appliance.domain.execution import BuildStep, Limits, RunRequest, WorkspaceTransfer
+from appliance.spi import workspace_archive
 from plugins._shared.stage import bytecode, paths
 from plugins._shared.stage.rlimits import program_rlimits
 
 _TMP = "/tmp"  # noqa: S108 - the sandbox's own
 TOOLCHAINS = "/opt/toolchains"
 
+_PIECE_BYTES = 131072
 _PYTHON_PATH = "/opt/python/bin"
 # Go's packages keep their programs in folders of their own.
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/go/bin:/usr/lib/go/bin"
@@ -39,14 +42,26 @@ def program_environment(toolchains: int) -> dict[str, str]:
 def encode_job(
     request: RunRequest, *, own_user: bool, toolchains: int = 0, watch_memory: bool = True
 ) -> Iterator[bytes]:
-    """The job in pieces, made one by one: the request, then each file.
+    """The job in pieces, made one by one: the request, the archive if there is one, each file.
 
     With `own_user` nothing else has the run's user id. With `watch_memory` the init process
     limits the memory of the whole run, since no control group does.
     """
     yield marshal.dumps(_fields(request, own_user, toolchains, watch_memory))
+    if request.workspace is not None:
+        yield from _archive_pieces(request.workspace)
     for file in request.files:
         yield marshal.dumps((file.path, file.executable, file.content))
+
+
+def _archive_pieces(transfer: WorkspaceTransfer) -> Iterator[bytes]:
+    remaining = transfer.source_bytes
+    if remaining:
+        with Path(transfer.source).open("rb") as file:
+            while remaining and (data := file.read(min(_PIECE_BYTES, remaining))):
+                remaining -= len(data)
+                yield data
+    yield workspace_archive.frame(b"Z")
 
 
 def _fields(
@@ -65,6 +80,9 @@ def _fields(
         "patterns": [paths.glob_to_regex(pattern) for pattern in request.artifacts],
         "artifact_files": limits.artifact_files,
         "artifact_bytes": limits.artifact_bytes,
+        "keep_workspace": request.workspace is not None,
+        "workspace_files": limits.workspace_files,
+        "changes": "",
     }
 
 

@@ -16,8 +16,10 @@ from appliance.domain.execution import (
     RunResult,
     RunUsage,
     SandboxFile,
+    WorkspaceReport,
 )
 from plugins._shared.stage import collect, init, paths
+from plugins._shared.stage.archive_receiver import ArchiveReceiver
 
 END_REASONS = {
     init.EXITED: EndReason.EXITED,
@@ -36,6 +38,7 @@ _MAX_ARTIFACT_NAME_BYTES = 1100  # a path of the longest form, and its headers
 _MAX_REFUSALS = 256
 # An init process sends a handful, and one for each file that it looks at.
 _MAX_FRAMES = 25_000
+_MIN_ARCHIVE_PIECE = 16384  # all but the last are larger
 _MAX_REASON = 1200
 _MAX_FIGURE = 1 << 40  # µs of CPU time, or KiB of memory
 
@@ -59,10 +62,12 @@ class Report:
     """Fed with bytes as they arrive; `malformed` once they make no sense or are too many.
 
     `build` is set once the build step has ended, `exit` holds the values of init.EXIT_PAYLOAD
-    once the program has. `failure` is why the run could not be set up.
+    once the program has. `failure` is why the run could not be set up. The archive of the
+    workspace goes to `receiver`, if the run has one; `archive_problem` is None until it is
+    complete, then why it is of no use, or "".
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, receiver: ArchiveReceiver | None = None) -> None:
         self.prewarmed = False
         self.started = False
         self.build: BuildEnd | None = None
@@ -70,12 +75,17 @@ class Report:
         self.failure = ""
         self.artifacts: list[SandboxFile] = []
         self.refusals: list[str] = []
+        self.archive_problem: str | None = None
+        self.workspace_refusals: list[str] = []
         self.malformed = False
+        self._receiver = receiver
         self._limits = limits
         self._buffer = bytearray()
-        self._frames = 0
+        archive_bytes = receiver.max_bytes if receiver is not None else 0
+        self._frames_left = _MAX_FRAMES + archive_bytes // _MIN_ARCHIVE_PIECE
         self._bytes_left = (
-            limits.artifact_bytes
+            archive_bytes
+            + limits.artifact_bytes
             + limits.artifact_files * _MAX_ARTIFACT_NAME_BYTES
             + _MAX_HEADER_BYTES
             + 2 * init.MAX_BUILD_OUTPUT
@@ -89,8 +99,8 @@ class Report:
             return
         self._buffer += data
         while not self.malformed and (frame := self._next_frame()):
-            self._frames += 1
-            self.malformed = self._frames > _MAX_FRAMES
+            self._frames_left -= 1
+            self.malformed = self._frames_left < 0
             try:
                 self._handle(*frame)
             except (ValueError, struct.error):
@@ -122,9 +132,19 @@ class Report:
             case b"A":
                 self._add_artifact(payload)
             case b"R":
-                self._add_refusal(payload.decode(errors="replace"))
+                _add_refusal(self.refusals, payload.decode(errors="replace"))
+            case b"K" | b"N" | b"Y" if self._receiver is not None and self.archive_problem is None:
+                self._handle_archive(kind, payload, self._receiver)
             case _:
                 raise ValueError(kind)
+
+    def _handle_archive(self, kind: bytes, payload: bytes, receiver: ArchiveReceiver) -> None:
+        if kind == b"K":
+            receiver.add(payload)
+        elif kind == b"N":
+            _add_refusal(self.workspace_refusals, payload.decode(errors="replace"))
+        else:
+            self.archive_problem = _printable(payload.decode(errors="replace"))
 
     def _set_build(self, payload: bytes) -> None:
         kind, number, cpu_us, rss_kib, size = init.BUILD_HEADER.unpack_from(payload)
@@ -145,7 +165,7 @@ class Report:
         name = payload[start : start + length].decode("utf-8", errors="surrogateescape")
         content = payload[start + length :]
         if reason := paths.path_problem(name):
-            self._add_refusal(f"{name!r} {reason}")
+            _add_refusal(self.refusals, f"{name!r} {reason}")
         elif self._is_surplus(name):
             raise ValueError(name)
         else:
@@ -155,11 +175,15 @@ class Report:
         duplicate = any(artifact.path == name for artifact in self.artifacts)
         return duplicate or len(self.artifacts) >= self._limits.artifact_files
 
-    def _add_refusal(self, reason: str) -> None:
-        """Without control characters: the program chose the names, and terminals show them."""
-        if len(self.refusals) < _MAX_REFUSALS:
-            shown = (char if char.isprintable() else "?" for char in reason[:_MAX_REASON])
-            self.refusals.append("".join(shown))
+
+def _add_refusal(refusals: list[str], reason: str) -> None:
+    if len(refusals) < _MAX_REFUSALS:
+        refusals.append(_printable(reason))
+
+
+def _printable(text: str) -> str:
+    """Without control characters: the program chose the names, and terminals show them."""
+    return "".join(char if char.isprintable() else "?" for char in text[:_MAX_REASON])
 
 
 def _check_figures(cpu_us: int, rss_kib: int) -> None:
@@ -187,3 +211,17 @@ def add_build_report(
         signal = min(end.number, LAST_SIGNAL) if reason is EndReason.SIGNALLED else None
         build = BuildReport(reason, exit_code, signal, end.stdout, end.stderr, usage)
     return structs.replace(result, build=build, usage=result.usage if build.ok else usage)
+
+
+def workspace_report(report: Report, receiver: ArchiveReceiver | None) -> WorkspaceReport | None:
+    """What became of the workspace; None for a run that does not keep it."""
+    if receiver is None:
+        return None
+    problem = receiver.problem
+    if report.malformed:
+        problem = "the sandbox sent a malformed report"
+    elif not problem and report.archive_problem is None:
+        problem = "the sandbox was ended before its workspace was read"
+    elif not problem:
+        problem = report.archive_problem or ""
+    return WorkspaceReport(not problem, problem, tuple(report.workspace_refusals))

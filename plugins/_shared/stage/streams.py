@@ -36,6 +36,15 @@ class PipeReader:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(fd, self._read)
 
+    def set_paused(self, paused: bool) -> None:
+        """Stop or go on reading; a pipe that nobody reads holds up its writer."""
+        if self.ended:
+            return
+        if paused:
+            self._loop.remove_reader(self._fd)
+        else:
+            self._loop.add_reader(self._fd, self._read)
+
     def close(self) -> None:
         if not self.ended:
             self.ended = True
@@ -55,10 +64,14 @@ class PipeReader:
 
 
 class PipeWriter:
-    """Owns the descriptor; writes all pieces, then closes it. A reader that is gone is no error."""
+    """Owns the descriptor; writes all pieces, then closes it. A reader that is gone is no error.
 
-    def __init__(self, fd: int, pieces: Iterable[bytes]) -> None:
+    With `keep_open` only `close` closes it.
+    """
+
+    def __init__(self, fd: int, pieces: Iterable[bytes], *, keep_open: bool = False) -> None:
         self._fd = fd
+        self._keep_open = keep_open
         self._pieces: Iterator[bytes] = iter(pieces)
         self._rest = memoryview(b"")
         self._closed = False
@@ -73,9 +86,16 @@ class PipeWriter:
 
     def _write(self) -> None:
         if not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
+            try:
+                piece = next(self._pieces, None)
+            except OSError:  # a file that it comes from; the reader sees that it is cut off
                 self.close()
+                raise
+            if piece is None:
+                if self._keep_open:
+                    self._loop.remove_writer(self._fd)
+                else:
+                    self.close()
                 return
             self._rest = memoryview(piece)
         try:

@@ -42,6 +42,7 @@ def build_result(run: Run, isolation: Isolation, build: BuildStep | None = None)
         isolation=isolation,
         artifacts=() if run.report.malformed else tuple(run.report.artifacts),
         artifacts_refused=_refused_artifacts(run),
+        workspace=run.workspace,
     )
     return add_build_report(result, build, run.report.build, run.build_wall_s)
 

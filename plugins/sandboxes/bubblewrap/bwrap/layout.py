@@ -23,8 +23,12 @@ _ETC = {
     "ld.so.cache": "",
 }
 INIT_PROGRAM = "/etc/sandbox/init.pyc"
-_STAGE_MODULES = tuple(
-    f"plugins._shared.stage.{name}" for name in ("init", "collect", "memory_watch")
+_STAGE_MODULES = (
+    "plugins._shared.stage.init",
+    "plugins._shared.stage.collect",
+    "plugins._shared.stage.workspace",
+    "plugins._shared.stage.memory_watch",
+    "appliance.spi.workspace_archive",
 )
 
 

@@ -4,11 +4,20 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 
-from appliance.domain.execution import BuildStep, EndReason, Limits, OutputStream, RunRequest
+from appliance.domain.execution import (
+    BuildStep,
+    EndReason,
+    Limits,
+    OutputStream,
+    RunRequest,
+    WorkspaceReport,
+    WorkspaceTransfer,
+)
 from appliance.errors import SandboxUnavailable
 from appliance.spi.cancellation import run_deferring_cancellation
 from appliance.spi.sandbox import RunWatcher
-from plugins._shared.stage.report import Report
+from plugins._shared.stage.archive_receiver import ArchiveReceiver
+from plugins._shared.stage.report import Report, workspace_report
 from plugins._shared.stage.streams import CappedOutput, PipeReader, PipeWriter, write_all
 from plugins.sandboxes.bubblewrap.runs.process_tree import ProcessTree
 from plugins.sandboxes.bubblewrap.runs.spawner import SandboxPipes
@@ -17,6 +26,8 @@ from plugins.sandboxes.bubblewrap.runs.spawner import SandboxPipes
 _SETUP_S = 30.0
 _COLLECT_S = 30.0
 _DRAIN_S = 5.0
+_SLOWEST_TRANSFER = 5 << 20
+"""Bytes per second in which a workspace is loaded or saved on a machine that is very busy."""
 _LOG_BYTES = 8192
 # Before the job is sent: no output and no artifacts are expected.
 _IDLE_LIMITS = Limits(output_killed_bytes=0, artifact_bytes=0, artifact_files=0)
@@ -40,6 +51,8 @@ class Run:
         self.out = CappedOutput(0)
         self.err = CappedOutput(0)
         self.log = CappedOutput(_LOG_BYTES)
+        self.receiver: ArchiveReceiver | None = None
+        self._transfer_s = 0.0
         self._limits = _IDLE_LIMITS
         self._watcher: RunWatcher | None = None
         self._on_exit = on_exit
@@ -96,7 +109,9 @@ class Run:
         """
         self._limits = request.limits
         self._watcher = watcher
-        self.report = Report(request.limits)
+        if request.workspace is not None:
+            self._keep_workspace(request.workspace, request.limits)
+        self.report = Report(request.limits, self.receiver)
         self.out = CappedOutput(request.limits.output_kept_bytes)
         self.err = CappedOutput(request.limits.output_kept_bytes)
         try:
@@ -107,6 +122,16 @@ class Run:
         if cancelled:
             raise asyncio.CancelledError
 
+    @property
+    def workspace(self) -> WorkspaceReport | None:
+        """What became of the workspace, if the run keeps it."""
+        return workspace_report(self.report, self.receiver)
+
+    def _keep_workspace(self, transfer: WorkspaceTransfer, limits: Limits) -> None:
+        self.receiver = ArchiveReceiver(transfer, limits)
+        self.receiver.on_pause = self._readers[0].set_paused
+        self._transfer_s = self.receiver.max_bytes / _SLOWEST_TRANSFER
+
     async def close(self) -> None:
         """Kill all processes, read the remaining output, and close the pipes."""
         await self.tree.end()
@@ -116,14 +141,17 @@ class Run:
         for fd in self._inputs.values():
             os.close(fd)
         self._inputs.clear()
+        if self.receiver is not None:
+            await self.receiver.finish(lambda: self.workspace is None or self.workspace.saved)
         self.done.set()
 
     async def _send_job(self, stdin: bytes, job: Iterable[bytes]) -> None:
-        self._feed("job", job)
+        self._feed("job", job, keep_open=self.receiver is not None)
         self._feed("stdin", [stdin])
-        started = await self._wait_until(lambda: self.report.started, _SETUP_S)
+        setup_s = _SETUP_S + self._transfer_s
+        started = await self._wait_until(lambda: self.report.started, setup_s)
         if not started and not self.tree.exited:
-            raise SandboxUnavailable(f"a sandbox was not set up within {_SETUP_S:.0f} s")
+            raise SandboxUnavailable(f"a sandbox was not set up within {setup_s:.0f} s")
 
     async def _wait_for_program(self, build: BuildStep | None) -> None:
         if build is not None:
@@ -133,7 +161,7 @@ class Run:
         self.wall_s = await self._limit_wall_time(
             lambda: self.report.exit is not None, self._limits.wall_s
         )
-        if not await self._wait_until(lambda: self.tree.exited, _COLLECT_S):
+        if not await self._wait_until(lambda: self.tree.exited, _COLLECT_S + self._transfer_s):
             self.collecting_timed_out = True
 
     async def _limit_wall_time(self, ended: Callable[[], bool], seconds: float) -> float:
@@ -141,7 +169,7 @@ class Run:
         loop = asyncio.get_running_loop()
         start = loop.time()
         if not await self._wait_until(ended, seconds):
-            self.kill(EndReason.WALL_TIME)
+            self._end_program(EndReason.WALL_TIME)
         return loop.time() - start
 
     async def _wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
@@ -157,8 +185,16 @@ class Run:
             return False
         return True
 
-    def _feed(self, name: str, pieces: Iterable[bytes]) -> None:
-        self._writers.append(PipeWriter(self._inputs.pop(name), pieces))
+    def _end_program(self, reason: EndReason) -> None:
+        """Kill the run, or the program alone if its workspace is to be saved."""
+        if self.receiver is None or not self.report.started:
+            self.kill(reason)
+        elif self.kill_reason is None and self.report.exit is None:
+            self.kill_reason = reason
+            self._writers[0].close()  # the job's: the init process ends the program
+
+    def _feed(self, name: str, pieces: Iterable[bytes], *, keep_open: bool = False) -> None:
+        self._writers.append(PipeWriter(self._inputs.pop(name), pieces, keep_open=keep_open))
 
     def _notify(self) -> None:
         self._changed.set()
@@ -185,6 +221,6 @@ class Run:
                 self._report_start()  # output may arrive before the report that it started
                 self._watcher.output(stream, data)
             if self.out.total + self.err.total > self._limits.output_killed_bytes:
-                self.kill(EndReason.OUTPUT)
+                self._end_program(EndReason.OUTPUT)
 
         return handle

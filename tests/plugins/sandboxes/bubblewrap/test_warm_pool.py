@@ -25,6 +25,7 @@ from plugins.sandboxes.bubblewrap.pool.warm_pool import default_limits
 from tests.support.polling import until
 from tests.support.sandbox import GENEROUS, RecordingWatcher, files, run_python
 from tests.support.sandbox_service import plugin_context
+from tests.support.sandbox_sessions import SessionHarness, pieces
 from tests.support.warm_node_programs import NODE_CASES, NODE_FILES
 from tests.support.warm_programs import CASES, FILES, Case
 
@@ -377,3 +378,20 @@ async def test_default_limits_when_set_then_those_of_the_settings():
     )
     assert (limits.processes, limits.cpus, limits.workspace_files) == (5, 0.5, 6)
     assert default_limits({}) == Limits()
+
+
+async def test_session_when_a_prewarmed_sandbox_is_idle_then_it_serves_the_run(
+    warm: Bubblewrap, tmp_path: Path
+) -> None:
+    harness = SessionHarness(warm, tmp_path / "sessions")
+    session = harness.open(max_bytes=64 << 20, max_files=4096)
+    for text in (b"one", b"two"):
+        await session.put("file", pieces(text))
+        await _wait_for_idle(warm)
+
+        program = "-c", _IS_PREWARMED + "\nprint(open('file').read())"
+        result = await harness.exec(session, "python", *program)
+
+        assert result.stdout == b"True\n%b\n" % text
+        assert result.workspace is not None
+        assert result.workspace.saved

@@ -1,0 +1,81 @@
+"""Sandbox sessions for tests, on a backend that may be another user's."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from msgspec import structs
+
+from appliance.domain.execution import BackendStatus, RunRequest, RunResult
+from appliance.sandbox.sessions.records import SessionRecord, SessionStore
+from appliance.sandbox.sessions.session import SandboxSession
+from appliance.spi.sandbox import RunWatcher
+from tests.support.sandbox import GENEROUS, ORDINARY_USER, Backend, RemoteBackend
+
+RECORD = SessionRecord("s", 1, 8 << 20, 256, 0.0, 0.0, 1e12, 1e12)
+
+
+class SessionHarness:
+    """Sessions in a folder that belongs to the user of the backend."""
+
+    def __init__(self, backend: Backend, folder: Path) -> None:
+        self.backend = backend
+        self.store = SessionStore(folder)
+        self._user = ORDINARY_USER if isinstance(backend, RemoteBackend) else os.geteuid()
+        self._count = 0
+
+    def open(self, **record: Any) -> SandboxSession:
+        self._count += 1
+        made = structs.replace(RECORD, id=f"s{self._count}", **record)
+        self.store.create(made)
+        return self.session(made)
+
+    def session(self, record: SessionRecord) -> SandboxSession:
+        return SandboxSession(self.store, record, lambda: 1.0, queue=2)
+
+    async def run(self, request: RunRequest, _watcher: RunWatcher | None = None) -> RunResult:
+        assert request.workspace is not None
+        folder = Path(request.workspace.target).parent
+        for path in (folder.parent.parent, folder.parent, folder, *folder.iterdir()):
+            os.chown(path, self._user, self._user)
+        return await self.backend.run(request)
+
+    async def exec(self, session: SandboxSession, *argv: str, **more: Any) -> RunResult:
+        more.setdefault("limits", GENEROUS)
+        return await session.exec(self.run, RunRequest(argv, **more))
+
+
+class InSession:
+    """A backend that runs each request as the second one of a session of its own."""
+
+    def __init__(self, harness: SessionHarness) -> None:
+        self._harness = harness
+
+    async def run(self, request: RunRequest) -> RunResult:
+        limits = request.limits
+        session = self._harness.open(
+            max_bytes=limits.workspace_bytes, max_files=limits.workspace_files
+        )
+        try:
+            first = await self._harness.exec(session, "sh", "-c", "echo made > made")
+            assert first.workspace is not None
+            assert first.workspace.saved, first
+            return await session.exec(self._harness.run, request)
+        finally:
+            await session.close()
+
+    async def probe(self) -> BackendStatus:
+        return await self._harness.backend.probe()
+
+    async def close(self) -> None:
+        await self._harness.backend.close()
+
+
+async def pieces(*data: bytes) -> AsyncIterator[bytes]:
+    for each in data:
+        yield each
+
+
+async def read(session: SandboxSession, path: str) -> bytes:
+    return b"".join([piece async for piece in await session.get(path)])
