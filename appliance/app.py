@@ -93,6 +93,7 @@ async def run_appliance(
         secret = load_or_create(data_dir, settings.auth.jwt_secret_key)
         store = await Database.open(database)
         stack.push_async_callback(store.close)
+        owner = server_id.load_or_create(data_dir)
         write_probe = WriteProbe(database)
         write_probe.start()
         stack.push_async_callback(write_probe.close)
@@ -103,7 +104,7 @@ async def run_appliance(
         runtime_dir = stack.enter_context(_runtime_dir(data_dir))
         context = _plugin_context(data_dir, runtime_dir, models)
         providers, failed = provider_factory.build_providers(loaded.registry, context, settings)
-        gateway = _build_gateway(settings, store, models, providers)
+        gateway = _build_gateway(settings, store, owner, models, providers)
         stack.push_async_callback(gateway.close)
         sandbox, failed_sandboxes = _build_sandbox(settings, loaded.registry, context)
         problems = (*loaded.problems, *failed, *failed_sandboxes)
@@ -118,8 +119,14 @@ async def run_appliance(
             settings.agent,
             lambda user_id: _sandbox_for_user(store, sandbox, user_id),
         )
-        owner = server_id.load_or_create(data_dir)
-        scheduler = Scheduler(store, bus, agent.run, settings.scheduler, owner)
+        scheduler = Scheduler(
+            store,
+            bus,
+            agent.run,
+            settings.scheduler,
+            owner=owner,
+            on_end=[gateway.settle_task],
+        )
         services = Services(
             accounts=build_accounts(store, settings.auth, secret),
             tasks=TaskService(store, bus, scheduler, settings),
@@ -171,6 +178,7 @@ def _plugin_context(
 def _build_gateway(
     settings: Settings,
     store: Database,
+    owner: str,
     models: CachedModelRegistry,
     providers: Mapping[str, Provider],
 ) -> Gateway:
@@ -179,6 +187,7 @@ def _build_gateway(
         lambda: _default_model(settings, models),
         settings,
         db=store,
+        owner=owner,
         username=lambda user_id: _username(store, user_id),
         fingerprint=lambda route: _fingerprint(models, route),
     )

@@ -66,7 +66,14 @@ class CodingAgent:
             journal=journal,
             spec=spec,
             route=route,
-            writer=Writer(self._gateway, route, _owner_of(task), request.priority, shared_system),
+            writer=Writer(
+                self._gateway,
+                route,
+                _owner_of(task),
+                priority=request.priority,
+                shared_system=shared_system,
+                calls=task_context.calls,
+            ),
             messages=prompt.build_request(request, persona, spec.shape, spec.target),
         )
         plan = journal.plan or await self._plan(setup)

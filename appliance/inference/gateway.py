@@ -15,8 +15,8 @@ from appliance.domain.messages import (
     Sampling,
 )
 from appliance.domain.models import ModelInfo, ProviderStatus
-from appliance.domain.tasks import Priority
-from appliance.domain.usage import UsageKind
+from appliance.domain.tasks import Priority, Task
+from appliance.domain.usage import TaskCalls, UsageKind
 from appliance.errors import ServerStopping
 from appliance.inference import factory
 from appliance.inference.admission.shares import CallerShares, UsernameLookup, no_username
@@ -30,7 +30,7 @@ from appliance.inference.routing.data_policy import Permission
 from appliance.inference.routing.model_directory import AUTO, DefaultModel, ModelDirectory
 from appliance.inference.usage.recorder import NullUsageRecorder, StoredUsageRecorder
 from appliance.spi.provider import Provider
-from appliance.store.sqlite.database import Database
+from appliance.store.sqlite.database import Database, Transaction
 
 _USER_PREFIX = "user:"
 
@@ -44,8 +44,8 @@ class Gateway:
     """Finds models by name and runs completions and embeddings on them.
 
     `default_model` gives the name for requests without one, or None. With a database, usage
-    is recorded there between `start` and `close`. `username` gives the username of a user id;
-    `fingerprint` changes with the model's file.
+    is recorded there between `start` and `close`, as that of the server `owner`. `username`
+    gives the username of a user id; `fingerprint` changes with the model's file.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Gateway:
         settings: Settings | None = None,
         *,
         db: Database | None = None,
+        owner: str = "",
         username: UsernameLookup = no_username,
         fingerprint: Fingerprint = no_fingerprint,
     ) -> None:
@@ -70,7 +71,9 @@ class Gateway:
         prices = factory.build_prices(settings.prices)
         self._quotas = factory.build_quotas(settings.quotas)
         self._queue = factory.build_completion_queue(settings.gateway, self._shares, self._quotas)
-        self._usage = NullUsageRecorder(prices) if db is None else StoredUsageRecorder(db, prices)
+        self._usage = (
+            StoredUsageRecorder(db, prices, owner=owner) if db else NullUsageRecorder(prices)
+        )
         self._services = GatewayServices(
             provider=self._directory.provider,
             fallback=factory.build_fallback_chain(
@@ -179,9 +182,11 @@ class Gateway:
         *,
         priority: Priority = Priority.NORMAL,
         shared_system: bool = False,
+        calls: TaskCalls | None = None,
     ) -> CompletionRun:
         """One completion of a task, to be read and closed; its report says which model answered.
 
+        `calls` is that of the attempt at the task, by which each usage record is unique.
         `shared_system`: the first system message is the appliance's own, the same for all users.
         """
         request = CompletionRequest(
@@ -202,8 +207,14 @@ class Gateway:
                 caller=caller,
                 kind=UsageKind.TASK,
                 priority=priority,
+                task_calls=calls,
             )
         )
+
+    async def settle_task(self, tx: Transaction, task: Task, end: object) -> None:
+        """Store the usage of a task in the transaction that ends it, however it ends."""
+        del end
+        await self._usage.settle_task(tx, task.id)
 
     async def drain(self, grace_s: float) -> None:
         """Wait `grace_s` for what runs, then end the rest with ServerStopping."""

@@ -11,7 +11,8 @@ stats.py       QueueStats and the expected wait
 """
 
 from appliance.scheduler.context import TaskContext, TaskHandler
+from appliance.scheduler.journal import EndHook
 from appliance.scheduler.scheduler import Scheduler
 from appliance.scheduler.stats import QueueStats
 
-__all__ = ["QueueStats", "Scheduler", "TaskContext", "TaskHandler"]
+__all__ = ["EndHook", "QueueStats", "Scheduler", "TaskContext", "TaskHandler"]

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from appliance.domain.tasks import EventKind, Task, TaskEvent, TaskResult
+from appliance.domain.usage import TaskCalls
 
 Emit = Callable[[Task, EventKind, Mapping[str, Any]], Awaitable[TaskEvent]]
 
@@ -13,12 +14,14 @@ class TaskContext:
     """One attempt at one task.
 
     `history` is the journal so far, including earlier attempts, from which a handler resumes.
-    `timeout_s` is the time that the attempt may take from its start.
+    `timeout_s` is the time that the attempt may take from its start. `calls` numbers the calls
+    to models, for their usage records.
     """
 
     def __init__(self, task: Task, history: Sequence[TaskEvent], emit: Emit) -> None:
         self.task = task
         self.history = history
+        self.calls = TaskCalls(task.attempt_id)
         self._emit = emit
         # A duration: the database's clock may differ from this host's.
         self.timeout_s = (task.deadline_at or 0.0) - (task.started_at or 0.0)

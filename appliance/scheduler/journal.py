@@ -1,6 +1,6 @@
 """Changes the status of tasks together with their journal, then publishes the events."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any
 
 from appliance import telemetry
@@ -14,17 +14,25 @@ from appliance.store.sqlite.database import Database, Transaction
 from appliance.store.tables import task_events, task_leases, task_queue, tasks
 from appliance.store.tables.task_queue import TaskEnd
 
+EndHook = Callable[[Transaction, Task, End], Awaitable[None]]
+
 
 class Journal:
     """Every change of an accepted task. Each call is one transaction.
 
     A call whose caller is cancelled still runs to its end, so that every committed event is
     published.
+
+    Each of `on_end` is awaited inside the one transaction that ends a task, whatever ends it:
+    completion, failure, deadline, cancellation while queued or running, recovery. What it
+    writes is stored exactly if the end is; if it raises, the task has not ended. It gets the
+    task as it was before, and must not open a transaction of its own.
     """
 
-    def __init__(self, db: Database, bus: EventBus) -> None:
+    def __init__(self, db: Database, bus: EventBus, on_end: Sequence[EndHook] = ()) -> None:
         self._db = db
         self._bus = bus
+        self._on_end = on_end
 
     async def step(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> TaskEvent:
         """Write a step of the running attempt. Raises Conflict if it has ended."""
@@ -94,7 +102,7 @@ class Journal:
         return recovered
 
     async def _write_end(self, tx: Transaction, task: Task, outcome: End) -> TaskEvent | None:
-        """Every end of a task: its status and its last event, in the caller's transaction.
+        """Every end of a task: status, last event, hooks, all in the caller's transaction.
 
         None if the task no longer has the status and attempt of `task`.
         """
@@ -102,7 +110,10 @@ class Journal:
         end, kind, data = _describe_end(outcome)
         if not await task_queue.end(tx, task.attempt_id, task.status, end, now):
             return None
-        return await task_events.append(tx, task.id, kind, data, now)
+        event = await task_events.append(tx, task.id, kind, data, now)
+        for hook in self._on_end:
+            await hook(tx, task, outcome)
+        return event
 
     def _publish_end(self, event: TaskEvent) -> None:
         telemetry.observe_task(event.kind)

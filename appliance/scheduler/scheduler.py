@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import structlog
 
@@ -11,7 +12,7 @@ from appliance.errors import ApplianceError, NotFound, TaskNotCancellable, Unava
 from appliance.events import EventBus
 from appliance.scheduler.attempt import STOP_WAIT_S, Attempt, Stop
 from appliance.scheduler.context import TaskContext, TaskHandler
-from appliance.scheduler.journal import Journal
+from appliance.scheduler.journal import EndHook, Journal
 from appliance.scheduler.leases import LEASE_S, LeaseKeeper
 from appliance.scheduler.outcome import Cancelled, End, LeaseLost, Outcome, Postponed
 from appliance.scheduler.stats import Durations, QueueStats
@@ -33,7 +34,7 @@ class Scheduler:
     """Runs up to `settings.workers` tasks at once, each through `handler`.
 
     `owner` is the id of this server in its leases: the same after a restart, and of no other
-    running process.
+    running process. For `on_end` see Journal.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Scheduler:
         bus: EventBus,
         handler: TaskHandler,
         settings: SchedulerSettings,
+        *,
         owner: str,
+        on_end: Sequence[EndHook] = (),
     ) -> None:
         self._db = db
         self._handler = handler
         self._settings = settings
-        self._journal = Journal(db, bus)
+        self._journal = Journal(db, bus, on_end)
         self._durations = Durations()
         self._attempts: dict[AttemptId, Attempt] = {}
         self._leases = LeaseKeeper(

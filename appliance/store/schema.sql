@@ -14,6 +14,11 @@ CREATE TABLE api_keys (
     use_count INTEGER NOT NULL DEFAULT 0
 );
 
+CREATE TABLE deleted_tasks (
+    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
+    last_id BIGINT NOT NULL
+);
+
 CREATE TABLE login_networks (
     user_id INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
     network TEXT NOT NULL,
@@ -151,7 +156,7 @@ CREATE TABLE usage_records (
     reserved_cost REAL,
     cost REAL,
     seconds REAL,
-    started_at REAL NOT NULL,
+    started_at REAL NOT NULL, key TEXT, task_id BIGINT, attempt BIGINT, call BIGINT, owner TEXT,
     CHECK ((status = 'reserved') = (seconds IS NULL))
 );
 
@@ -213,7 +218,12 @@ CREATE INDEX tasks_queued ON tasks (status, user_id, priority, id) WHERE status 
 
 CREATE INDEX tasks_running ON tasks (status, user_id) WHERE status = 'running';
 
+CREATE UNIQUE INDEX usage_records_by_key ON usage_records (key);
+
 CREATE INDEX usage_records_by_time ON usage_records (started_at);
+
+CREATE UNIQUE INDEX usage_records_of_task ON usage_records (task_id, attempt, call)
+WHERE task_id IS NOT NULL;
 
 CREATE INDEX usage_records_of_user ON usage_records (user_id, started_at);
 
@@ -240,6 +250,10 @@ CREATE TRIGGER tasks_deleted AFTER DELETE ON tasks BEGIN
         - LENGTH(CAST(COALESCE(OLD.result, '') AS BLOB))
         - LENGTH(CAST(COALESCE(OLD.failure, '') AS BLOB))
     WHERE user_id = OLD.user_id;
+END;
+
+CREATE TRIGGER tasks_deleted_id AFTER DELETE ON tasks BEGIN
+    UPDATE deleted_tasks SET last_id = OLD.id WHERE last_id < OLD.id;
 END;
 
 CREATE TRIGGER tasks_end_once BEFORE UPDATE OF status ON tasks

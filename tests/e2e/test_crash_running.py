@@ -1,7 +1,4 @@
-"""kill -9 while tasks run: each is tried again, ends once, and is charged once per attempt.
-
-Every task names a model of its own, so that the usage records tell which task was charged.
-"""
+"""kill -9 while tasks run: each is tried again, ends once, and is charged once per attempt."""
 
 import contextlib
 import random
@@ -89,7 +86,12 @@ def assert_nothing_lost_or_doubled(server: ServerProcess, names: list[str]) -> N
     )
     kinds = Counter((name, kind) for name, kind, _ in events)
     attempts = dict(rows(server, "SELECT public_id, attempt FROM tasks"))
-    charges = Counter(name for (name,) in rows(server, "SELECT model FROM usage_records"))
+    charges = Counter(
+        name
+        for (name,) in rows(
+            server, "SELECT public_id FROM usage_records JOIN tasks ON tasks.id = task_id"
+        )
+    )
     for name in names:
         assert sum(kinds[name, kind] for kind in FINAL) == 1
         assert kinds[name, "accepted"] == kinds[name, "planned"] == kinds[name, "code"] == 1

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from appliance.domain.messages import TokenUsage
 from appliance.domain.tasks import EventKind, Task, TaskEvent, TaskRequest, TaskResult, Verification
 from appliance.domain.users import Principal, Role, Scope, User
 from appliance.events import EventBus
-from appliance.scheduler import Scheduler, TaskContext, TaskHandler
+from appliance.scheduler import EndHook, Scheduler, TaskContext, TaskHandler
 from appliance.services.tasks.service import TaskService
 from appliance.store.sqlite.database import Database, Transaction
 from appliance.store.tables import task_events
@@ -104,6 +104,7 @@ async def open_task_system(
     grace_s: float = 0.0,
     owner: str = "this-server",
     exclusive: bool = True,
+    on_end: Sequence[EndHook] = (),
 ) -> AsyncGenerator[TaskSystem, None]:
     """The system on the database at `path`; drained and closed at the end.
 
@@ -123,7 +124,7 @@ async def open_task_system(
             ]
 
         chosen, bus = with_settings or settings(), EventBus(task_events.create_reader(db))
-        scheduler = Scheduler(db, bus, handler, chosen.scheduler, owner)
+        scheduler = Scheduler(db, bus, handler, chosen.scheduler, owner=owner, on_end=on_end)
         service = TaskService(db, bus, scheduler, chosen)
         if start:
             await scheduler.start()

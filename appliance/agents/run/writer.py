@@ -13,6 +13,7 @@ from appliance.domain.messages import (
     TextDelta,
 )
 from appliance.domain.tasks import Priority
+from appliance.domain.usage import TaskCalls
 from appliance.errors import ProviderFailed
 from appliance.inference import Gateway, Route
 
@@ -33,14 +34,17 @@ class Writer:
         gateway: Gateway,
         route: Route,
         owner: str,
+        *,
         priority: Priority,
         shared_system: Message | None,
+        calls: TaskCalls,
     ) -> None:
         self._gateway = gateway
         self._route = route
         self._owner = owner
         self._shared_system = shared_system
         self._priority = priority
+        self._calls = calls
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         return await self._gateway.count_tokens(self._route, messages, self._owner)
@@ -64,6 +68,7 @@ class Writer:
             self._owner,
             priority=self._priority,
             shared_system=messages[0] == self._shared_system,
+            calls=self._calls,
         )
         started = asyncio.get_running_loop().time()
         text, finished = "", None

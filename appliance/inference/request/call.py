@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from appliance.domain.messages import CompletionRequest
 from appliance.domain.tasks import Priority
-from appliance.domain.usage import UsageKind
+from appliance.domain.usage import TaskCalls, UsageKind
 from appliance.inference.request.route import Route
 from appliance.inference.request.token_estimate import TokenEstimate
 
@@ -23,13 +23,14 @@ class Caller(Struct, frozen=True):
 
 
 class Call(Struct, frozen=True, kw_only=True):
-    """What completions and embeddings have in common."""
+    """What completions and embeddings have in common. `task_calls` is that of a task's attempt."""
 
     route: Route
     estimate: TokenEstimate
     caller: Caller = Caller()
     kind: UsageKind = UsageKind.CHAT
     priority: Priority = Priority.INTERACTIVE
+    task_calls: TaskCalls | None = None
 
 
 class CompletionCall(Call, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """The usage recorder: usage is reserved when an answer starts and settled when it ends."""
 
 import asyncio
+import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,12 +10,13 @@ import structlog
 from msgspec.structs import replace
 
 from appliance.domain.messages import TokenUsage
+from appliance.domain.tasks import AttemptId
 from appliance.domain.usage import UsageRecord, UsageStatus
 from appliance.errors import ApplianceError, Unavailable
 from appliance.inference.request.call import Call
 from appliance.inference.request.route import Route
 from appliance.inference.usage.pricing import Prices
-from appliance.store.sqlite.database import Database
+from appliance.store.sqlite.database import Database, Transaction
 from appliance.store.tables import usage_records
 from appliance.store.tables.usage_records import ModelCost
 
@@ -29,10 +31,12 @@ _log = structlog.get_logger()
 class UsageRecorder(ABC):
     """Makes usage records with their costs. `clock` gives epoch seconds."""
 
-    def __init__(self, prices: Prices, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, prices: Prices, clock: Callable[[], float] = time.time, *, owner: str = ""
+    ) -> None:
         self._prices = prices
         self._clock = clock
-        self._last_id = 0
+        self._owner = owner
 
     @abstractmethod
     async def start(self) -> list[ModelCost]:
@@ -46,12 +50,25 @@ class UsageRecorder(ABC):
     def require_capacity(self) -> None:
         """Raises Unavailable if a further record could not be stored."""
 
+    @abstractmethod
+    async def settle_task(self, tx: Transaction, task_id: int) -> None:
+        """Store the usage of a task in the transaction that ends it.
+
+        Calls that have not ended, such as those of an attempt that was interrupted, become
+        INTERRUPTED; one that still ends in this process is settled again.
+        """
+
     def reserve(self, call: Call, route: Route) -> UsageRecord:
         """Record the start of an answer with the most that it can cost."""
-        self._last_id += 1
         bound = call.estimate.upper_bound(route.info.context_tokens)
+        attempt_id = call.task_calls.attempt_id if call.task_calls else None
+        number = call.task_calls.next_number() if call.task_calls else None
         record = UsageRecord(
-            id=self._last_id,
+            key=_key(attempt_id, number),
+            task_id=attempt_id.task_id if attempt_id else None,
+            attempt=attempt_id.attempt if attempt_id else None,
+            call=number,
+            owner=self._owner,
             user_id=call.caller.user_id,
             key_id=call.caller.key_id,
             kind=call.kind,
@@ -85,6 +102,13 @@ class UsageRecorder(ABC):
     def _record(self, record: UsageRecord) -> None: ...
 
 
+def _key(attempt_id: AttemptId | None, number: int | None) -> str:
+    if attempt_id is not None:
+        return f"task-{attempt_id.task_id}-{attempt_id.attempt}-{number}"
+    # Ordered by time, so that the index of the keys grows at its end.
+    return f"{time.time_ns():016x}{secrets.token_hex(8)}"
+
+
 class NullUsageRecorder(UsageRecorder):
     """For a gateway without a database: stores nothing."""
 
@@ -97,6 +121,9 @@ class NullUsageRecorder(UsageRecorder):
     def require_capacity(self) -> None:
         pass
 
+    async def settle_task(self, tx: Transaction, task_id: int) -> None:
+        pass
+
     def _record(self, record: UsageRecord) -> None:
         del record
 
@@ -104,17 +131,22 @@ class NullUsageRecorder(UsageRecorder):
 class StoredUsageRecorder(UsageRecorder):
     """Stores records in the database, all those of STORE_INTERVAL_S in one transaction.
 
-    A crash loses the records not yet stored; the next start finds those that are still
-    reserved and marks them as interrupted. If the disk refuses writes until MAX_UNSTORED
+    A crash loses the records not yet stored; the next start of the same `owner` finds those that
+    are still reserved and marks them as interrupted. If the disk refuses writes until MAX_UNSTORED
     records wait, `require_capacity` raises.
     """
 
     def __init__(
-        self, db: Database, prices: Prices, clock: Callable[[], float] = time.time
+        self,
+        db: Database,
+        prices: Prices,
+        clock: Callable[[], float] = time.time,
+        *,
+        owner: str = "",
     ) -> None:
-        super().__init__(prices, clock)
+        super().__init__(prices, clock, owner=owner)
         self._db = db
-        self._unstored: dict[int, UsageRecord] = {}
+        self._unstored: dict[str, UsageRecord] = {}
         self._has_records = asyncio.Event()
         self._batch_full = asyncio.Event()
         self._closing = False
@@ -125,8 +157,7 @@ class StoredUsageRecorder(UsageRecorder):
     async def start(self) -> list[ModelCost]:
         now = self._clock()
         async with self._db.write() as tx:
-            interrupted = await usage_records.settle_interrupted(tx)
-            self._last_id = max(self._last_id, await usage_records.get_last_id(tx))
+            interrupted = await usage_records.settle_interrupted(tx, self._owner, now - _DAY_S)
             spent = await usage_records.sum_costs_since(tx, now - now % _DAY_S)
         if interrupted:
             _log.info("completions were interrupted when the server ended", count=interrupted)
@@ -153,6 +184,12 @@ class StoredUsageRecorder(UsageRecorder):
                 retry_after=1.0,
             )
 
+    async def settle_task(self, tx: Transaction, task_id: int) -> None:
+        # They stay in `_unstored`, since the transaction may fail.
+        records = [record for record in self._unstored.values() if record.task_id == task_id]
+        await usage_records.store(tx, records)
+        await usage_records.settle_task(tx, task_id)
+
     async def _wait_after_failure(self, error: Exception) -> None:
         """Longer each time; a failure is logged unless it is the same as before."""
         reason = f"{type(error).__name__}: {error}"
@@ -167,7 +204,7 @@ class StoredUsageRecorder(UsageRecorder):
         self._retry_s = min(self._retry_s * 2, _MAX_RETRY_S)
 
     def _record(self, record: UsageRecord) -> None:
-        self._unstored[record.id] = record
+        self._unstored[record.key] = record
         self._has_records.set()
         if len(self._unstored) >= BATCH_SIZE:
             self._batch_full.set()
@@ -192,7 +229,7 @@ class StoredUsageRecorder(UsageRecorder):
             async with self._db.write() as tx:
                 await usage_records.store(tx, batch)
         except Exception as error:
-            self._unstored = {record.id: record for record in batch} | self._unstored
+            self._unstored = {record.key: record for record in batch} | self._unstored
             await self._wait_after_failure(error)
         else:
             self._retry_s, self._last_failure = STORE_INTERVAL_S, ""

@@ -59,12 +59,15 @@ def prepare(public_id: str, user_id: int, request: TaskRequest, request_hash: st
 
 
 async def insert(tx: Transaction, new: NewTask, now: float) -> Task:
-    """Insert a queued task and return it."""
+    """Insert a queued task and return it. Its id was never used before, see `deleted_tasks`."""
     task_id = await tx.scalar(
         """
-        INSERT INTO tasks (public_id, user_id, priority, timeout_s, created_at, updated_at,
+        INSERT INTO tasks (id, public_id, user_id, priority, timeout_s, created_at, updated_at,
                            request_hash, request, sources)
-        VALUES (:public_id, :user_id, :priority, :timeout_s, :now, :now,
+        VALUES ((SELECT MAX(used.id) + 1
+                 FROM (SELECT last_id AS id FROM deleted_tasks
+                       UNION ALL SELECT MAX(id) FROM tasks) AS used),
+                :public_id, :user_id, :priority, :timeout_s, :now, :now,
                 :request_hash, :request, :sources)
         RETURNING id
         """,

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from structlog.testing import capture_logs
 
 from appliance.config.settings import PriceSettings, QuotaSettings
 from appliance.domain.messages import Sampling, TokenUsage
 from appliance.domain.models import ModelInfo, ModelState
-from appliance.domain.tasks import Priority
-from appliance.domain.usage import UsageKind, UsageRecord, UsageStatus
+from appliance.domain.tasks import AttemptId, Priority
+from appliance.domain.usage import TaskCalls, UsageKind, UsageRecord, UsageStatus
 from appliance.errors import RateLimited, Unavailable
 from appliance.inference.request.call import Call, Caller
 from appliance.inference.request.route import Route
@@ -50,7 +51,7 @@ async def db(tmp_path: Path) -> AsyncGenerator[Database, None]:
 
 
 async def opened(db: Database, now: float = NOW) -> StoredUsageRecorder:
-    recorder = StoredUsageRecorder(db, PRICES, lambda: now)
+    recorder = StoredUsageRecorder(db, PRICES, lambda: now, owner="this-server")
     await recorder.start()
     return recorder
 
@@ -68,7 +69,8 @@ async def test_record_when_settled_then_stored_with_its_cost(db: Database) -> No
     await recorder.close()
     assert await stored(db) == [
         UsageRecord(
-            id=1,
+            key=reserved.key,
+            owner="this-server",
             user_id=1,
             key_id=2,
             kind=UsageKind.CHAT,
@@ -127,18 +129,60 @@ async def test_records_when_the_server_died_then_found_at_the_start_and_counted_
     )
     recorder.reserve(CALL, ROUTE)
     await recorder.close()
-    later = StoredUsageRecorder(db, PRICES, lambda: NOW + 60)
+    later = StoredUsageRecorder(db, PRICES, lambda: NOW + 60, owner="this-server")
     spent = await later.start()
     assert [record.status for record in await stored(db)] == [
         UsageStatus.INTERRUPTED,
         UsageStatus.COMPLETED,
     ]
     assert [(item.provider, item.model, item.cost) for item in spent] == [("far", "m", 205.0)]
-    assert later.reserve(CALL, ROUTE).id == 3
     await later.close()
     tomorrow = StoredUsageRecorder(db, PRICES, lambda: NOW + 86400)
     assert await tomorrow.start() == []
     await tomorrow.close()
+
+
+async def test_records_when_two_servers_share_a_database_then_neither_changes_the_other_s(
+    db: Database, tmp_path: Path
+) -> None:
+    beside = await Database.open(tmp_path / "appliance.db", exclusive=False)
+    recorder = await opened(db)
+    running = recorder.reserve(CALL, ROUTE)
+    await until(lambda: _statuses(db, [UsageStatus.RESERVED]))
+    other = StoredUsageRecorder(beside, PRICES, lambda: NOW, owner="other")
+    await other.start()
+    bob = structs.replace(CALL, caller=Caller("user:2", 2))
+    other.settle(other.reserve(bob, ROUTE), TokenUsage(1, 0), UsageStatus.COMPLETED, exact=True)
+    await other.close()
+    recorder.settle(running, TokenUsage(5, 0), UsageStatus.COMPLETED, exact=True)
+    await recorder.close()
+    await beside.close()
+    charges = [(r.user_id, r.cost) for user in (1, 2) for r in await stored(db, user)]
+    assert charges == [(1, 5.0), (2, 1.0)]
+
+
+async def test_records_of_a_task_when_it_ends_then_stored_with_its_end_and_never_again(
+    db: Database,
+) -> None:
+    recorder = await opened(db)
+    call = structs.replace(CALL, kind=UsageKind.TASK, task_calls=TaskCalls(AttemptId(7, 2)))
+    first, second = recorder.reserve(call, ROUTE), recorder.reserve(call, ROUTE)
+    recorder.settle(first, TokenUsage(5, 0), UsageStatus.COMPLETED, exact=True)
+    async with db.write() as tx:
+        await recorder.settle_task(tx, 7)
+    assert [(r.task_id, r.attempt, r.call, r.status) for r in await stored(db)] == [
+        (7, 2, 2, UsageStatus.INTERRUPTED),
+        (7, 2, 1, UsageStatus.COMPLETED),
+    ]
+    recorder.settle(second, TokenUsage(1, 0), UsageStatus.CANCELLED, exact=True)
+    await recorder.close()
+    late = structs.replace(first, status=UsageStatus.FAILED, seconds=9.0, cost=99.0)
+    async with db.write() as tx:
+        await usage_records.store(tx, [first, late])
+    assert [(r.call, r.status, r.cost) for r in await stored(db)] == [
+        (2, UsageStatus.CANCELLED, 1.0),
+        (1, UsageStatus.COMPLETED, 5.0),
+    ]
 
 
 async def test_records_when_the_disk_refuses_then_kept_and_stored_once_it_takes_them(

@@ -149,7 +149,7 @@ async def test_record_when_a_client_leaves_then_exact_and_an_estimate_where_the_
     async with db.read() as connection:
         records = await usage_records.list_for_user(connection, 1, 0.0, 10)
     await db.close()
-    left, died = sorted(records, key=lambda record: record.id)
+    left, died = sorted(records, key=lambda record: record.started_at)
     assert (left.status, left.exact, left.prompt_tokens) == (UsageStatus.CANCELLED, True, prompt)
     assert (died.status, died.exact) == (UsageStatus.FAILED, False)
 
