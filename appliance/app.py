@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from appliance.agents import CodingAgent
 from appliance.api.application import build_api
 from appliance.config.settings import Settings
 from appliance.domain import toolchain_cache
+from appliance.domain.tasks import Priority
 from appliance.domain.users import DEFAULT_PLAN
 from appliance.errors import ApplianceError
 from appliance.events import EventBus
@@ -117,7 +119,7 @@ async def run_appliance(
             gateway,
             sandbox,
             settings.agent,
-            lambda user_id: _sandbox_for_user(store, sandbox, user_id),
+            partial(_sandbox_for_user, store, sandbox),
         )
         scheduler = Scheduler(
             store,
@@ -246,11 +248,13 @@ async def _username(store: Database, user_id: int) -> str | None:
     return user.username if user else None
 
 
-async def _sandbox_for_user(store: Database, sandbox: SandboxRunner, user_id: int) -> UserSandbox:
+async def _sandbox_for_user(
+    store: Database, sandbox: SandboxRunner, user_id: int, priority: Priority
+) -> UserSandbox:
     """The sandbox with the limits of the user's plan; a deleted user has the default plan."""
     async with store.read() as connection:
         user = await users.get(connection, user_id)
-    return sandbox.for_user(user_id, user.plan if user else DEFAULT_PLAN)
+    return sandbox.for_user(user_id, user.plan if user else DEFAULT_PLAN, priority)
 
 
 async def _start_scheduler(sandbox: SandboxRunner, scheduler: Scheduler) -> None:

@@ -19,7 +19,7 @@ from appliance.agents.text_task import run_text_task
 from appliance.agents.verification.sandbox_harness import Runner, SandboxHarness
 from appliance.config.settings import AgentSettings
 from appliance.domain.models import ModelState
-from appliance.domain.tasks import Task, TaskResult
+from appliance.domain.tasks import Priority, Task, TaskResult
 from appliance.errors import DeadlineExceeded
 from appliance.inference import Caller, Gateway, Route
 from appliance.scheduler.context import TaskContext
@@ -28,8 +28,8 @@ from appliance.scheduler.context import TaskContext
 class CodingAgent:
     """Carries out tasks, any number at a time.
 
-    `sandbox_for_user` returns the sandbox with the limits of the user of that id; without it
-    every task uses `sandbox`.
+    `sandbox_for_user` returns the sandbox with the limits of the user of that id, for runs of that
+    priority; without it every task uses `sandbox`.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class CodingAgent:
         gateway: Gateway,
         sandbox: Runner,
         settings: AgentSettings,
-        sandbox_for_user: Callable[[int], Awaitable[Runner]] | None = None,
+        sandbox_for_user: Callable[[int, Priority], Awaitable[Runner]] | None = None,
     ) -> None:
         self._gateway = gateway
         self._sandbox = sandbox
@@ -86,7 +86,7 @@ class CodingAgent:
     async def _select_sandbox(self, task: Task) -> Runner:
         if self._sandbox_for_user is None:
             return self._sandbox
-        return await self._sandbox_for_user(task.user_id)
+        return await self._sandbox_for_user(task.user_id, task.request.priority)
 
     async def _route(self, task: Task, model: str | None, provider: str | None) -> Route:
         """The route to the model, without providers that the task's user or labels rule out.

@@ -17,12 +17,13 @@ from appliance.domain.execution import (
     RunResult,
 )
 from appliance.domain.language_programs import is_offered
+from appliance.domain.tasks import Priority
 from appliance.errors import SandboxUnavailable
 from appliance.sandbox import backend_selection, plan_limits
 from appliance.sandbox.languages import detection, offered
 from appliance.sandbox.languages.detection import LanguageTrial
 from appliance.sandbox.languages.toolchain_cache import ToolchainCache
-from appliance.sandbox.user_concurrency import UserConcurrency
+from appliance.spi.fair_queue import Caps, FairQueue, FairSemaphore, QueueRequest
 from appliance.spi.sandbox import (
     CheckingBackend,
     RunWatcher,
@@ -34,6 +35,11 @@ from appliance.spi.sandbox import (
 _PROBE_S = 180.0
 _START_S = 60.0
 _MAX_RETRY_S = 600.0
+# Seconds of waiting that raise runs by one class.
+_AGEING_S = 10.0
+
+# The number of waiting runs is limited where they are accepted.
+_OWN_RUN = QueueRequest("", bounded=False)
 
 log = structlog.get_logger()
 
@@ -58,10 +64,11 @@ class SandboxRunner:
         self._settings = settings
         self._plans = dict(plans or {})
         self._toolchain_cache = toolchain_cache
-        self._user_concurrency = UserConcurrency()
         self._backend: SandboxBackend | None = None
         self._status = BackendStatus("none", False, problem="the sandbox is being prepared")
-        self._slots = asyncio.Semaphore(settings.parallel_runs)
+        self._slots = FairSemaphore(
+            FairQueue("the sandbox queue", Caps(settings.parallel_runs), ageing_s=_AGEING_S)
+        )
         self._selection_retry: asyncio.Task[None] | None = None
         self._detection: asyncio.Task[None] | None = None
         self._selection_done = asyncio.Event()
@@ -131,9 +138,11 @@ class SandboxRunner:
         """[sandbox], with the values of that plan in place of its own."""
         return plan_limits.apply_plan(self._settings, self._plans, plan)
 
-    def for_user(self, user_id: int, plan: str) -> "UserSandbox":
-        """The same sandbox with the limits of one user."""
-        return UserSandbox(self, user_id, plan)
+    def for_user(
+        self, user_id: int, plan: str, priority: Priority = Priority.INTERACTIVE
+    ) -> "UserSandbox":
+        """The same sandbox with the limits of one user, for runs of that priority."""
+        return UserSandbox(self, user_id, plan, priority)
 
     def check_ready(self) -> None:
         """Raise SandboxUnavailable, with the reason, if nothing can be run."""
@@ -156,25 +165,29 @@ class SandboxRunner:
             self._backend.check(request)
 
     async def run(self, request: RunRequest, watcher: RunWatcher | None = None) -> RunResult:
-        """One run, after waiting for a free slot.
+        """One run for no user, after waiting for a free slot.
 
         Raises SandboxUnavailable with the reason, and InvalidInput for a bad request.
         """
-        offered.check_command(request, self._settings.languages)
-        self.check_ready()
-        async with self._slots:
-            # Checked again: the sandbox may have been closed while this run waited.
-            result = await _run_on(self._require_backend(), request, watcher)
-        telemetry.observe_sandbox_run(result.reason)
-        return result
+        return await self._run_queued(_OWN_RUN, request, watcher)
 
     async def run_for_user(
-        self, user_id: int, plan: str, request: RunRequest, watcher: RunWatcher | None = None
+        self,
+        user_id: int,
+        plan: str,
+        request: RunRequest,
+        watcher: RunWatcher | None = None,
+        *,
+        priority: Priority = Priority.INTERACTIVE,
     ) -> RunResult:
-        """As `run`, after waiting until the user has fewer active runs than the plan allows."""
-        self.check_ready()
-        async with self._user_concurrency.slot(user_id, self.settings_for_plan(plan).parallel_runs):
-            return await self.run(request, watcher)
+        """As `run`, for a user who has at most as many active runs as the plan allows."""
+        queued = QueueRequest(
+            f"user:{user_id}",
+            priority,
+            user_limit=self.settings_for_plan(plan).parallel_runs,
+            bounded=False,
+        )
+        return await self._run_queued(queued, request, watcher)
 
     async def close(self) -> None:
         """End every run and close the backends."""
@@ -186,6 +199,17 @@ class SandboxRunner:
         self._status = backend_selection.unavailable_status("the sandbox is shut down", "")
         for backend in self._backends.values():
             await backend.close()
+
+    async def _run_queued(
+        self, queued: QueueRequest, request: RunRequest, watcher: RunWatcher | None
+    ) -> RunResult:
+        offered.check_command(request, self._settings.languages)
+        self.check_ready()
+        async with self._slots.hold(queued):
+            # Checked again: the sandbox may have been closed while this run waited.
+            result = await _run_on(self._require_backend(), request, watcher)
+        telemetry.observe_sandbox_run(result.reason)
+        return result
 
     def _require_backend(self) -> SandboxBackend:
         if self._backend is None:
@@ -233,7 +257,7 @@ class SandboxRunner:
 
     async def _run_trial(self, request: RunRequest) -> RunResult:
         """A run of the server's own, which counts for no user."""
-        async with self._slots:
+        async with self._slots.hold(_OWN_RUN):
             return await self._require_backend().run(request)
 
     async def _retry_selection(self, names: Sequence[str]) -> None:
@@ -258,12 +282,13 @@ class SandboxRunner:
 
 
 class UserSandbox:
-    """The sandbox with the limits of one user."""
+    """The sandbox with the limits of one user, for runs of one priority."""
 
-    def __init__(self, runner: SandboxRunner, user_id: int, plan: str) -> None:
+    def __init__(self, runner: SandboxRunner, user_id: int, plan: str, priority: Priority) -> None:
         self._runner = runner
         self._user_id = user_id
         self._plan = plan
+        self._priority = priority
 
     @property
     def status(self) -> BackendStatus:
@@ -274,7 +299,9 @@ class UserSandbox:
 
     async def run(self, request: RunRequest) -> RunResult:
         """One run, after waiting for a free slot; raises what SandboxRunner.run raises."""
-        return await self._runner.run_for_user(self._user_id, self._plan, request)
+        return await self._runner.run_for_user(
+            self._user_id, self._plan, request, priority=self._priority
+        )
 
 
 async def _run_on(

@@ -26,7 +26,7 @@ from appliance.domain.execution import (
     RunResult,
     RunUsage,
 )
-from appliance.domain.tasks import TaskRequest
+from appliance.domain.tasks import Priority, TaskRequest
 from appliance.domain.users import Principal, Role, User
 from appliance.errors import ConfigError, InvalidInput, QueueFull
 from appliance.sandbox.runner import SandboxRunner
@@ -234,6 +234,29 @@ async def test_runs_when_one_that_waited_for_the_user_is_cancelled_then_the_next
     await runner.close()
 
 
+async def test_runs_when_one_user_has_many_waiting_then_others_and_interactive_ones_go_between(
+    settings: Settings,
+) -> None:
+    backend = Backend()
+    runner = runner_of(settings, backend)
+    await runner.start()
+    served = list[str]()
+
+    async def run(name: str, user_id: int, priority: Priority) -> None:
+        await runner.for_user(user_id, "free", priority).run(RunRequest(("true",)))
+        served.append(name)
+
+    queued = [("a1", 1), ("a2", 1), ("a3", 1), ("a4", 1), ("a5", 1), ("b1", 2)]
+    async with asyncio.TaskGroup() as group:
+        for name, user_id in queued:
+            group.create_task(run(name, user_id, Priority.NORMAL))
+        group.create_task(run("chat", 1, Priority.INTERACTIVE))
+        await until(lambda: backend.running == 3)
+        backend.go.set()
+    assert served == ["a1", "a2", "a3", "chat", "b1", "a4", "a5"]
+    await runner.close()
+
+
 async def test_queue_when_the_plan_lets_more_wait_then_only_its_users(
     settings: Settings, db: Database
 ) -> None:
@@ -277,7 +300,7 @@ async def test_task_when_its_user_has_a_plan_then_its_runs_have_that_plans_limit
         def limits(self) -> Limits:
             return allowed
 
-    async def sandbox_for_user(user_id: int) -> UnconfinedRunner:
+    async def sandbox_for_user(user_id: int, _priority: Priority) -> UnconfinedRunner:
         user_ids.append(user_id)
         return users
 

@@ -1,6 +1,8 @@
 """A semaphore whose waiters are served in the order of a FairQueue."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from appliance.spi.fair_queue.fair_queue import FairQueue
 from appliance.spi.fair_queue.requests import Entry, EntryState, QueueRequest
@@ -39,6 +41,15 @@ class FairSemaphore:
         if not ticket.is_granted:
             await ticket.wait()
         return ticket
+
+    @asynccontextmanager
+    async def hold(self, request: QueueRequest) -> AsyncGenerator[None, None]:
+        """Have the right to run inside the block, after waiting for it. Raises QueueFull."""
+        ticket = await self.acquire(request)
+        try:
+            yield
+        finally:
+            ticket.release()
 
     def place(self, request: QueueRequest) -> int:
         """See FairQueue.place."""
