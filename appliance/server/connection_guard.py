@@ -32,10 +32,9 @@ _LONGEST_INTERVAL_S = 1.0
 # Of the event loop's time: with few new connections, and with many.
 _CALM_SHARE, _BUSY_SHARE = 0.02, 0.2
 _RESERVED_SHARE = 0.25  # of the capacity, for what is accepted between two looks
-# Connections over a limit are ended no more often than this while few are open: hostile clients
-# connect again at once, and cost more then than while they wait.
-_EXCESS_INTERVAL_S = 5.0
-_FEW_SHARE = 0.5
+# Hostile clients connect again at once, and cost more then than while they wait.
+_PACED = frozenset({EndReason.SLOW_HEADER, EndReason.ADDRESS_LIMIT})
+_PACED_PER_S = 100.0
 
 
 class ConnectionGuard:
@@ -62,7 +61,7 @@ class ConnectionGuard:
         self._table = ConnectionTable(self._sockets, port)
         self._ended = EndedConnections()
         self._looked_at = clock()
-        self._excess_ended_at = float("-inf")
+        self._paced_left = 0
         self._interval_s = _MAX_INTERVAL_S
         self._task: asyncio.Task[None] | None = None
 
@@ -90,6 +89,7 @@ class ConnectionGuard:
         """Look at every connection once and end those over a limit."""
         now, known = self._clock(), self._table.added
         elapsed, self._looked_at = max(now - self._looked_at, _MIN_INTERVAL_S), now
+        self._paced_left = max(1, round(elapsed * _PACED_PER_S))
         # Taken before the counters are read: a request that ends meanwhile counts at the next look.
         advanced = self._requests.take_advanced()
         steps = _Steps()
@@ -100,8 +100,8 @@ class ConnectionGuard:
                 if reason is not None:
                     self._end(connection, reason)
             await steps.pause()
-        for connection, reason in self._find_excess(now):
-            if not self._requests.in_progress(connection.peer):
+        for connection, reason in self._find_excess():
+            if not self._requests.is_served(connection.peer):
                 self._end(connection, reason)
             await steps.pause()
         self._ended.log(now)
@@ -133,23 +133,23 @@ class ConnectionGuard:
             return None
         return connection.check_idle(counters, now, settings)
 
-    def _find_excess(self, now: float) -> list[Excess]:
+    def _find_excess(self) -> list[Excess]:
         limit = self._settings.connections_per_address
         if len(self._table) <= self._total and self._table.largest <= limit:
             return []
-        few = len(self._table) <= self._total * _FEW_SHARE
-        if few and now - self._excess_ended_at < _EXCESS_INTERVAL_S:
-            return []
-        self._excess_ended_at = now
         return find_excess(
             self._table.by_address(),
             per_address=limit,
             total=self._total,
-            is_idle=lambda connection: not self._requests.in_progress(connection.peer),
+            is_idle=lambda connection: not self._requests.is_served(connection.peer),
             is_exempt=self._proxies.trusts,
         )
 
     def _end(self, connection: Connection, reason: EndReason) -> None:
+        if reason in _PACED:
+            if not self._paced_left:
+                return
+            self._paced_left -= 1
         if self._sockets.end(connection.descriptor, connection.cookie):
             self._ended.add(reason, connection.address)
         self._table.ignore(connection)

@@ -4,6 +4,7 @@ from typing import Any, cast
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from appliance.api.http import request_context
 from appliance.server.open_sockets import Peer
 
 _MAX_ADVANCED = 65536  # enough for a second; without a guard nothing takes them
@@ -36,6 +37,11 @@ class ConnectionRequests:
 
     def in_progress(self, peer: Peer) -> bool:
         return peer in self._scopes
+
+    def is_served(self, peer: Peer) -> bool:
+        """Whether a request is in progress that was not refused."""
+        scope = self._scopes.get(peer)
+        return scope is not None and not request_context.is_refused(scope)
 
     def is_websocket(self, peer: Peer) -> bool:
         scope = self._scopes.get(peer)

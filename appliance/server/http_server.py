@@ -28,7 +28,7 @@ from appliance.config.settings import ServerSettings
 from appliance.errors import SetupError
 from appliance.server.connection_guard import ConnectionGuard
 from appliance.server.connection_requests import ConnectionRequests
-from appliance.server.open_sockets import raise_open_files_limit
+from appliance.server.open_sockets import OpenSockets, raise_open_files_limit
 
 log = structlog.get_logger()
 
@@ -37,6 +37,7 @@ _MAX_HEADER_BYTES = 128 * 1024
 _START_TIMEOUT_S = 10.0
 # Granian accepts more than server.connections, so that the guard finds those over it.
 _ACCEPTED_FACTOR = 2
+_MAX_UNSENT_BYTES = 64 * 1024
 _OTHER_FILES = 4096  # files, pipes and connections to providers
 
 
@@ -81,6 +82,7 @@ class HttpServer:
                 await self._until_accepting(self._serving)
         except TimeoutError:
             raise SetupError(f"the HTTP server did not start at {self.url}") from None
+        OpenSockets().limit_unsent(self.port, _MAX_UNSENT_BYTES)
         self._guard.start()
 
     async def _until_accepting(self, serving: "asyncio.Task[None]") -> None:

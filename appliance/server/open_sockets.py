@@ -23,6 +23,7 @@ Peer = tuple[str, str]
 _SO_COOKIE = 57  # asm-generic/socket.h; socket has no name for it
 _COOKIE_BYTES = 8
 _TCP_LISTEN = 10
+_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; inherited from the listening socket
 # struct tcp_info: tcpi_unacked, tcpi_bytes_acked, tcpi_bytes_received, tcpi_notsent_bytes
 _TCP_INFO = struct.Struct("=24xI92xQQ8xI")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
@@ -91,6 +92,20 @@ class OpenSockets:
             except OSError:
                 return None  # not connected, or no longer
             return address[0].partition("%")[0], str(address[1])
+
+    def limit_unsent(self, port: int, size: int) -> None:
+        """Connections accepted at `port` from now on take at most `size` bytes to be sent later.
+
+        Without it the kernel takes megabytes of an answer that its client does not read.
+        """
+        for descriptor in range(descriptor_slots()):
+            held = _duplicate(descriptor)
+            if held is None:
+                continue
+            with held:
+                is_inet = held.family in (socket.AF_INET, socket.AF_INET6)
+                if is_inet and _is_listening(held) and held.getsockname()[1] == port:
+                    held.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
 
     def end(self, descriptor: int, cookie: bytes) -> bool:
         """Shut a connection down; its server then closes it with a reset. False if it is gone.

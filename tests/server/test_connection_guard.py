@@ -1,14 +1,18 @@
 """The guard over a real server: which connections it ends, and which it lets be."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import pytest
 
+from appliance.api.http import request_context
 from appliance.config.settings import ServerSettings
 from appliance.server import HttpServer
+from appliance.server.open_sockets import descriptor_slots
 from tests.support.polling import until
 from tests.support.raw_client import RawClient
 
@@ -40,7 +44,9 @@ class Application:
                 pass
             return
         scope["client"] = ("203.0.113.1", 0)  # as behind a trusted proxy
-        if scope["path"] == "/held":
+        if scope["path"] == "/refused":
+            request_context.mark_refused(scope)
+        if scope["path"] in ("/held", "/refused"):
             await self.release.wait()
         body = b"x" * 8_000_000 if scope["path"] == "/large" else b"ok"
         headers = [(b"content-length", str(len(body)).encode())]
@@ -142,6 +148,36 @@ async def test_address_when_it_has_too_many_connections_then_the_idle_ones_end()
         assert all(each.is_open() for each in (held, other, *idle[-3:]))
         application.release.set()
         assert (await held.answer()).endswith(b"ok")
+
+
+async def test_address_when_its_requests_wait_for_their_refusal_then_connections_end() -> None:
+    application = Application()
+    async with serving(application, connections=16, connections_per_address=4) as connect:
+        held, refused = connect(), [connect() for _ in range(8)]
+        held.send(REQUEST.replace(b"/ ", b"/held "))
+        for each in refused:
+            each.send(REQUEST.replace(b"/ ", b"/refused "))
+        await until(lambda: len(application.peers) == 9)
+        await until(lambda: sum(each.is_open() for each in refused) == 3)
+        application.release.set()
+        assert (await held.answer()).endswith(b"ok")
+
+
+async def test_connection_when_it_is_accepted_then_the_kernel_holds_little_unsent() -> None:
+    async with serving(Application()) as connect:
+        client = connect()
+        client.send(REQUEST)
+        assert (await client.answer()).endswith(b"ok")
+        found = [_unsent_limit(number) for number in range(descriptor_slots())]
+        assert 64 * 1024 in found
+
+
+def _unsent_limit(descriptor: int) -> int | None:
+    """TCP_NOTSENT_LOWAT of a connection; None for other files."""
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as held:
+        held.getpeername()
+        return held.getsockopt(socket.IPPROTO_TCP, 25)
+    return None
 
 
 async def test_address_when_it_is_a_trusted_proxy_then_its_connections_stay() -> None:

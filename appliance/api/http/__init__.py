@@ -7,6 +7,7 @@ access_log.py       one line per request
 open_streams.py     ends streams whose credentials were revoked
 proxies.py          client address and scheme behind trusted reverse proxies
 admission.py        one Host header; requests in progress per client
+pacer.py            spreads events over time that hostile clients could cause at any rate
 body_drain.py       reads bodies, also the rest of one whose request was answered early
 body_deadline.py    minimum rate of bodies
 handshakes.py       refuses WebSockets where there are none: 426

@@ -1,7 +1,8 @@
 """Decides before routing whether a request is served: its Host header, and its client's others.
 
 A client may have as many requests in progress as connections, so that one behind a trusted
-proxy, whose connections are not its own, has the same limit as one that connects itself.
+proxy, whose connections are not its own, has the same limit as one that connects itself. Those over
+it mostly ask again at once, so that refusals are paced.
 """
 
 from collections.abc import Callable
@@ -9,11 +10,15 @@ from functools import lru_cache
 
 from litestar.types import HTTPScope, WebSocketScope
 
+from appliance.api.http import request_context
+from appliance.api.http.pacer import Pacer
 from appliance.domain.addresses import client_network
 from appliance.errors import ApplianceError, InvalidInput, RateLimited
 
 _HOST = b"host"
 _RETRY_AFTER_S = 1.0
+_REFUSALS_PER_S = 100
+_REFUSALS_AT_ONCE = 20
 
 
 class Admission:
@@ -23,6 +28,7 @@ class Admission:
         self._max_per_address = max_per_address
         self._is_exempt = is_exempt
         self._in_progress: dict[str, int] = {}
+        self._refusals = Pacer(_REFUSALS_PER_S, burst=_REFUSALS_AT_ONCE)
 
     def enter(self, scope: HTTPScope | WebSocketScope) -> ApplianceError | None:
         """Count a request until `leave`; the error with which to refuse it, if there is one."""
@@ -40,6 +46,11 @@ class Admission:
                 retry_after=_RETRY_AFTER_S,
             )
         return None
+
+    async def pace_refusal(self, scope: HTTPScope | WebSocketScope) -> None:
+        """Wait until a request may be refused. Meanwhile its connection counts as idle."""
+        request_context.mark_refused(scope)
+        await self._refusals.wait()
 
     def leave(self, scope: HTTPScope | WebSocketScope) -> None:
         """Count a request no longer."""

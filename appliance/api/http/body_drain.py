@@ -20,6 +20,7 @@ _MAX_DRAIN_S = 10.0
 _IDLE_TIMEOUT_S = 1.0
 # Hostile clients whose requests are refused may send their bodies byte by byte.
 _MAX_DRAINING = 32
+_SMALL_PIECE_BYTES = 1024
 
 
 class DrainableBody(AwaitedBody):
@@ -43,7 +44,7 @@ class DrainableBody(AwaitedBody):
             return await self._receive()
         self._deadlines.start(self)
         try:
-            return await self._receive_piece()
+            message = await self._receive_piece()
         except asyncio.CancelledError:
             if not self.caused_cancellation():
                 raise
@@ -51,6 +52,8 @@ class DrainableBody(AwaitedBody):
             raise self._deadlines.error() from None
         finally:
             self._deadlines.stop(self)
+        await self._pace(message)
+        return message
 
     async def _receive_piece(self) -> Any:
         message: Any = await self._receive()
@@ -82,7 +85,13 @@ class DrainableBody(AwaitedBody):
             while not self._complete and budget > 0 and time.monotonic() < deadline:
                 async with asyncio.timeout(_IDLE_TIMEOUT_S):
                     message = await self._receive_piece()
+                await self._pace(message)
                 budget -= len(message.get("body", b""))
+
+    async def _pace(self, message: Any) -> None:
+        """Let small pieces gather, whatever the rate at which they are sent."""
+        if not self._complete and len(message.get("body", b"")) < _SMALL_PIECE_BYTES:
+            await self._deadlines.small_pieces.wait()
 
 
 def _sends_body(headers: dict[bytes, bytes]) -> bool:

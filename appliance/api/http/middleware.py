@@ -28,7 +28,7 @@ _HANDSHAKE_REFUSED = 403
 _POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 _TRY_AGAIN_LATER = 1013
 _REVOKED = "The credentials were revoked"
-_MAX_PIECE_BYTES = 64 * 1024
+_MAX_PIECE_BYTES = 32 * 1024
 _CLIENT_CLOSED_REQUEST = 499  # nginx's code for a client that disconnected first
 _SECURITY_HEADERS: Headers = [
     (b"cache-control", b"no-store"),
@@ -116,6 +116,8 @@ class RequestMiddleware:
         refusal = self._admission.enter(scope)
         app = ErrorResponse(self._dialects, refusal) if refusal else self._app
         try:
+            if refusal is not None:
+                await self._admission.pace_refusal(scope)
             await app(scope, body.receive, send_with_headers)
         except asyncio.CancelledError:
             if stream is None or not stream.caused_cancellation():
@@ -147,6 +149,7 @@ class RequestMiddleware:
             if refusal is None:
                 await self._app(scope, receive, send_watched)
             else:
+                await self._admission.pace_refusal(scope)
                 await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": ""})
         except asyncio.CancelledError:
             if stream is None or not stream.caused_cancellation():

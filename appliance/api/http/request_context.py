@@ -15,6 +15,7 @@ _CREDENTIAL_PREFIXES = ("mk-", "mcr-", "eyJ")  # API keys, refresh tokens, JWTs
 _REQUEST_ID = "appliance_request_id"
 _RATE_STATUS = "appliance_rate_status"
 _POLICY = "appliance_route_policy"
+_REFUSED = "appliance_refused"
 
 
 def assign_request_id(scope: Scope) -> None:
@@ -48,6 +49,15 @@ def set_route_policy(scope: Scope, policy: RoutePolicy) -> None:
 def route_policy(scope: Scope) -> RoutePolicy | None:
     """The policy of the matched route; None if none matched."""
     return _state(scope).get(_POLICY)
+
+
+def mark_refused(scope: Scope) -> None:
+    """The request waits for its refusal only: its connection may be ended."""
+    _state(scope)[_REFUSED] = True
+
+
+def is_refused(scope: Scope) -> bool:
+    return _REFUSED in _state(scope)
 
 
 def principal(scope: Scope) -> Principal | None:

@@ -8,6 +8,7 @@ import pytest
 
 from appliance.api.http.body_deadline import BodyDeadlines
 from appliance.api.http.body_drain import DrainableBody
+from appliance.api.http.pacer import Pacer
 from appliance.config.settings import ServerSettings
 from appliance.errors import BodyTimeout
 
@@ -160,3 +161,23 @@ async def test_body_when_the_request_is_cancelled_then_that_is_no_timeout() -> N
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
+
+
+@pytest.mark.parametrize(("size", "asked"), [(1, 2), (4096, 10)])
+async def test_body_when_its_pieces_are_small_then_they_are_received_at_a_limited_rate(
+    size: int, asked: int
+) -> None:
+    sent = Sent(*[b"x" * size] * 9, last=True)
+    deadlines = BodyDeadlines(ServerSettings())
+    deadlines.small_pieces = Pacer(1e-6, burst=1)
+    scope = cast("Any", {"headers": [(b"transfer-encoding", b"chunked")]})
+    body = DrainableBody(scope, sent.receive, deadlines)
+    reading = asyncio.create_task(read_all(body))
+    await asyncio.sleep(0)
+    assert sent.asked == asked
+    reading.cancel()
+
+
+async def read_all(body: DrainableBody) -> None:
+    while (await body.receive()).get("more_body"):
+        pass
