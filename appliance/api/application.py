@@ -34,7 +34,7 @@ from appliance.api.http.auth import GuardState, enforce_route_policy
 from appliance.api.http.body_deadline import BodyDeadlines
 from appliance.api.http.dependencies import application_dependencies
 from appliance.api.http.dialect import Dialects
-from appliance.api.http.handshakes import HandshakeFilter
+from appliance.api.http.handshakes import HandshakeFilter, keep_guard_error
 from appliance.api.http.middleware import RequestMiddleware
 from appliance.api.http.open_streams import OpenStreams
 from appliance.api.http.proxies import TrustedProxies
@@ -81,6 +81,7 @@ def build_api(
         guards=[enforce_route_policy],
         state=State({"services": services}),
         dependencies=application_dependencies(services, settings),
+        after_exception=[keep_guard_error],
         exception_handlers={Exception: errors.exception_handler(dialects)},
         request_class=ApiRequest,
         request_max_body_size=None,  # each route has its own: see ApiRequest.body

@@ -90,7 +90,8 @@ async def test_insert_when_read_again_then_equal(system: TaskSystem):
         assert await tasks.get(connection, stored.id) == stored
         assert await tasks.find(connection, "mine", system.alice.user.id) == stored
         assert await tasks.find(connection, "mine", system.bob.user.id) is None
-        assert await tasks.find_for_any_user(connection, "mine") == stored
+        (owner,) = await tasks.list_owners(connection, "mine", 10)
+        assert (owner.id, owner.username) == (system.alice.user.id, "alice")
         (listed,) = await tasks.list_page(connection, system.alice.user.id, None, None, 10)
     assert listed.request.prompt == request.prompt
     assert listed.request.files == listed.request.tests == ()

@@ -1,5 +1,7 @@
 """/api/v1/execute and /api/v1/tasks: submit coding tasks, follow, list, cancel and delete them."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, post
@@ -17,12 +19,18 @@ from appliance.api.monkey.task_frames import stream_frames
 from appliance.api.openapi import event_stream_schema, response_schema
 from appliance.api.streaming.sse import event_stream_response, parse_last_event_id
 from appliance.config.settings import Settings
-from appliance.domain.tasks import Task, TaskRequest, TaskStatus
+from appliance.domain.tasks import Task, TaskEvent, TaskRequest, TaskStatus
 from appliance.domain.users import Principal
 from appliance.errors import ApplianceError, InvalidInput
 from appliance.services.container import Services
 
 AnyRequest = Request[Any, Any, Any]
+TaskOwner = Annotated[
+    str | None,
+    QueryParameter(
+        name="user", max_length=256, description="The owner's username; for administrators only."
+    ),
+]
 
 # Failures of the server or of the model are outcomes of a task: the answer is 200 with `error`.
 _OUTCOMES = frozenset({500, 502})
@@ -74,26 +82,37 @@ async def list_tasks(
 
 @get("/{task_id:str}")
 async def get_task(
-    request: AnyRequest, services: ServicesDependency, task_id: FromPath[str]
+    request: AnyRequest,
+    services: ServicesDependency,
+    task_id: FromPath[str],
+    owner: TaskOwner = None,
 ) -> ExecuteAnswer:
     """Get a task, with its result once it has ended."""
-    return task_answers.execute_answer(await services.tasks.get(get_principal(request), task_id))
+    task = await services.tasks.get(get_principal(request), task_id, owner)
+    return task_answers.execute_answer(task)
 
 
 @post("/{task_id:str}/cancel", status_code=200)
 async def cancel_task(
-    request: AnyRequest, services: ServicesDependency, task_id: FromPath[str]
+    request: AnyRequest,
+    services: ServicesDependency,
+    task_id: FromPath[str],
+    owner: TaskOwner = None,
 ) -> ExecuteAnswer:
     """Cancel a task that is queued or running."""
-    return task_answers.execute_answer(await services.tasks.cancel(get_principal(request), task_id))
+    task = await services.tasks.cancel(get_principal(request), task_id, owner)
+    return task_answers.execute_answer(task)
 
 
 @delete("/{task_id:str}", status_code=204)
 async def delete_task(
-    request: AnyRequest, services: ServicesDependency, task_id: FromPath[str]
+    request: AnyRequest,
+    services: ServicesDependency,
+    task_id: FromPath[str],
+    owner: TaskOwner = None,
 ) -> None:
     """Delete a task that has ended, with its events."""
-    await services.tasks.delete(get_principal(request), task_id)
+    await services.tasks.delete(get_principal(request), task_id, owner)
 
 
 @get("/{task_id:str}/events", responses=event_stream_schema())
@@ -102,6 +121,7 @@ async def task_events(
     services: ServicesDependency,
     task_id: FromPath[str],
     after: Annotated[int | None, QueryParameter(ge=0, le=2**63 - 1)] = None,
+    owner: TaskOwner = None,
 ) -> Response[Any]:
     """Stream the events of a task: past ones first, then live.
 
@@ -110,18 +130,22 @@ async def task_events(
     """
     principal = get_principal(request)
     last_id = parse_last_event_id(request, after)
-    task = await services.tasks.get(principal, task_id)
-    if last_id and task.status.final and await _is_exhausted(request, services, task_id, last_id):
-        return Response(None, status_code=204)
-    return _task_stream(services, principal, task, last_id)
+    task = await services.tasks.get(principal, task_id, owner)
+    if last_id and task.status.final:
+        later = services.tasks.events(principal, task_id, last_id, owner)
+        if await _is_exhausted(later):
+            return Response(None, status_code=204)
+    return _task_stream(services, principal, task, last_id, owner)
 
 
-def _task_stream(services: Services, principal: Principal, task: Task, after: int) -> Stream:
+def _task_stream(
+    services: Services, principal: Principal, task: Task, after: int, owner: str | None = None
+) -> Stream:
     """The events of a task after number `after`, as frames."""
     identity = task.public_id
-    events = services.tasks.events(principal, identity, after)
+    events = services.tasks.events(principal, identity, after, owner)
     return event_stream_response(
-        stream_frames(identity, events, lambda: services.tasks.get(principal, identity))
+        stream_frames(identity, events, lambda: services.tasks.get(principal, identity, owner))
     )
 
 
@@ -152,11 +176,10 @@ def _raise_rejection(task: Task) -> None:
     raise error
 
 
-async def _is_exhausted(
-    request: AnyRequest, services: ServicesDependency, task_id: str, last_id: int
-) -> bool:
-    async for _ in services.tasks.events(get_principal(request), task_id, last_id):
-        return False
+async def _is_exhausted(events: AsyncGenerator[TaskEvent, None]) -> bool:
+    async with aclosing(events):
+        async for _ in events:
+            return False
     return True
 
 

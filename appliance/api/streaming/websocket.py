@@ -13,7 +13,7 @@ from litestar.exceptions import WebSocketDisconnect
 from litestar.handlers import BaseRouteHandler
 
 from appliance.api.http.auth import find_credential
-from appliance.errors import ApplianceError, Forbidden, InvalidInput, PayloadTooLarge
+from appliance.errors import ApplianceError, InvalidInput, PayloadTooLarge, Unauthenticated
 
 AnySocket = WebSocket[Any, Any, Any]
 Message = Mapping[str, Any]
@@ -77,11 +77,11 @@ def require_header_credential(
 ) -> None:
     """Guard: browsers open WebSockets with cookies for pages of any site, so cookies don't count.
 
-    Raises Forbidden.
+    Raises Unauthenticated.
     """
     credential = find_credential(connection)
     if credential is None or credential.from_cookie:
-        raise Forbidden("a WebSocket needs Authorization: Bearer, or X-API-Key")
+        raise Unauthenticated("a WebSocket needs Authorization: Bearer, or X-API-Key")
 
 
 async def serve_session(

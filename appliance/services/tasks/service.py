@@ -27,14 +27,17 @@ from appliance.errors import (
 from appliance.events import EventBus
 from appliance.scheduler import QueueStats, Scheduler
 from appliance.services.accounts import permissions
+from appliance.services.accounts.validation import canonicalize
 from appliance.services.tasks.validation import TASK_ID, validate_request
-from appliance.store.sqlite.database import Database, Transaction
-from appliance.store.tables import task_events, task_queue, task_storage, tasks
+from appliance.store.sqlite.database import Connection, Database, Transaction
+from appliance.store.tables import task_events, task_queue, task_storage, tasks, users
 
 MAX_PAGE_SIZE = 100
 # Retry-After before any task has ended, when the scheduler has no estimate.
 _DEFAULT_RETRY_S = 5.0
 _CURSOR_BYTES = 8
+# How many owners of a task id an error names.
+_LISTED_OWNERS = 10
 
 
 class TaskPage(Struct, frozen=True):
@@ -77,10 +80,14 @@ class TaskService:
             # Even after a cancellation during the commit: the task may be on disk.
             self._scheduler.wake()
 
-    async def get(self, principal: Principal, public_id: str) -> Task:
-        """The principal's task; for an administrator, else that of any user. Raises NotFound."""
+    async def get(self, principal: Principal, public_id: str, owner: str | None = None) -> Task:
+        """The principal's task, or that of the user `owner`. Raises NotFound.
+
+        Without `owner`, an administrator who has no such task gets that of the only user who
+        has one. Raises Conflict if several have, Forbidden if others give an `owner`.
+        """
         permissions.require_scope(principal, Scope.TASKS_READ)
-        return await self._find(principal, public_id)
+        return await self._find(principal, public_id, owner)
 
     async def list(
         self,
@@ -99,16 +106,19 @@ class TaskService:
             rows = await tasks.list_page(connection, principal.user.id, status, before, limit + 1)
         return _build_page(rows, limit)
 
-    async def cancel(self, principal: Principal, public_id: str) -> Task:
-        """Cancel a queued or running task. Raises NotFound, TaskNotCancellable."""
+    async def cancel(self, principal: Principal, public_id: str, owner: str | None = None) -> Task:
+        """Cancel a queued or running task, found as by `get`. Raises TaskNotCancellable."""
         permissions.require_scope(principal, Scope.TASKS_WRITE)
-        task = await self._find(principal, public_id)
+        task = await self._find(principal, public_id, owner)
         return await self._scheduler.cancel(task.id)
 
-    async def delete(self, principal: Principal, public_id: str) -> None:
-        """Delete an ended task with its journal. Raises NotFound, Conflict if it has not ended."""
+    async def delete(self, principal: Principal, public_id: str, owner: str | None = None) -> None:
+        """Delete an ended task, found as by `get`, with its journal.
+
+        Raises Conflict if it has not ended.
+        """
         permissions.require_scope(principal, Scope.TASKS_WRITE)
-        found = await self._find(principal, public_id)
+        found = await self._find(principal, public_id, owner)
         async with self._db.write() as tx:
             task = await tasks.get(tx, found.id)
             if task is None:
@@ -134,10 +144,10 @@ class TaskService:
         return await self._get_ended(task.id)
 
     async def events(
-        self, principal: Principal, public_id: str, after: int = 0
+        self, principal: Principal, public_id: str, after: int = 0, owner: str | None = None
     ) -> AsyncGenerator[TaskEvent, None]:
-        """The task's journal after sequence number `after`, live, to its end. Raises NotFound."""
-        task = await self.get(principal, public_id)
+        """The task's journal after sequence number `after`, live, to its end; found as by `get`."""
+        task = await self.get(principal, public_id, owner)
         async with aclosing(self._bus.follow(task.id, after)) as journal:
             async for event in journal:
                 yield event
@@ -193,13 +203,19 @@ class TaskService:
             retry_after=max(1.0, self._scheduler.next_free_worker_s() or _DEFAULT_RETRY_S),
         )
 
-    async def _find(self, principal: Principal, public_id: str) -> Task:
+    async def _find(self, principal: Principal, public_id: str, owner: str | None) -> Task:
+        if owner is not None and not permissions.is_administrator(principal):
+            raise Forbidden("`user` is for administrators with the scope 'admin'; leave it out")
         if not TASK_ID.fullmatch(public_id):
             raise NotFound("no such task")
         async with self._db.read() as connection:
-            task = await tasks.find(connection, public_id, principal.user.id)
-            if not task and permissions.is_administrator(principal):
-                task = await tasks.find_for_any_user(connection, public_id)
+            if owner is not None:
+                user = await users.get_by_username(connection, canonicalize(owner))
+                task = await tasks.find(connection, public_id, user.id) if user else None
+            else:
+                task = await tasks.find(connection, public_id, principal.user.id)
+                if not task and permissions.is_administrator(principal):
+                    task = await _find_of_only_owner(connection, public_id)
         if not task:
             raise NotFound("no such task", details={"task_id": public_id})
         return task
@@ -218,6 +234,17 @@ class TaskService:
                 "the server is shutting down; the task continues after the next start"
             )
         return task
+
+
+async def _find_of_only_owner(connection: Connection, public_id: str) -> Task | None:
+    """The task of the only user who has one with this id. Raises Conflict if several have."""
+    owners = await tasks.list_owners(connection, public_id, _LISTED_OWNERS)
+    if len(owners) > 1:
+        raise Conflict(
+            f"several users have a task {public_id!r}; name the owner by ?user=USERNAME",
+            details={"task_id": public_id, "users": [owner.username for owner in owners]},
+        )
+    return await tasks.find(connection, public_id, owners[0].id) if owners else None
 
 
 def _prepare(user_id: int, request: TaskRequest) -> tasks.NewTask:

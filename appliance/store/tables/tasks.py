@@ -26,6 +26,13 @@ class NewTask(Struct, frozen=True):
     stored_sources: str | bytes
 
 
+class TaskOwner(Struct, frozen=True):
+    """A user who has a task."""
+
+    id: int
+    username: str
+
+
 class _Sources(Struct, frozen=True):
     """The caller's files, in a column of their own, so that lists do not load them."""
 
@@ -110,14 +117,16 @@ async def find(connection: Connection, public_id: str, user_id: int) -> Task | N
     return row.to_task() if row else None
 
 
-async def find_for_any_user(connection: Connection, public_id: str) -> Task | None:
-    """The first task with this public id, of any user."""
-    row = await connection.one(
-        StoredTask,
-        "SELECT * FROM tasks WHERE public_id = :public_id ORDER BY user_id LIMIT 1",
-        {"public_id": public_id},
+async def list_owners(connection: Connection, public_id: str, limit: int) -> Sequence[TaskOwner]:
+    """Up to `limit` users who have a task with this public id."""
+    return await connection.all(
+        TaskOwner,
+        """
+        SELECT users.id, users.username FROM tasks JOIN users ON users.id = tasks.user_id
+        WHERE tasks.public_id = :public_id ORDER BY users.id LIMIT :limit
+        """,
+        {"public_id": public_id, "limit": limit},
     )
-    return row.to_task() if row else None
 
 
 async def get_request_hash(connection: Connection, task_id: int) -> str:

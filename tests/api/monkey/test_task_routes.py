@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from appliance.domain.tasks import TaskRequest
 from tests.api.application import Api
 from tests.support.polling import until
 
@@ -78,6 +79,31 @@ async def test_delete_when_an_administrator_asks_then_any_user_s_task(
     async with api.client("admin") as admin:
         assert (await admin.delete("/api/v1/tasks/mine")).status_code == 204
     assert (await client.get("/api/v1/tasks/mine")).status_code == 404
+
+
+async def test_task_when_several_users_have_the_id_then_an_administrator_names_the_owner(
+    api: Api, client: httpx.AsyncClient
+) -> None:
+    for user in (api.system.alice, api.system.bob):
+        await api.services.tasks.submit(user, TaskRequest(prompt="Do it", client_task_id="same"))
+    path = "/api/v1/tasks/same"
+    async with api.client("admin") as admin:
+        for method, suffix in (
+            ("GET", ""),
+            ("DELETE", ""),
+            ("POST", "/cancel"),
+            ("GET", "/events"),
+        ):
+            refused = await admin.request(method, path + suffix)
+            assert refused.status_code == 409
+            assert "?user=USERNAME" in refused.json()["message"]
+            assert refused.json()["error"]["details"]["users"] == ["alice", "bob"]
+        await admin.get(f"{path}/events?user=bob")  # until it has ended
+        assert (await admin.delete(f"{path}?user=Bob")).status_code == 204
+        assert (await admin.get(f"{path}?user=bob")).status_code == 404
+        assert (await admin.get(f"{path}?user=nobody")).status_code == 404
+    assert (await client.get(path)).status_code == 200
+    assert (await client.get(f"{path}?user=alice")).status_code == 403
 
 
 async def test_list_when_paged_then_every_task_once_newest_first(
