@@ -17,7 +17,7 @@ from appliance.domain.messages import (
 from appliance.domain.models import ModelInfo, ProviderStatus
 from appliance.domain.tasks import Priority, Task
 from appliance.domain.usage import TaskCalls, UsageKind
-from appliance.errors import ServerStopping
+from appliance.errors import ApplianceError, ServerStopping
 from appliance.inference import factory
 from appliance.inference.admission.shares import CallerShares, UsernameLookup, no_username
 from appliance.inference.completion_run import CompletionRun, Fingerprint, GatewayServices
@@ -119,6 +119,10 @@ class Gateway:
     async def models(self) -> list[ModelInfo]:
         """The models of all providers; a provider that fails to list them is logged and omitted."""
         return await self._directory.models()
+
+    def find_problem(self, model: str) -> ApplianceError | None:
+        """The error for a model that is not listed, but may be of a provider without a list."""
+        return self._directory.find_problem(model)
 
     async def default_model(self) -> ModelInfo | None:
         """The model for requests that name none."""

@@ -10,6 +10,7 @@ from appliance.config.settings import Settings
 from appliance.domain.execution import BackendStatus, Limits
 from appliance.domain.models import ModelInfo, ModelState, ProviderStatus
 from appliance.domain.tasks import CollapseStrategy, Persona, TaskType
+from appliance.errors import ApplianceError
 from appliance.inference.gateway import Gateway
 from appliance.inference.request.route import model_path
 from appliance.inference.response_cache import CacheStats
@@ -82,6 +83,10 @@ class CatalogService:
         ]
         dated = self._add_dates([*routes, *models])
         return [model for model in dated if provider in (None, model.provider)]
+
+    def find_model_problem(self, name: str) -> ApplianceError | None:
+        """The error for a model that is not listed, but may be of a provider without a list."""
+        return self._gateway.find_problem(name)
 
     def _add_dates(self, models: Sequence[ModelInfo]) -> Sequence[ModelInfo]:
         """Set missing creation times, which clients' formats require, to the time first seen.

@@ -58,6 +58,9 @@ class Catalog:
     async def models(self, provider: str | None = None) -> Sequence[ModelInfo]:
         return [each for each in MODELS if provider in (None, each.provider)]
 
+    def find_model_problem(self, name: str) -> None:
+        return None
+
 
 @dataclass
 class OpenAiApi:

@@ -83,9 +83,8 @@ class HandshakeFilter:
             await send(denial)
 
         request = _as_request(scope, receive, send_denial)
-        response = self._dialects.for_path(scope["path"]).render_error(request, problem)
-        asgi: Any = response.to_asgi_response(None, request)
-        await asgi(request.scope, receive, send_denial)
+        response: Any = self._dialects.for_path(scope["path"]).render_error(request, problem)
+        await response.to_asgi_response(None, request)(request.scope, receive, send_denial)
 
 
 async def keep_guard_error(error: Exception, scope: Scope) -> None:

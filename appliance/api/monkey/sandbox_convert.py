@@ -26,7 +26,6 @@ from appliance.api.monkey.sandbox_schemas import (
 from appliance.api.streaming.sse import Frame, Frames
 from appliance.domain.execution import BuildReport, Isolation, OutputStream, SandboxFile
 from appliance.errors import ApplianceError, InvalidInput
-from appliance.services.sandbox import programs
 from appliance.services.sandbox.programs import Program, ProgramResult
 from appliance.services.sandbox.run_events import Finished, Output, Queued, RunEvent, Started
 from appliance.services.sandbox.service import Language, SandboxCapabilities
@@ -39,7 +38,8 @@ def convert_program(body: RunBody) -> Program:
     return Program(
         language=body.language,
         argv=tuple(body.argv or ()),
-        files=_files(body),
+        code=None if body.code is None else decode_content("code", body.code, "utf-8"),
+        files=tuple(_file(f"files[{at}].content", file) for at, file in enumerate(body.files)),
         entry=body.entry,
         args=tuple(body.args),
         stdin=decode_content("stdin", body.stdin, body.stdin_encoding),
@@ -156,19 +156,6 @@ def _error(code: str, message: str) -> Mapping[str, Any]:
         "error": {"code": code, "message": message},
         "status": status_for_code(code),
     }
-
-
-def _files(body: RunBody) -> tuple[SandboxFile, ...]:
-    files = tuple(_file(f"files[{at}].content", file) for at, file in enumerate(body.files))
-    if body.code is None:
-        return files
-    if body.language is None:
-        raise InvalidInput.at("code", "requires `language`")
-    if body.entry:
-        raise InvalidInput.at("entry", "can't be combined with `code`; put the code into `files`")
-    code = decode_content("code", body.code, "utf-8")
-    name = programs.default_file_name(body.language, code)
-    return (SandboxFile(name, code), *files)
 
 
 def _file(field: str, file: SandboxFileBody) -> SandboxFile:

@@ -30,7 +30,7 @@ async def get_model(services: ServicesDependency, model: FromPath[str]) -> Model
         if requested in (identity, _path(info)):
             return _answer(identity, info)
     ids = [identity for identity, _ in available]
-    raise UnknownModel(
+    raise services.catalog.find_model_problem(requested) or UnknownModel(
         f"model {requested!r} does not exist; available: {', '.join(ids) or 'none'}",
         details={"model": requested},
     )

@@ -7,7 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from appliance.domain.models import ModelInfo, ProviderStatus
-from appliance.errors import InvalidInput, ModelUnavailable, ProviderFailed, UnknownModel
+from appliance.errors import (
+    ApplianceError,
+    InvalidInput,
+    ModelUnavailable,
+    ProviderFailed,
+    UnknownModel,
+)
 from appliance.inference.request.route import (
     MAX_NAMES_SHOWN,
     Route,
@@ -68,7 +74,8 @@ class ModelDirectory:
         """The route of a name; None and "auto" stand for the default model.
 
         Raises InvalidInput for an unknown provider, UnknownModel with the names that exist,
-        and ModelUnavailable if there is no model at all.
+        and ModelUnavailable if there is no model at all, or if it may be the model of a provider
+        that can't be reached.
         """
         if provider is not None:
             self.provider(provider)
@@ -78,11 +85,27 @@ class ModelDirectory:
         if model is None or (model == AUTO and not self._find_models(AUTO, models)):
             return await self._default_route(all_models, models, provider)
         if not models:
-            raise self._no_models(provider)
+            raise self.find_problem(model, provider) or self._no_models(provider)
         targets = self._find_models(model, models)
         if not targets:
-            raise self._unknown_model(model, models)
+            raise self.find_problem(model, provider) or self._unknown_model(model, models)
         return build_route(targets)
+
+    def find_problem(self, model: str, provider: str | None = None) -> ApplianceError | None:
+        """The error for a model that is not listed, but may be of a provider without a list."""
+        names = [each.model for each in self._aliases.get(model, ())] or [model]
+        for listing in self._remote_listings:
+            owner = listing.provider_name
+            if provider in (None, owner) and any(self._may_own(owner, name) for name in names):
+                problem = listing.find_problem(model)
+                if problem is not None:
+                    return problem
+        return None
+
+    def _may_own(self, provider: str, name: str) -> bool:
+        """Whether a name can be that of a model of this provider."""
+        prefix, slash, _ = name.partition("/")
+        return prefix == provider if slash and prefix in self._providers else True
 
     async def models(self) -> list[ModelInfo]:
         """The models of all providers; a provider that fails to list them is logged and omitted."""
@@ -115,13 +138,13 @@ class ModelDirectory:
         self, all_models: Sequence[ModelInfo], models: Sequence[ModelInfo], provider: str | None
     ) -> Route:
         """The default model's route; the first model if none is set or it is another provider's."""
-        if not models:
-            raise self._no_models(provider)
         name = await self._default_model()
+        if not models:
+            raise self.find_problem(name or AUTO, provider) or self._no_models(provider)
         existing = self._find_models(name, all_models) if name else []
         targets = [info for info in existing if provider in (None, info.provider)]
         if not targets and name and provider is None:
-            raise ModelUnavailable(
+            raise self.find_problem(name) or ModelUnavailable(
                 f"the default model {name!r} does not exist; the models are: "
                 f"{summarize_names(models, self._aliases)}. The administrator sets another with "
                 "`monkey-coder model add FILE --default`"

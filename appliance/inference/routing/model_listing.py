@@ -7,7 +7,12 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from appliance.domain.models import ModelInfo
-from appliance.errors import ApplianceError
+from appliance.errors import (
+    ApplianceError,
+    ModelUnavailable,
+    ProviderFailed,
+    ProviderMisconfigured,
+)
 from appliance.inference.request import provider_boundary
 from appliance.inference.request.deadline import Deadlines
 from appliance.spi.provider import Provider
@@ -36,12 +41,32 @@ class ModelListing:
         self._next_refresh_at = float("-inf")
         self._refresh: asyncio.Task[None] | None = None
         self._refresh_started_at = 0.0
+        self._failure: ApplianceError | None = None
+        self._was_listed = False
         self.local = provider.status().local
 
     @property
     def is_fresh(self) -> bool:
         """Whether `models` returns without waiting for a remote provider."""
         return not self.local and self._refresh is None and self._clock() < self._next_refresh_at
+
+    @property
+    def provider_name(self) -> str:
+        return self._provider.name
+
+    def find_problem(self, model: str) -> ApplianceError | None:
+        """Why a remote provider has never listed its models, so that it could have `model`."""
+        if self.local or self._was_listed:
+            return None
+        if isinstance(self._failure, ProviderMisconfigured):
+            return self._failure
+        reason = f" ({self._failure.message})" if self._failure else ""
+        return ModelUnavailable(
+            f"model {model!r} can't be found now: the provider {self.provider_name!r} can't be "
+            f"reached{reason}; retry later",
+            details={"model": model, "provider": self.provider_name},
+            retry_after=max(1.0, self._next_refresh_at - self._clock()),
+        )
 
     async def models(self) -> Sequence[ModelInfo]:
         """Empty if a provider has never answered; failures are logged."""
@@ -72,7 +97,8 @@ class ModelListing:
             models = await self._list_models()
         finally:
             self._refresh = None
-        self.last_models = self.last_models if models is None else models
+        if models is not None:
+            self._was_listed, self.last_models = True, models
         self._next_refresh_at = self._clock() + (FAILURE_PAUSE_S if models is None else FRESH_S)
 
     async def _list_models(self) -> Sequence[ModelInfo] | None:
@@ -81,10 +107,11 @@ class ModelListing:
         try:
             return await deadline.run(lambda: provider_boundary.list_models(self._provider))
         except TimeoutError:
-            reason = _TIMED_OUT
+            failure = ProviderFailed(_TIMED_OUT)
         except ApplianceError as error:
-            reason = error.message
+            failure = error
         finally:
             deadline.close()
-        _log.warning("provider_models_failed", provider=self._provider.name, reason=reason)
+        self._failure = failure
+        _log.warning("provider_models_failed", provider=self.provider_name, reason=failure.message)
         return None

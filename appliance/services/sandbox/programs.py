@@ -27,13 +27,15 @@ _MAX_ARTIFACTS = 32
 class Program(Struct, frozen=True):
     """A program to run: `files` of a `language`, or an `argv`.
 
-    `entry` is the main file, by default the first. `limits` lowers limits, by the field
+    `code` is a main file that the caller did not name, before `files`. Otherwise `entry` is the
+    main file, by default the first. `limits` lowers limits, by the field
     names of appliance.domain.execution.Limits; `build_limits` those of the compiler, of which
     only `wall_s` and `cpu_s` are its own.
     """
 
     language: str | None = None
     argv: tuple[str, ...] = ()
+    code: bytes | None = None
     files: tuple[SandboxFile, ...] = ()
     entry: str | None = None
     args: tuple[str, ...] = ()
@@ -65,7 +67,8 @@ def prepare_program(
 ) -> PreparedProgram:
     """Validate a program and convert it to a run. Raises InvalidInput naming the field."""
     _check_counts(program, max_files)
-    files = _normalize_paths(program.files)
+    _check_args(program)
+    files = _normalize_paths(program)
     limits = lower_limits(allowed, program.limits)
     request = RunRequest(
         argv=program.argv,
@@ -99,7 +102,7 @@ def default_file_name(language: str, content: bytes) -> str:
 
 def _check_counts(program: Program, max_files: int) -> None:
     counts = {
-        "files": (len(program.files), max_files),
+        "files": (len(program.files) + (program.code is not None), max_files),
         "args": (len(program.args), _MAX_ARGS),
         "artifacts": (len(program.artifacts), _MAX_ARTIFACTS),
     }
@@ -108,12 +111,25 @@ def _check_counts(program: Program, max_files: int) -> None:
             raise InvalidInput.at(name, f"has {count} entries; the limit is {limit}")
 
 
-def _normalize_paths(files: tuple[SandboxFile, ...]) -> tuple[SandboxFile, ...]:
+def _check_args(program: Program) -> None:
+    for at, word in enumerate(program.args):
+        if "\0" in word:
+            raise InvalidInput.at(f"args[{at}]", "must not contain a NUL character")
+
+
+def _normalize_paths(program: Program) -> tuple[SandboxFile, ...]:
+    """The files with normal paths, the main one first. Raises InvalidInput naming the field."""
+    named = [(f"files[{at}].path", file) for at, file in enumerate(program.files)]
+    if program.code is not None:
+        named.insert(0, ("code", _main_file(program.language, program.code)))
     paths = PathSet()
-    return tuple(
-        structs.replace(file, path=paths.add(f"files[{at}].path", file.path))
-        for at, file in enumerate(files)
-    )
+    return tuple(structs.replace(file, path=paths.add(at, file.path)) for at, file in named)
+
+
+def _main_file(language: str | None, code: bytes) -> SandboxFile:
+    if language is None:
+        raise InvalidInput.at("code", "requires `language`")
+    return SandboxFile(default_file_name(language, code), code)
 
 
 def _check_argv(program: Program) -> None:
@@ -143,6 +159,8 @@ def _apply_recipe(
     if not request.files:
         raise InvalidInput.at("files", "is empty; send the program to run")
     paths = [file.path for file in request.files]
+    if program.entry and program.code is not None:
+        raise InvalidInput.at("entry", "can't be combined with `code`; put the code into `files`")
     entry = program.entry or paths[0]
     if entry not in paths:
         raise InvalidInput.at("entry", f"{entry[:200]!r} is not one of the files")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import pytest
 
 from appliance.domain.models import ModelInfo
-from appliance.errors import ProviderFailed, UnknownModel
+from appliance.errors import ModelUnavailable, ProviderFailed, ProviderMisconfigured, UnknownModel
 from appliance.inference import Gateway
 from appliance.inference.routing import model_listing
 from appliance.inference.routing.model_listing import ModelListing
-from tests.support.gateway_parts import Scripted, gateway_over
+from tests.support.gateway_parts import Scripted, gateway_over, route
 from tests.support.polling import until
 
 
@@ -48,8 +48,10 @@ async def test_resolve_when_a_remote_provider_is_silent_then_the_wait_is_bounded
     other.go.set()
     gateway = gateway_over(remote, other)
     assert (await gateway.resolve("other/m", None)).provider == "other"
-    with pytest.raises(UnknownModel):
+    with pytest.raises(ModelUnavailable, match="provider 'far' can't be reached"):
         await gateway.resolve("far/m", None)
+    with pytest.raises(UnknownModel):
+        await gateway.resolve("other/far", None)
     remote.go.set()
     await until(lambda: _is_listed(gateway, "far"))
     assert (await gateway.resolve("far/m", None)).provider == "far"
@@ -71,6 +73,29 @@ async def test_listing_when_it_begins_to_fail_then_the_last_list_is_used(
         now[0] = at
         assert [info.name for info in await listing.models()] == ["m"]
         assert remote.times_asked == times_asked
+
+
+async def test_resolve_when_a_remote_provider_is_gone_then_the_error_says_which() -> None:
+    remote, other = SlowRemote(), SlowRemote("other")
+    other.go.set()
+    gateway = gateway_over(remote, other, routes=route("far/m"))
+    remote.broken = ProviderFailed("connection refused")
+    for name in ("far/m", "m2", "smart"):
+        with pytest.raises(
+            ModelUnavailable, match=r"'far' can't be reached \(connection ref"
+        ) as gone:
+            await gateway.resolve(name, None)
+        assert 1 <= (gone.value.retry_after or 0) <= model_listing.FAILURE_PAUSE_S
+    await gateway.close()
+
+
+async def test_resolve_when_a_remote_provider_is_misconfigured_then_its_error() -> None:
+    remote = SlowRemote()
+    remote.broken = ProviderMisconfigured("far: wrong key")
+    gateway = gateway_over(remote)
+    with pytest.raises(ProviderMisconfigured, match="wrong key"):
+        await gateway.resolve("far/m", None)
+    await gateway.close()
 
 
 async def test_close_when_a_listing_hangs_then_it_is_cancelled() -> None:
