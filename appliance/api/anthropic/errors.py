@@ -1,12 +1,13 @@
 """Errors and headers below /v1/messages."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from litestar import Request, Response
 
-from appliance.api.http.dialect import Dialect, Headers, Problem
+from appliance.api.http.dialect import Dialect, FieldNames, Headers, Problem
 from appliance.api.http.errors import problem_response
 from appliance.api.http.rate_limit import RateStatus
 from appliance.api.http.request_context import request_id
@@ -31,6 +32,10 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+_NAMES: FieldNames = (
+    (re.compile(r"^output\.schema\b"), "output_config.format.schema"),
+    (re.compile(r"^(tools\[\d+\])\.parameters\b"), r"\1.input_schema"),
+)
 _TOO_LONG, _OVERFLOW = "CONTEXT_LENGTH_EXCEEDED", "prompt is too long"
 # Statuses that differ from those of the other dialects.
 _STATUS_BY_CODE = {"MODEL_NOT_FOUND": 404, "QUEUE_FULL": 529}
@@ -66,6 +71,7 @@ def rate_limit_headers(window: RateStatus, elapsed_s: float) -> Headers:  # noqa
 
 def _adapt_problem(problem: Problem) -> Problem:
     """The problem with this dialect's status, and in the words that clients search for."""
+    problem = problem.with_names(_NAMES)
     message = _describe_overflow(problem) if problem.code == _TOO_LONG else problem.message
     status = _STATUS_BY_CODE.get(problem.code, problem.status)
     return replace(problem, status=status, message=message)

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from litestar.handlers import BaseRouteHandler
 
+from appliance.api.http.malformed_json import describe_malformed
 from appliance.api.http.validation import invalid_field
 from appliance.errors import InvalidInput, PayloadTooLarge
 
@@ -55,7 +56,7 @@ class BodyDecoder:
         except msgspec.ValidationError as error:
             raise invalid_field(error) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidInput.at("body", str(error)) from None
+            raise describe_malformed(body, error) from None
 
     def convert_form(self, fields: Mapping[str, Any]) -> Any:
         """The fields of a form as `kind`. Raises InvalidInput naming the field."""

@@ -1,7 +1,8 @@
 """What a dialect defines for responses that no handler of it makes, such as a 404."""
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from litestar import Request, Response
@@ -9,6 +10,8 @@ from litestar import Request, Response
 from appliance.api.http.rate_limit import RateStatus
 
 Headers = list[tuple[bytes, bytes]]
+FieldNames = Sequence[tuple[re.Pattern[str], str]]
+"""Patterns of the domain's field names, and a dialect's own names in their place."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,16 @@ class Problem:
     message: str
     details: dict[str, Any] = field(default_factory=dict[str, Any])
     headers: dict[str, str] = field(default_factory=dict[str, str])
+
+    def with_names(self, names: FieldNames) -> "Problem":
+        """The same problem, with the field as the client named it."""
+        known = str(self.details.get("field", ""))
+        for pattern, name in names:
+            own, count = pattern.subn(name, known, count=1)
+            if count:
+                message = self.message.replace(f"{known}: ", f"{own}: ", 1)
+                return replace(self, message=message, details=self.details | {"field": own})
+        return self
 
 
 def no_extra_headers(window: RateStatus, elapsed_s: float) -> Headers:  # noqa: ARG001

@@ -1,5 +1,6 @@
 """Errors and headers as clients of OpenAI's API read them, whichever of its paths they call."""
 
+import re
 import time
 from dataclasses import replace
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 from litestar import Request, Response
 
 from appliance.api.http import request_context
-from appliance.api.http.dialect import Dialect, Headers, Problem
+from appliance.api.http.dialect import Dialect, FieldNames, Headers, Problem
 from appliance.api.http.errors import problem_response
 from appliance.api.http.rate_limit import RateStatus
 
-_PREFIXES = ("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/responses")
+_RESPONSES = "/v1/responses"
+_PREFIXES = ("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models", _RESPONSES)
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -38,20 +40,32 @@ _NO_MODEL, _TOO_LONG = "MODEL_NOT_FOUND", "CONTEXT_LENGTH_EXCEEDED"
 _OVERFLOW = "maximum context length"
 _PARAMS = {_NO_MODEL: "model", _TOO_LONG: "messages"}
 _NOT_FOUND = 404
+_SCHEMA, _GRAMMAR = re.compile(r"^output\.schema\b"), re.compile(r"^output\.grammar\b")
+_CHAT_NAMES: FieldNames = (
+    (_SCHEMA, "response_format.json_schema.schema"),
+    (_GRAMMAR, "grammar"),
+    (re.compile(r"^(tools\[\d+\])\.(?=name\b|description\b|parameters\b)"), r"\1.function."),
+)
+_RESPONSE_NAMES: FieldNames = ((_SCHEMA, "text.format.schema"),)
 _SHOWN_ELSEWHERE = frozenset({"field", "reason"})  # in the message and in `param`
 
 
 def render_error(request: Request[Any, Any, Any], problem: Problem) -> Response[Any]:
     """The response; the code of an unmatched path is unknown_url."""
-    problem = adapt_problem(problem)
+    problem = adapt_problem(request, problem)
     body = error_body(problem)
     if problem.status == _NOT_FOUND and request_context.path_template(request.scope) is None:
         body["error"]["code"] = "unknown_url"
     return problem_response(body, problem)
 
 
-def adapt_problem(problem: Problem) -> Problem:
-    """The problem with 404 for an unknown model, and in the words that clients search for."""
+def adapt_problem(request: Request[Any, Any, Any], problem: Problem) -> Problem:
+    """The problem with 404 for an unknown model, and in the words that clients search for.
+
+    The field is named as the client of this path names it.
+    """
+    is_response = request.scope["path"].startswith(_RESPONSES)
+    problem = problem.with_names(_RESPONSE_NAMES if is_response else _CHAT_NAMES)
     if problem.code == _NO_MODEL:
         return replace(problem, status=_NOT_FOUND)
     if problem.code == _TOO_LONG:

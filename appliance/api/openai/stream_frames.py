@@ -60,7 +60,7 @@ async def stream_frames(
             yield Encoded(chunks.usage(total))
         yield Encoded(DONE)
     except Exception as error:
-        problem = adapt_problem(describe_stream_error(request, error))
+        problem = adapt_problem(request, describe_stream_error(request, error))
         yield Encoded(b"data: %b\n\n" % msgspec.json.encode(error_body(problem)))
 
 

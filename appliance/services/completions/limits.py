@@ -71,7 +71,7 @@ def _schemas(spec: CompletionSpec) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for at, tool in enumerate(spec.tools):
         yield f"tools[{at}].parameters", tool.parameters
     if spec.output.schema is not None:
-        yield "response_format.schema", spec.output.schema
+        yield "output.schema", spec.output.schema
 
 
 def _path(place: _Place) -> str:

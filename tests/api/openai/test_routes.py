@@ -234,6 +234,28 @@ async def test_error_when_there_are_details_then_they_are_in_the_body(
     assert error["details"] == counts
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "named"),
+    [
+        (CHATS, "output.schema.properties.a", "response_format.json_schema.schema.properties.a"),
+        (CHATS, "tools[2].parameters.type", "tools[2].function.parameters.type"),
+        (CHATS, "output.grammar", "grammar"),
+        ("/v1/responses", "output.schema.properties.a", "text.format.schema.properties.a"),
+        ("/v1/messages", "output.schema.properties.a", "output_config.format.schema.properties.a"),
+        ("/v1/messages", "tools[2].parameters.type", "tools[2].input_schema.type"),
+    ],
+)
+async def test_error_when_a_model_refuses_a_schema_then_it_names_the_client_s_field(
+    path: str, field: str, named: str, api: OpenAiApi, client: httpx.AsyncClient
+) -> None:
+    api.service.refusal = InvalidInput.at(field, "is odd")
+    answer = await client.post(path, json=CHAT | {"input": "x", "model": "m", "max_tokens": 5})
+    error = answer.json()["error"]
+    assert answer.status_code == 400
+    assert error["message"] == f"{named}: is odd"
+    assert error.get("param", named) == named
+
+
 @pytest.mark.parametrize("key", ["", "mk-wrong"])
 async def test_chat_when_the_key_is_wrong_then_401_before_the_body_is_read(
     key: str, api: OpenAiApi
@@ -251,6 +273,8 @@ MALFORMED: list[tuple[bytes, str]] = [
     (b"[]", "body"),
     (b"null", "body"),
     (b"\xff\xfe", "body"),
+    (b'{"user": "a\\ud800"}', "user"),
+    (b'{"messages": [{"content": "\\udc00abcdefgh"}]}', "messages[0].content"),
     (b"[" * 100_000, "body"),
     (b"{}", "messages"),
     (b'{"messages": 5}', "messages"),

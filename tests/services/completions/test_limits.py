@@ -81,7 +81,7 @@ def test_integer_when_it_has_no_encoding_then_refused_by_place(number: int):
 
     with pytest.raises(InvalidInput, match=r"tools\[1\]\.parameters\.properties\.a\.enum\[1\]"):
         check_size(of_tool, _LIMITS)
-    with pytest.raises(InvalidInput, match=r"response_format\.schema\.properties"):
+    with pytest.raises(InvalidInput, match=r"output\.schema\.properties"):
         check_size(of_output, _LIMITS)
 
 

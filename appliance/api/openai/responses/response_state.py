@@ -35,10 +35,15 @@ _INVALID = 400
 
 
 class ResponseState:
-    """`body` is the response so far; each method changes it and yields the events of the change."""
+    """`body` is the response so far; each method changes it and yields the events of the change.
 
-    def __init__(self, body: ResponseBody, request: ConvertedRequest, model: str) -> None:
-        self.body = _initial_body(body, request, model)
+    `created_at` is when the request arrived, in epoch seconds.
+    """
+
+    def __init__(
+        self, body: ResponseBody, request: ConvertedRequest, model: str, created_at: int
+    ) -> None:
+        self.body = _initial_body(body, request, model, created_at)
         self._tools = request.tools
         self.finished = False
         self._started = False
@@ -121,7 +126,7 @@ class ResponseState:
         self.finished = True
         self.body |= {
             "status": status,
-            "completed_at": int(time.time()),
+            "completed_at": None if reason else int(time.time()),
             "incomplete_details": {"reason": reason} if reason else None,
             "usage": _usage(finished.usage),
         }
@@ -165,13 +170,15 @@ class _OpenMessage:
         }
 
 
-def _initial_body(body: ResponseBody, request: ConvertedRequest, model: str) -> Json:
+def _initial_body(
+    body: ResponseBody, request: ConvertedRequest, model: str, created_at: int
+) -> Json:
     """The response before its first token, with the options in effect."""
     text, spec = body.text, request.spec
     return {
         "id": _new_id("resp"),
         "object": "response",
-        "created_at": int(time.time()),
+        "created_at": created_at,
         "completed_at": None,
         "status": "in_progress",
         "error": None,

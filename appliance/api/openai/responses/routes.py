@@ -1,5 +1,8 @@
 """POST /v1/responses and /v1/responses/input_tokens."""
 
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from litestar import Request, Router
@@ -55,14 +58,17 @@ def router() -> Router:
 async def _answer(
     request: AnyRequest, converted: convert.ConvertedRequest, body: ResponseBody
 ) -> ASGIApp:
+    new_state = partial(ResponseState, body, converted, created_at=int(time.time()))
     headers = report_ignored(converted.tools.ignored)
     start = get_services(request).completions.start(get_principal(request), converted.spec)
     if body.stream:
         return await open_stream(
-            start, lambda pending: _stream_frames(request, pending, converted, body), headers
+            start,
+            lambda pending: _stream_frames(request, pending, new_state, body.model or ""),
+            headers,
         )
     (completion,) = await start
-    state = ResponseState(body, converted, completion.report.model)
+    state = new_state(completion.report.model)
     try:
         async for event in completion:
             _ = list(state.apply_event(event))
@@ -75,14 +81,14 @@ async def _answer(
 async def _stream_frames(
     request: AnyRequest,
     pending: PendingCompletions,
-    converted: convert.ConvertedRequest,
-    body: ResponseBody,
+    new_state: Callable[[str], ResponseState],
+    requested_model: str,
 ) -> EventFrames:
     """The events of a response; a failure is the last of them."""
-    state = ResponseState(body, converted, body.model or "")
+    state = new_state(requested_model)
     try:
         (completion,) = await pending
-        state = ResponseState(body, converted, completion.report.model)
+        state = new_state(completion.report.model)
         for frame in state.start():
             yield frame
         async for event in completion:
@@ -90,7 +96,8 @@ async def _stream_frames(
                 yield frame
         _require_finished(state)
     except Exception as error:
-        for frame in state.fail(adapt_problem(describe_stream_error(request, error))):
+        problem = adapt_problem(request, describe_stream_error(request, error))
+        for frame in state.fail(problem):
             yield frame
 
 

@@ -100,9 +100,9 @@ class OutputConstraints:
             check_runs(rules)
             made = create_grammar_sampler(self._model, text)
         except GrammarError as error:
-            return f"unusable grammar: {error}"
+            return f"can't be enforced: {error.summary}" if is_own else f"unusable grammar: {error}"
         except NativeError:
-            return "llama.cpp rejects the grammar: too many nested repetitions"
+            return "can't be enforced: it has too many nested repetitions"
         self._model.lib.llama_sampler_free(made)
         return None
 

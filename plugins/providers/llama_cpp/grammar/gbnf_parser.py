@@ -15,7 +15,14 @@ _QUANTIFIERS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 
 class GrammarError(Exception):
-    """The text is no grammar that can be used; the message says where and why."""
+    """The text is no grammar that can be used; the message says where and why.
+
+    `summary` is the message without the name of a `rule`, for those who did not write the grammar.
+    """
+
+    def __init__(self, reason: str, rule: str = "") -> None:
+        super().__init__(f"the rule {rule!r} {reason}" if rule else reason)
+        self.summary = f"a part of it {reason}" if rule else reason
 
 
 class Chars(Struct, frozen=True):

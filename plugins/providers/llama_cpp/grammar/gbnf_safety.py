@@ -120,14 +120,14 @@ def _part(item: Item, inner: Item, group: str) -> Part:
 def _check_names(rules: Rules) -> None:
     for name, part in _parts(rules):
         if part.rule and part.rule not in rules:
-            raise GrammarError(f"the rule {name!r} uses {part.rule!r}, which is not defined")
+            raise GrammarError(f"uses {part.rule!r}, which is not defined", name)
 
 
 def _check_size(rules: Rules) -> None:
     parts = sum(part.size * part.copies + 1 for _, part in _parts(rules))
     if parts > _MOST_PARTS or len(rules) > _MOST_RULES:
         raise GrammarError(
-            f"it has {len(rules)} rules and, with repetitions expanded, {parts} items; "
+            f"it is too large: {len(rules)} rules and, with repetitions expanded, {parts} items; "
             f"the limits are {_MOST_RULES} and {_MOST_PARTS}"
         )
 
@@ -198,7 +198,7 @@ def _check_beginnings(rules: Rules, nullable: set[str]) -> None:
                 ways[name] = _ways(name, begins[name], ways)
             elif following in open_rules:
                 shown = following.partition("_")[0]
-                raise GrammarError(f"the rule {shown!r} begins with itself (left recursion)")
+                raise GrammarError("begins with itself (left recursion)", shown)
             else:
                 open_rules.add(following)
                 path.append((following, iter(begins[following])))
@@ -221,7 +221,7 @@ def _ways(name: str, begins: Counter[str], ways: dict[str, int]) -> int:
     total = 1 + sum(times * ways[each] for each, times in begins.items())
     if total > _MOST_BEGINNINGS:
         raise GrammarError(
-            f"the rule {name.partition('_')[0]!r} can start in more than {_MOST_BEGINNINGS} "
-            "ways; merge alternatives that start alike"
+            f"can start in more than {_MOST_BEGINNINGS} ways; merge alternatives that start alike",
+            name.partition("_")[0],
         )
     return total

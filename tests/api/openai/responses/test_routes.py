@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -105,6 +106,22 @@ async def test_response_when_answered_then_the_headers(
     assert headers["x-overhead-ms"] == "1.500"
     assert headers["x-provider-used"] == "llama_cpp"
     assert int(headers["x-ratelimit-remaining-requests"]) > 0
+
+
+@pytest.mark.parametrize("reason", [FinishReason.STOP, FinishReason.LENGTH])
+async def test_response_when_it_takes_long_then_created_at_is_when_it_was_requested(
+    reason: FinishReason, scripted: ScriptedApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.service.steps = [TextDelta("a"), Finished(reason, USAGE)]
+    scripted.service.may_start.clear()
+    posted = asyncio.create_task(scripted.client.post(PATH, json=BODY))
+    await scripted.service.waiting.wait()
+    later = time.time() + 100
+    monkeypatch.setattr(time, "time", lambda: later)
+    scripted.service.may_start.set()
+    body = (await posted).json()
+    assert later - 100 - 60 < body["created_at"] <= later - 100
+    assert body["completed_at"] == (int(later) if reason is FinishReason.STOP else None)
 
 
 async def test_response_when_tools_are_called_then_items_of_their_own(
