@@ -8,6 +8,7 @@ from appliance.agents.code.solution import Solution
 from appliance.agents.run.agent_journal import Generation
 from appliance.agents.run.candidate import Candidate
 from appliance.agents.run.execution_plan import ExecutionPlan
+from appliance.agents.run.model_usage import sum_by_model
 from appliance.agents.run.run_context import RunContext
 from appliance.domain.messages import FinishReason, TokenUsage
 from appliance.domain.tasks import (
@@ -94,15 +95,9 @@ def _usage_by_model(
     context: RunContext, generations: Sequence[Generation]
 ) -> tuple[ModelUsage, ...]:
     """What each model used: a request goes to the next model of its route if the first fails."""
-    plan, calls = context.plan, context.journal.comparison_calls
-    by_model: dict[tuple[str, str], ModelUsage] = {}
-    for part in (*generations, *((calls,) if calls else ())):
-        key = (part.provider or plan.provider, part.model or plan.model)
-        before = by_model.get(key, ModelUsage(*key, TokenUsage()))
-        costs = [cost for cost in (before.cost, part.cost) if cost is not None]
-        total = sum(costs) if costs else None
-        by_model[key] = ModelUsage(*key, before.usage + part.usage, total)
-    return tuple(each for each in by_model.values() if each.usage.total_tokens)
+    plan, compared = context.plan, context.journal.comparison_calls
+    calls = (*generations, *((compared,) if compared else ()))
+    return sum_by_model(calls, plan.provider, plan.model)
 
 
 def _generation_s(candidates: Sequence[Candidate]) -> float:

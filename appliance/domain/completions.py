@@ -63,6 +63,8 @@ class ProviderAttempt(Struct, frozen=True):
 class CompletionReport(Struct, frozen=True):
     """Report on one completion, final once its stream has ended.
 
+    Until then `usage` is that of the prompt, estimated if the provider has not counted it.
+
     `cost` is in the currency of the configured prices, None without a price. `waited_s` is the
     time in the admission queue, `overhead_s` the time that the gateway itself took.
     """

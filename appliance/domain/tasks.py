@@ -202,6 +202,8 @@ class Task(Struct, frozen=True):
     """A task as stored. `public_id` is "task_…" or the client's; times are epoch seconds.
 
     `attempt` counts how often it was started; `deadline_at` is the running attempt's deadline.
+    `usage_by_model` is not stored: it is what an ended task without a result used, as far as its
+    journal records it.
     """
 
     id: int
@@ -217,6 +219,7 @@ class Task(Struct, frozen=True):
     deadline_at: float | None = None
     result: TaskResult | None = None
     failure: TaskFailure | None = None
+    usage_by_model: tuple[ModelUsage, ...] = ()
 
     @property
     def attempt_id(self) -> AttemptId:

@@ -105,6 +105,8 @@ class CompletionRun:
         self, cached: Sequence[CompletionEvent]
     ) -> AsyncGenerator[CompletionEvent, None]:
         self._log.record_first_event(self._services.clock())
+        if cached and isinstance(cached[-1], Finished):
+            self._usage = replace(cached[-1].usage, completion_tokens=0)
         for event in cached:
             self._usage = event.usage if isinstance(event, Finished) else self._usage
             yield event
@@ -127,6 +129,9 @@ class CompletionRun:
         except BaseException:
             deadline.close()
             raise
+        self._usage = provider_boundary.prompt_usage(
+            started.answer.rest
+        ) or self._call.estimate.partial_usage(0)
         record = self._services.usage.reserve(self._call, started.route)
         status, pieces = UsageStatus.CANCELLED, 0
         try:

@@ -22,6 +22,11 @@ class MeteredStream(Protocol):
         """Exact once the stream is closed; None if unknown."""
         ...
 
+    @property
+    def prompt_usage(self) -> TokenUsage | None:
+        """The prompt's tokens, from the first event on; None if unknown."""
+        ...
+
 
 @runtime_checkable
 class Provider(Protocol):

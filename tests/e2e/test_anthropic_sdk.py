@@ -101,7 +101,11 @@ def test_stream_when_read_by_the_helper_then_its_text_and_usage(
 
 def test_stream_when_read_raw_then_events_in_their_order(sdk: anthropic.Anthropic) -> None:
     with sdk.messages.create(model="model", max_tokens=4, messages=HI, stream=True) as stream:
-        kinds = [event.type for event in stream]
+        events = list(stream)
+    kinds = [event.type for event in events]
+    first: Any = events[0]
+    prompt = first.message.usage.input_tokens + first.message.usage.cache_read_input_tokens
+    assert prompt == sdk.messages.count_tokens(model="model", messages=HI).input_tokens
     assert kinds[:2] == ["message_start", "content_block_start"]
     assert set(kinds[2:-3]) == {"content_block_delta"}
     assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"]

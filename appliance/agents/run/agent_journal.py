@@ -4,50 +4,38 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from appliance.agents.run.execution_plan import CandidateSampling, ExecutionPlan
+from appliance.agents.run.model_usage import ModelCall
 from appliance.agents.verification.verifier import Verdict
-from appliance.domain.messages import FinishReason, TokenUsage
+from appliance.domain.messages import FinishReason
 from appliance.domain.tasks import EventKind, TaskEvent, Verification
 from appliance.scheduler.context import TaskContext
 
 
-class Generation(Struct, frozen=True):
-    """Data of a CANDIDATE event: one finished generation with its whole text.
-
-    `provider` and `model` answered, "" in older journals. `cost` is in US dollars,
-    None without a price.
-    """
+class Generation(ModelCall, frozen=True, kw_only=True):
+    """Data of a CANDIDATE event: one finished generation with its whole text."""
 
     branch: int
     round: int
     text: str
     seed: int
     temperature: float
-    usage: TokenUsage
     seconds: float
     finish_reason: FinishReason
-    provider: str = ""
-    model: str = ""
-    cost: float | None = None
 
     @property
     def key(self) -> tuple[int, int]:
         return (self.round, self.branch)
 
 
-class ComparisonCalls(Struct, frozen=True):
+class ComparisonCalls(ModelCall, frozen=True, kw_only=True):
     """Function calls that the model wrote to compare candidates by.
 
-    The other fields are those of the generation that was requested for them, if any.
+    The fields of ModelCall are those of the generation that was requested for them, if any.
     """
 
     calls: tuple[str, ...] = ()
-    usage: TokenUsage = TokenUsage()
-    provider: str = ""
-    model: str = ""
-    cost: float | None = None
 
 
 class AgentJournal:

@@ -158,7 +158,7 @@ class MetadataAnswer(Struct):
     """`quantum_branches` is the number of candidates that were generated."""
 
     task_type: str
-    persona: str | None
+    persona: str
     execution_time: float | None
     provider_used: str | None
     model: str | None
@@ -197,7 +197,7 @@ class TaskSummary(Struct):
     task_id: str
     status: str
     task_type: str
-    persona: str | None
+    persona: str
     prompt: str
     created_at: str
     started_at: str | None

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from appliance.agents.code import languages
+from appliance.agents.prompting.personas import choose_persona
 from appliance.api.http.times import iso, iso_or_none
 from appliance.api.monkey.schemas import (
     ArtifactAnswer,
@@ -17,10 +18,12 @@ from appliance.api.monkey.schemas import (
     UsageAnswer,
     VerificationAnswer,
 )
+from appliance.domain.messages import TokenUsage
 from appliance.domain.tasks import (
     BranchReport,
     BranchStatus,
     ModelUsage,
+    Persona,
     SourceFile,
     Task,
     TaskFailure,
@@ -51,7 +54,7 @@ def execute_answer(task: Task) -> ExecuteAnswer:
         result=result_answer(result) if result else None,
         error=_error(task),
         metadata=_metadata(task, seconds),
-        usage=_usage(result, seconds) if result else None,
+        usage=_usage(task, seconds),
         verification=_verification(result) if result else None,
         created_at=iso(task.created_at),
         started_at=iso_or_none(task.started_at),
@@ -103,7 +106,7 @@ def _summary(task: Task) -> TaskSummary:
         task_id=task.public_id,
         status=STATUS_NAMES[task.status],
         task_type=task.request.task_type,
-        persona=task.request.persona,
+        persona=_persona(task),
         prompt=task.request.prompt[:_PROMPT_CHARACTERS],
         created_at=iso(task.created_at),
         started_at=iso_or_none(task.started_at),
@@ -112,24 +115,41 @@ def _summary(task: Task) -> TaskSummary:
     )
 
 
+def _persona(task: Task) -> Persona:
+    """The one that answered or will answer: as requested, else by the type of the task."""
+    answered = task.result.persona if task.result else None
+    return answered or choose_persona(task.request.persona, task.request.task_type)
+
+
 def _metadata(task: Task, seconds: float | None) -> MetadataAnswer:
     result = task.result
     return MetadataAnswer(
         task_type=task.request.task_type,
-        persona=(result.persona if result else None) or task.request.persona,
+        persona=_persona(task),
         execution_time=seconds,
         provider_used=result.provider if result else None,
         model=result.model if result else None,
-        tokens_used=result.usage.total_tokens if result else 0,
+        tokens_used=sum(each.usage.total_tokens for each in _usage_by_model(task)),
         tokens_per_second=_speed(result) if result else None,
         quantum_branches=sum(map(_was_generated, result.branches)) if result else 0,
         attempts=task.attempt,
     )
 
 
-def _usage(result: TaskResult, seconds: float | None) -> UsageAnswer:
-    usage, by_provider = result.usage, Counter[str]()
-    for each in result.usage_by_model or (ModelUsage(result.provider, result.model, usage),):
+def _usage_by_model(task: Task) -> tuple[ModelUsage, ...]:
+    result = task.result
+    if result is None:
+        return task.usage_by_model
+    return result.usage_by_model or (ModelUsage(result.provider, result.model, result.usage),)
+
+
+def _usage(task: Task, seconds: float | None) -> UsageAnswer | None:
+    """None before the end, and if no model call was recorded."""
+    by_model = _usage_by_model(task)
+    if not task.result and not by_model:
+        return None
+    usage, by_provider = sum((each.usage for each in by_model), TokenUsage()), Counter[str]()
+    for each in by_model:
         by_provider[each.provider] += each.usage.total_tokens
     return UsageAnswer(
         tokens_used=usage.total_tokens,
@@ -137,7 +157,7 @@ def _usage(result: TaskResult, seconds: float | None) -> UsageAnswer:
         tokens_output=usage.completion_tokens,
         tokens_cached=usage.cached_tokens,
         provider_breakdown=dict(by_provider),
-        cost_estimate=sum(each.cost or 0.0 for each in result.usage_by_model),
+        cost_estimate=sum(each.cost or 0.0 for each in by_model),
         execution_time=seconds,
     )
 

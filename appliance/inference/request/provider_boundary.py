@@ -65,6 +65,11 @@ async def close_stream(stream: AsyncIterator[CompletionEvent]) -> None:
         await aclose()
 
 
+def prompt_usage(stream: AsyncIterator[CompletionEvent]) -> TokenUsage | None:
+    """The prompt's tokens of a stream that began, if its provider tells them before the end."""
+    return stream.prompt_usage if isinstance(stream, MeteredStream) else None
+
+
 def measured_usage(stream: AsyncIterator[CompletionEvent]) -> TokenUsage | None:
     """The usage of a closed stream, if its provider measures it."""
     return stream.usage if isinstance(stream, MeteredStream) else None

@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from appliance.agents.run.model_usage import read_usage
 from appliance.config.settings import Settings
 from appliance.domain.tasks import EventKind, Task, TaskEvent, TaskRequest, TaskStatus
 from appliance.domain.users import Principal, Role, Scope
@@ -87,7 +88,7 @@ class TaskService:
         has one. Raises Conflict if several have, Forbidden if others give an `owner`.
         """
         permissions.require_scope(principal, Scope.TASKS_READ)
-        return await self._find(principal, public_id, owner)
+        return await self._add_usage(await self._find(principal, public_id, owner))
 
     async def list(
         self,
@@ -110,7 +111,7 @@ class TaskService:
         """Cancel a queued or running task, found as by `get`. Raises TaskNotCancellable."""
         permissions.require_scope(principal, Scope.TASKS_WRITE)
         task = await self._find(principal, public_id, owner)
-        return await self._scheduler.cancel(task.id)
+        return await self._add_usage(await self._scheduler.cancel(task.id))
 
     async def delete(self, principal: Principal, public_id: str, owner: str | None = None) -> None:
         """Delete an ended task, found as by `get`, with its journal.
@@ -233,7 +234,14 @@ class TaskService:
             raise Unavailable(
                 "the server is shutting down; the task continues after the next start"
             )
-        return task
+        return await self._add_usage(task)
+
+    async def _add_usage(self, task: Task) -> Task:
+        if not task.status.final or task.result or not task.attempt:
+            return task
+        async with self._db.read() as connection:
+            events = await task_events.list_model_calls(connection, task.id)
+        return structs.replace(task, usage_by_model=read_usage(events))
 
 
 async def _find_of_only_owner(connection: Connection, public_id: str) -> Task | None:

@@ -61,6 +61,18 @@ async def list_all(connection: Connection, task_id: int) -> list[TaskEvent]:
     )
 
 
+async def list_model_calls(connection: Connection, task_id: int) -> list[TaskEvent]:
+    """The events of a task that may record what a model used, in order."""
+    return await connection.all(
+        TaskEvent,
+        """
+        SELECT task_id, seq, at, kind, data FROM task_events
+        WHERE task_id = :id AND kind IN ('planned', 'candidate', 'progress') ORDER BY seq
+        """,
+        {"id": task_id},
+    )
+
+
 def create_reader(db: Database) -> Callable[[int, int, int], Awaitable[list[TaskEvent]]]:
     """`list_after` on a connection of its own, for the event bus."""
 

@@ -48,13 +48,15 @@ _AnswerT = TypeVar("_AnswerT")
 class MeteredEvents:
     """Implements appliance.spi.provider.MeteredStream.
 
-    `make` creates the generator of events, which sets `usage` also if it is ended early.
+    `make` creates the generator of events, which sets `prompt_usage` before its first event, and
+    `usage` at its end, also if it is ended early.
     """
 
     def __init__(
         self, make: Callable[["MeteredEvents"], AsyncGenerator[CompletionEvent, None]]
     ) -> None:
         self.usage: TokenUsage | None = None
+        self.prompt_usage: TokenUsage | None = None
         self._events = make(self)
 
     def __aiter__(self) -> "MeteredEvents":
@@ -170,6 +172,7 @@ class LlamaCppProvider:
         try:
             async with connection.completion(request) as stream:
                 async for event in stream.events():
+                    meter.prompt_usage = stream.prompt_usage
                     if isinstance(event, Finished):
                         supervisor.record_success(connection)
                     yield event

@@ -135,7 +135,7 @@ WRONG: dict[str, tuple[dict[str, Any] | bytes, int, str, str]] = {
         "VALIDATION_ERROR",
         "labels",
     ),
-    "an unpaired surrogate": (b'{"prompt": "\\ud800"}', 400, "VALIDATION_ERROR", "body"),
+    "an unpaired surrogate": (b'{"prompt": "\\ud800"}', 400, "VALIDATION_ERROR", "prompt"),
 }
 
 

@@ -1,9 +1,11 @@
 """/api/v1/tasks: get, list, cancel, delete; other users' tasks are hidden."""
 
+from contextlib import aclosing
+
 import httpx
 import pytest
 
-from appliance.domain.tasks import TaskRequest
+from appliance.domain.tasks import EventKind, Persona, Task, TaskRequest, TaskType
 from tests.api.application import Api
 from tests.support.polling import until
 
@@ -124,6 +126,15 @@ async def test_list_when_paged_then_every_task_once_newest_first(
     assert found == [task.request.prompt for task in reversed(made)]
 
 
+async def test_list_when_no_persona_was_requested_then_the_one_of_the_task_s_type(
+    api: Api, client: httpx.AsyncClient
+) -> None:
+    await api.system.submit(api.system.alice, task_type=TaskType.CODE_REVIEW)
+    await api.system.submit(api.system.alice, persona=Persona.TESTER)
+    page = (await client.get("/api/v1/tasks")).json()
+    assert [each["persona"] for each in page["tasks"]] == ["tester", "reviewer"]
+
+
 async def test_list_when_filtered_by_status_then_only_those(
     api: Api, client: httpx.AsyncClient
 ) -> None:
@@ -169,3 +180,32 @@ async def test_cancel_when_running_then_cancelled_with_the_reason(
     await until(lambda: bool(api.script.seen))
     body = (await client.post(f"/api/v1/tasks/{task.public_id}/cancel")).json()
     assert (body["status"], body["error"]["code"]) == ("cancelled", "TASK_CANCELLED")
+
+
+async def test_cancel_when_models_were_called_then_the_usage_so_far(
+    api: Api, client: httpx.AsyncClient
+) -> None:
+    api.script.hold()
+    used = {"prompt_tokens": 40, "completion_tokens": 20}
+    call = {"usage": used, "provider": "far", "model": "m", "cost": 0.5}
+    api.script.steps = (
+        (EventKind.PLANNED, {"provider": "near", "model": "n"}),
+        (EventKind.CANDIDATE, {"usage": used}),
+        (EventKind.PROGRESS, {"inputs": {"calls": [], **call}}),
+        (EventKind.CODE, {"content": ""}),
+    )
+    task = await api.system.submit(api.system.alice)
+    await until_journal_has(api, task, EventKind.CODE)
+    cancelled = (await client.post(f"/api/v1/tasks/{task.public_id}/cancel")).json()
+    assert cancelled["usage"]["provider_breakdown"] == {"near": 60, "far": 60}
+    assert (cancelled["usage"]["tokens_input"], cancelled["usage"]["cost_estimate"]) == (80, 0.5)
+    assert cancelled["metadata"]["tokens_used"] == 120
+    assert (await client.get(f"/api/v1/tasks/{task.public_id}")).json() == cancelled
+
+
+async def until_journal_has(api: Api, task: Task, kind: EventKind) -> None:
+    events = api.services.tasks.events(api.system.alice, task.public_id)
+    async with aclosing(events):
+        async for event in events:
+            if event.kind is kind:
+                return

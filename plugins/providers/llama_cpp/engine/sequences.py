@@ -159,6 +159,7 @@ class Sequence(CacheEntry):
         self.pending_sample: PendingSample | None = None
         self.text = TextStream((*job.request.sampling.stop, *stops))
         self.cached_tokens = 0
+        self.prompt_reported = False
         self.generated_tokens = 0
         self.shifted = False
         self.drafter: Drafter | None = None
@@ -218,6 +219,13 @@ class Sequence(CacheEntry):
             drafted_tokens=self.drafted_tokens,
             accepted_tokens=self.accepted_tokens,
         )
+
+    def take_prompt_usage(self) -> TokenUsage | None:
+        """The usage of the computed prompt; None from the second call on."""
+        if self.prompt_reported:
+            return None
+        self.prompt_reported = True
+        return TokenUsage(len(self.job.tokens), 0, self.cached_tokens)
 
     def usage_so_far(self) -> TokenUsage:
         """Usage of an answer that is cancelled: of the prompt only what was computed."""

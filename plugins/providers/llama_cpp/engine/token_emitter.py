@@ -127,7 +127,8 @@ class TokenEmitter:
     def _send_text(self, sequence: Sequence, text: str) -> None:
         likelihoods = sequence.text.take_likelihoods()
         if text or likelihoods:
-            self._send(Text(sequence.job.number, text, likelihoods))
+            prompt = sequence.take_prompt_usage()
+            self._send(Text(sequence.job.number, text, likelihoods, prompt))
 
 
 def _shift_context(sequence: Sequence, context: Context) -> bool:

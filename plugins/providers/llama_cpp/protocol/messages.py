@@ -122,11 +122,15 @@ class ToolCallNotice(Struct, frozen=True, tag="tool_call_notice"):
 
 
 class Text(Struct, frozen=True, tag="text"):
-    """The next piece of the completion, with its tokens' likelihoods if requested."""
+    """The next piece of the completion, with its tokens' likelihoods if requested.
+
+    `prompt` is the usage of the prompt, with the first piece only.
+    """
 
     id: int
     text: str
     likelihoods: tuple[TokenLikelihood, ...] = ()
+    prompt: TokenUsage | None = None
 
 
 class Done(Struct, frozen=True, tag="done"):

@@ -50,6 +50,7 @@ class CompletionStream:
         self._changed = asyncio.Event()
         self.closed = asyncio.Event()
         self.usage: TokenUsage | None = None
+        self.prompt_usage: TokenUsage | None = None
 
     @property
     def ended(self) -> bool:
@@ -96,7 +97,8 @@ class CompletionStream:
             case ToolCallNotice(_, format_):
                 parallel = self._request.tool_choice.parallel is not False
                 self._parser = ToolCallParser(format_, self._request.tools, parallel=parallel)
-            case Text(_, text, likelihoods):
+            case Text(_, text, likelihoods, prompt):
+                self.prompt_usage = prompt or self.prompt_usage
                 self._text.append(text)
                 self._likelihoods += likelihoods
             case Done(_, reason, usage, _, stop):

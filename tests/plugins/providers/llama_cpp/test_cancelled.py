@@ -134,8 +134,10 @@ async def test_record_when_a_client_leaves_then_exact_and_an_estimate_where_the_
     gateway = gateway_over(own, db=db)
     await gateway.start()
     request_ = chat_spec(max_tokens=8_000, model="llama_cpp/tiny")
+    prompts = list[int]()
     for dies in (False, True):
         (completion,) = await CompletionService(gateway).start(user(), request_)
+        prompts.append(completion.report.usage.prompt_tokens)
         events = aiter(completion)
         assert isinstance(await anext(events), TextDelta)
         if dies:
@@ -145,6 +147,7 @@ async def test_record_when_a_client_leaves_then_exact_and_an_estimate_where_the_
         await completion.aclose()
         assert completion.report.usage.completion_tokens > 0
     prompt = await own.count_tokens(_endless("hello"))
+    assert prompts == [prompt, prompt]
     await gateway.close()
     async with db.read() as connection:
         records = await usage_records.list_for_user(connection, 1, 0.0, 10)
