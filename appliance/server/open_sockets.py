@@ -99,7 +99,7 @@ class OpenSockets:
         Without it the kernel takes megabytes of an answer that its client does not read.
         """
         for descriptor in range(descriptor_slots()):
-            held = _duplicate(descriptor)
+            held = _duplicate(descriptor) if self.cookie(descriptor) else None
             if held is None:
                 continue
             with held:
@@ -151,7 +151,12 @@ def raise_open_files_limit(wanted: int) -> int:
 
 
 def _duplicate(descriptor: int) -> socket.socket | None:
-    """The socket, held so that its number can't be reused; None if it was closed meanwhile."""
+    """The socket, held so that its number can't be reused; None if it was closed meanwhile.
+
+    Only for descriptors that have just been seen to be sockets. If another file has the number
+    by now, the duplicate stays open: to close it would drop all locks of this process on that
+    file (fcntl(2)), and with SQLite's locks the database.
+    """
     try:
         number = os.dup(descriptor)
     except OSError as error:
@@ -161,7 +166,6 @@ def _duplicate(descriptor: int) -> socket.socket | None:
     try:
         return socket.socket(fileno=number)
     except OSError:  # another file has its number already
-        os.close(number)
         return None
 
 

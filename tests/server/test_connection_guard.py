@@ -1,10 +1,12 @@
 """The guard over a real server: which connections it ends, and which it lets be."""
 
 import asyncio
+import fcntl
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -196,3 +198,18 @@ async def test_connections_when_they_are_too_many_in_total_then_new_ones_are_ser
         last.send(REQUEST)
         assert (await last.answer()).endswith(b"ok")
         await until(lambda: sum(each.is_open() for each in flood) < 16)
+
+
+def locked_inodes() -> set[str]:
+    """MAJOR:MINOR:INODE of the files on which this process has locks."""
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return {words[5] for words in lines if words[4] == str(os.getpid())}
+
+
+async def test_server_when_it_starts_then_the_locks_of_this_process_stay(tmp_path: Path) -> None:
+    """To close any descriptor of a file drops the locks on it: SQLite's, on the database."""
+    with (tmp_path / "locked").open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        async with serving(Application()):
+            held = {each.rpartition(":")[2] for each in locked_inodes()}
+        assert str(os.fstat(file.fileno()).st_ino) in held
