@@ -38,6 +38,7 @@ from appliance.services.completions.service import CompletionService
 from appliance.services.container import Services
 from appliance.services.health import HealthService
 from appliance.services.model_recovery import recover_default_model
+from appliance.services.rate_window import RateWindows
 from appliance.services.sandbox.service import SandboxService
 from appliance.services.sandbox.sessions import SessionService
 from appliance.services.tasks.retention import TaskRetention
@@ -141,6 +142,7 @@ async def run_appliance(
             sandbox=sandbox_service,
             sandbox_sessions=SessionService(sandbox_service, sessions),
             completions=CompletionService(gateway, settings.limits),
+            rate_windows=RateWindows(store),
         )
 
         await gateway.start()

@@ -38,7 +38,7 @@ from appliance.api.http.handshakes import HandshakeFilter, keep_guard_error
 from appliance.api.http.middleware import RequestMiddleware
 from appliance.api.http.open_streams import OpenStreams
 from appliance.api.http.proxies import TrustedProxies
-from appliance.api.http.rate_limit import RateLimiter
+from appliance.api.http.rate_limit import RateLimiter, build_policy
 from appliance.api.http.requests import ApiRequest
 from appliance.api.http.route_table import RouteTable
 from appliance.config.settings import Settings
@@ -66,7 +66,7 @@ def build_api(
             system.DIALECT,
         ]
     )
-    limiter = RateLimiter(settings.limits)
+    limiter = RateLimiter(build_policy(settings.limits), services.rate_windows)
     proxies = TrustedProxies(settings.server.trusted_proxies)
     access_log = AccessLog(settings.log)
 
@@ -91,7 +91,7 @@ def build_api(
         on_shutdown=[access_log.flush],
         logging_config=None,
     )
-    routes = RouteTable(api, settings.server)
+    routes = RouteTable(api, settings.server, dialects)
     api.state["guard_state"] = GuardState(routes, services, limiter, settings.server.cors_origins)
     # Outside the router, so that it handles unmatched paths, too.
     api.asgi_handler = RequestMiddleware(

@@ -12,6 +12,7 @@ sandbox_limits.py    table of the sandbox limits: units, ranges, setting and wir
 language_programs.py  programs of each language, and which the settings hide
 rootfs.py            records of root file systems and their layout on disk
 toolchain_cache.py   where cached toolchain artifacts lie
+rate_policy.py       the table of rate limits by plan, dialect and class of routes
 addresses.py         IP addresses of clients, and the key under which limits count them
 paths.py             validation of relative paths
 moving_average.py    moving average of durations

@@ -7,6 +7,6 @@ completions/       chats, raw completions, embeddings
 sandbox/           code execution
 catalog.py         providers, models and capabilities
 health.py          health, readiness, load
-rate_window.py     RateWindow: events per key over a sliding window
+rate_window.py     RateWindow: at most so many events per key over a sliding window
 model_recovery.py  loads the default model again after a failure
 """

@@ -6,6 +6,7 @@ from appliance.services.accounts.service import Accounts
 from appliance.services.catalog import CatalogService
 from appliance.services.completions.service import CompletionService
 from appliance.services.health import HealthService
+from appliance.services.rate_window import RateWindows
 from appliance.services.sandbox.service import SandboxService
 from appliance.services.sandbox.sessions import SessionService
 from appliance.services.tasks.service import TaskService
@@ -22,3 +23,4 @@ class Services:
     sandbox: SandboxService
     sandbox_sessions: SessionService
     completions: CompletionService
+    rate_windows: RateWindows

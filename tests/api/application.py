@@ -37,6 +37,7 @@ from appliance.services.catalog import CatalogService
 from appliance.services.completions.service import CompletionService
 from appliance.services.container import Services
 from appliance.services.health import HealthService
+from appliance.services.rate_window import RateWindows
 from appliance.services.sandbox.service import SandboxService
 from appliance.services.sandbox.sessions import SessionService
 from appliance.store.sqlite.write_probe import WriteProbe
@@ -171,6 +172,7 @@ async def open_api(
             sandbox=sandbox_service,
             sandbox_sessions=SessionService(sandbox_service, sessions),
             completions=CompletionService(gateway),
+            rate_windows=RateWindows(system.db),
         )
         keys = {user: await _key(accounts, who) for user, who in _principals(system).items()}
         app = build_api(services, settings)

@@ -17,6 +17,7 @@ from appliance.domain.models import ModelInfo, ModelState
 from appliance.domain.users import Principal
 from appliance.services.completions.service import Completion
 from appliance.services.container import Services
+from appliance.services.rate_window import RateWindows
 from tests.api.scripted_completions import Scripted, ScriptedCompletions, Step
 from tests.support.accounts import open_accounts_harness
 
@@ -90,5 +91,6 @@ async def open_openai(folder: Path, settings: Settings) -> AsyncGenerator[OpenAi
             "accounts": harness.accounts,
             "catalog": Catalog(),
             "completions": service,
+            "rate_windows": RateWindows(harness.db),
         }
         yield OpenAiApi(build_api(Services(**given), settings), key, service)

@@ -25,6 +25,7 @@ from appliance.domain.messages import (
 from appliance.domain.users import Principal
 from appliance.services.completions.service import Completion
 from appliance.services.container import Services
+from appliance.services.rate_window import RateWindows
 from tests.support.accounts import open_accounts_harness
 
 USAGE = TokenUsage(prompt_tokens=20, completion_tokens=5, cached_tokens=12)
@@ -129,7 +130,11 @@ async def open_scripted(folder: Path, settings: Settings) -> AsyncGenerator[Scri
         key = await harness.create_key("alice")
         service = ScriptedCompletions()
         unused = dict.fromkeys(each.name for each in fields(Services))
-        given: Any = unused | {"accounts": harness.accounts, "completions": service}
+        given: Any = unused | {
+            "accounts": harness.accounts,
+            "completions": service,
+            "rate_windows": RateWindows(harness.db),
+        }
         app = build_api(Services(**given), settings)
         transport = httpx.ASGITransport(cast("Any", app), raise_app_exceptions=False)
         async with httpx.AsyncClient(

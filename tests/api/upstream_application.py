@@ -12,6 +12,7 @@ from appliance.api.application import build_api
 from appliance.config.settings import Settings
 from appliance.services.completions.service import CompletionService
 from appliance.services.container import Services
+from appliance.services.rate_window import RateWindows
 from appliance.spi.provider import Provider
 from plugins.providers import anthropic, google, openai
 from tests.support.accounts import open_accounts_harness
@@ -99,7 +100,11 @@ async def open_upstream_api(folder: Path, **sections: Any) -> AsyncGenerator[Ups
         await harness.add("alice")
         key = await harness.create_key("alice")
         unused = dict.fromkeys(each.name for each in fields(Services))
-        own = {"accounts": harness.accounts, "completions": CompletionService(gateway)}
+        own = {
+            "accounts": harness.accounts,
+            "completions": CompletionService(gateway),
+            "rate_windows": RateWindows(harness.db),
+        }
         services: Any = unused | own
         app = cast("Any", build_api(Services(**services), Settings()))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -93,4 +93,4 @@ def _describe_overflow(problem: Problem) -> str:
     return f"{_OVERFLOW}: {prompt} tokens > {min(context, prompt - 1)} maximum"
 
 
-DIALECT = Dialect(PREFIX, render_error, rate_limit_headers)
+DIALECT = Dialect("anthropic", PREFIX, render_error, rate_limit_headers)

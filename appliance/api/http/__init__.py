@@ -15,7 +15,7 @@ request_context.py  accessors for what a request carries in its ASGI scope
 route_table.py      the table of all routes: scopes, role, class, budgets
 auth.py             the guard: credentials, roles, protection against cross-site requests
 origins.py          origins of requests that browsers send
-rate_limit.py       requests per minute and burst of each caller
+rate_limit.py       limits of requests of each caller, by the rate policy
 loopback.py         tells local requests from relayed ones
 requests.py         request class: JSON and form bodies
 body_decoder.py     decodes a body as the type of its route; counts the values of a large one

@@ -8,10 +8,10 @@ from litestar.handlers import BaseRouteHandler
 
 from appliance.api.http import request_context
 from appliance.api.http.origins import is_same_origin
-from appliance.api.http.rate_limit import RateLimiter, address_key
+from appliance.api.http.rate_limit import RateLimiter, TooManyRequests, address_key
 from appliance.api.http.route_table import WEBSOCKET, RouteClass, RoutePolicy, RouteTable
 from appliance.domain.users import Principal
-from appliance.errors import Forbidden, RateLimited, Unauthenticated
+from appliance.errors import Forbidden, Unauthenticated
 from appliance.security_log import SecurityEvent, log_security_event
 from appliance.services.accounts import permissions
 from appliance.services.accounts.tokens import KEY_PREFIX
@@ -55,7 +55,7 @@ async def enforce_route_policy(connection: Connection, _: BaseRouteHandler) -> N
     if not policy.public:
         await _authorize(connection, state, policy)
     elif policy.route.route_class is RouteClass.LOGIN:
-        _count_request(connection, state, _address_key(connection))
+        await _count_request(connection, state, policy)
 
 
 async def _authorize(connection: Connection, state: GuardState, policy: RoutePolicy) -> None:
@@ -64,7 +64,7 @@ async def _authorize(connection: Connection, state: GuardState, policy: RoutePol
         principal = await _authenticate(connection, state)
     except Unauthenticated as error:
         # Guesses count against the limit of the client's address.
-        _count_request(connection, state, _address_key(connection))
+        await _count_request(connection, state, policy)
         if find_credential(connection) is not None:
             log_security_event(
                 SecurityEvent.CREDENTIAL_REJECTED,
@@ -73,7 +73,7 @@ async def _authorize(connection: Connection, state: GuardState, policy: RoutePol
             )
         raise
     connection.scope["user"] = principal
-    _count_request(connection, state, f"user:{principal.user.id}")
+    await _count_request(connection, state, policy, principal)
     if policy.route.role is not None:
         permissions.require_role(principal, policy.route.role)
     for scope in policy.route.scopes:
@@ -126,18 +126,27 @@ async def _authenticate(connection: Connection, state: GuardState) -> Principal:
     return await state.services.accounts.authenticate(credential.value)
 
 
-def _count_request(connection: Connection, state: GuardState, caller: str) -> None:
+async def _count_request(
+    connection: Connection,
+    state: GuardState,
+    policy: RoutePolicy,
+    principal: Principal | None = None,
+) -> None:
+    """Count a request of the principal, or else of the client's address."""
+    scope = connection.scope
+    if principal is None:
+        caller, plan = address_key(request_context.client_address(scope)), ""
+    else:
+        caller, plan = f"user:{principal.user.id}", principal.user.plan
     try:
-        window = state.limiter.take(caller)
-    except RateLimited:
-        request_context.set_rate_status(connection.scope, state.limiter.peek(caller))
+        status = await state.limiter.take(
+            caller, plan=plan, dialect=policy.dialect, route_class=policy.route.route_class
+        )
+    except TooManyRequests as error:
+        request_context.set_rate_status(scope, error.status)
         raise
-    request_context.set_rate_status(connection.scope, window)
+    request_context.set_rate_status(scope, status)
 
 
 def _guard_state(connection: Connection) -> GuardState:
     return connection.app.state["guard_state"]
-
-
-def _address_key(connection: Connection) -> str:
-    return address_key(request_context.client_address(connection.scope))

@@ -43,8 +43,9 @@ def no_extra_headers(window: RateStatus, elapsed_s: float) -> Headers:  # noqa: 
 @dataclass(frozen=True)
 class Dialect:
     """The paths below `prefix`: how errors are rendered (unmatched paths and wrong methods
-    included) and which headers each response carries."""
+    included) and which headers each response carries. `name` is that of the rate policy."""
 
+    name: str
     prefix: str
     render_error: Callable[[Request[Any, Any, Any], Problem], Response[Any]]
     extra_headers: Callable[[RateStatus, float], Headers] = no_extra_headers

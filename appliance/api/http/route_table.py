@@ -13,6 +13,7 @@ from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from msgspec import Struct
 
 from appliance.api.http.body_decoder import BodyDecoder
+from appliance.api.http.dialect import Dialects
 from appliance.config.settings import ServerSettings
 from appliance.domain.users import Role, Scope
 
@@ -138,6 +139,7 @@ class RoutePolicy(Struct, frozen=True):
     """A row as the server enforces it: with its settings and the decoder of the route's body."""
 
     route: Route
+    dialect: str
     public: bool
     max_body_bytes: int
     decoder: BodyDecoder | None
@@ -146,10 +148,10 @@ class RoutePolicy(Struct, frozen=True):
 class RouteTable:
     """The policies of the application's routes. Raises LookupError for a route without a row."""
 
-    def __init__(self, api: Litestar, settings: ServerSettings) -> None:
+    def __init__(self, api: Litestar, settings: ServerSettings, dialects: Dialects) -> None:
         rows = {(row.method, row.path): row for row in ROUTES}
         self._policies = {
-            (method, path): _policy(rows[method, path], handler, settings)
+            (method, path): _policy(rows[method, path], handler, settings, dialects)
             for method, path, handler in served_routes(api)
         }
 
@@ -171,10 +173,13 @@ def served_routes(api: Litestar) -> Iterator[tuple[str, str, BaseRouteHandler]]:
                     yield str(method), route.path_format, handler
 
 
-def _policy(row: Route, handler: BaseRouteHandler, settings: ServerSettings) -> RoutePolicy:
+def _policy(
+    row: Route, handler: BaseRouteHandler, settings: ServerSettings, dialects: Dialects
+) -> RoutePolicy:
     budget = BUDGETS[row.route_class].max_body_bytes
     return RoutePolicy(
         route=row,
+        dialect=dialects.for_path(row.path).name,
         public=row.public or (row.route_class is RouteClass.OPERATIONS and settings.metrics_public),
         max_body_bytes=min(budget or settings.max_body_bytes, settings.max_body_bytes),
         decoder=BodyDecoder.for_handler(handler),

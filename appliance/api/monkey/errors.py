@@ -32,4 +32,4 @@ def rate_limit_headers(window: RateStatus, elapsed_s: float) -> Headers:
     ]
 
 
-DIALECT = Dialect(PREFIX, render_error, rate_limit_headers)
+DIALECT = Dialect("monkey", PREFIX, render_error, rate_limit_headers)

@@ -122,4 +122,6 @@ def rate_limit_headers(window: RateStatus, elapsed_s: float) -> Headers:
     ]
 
 
-DIALECTS = tuple(Dialect(prefix, render_error, rate_limit_headers) for prefix in _PREFIXES)
+DIALECTS = tuple(
+    Dialect("openai", prefix, render_error, rate_limit_headers) for prefix in _PREFIXES
+)

@@ -15,4 +15,4 @@ def render_error(request: Request[Any, Any, Any], problem: Problem) -> Response[
     return problem_response({"message": problem.message}, problem)
 
 
-DIALECT = Dialect(PREFIX, render_error)
+DIALECT = Dialect("piston", PREFIX, render_error)

@@ -7,7 +7,7 @@ from appliance.api.http.errors import render_standard_error
 from appliance.api.system.health import alive, comprehensive, health, health_head, readiness
 from appliance.api.system.metrics import cache, metrics
 
-DIALECT = Dialect("", render_standard_error)
+DIALECT = Dialect("system", "", render_standard_error)
 
 
 def router() -> Router:

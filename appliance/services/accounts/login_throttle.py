@@ -17,7 +17,7 @@ from appliance.config.settings import AuthSettings
 from appliance.domain.addresses import client_network
 from appliance.errors import RateLimited
 from appliance.services.accounts.proxy_hint import ProxyHint
-from appliance.services.rate_window import RateWindow
+from appliance.services.rate_window import StoredRateWindow
 from appliance.store.sqlite.database import Connection, Database, Transaction
 from appliance.store.tables import login_networks
 from appliance.store.tables.rate_events import EventCount
@@ -61,9 +61,9 @@ class LoginThrottle:
         self._settings = settings
         self._clock = clock
         window_s = settings.login_window_s
-        self._at_network = RateWindow("login account at network", window_s, clock)
-        self._everywhere = RateWindow("login account", window_s, clock)
-        self._of_network = RateWindow("login network", window_s, clock)
+        self._at_network = StoredRateWindow("login account at network", window_s, clock, db)
+        self._everywhere = StoredRateWindow("login account", window_s, clock, db)
+        self._of_network = StoredRateWindow("login network", window_s, clock, db)
         self._proxy_hint = ProxyHint()
 
     async def check(self, attempt: LoginAttempt) -> None:
