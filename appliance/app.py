@@ -47,7 +47,7 @@ from appliance.spi.provider import Provider
 from appliance.spi.registry import PluginContext, PluginProblem, Registry
 from appliance.store.sqlite.database import Database
 from appliance.store.sqlite.write_probe import WriteProbe
-from appliance.store.tables import task_events, users
+from appliance.store.tables import task_events, user_feeds, users
 
 log = structlog.get_logger()
 
@@ -100,7 +100,7 @@ async def run_appliance(
         write_probe = WriteProbe(database)
         write_probe.start()
         stack.push_async_callback(write_probe.close)
-        bus = EventBus(task_events.create_reader(store))
+        bus = EventBus(task_events.create_reader(store), user_feeds.create_reader(store))
         models = CachedModelRegistry(ModelRegistry(store, data_dir), database)
 
         loaded = plugins.load(settings.plugins)

@@ -6,25 +6,30 @@ import pytest
 
 from appliance import events
 from appliance.domain.tasks import EventKind, TaskEvent
+from appliance.domain.user_events import UserEvent
 from appliance.events import EventBus
 
 
 class Journal:
-    """A journal in memory that counts how often it is read."""
+    """The journal of task 1 in memory, which counts how often it is read."""
 
     def __init__(self) -> None:
-        self.events: list[TaskEvent] = []
+        self.events: list[UserEvent] = []
         self.reads = 0
-        self.bus = EventBus(self.read)
+        self.bus = EventBus(self.read, self.read_feed)
 
     async def read(self, task_id: int, after: int, limit: int) -> Sequence[TaskEvent]:
+        events = [event.task_event() for event in await self.read_feed(1, after, limit)]
+        return [event for event in events if event and event.task_id == task_id]
+
+    async def read_feed(self, user_id: int, after: int, limit: int) -> Sequence[UserEvent]:
         self.reads += 1
         await asyncio.sleep(0)
-        mine = [event for event in self.events if event.task_id == task_id and event.seq > after]
-        return mine[:limit]
+        return [event for event in self.events if event.seq > after][:limit]
 
-    def write(self, kind: EventKind = EventKind.PROGRESS, *, publish: bool = True) -> TaskEvent:
-        event = TaskEvent(1, len(self.events) + 1, 0.0, kind, {})
+    def write(self, kind: EventKind = EventKind.PROGRESS, *, publish: bool = True) -> UserEvent:
+        seq = len(self.events) + 1
+        event = UserEvent(1, seq, 0.0, kind, {}, task_id=1, task_public_id="task", task_seq=seq)
         self.events.append(event)
         if publish:
             self.bus.publish(event)

@@ -7,7 +7,7 @@ from typing import Any
 from appliance.domain.tasks import EventKind, Task, TaskEvent, TaskResult
 from appliance.domain.usage import TaskCalls
 
-Emit = Callable[[Task, EventKind, Mapping[str, Any]], Awaitable[TaskEvent]]
+Emit = Callable[[Task, EventKind, Mapping[str, Any]], Awaitable[None]]
 
 
 class TaskContext:
@@ -27,7 +27,7 @@ class TaskContext:
         self.timeout_s = (task.deadline_at or 0.0) - (task.started_at or 0.0)
         self._ends_at = time.monotonic() + self.timeout_s
 
-    async def emit(self, kind: EventKind, data: Mapping[str, Any]) -> TaskEvent:
+    async def emit(self, kind: EventKind, data: Mapping[str, Any]) -> None:
         """Write a step to the journal; it is on disk when this returns.
 
         `data` must be JSON-compatible. Raises Conflict if the attempt has ended, and ValueError
@@ -35,7 +35,7 @@ class TaskContext:
         """
         if kind.final:
             raise ValueError(f"a handler may not emit {kind}; it ends by returning or raising")
-        return await self._emit(self.task, kind, data)
+        await self._emit(self.task, kind, data)
 
     def remaining_s(self) -> float:
         """Seconds until the deadline, never below 0."""

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any
 
 from appliance import telemetry
-from appliance.domain.tasks import AttemptId, EventKind, Task, TaskEvent, TaskStatus
+from appliance.domain.tasks import AttemptId, EventKind, Task, TaskStatus
+from appliance.domain.user_events import UserEvent
 from appliance.errors import Conflict
 from appliance.events import EventBus
 from appliance.scheduler import outcome
@@ -34,9 +35,9 @@ class Journal:
         self._bus = bus
         self._on_end = on_end
 
-    async def step(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> TaskEvent:
+    async def step(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> None:
         """Write a step of the running attempt. Raises Conflict if it has ended."""
-        return await run_to_completion(self._step(task, kind, data))
+        await run_to_completion(self._step(task, kind, data))
 
     async def end(self, task: Task, outcome: End) -> bool:
         """End the task; False if it no longer has the status and attempt of `task`."""
@@ -54,17 +55,16 @@ class Journal:
         """
         return await run_to_completion(self._recover(owner, held, max_attempts))
 
-    def publish(self, event: TaskEvent) -> None:
+    def publish(self, event: UserEvent) -> None:
         """Publish an event that another transaction wrote."""
         self._bus.publish(event)
 
-    async def _step(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> TaskEvent:
+    async def _step(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> None:
         async with self._db.write() as tx:
             event = await task_events.append_step(tx, task, kind, data, await tx.now())
         if event is None:
             raise Conflict("this attempt at the task has ended; it can emit no more events")
         self.publish(event)
-        return event
 
     async def _end(self, task: Task, outcome: End) -> bool:
         async with self._db.write() as tx:
@@ -79,7 +79,7 @@ class Journal:
             return await task_queue.requeue(tx, task.attempt_id, await tx.now())
 
     async def _recover(self, owner: str, held: Container[AttemptId], max_attempts: int) -> int:
-        ends: list[TaskEvent] = []
+        ends: list[UserEvent] = []
         recovered = 0
         async with self._db.write() as tx:
             now = await tx.now()
@@ -101,7 +101,7 @@ class Journal:
             self._publish_end(event)
         return recovered
 
-    async def _write_end(self, tx: Transaction, task: Task, outcome: End) -> TaskEvent | None:
+    async def _write_end(self, tx: Transaction, task: Task, outcome: End) -> UserEvent | None:
         """Every end of a task: status, last event, hooks, all in the caller's transaction.
 
         None if the task no longer has the status and attempt of `task`.
@@ -110,12 +110,12 @@ class Journal:
         end, kind, data = _describe_end(outcome)
         if not await task_queue.end(tx, task.attempt_id, task.status, end, now):
             return None
-        event = await task_events.append(tx, task.id, kind, data, now)
+        event = await task_events.append(tx, task, kind, data, now)
         for hook in self._on_end:
             await hook(tx, task, outcome)
         return event
 
-    def _publish_end(self, event: TaskEvent) -> None:
+    def _publish_end(self, event: UserEvent) -> None:
         telemetry.observe_task(event.kind)
         self._bus.publish(event)
 

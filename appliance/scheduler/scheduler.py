@@ -167,8 +167,8 @@ class Scheduler:
                 task = await task_queue.claim(tx, now, self._claim_options)
                 if task is None:
                     return None
-                await task_events.append(
-                    tx, task.id, EventKind.STARTED, {"attempt": task.attempt}, now
+                started = await task_events.append(
+                    tx, task, EventKind.STARTED, {"attempt": task.attempt}, now
                 )
                 history = await task_events.list_all(tx, task.id)
                 attempt = Attempt(TaskContext(task, history, self._journal.step), claimed_at)
@@ -179,7 +179,7 @@ class Scheduler:
                 del self._attempts[attempt.task.attempt_id]
                 attempt.mark_settled()
             raise
-        self._journal.publish(history[-1])
+        self._journal.publish(started)
         return attempt
 
     async def _run_attempt(self, attempt: Attempt) -> None:

@@ -91,7 +91,7 @@ CREATE TABLE task_events (
     seq INTEGER NOT NULL CHECK (seq > 0),
     at REAL NOT NULL,
     kind TEXT NOT NULL,
-    data TEXT NOT NULL,
+    data TEXT NOT NULL, user_id BIGINT, user_seq BIGINT,
     PRIMARY KEY (task_id, seq)
 ) WITHOUT ROWID;
 
@@ -160,6 +160,20 @@ CREATE TABLE usage_records (
     CHECK ((status = 'reserved') = (seconds IS NULL))
 );
 
+CREATE TABLE user_events (
+    user_id BIGINT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    seq BIGINT NOT NULL CHECK (seq > 0),
+    at DOUBLE PRECISION NOT NULL,
+    kind TEXT NOT NULL,
+    data TEXT NOT NULL,
+    PRIMARY KEY (user_id, seq)
+) WITHOUT ROWID;
+
+CREATE TABLE user_feeds (
+    user_id BIGINT NOT NULL PRIMARY KEY REFERENCES users (id) ON DELETE CASCADE,
+    last_seq BIGINT NOT NULL
+) WITHOUT ROWID;
+
 CREATE TABLE user_storage (
     user_id INTEGER PRIMARY KEY REFERENCES users (id) ON DELETE CASCADE,
     bytes INTEGER NOT NULL
@@ -203,6 +217,9 @@ CREATE INDEX sessions_by_expiry ON sessions (expires_at);
 
 CREATE INDEX sessions_of_user ON sessions (user_id, created_at);
 
+CREATE UNIQUE INDEX task_events_of_user ON task_events (user_id, user_seq)
+WHERE user_seq IS NOT NULL;
+
 CREATE UNIQUE INDEX task_events_one_end ON task_events (task_id)
 WHERE kind IN ('completed', 'failed', 'cancelled');
 
@@ -228,6 +245,8 @@ WHERE task_id IS NOT NULL;
 CREATE INDEX usage_records_of_user ON usage_records (user_id, started_at);
 
 CREATE INDEX usage_records_reserved ON usage_records (status) WHERE status = 'reserved';
+
+CREATE INDEX user_events_by_time ON user_events (at);
 
 CREATE TRIGGER task_events_deleted AFTER DELETE ON task_events BEGIN
     UPDATE user_storage SET bytes = bytes - LENGTH(CAST(OLD.data AS BLOB))

@@ -47,8 +47,8 @@ async def _stored(system: TaskSystem, task: Task) -> Task:
 
 async def test_task_when_the_handler_returns_then_completed_with_its_journal(path: Path):
     async def handler(context: TaskContext) -> TaskResult:
-        event = await context.emit(EventKind.PROGRESS, {"message": "thinking"})
-        assert (event.seq, context.remaining_s() > 0) == (3, True)
+        await context.emit(EventKind.PROGRESS, {"message": "thinking"})
+        assert context.remaining_s() > 0
         return ANSWER
 
     async with open_task_system(path, handler) as system:

@@ -246,8 +246,8 @@ async def test_database_when_code_is_wrong_then_its_constraints_hold(system: Tas
             await tx.execute(sql)
 
     async def end_twice(tx: Transaction) -> None:
-        await task_events.append(tx, task.id, EventKind.COMPLETED, {}, NOW)
-        await task_events.append(tx, task.id, EventKind.FAILED, {}, NOW)
+        await task_events.append(tx, task, EventKind.COMPLETED, {}, NOW)
+        await task_events.append(tx, task, EventKind.FAILED, {}, NOW)
 
     with pytest.raises(sqlite3.IntegrityError, match="keeps its status"):
         await try_sql("UPDATE tasks SET status = 'queued', finished_at = NULL, result = NULL")
@@ -267,7 +267,7 @@ async def test_journal_numbers_without_a_gap_and_reads_after_any_of_them(system:
         for at in range(5):
             for task in (first, second):
                 event = await task_events.append(
-                    tx, task.id, EventKind.PROGRESS, {"at": at, "pair": (1, 2)}, NOW + at
+                    tx, task, EventKind.PROGRESS, {"at": at, "pair": (1, 2)}, NOW + at
                 )
                 assert event.data == {"at": at, "pair": [1, 2]}
     async with system.db.read() as connection:

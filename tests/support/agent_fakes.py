@@ -240,13 +240,11 @@ class MemoryContext(TaskContext):
     def event_data(self, kind: EventKind) -> list[dict[str, Any]]:
         return [event.data for event in self.events if event.kind is kind]
 
-    async def _append(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> TaskEvent:
+    async def _append(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> None:
         self._written += 1
         if self._dies_at is not None and self._written >= self._dies_at:
             raise KilledError
-        event = TaskEvent(task.id, len(self.events) + 1, 0.0, kind, dict(data))
-        self.events.append(event)
-        return event
+        self.events.append(TaskEvent(task.id, len(self.events) + 1, 0.0, kind, dict(data)))
 
 
 class KilledError(Exception):

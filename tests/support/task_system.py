@@ -18,7 +18,7 @@ from appliance.events import EventBus
 from appliance.scheduler import EndHook, Scheduler, TaskContext, TaskHandler
 from appliance.services.tasks.service import TaskService
 from appliance.store.sqlite.database import Database, Transaction
-from appliance.store.tables import task_events
+from appliance.store.tables import task_events, user_feeds
 from tests.support.polling import until
 
 ANSWER = TaskResult(
@@ -123,7 +123,8 @@ async def open_task_system(
                 )
             ]
 
-        chosen, bus = with_settings or settings(), EventBus(task_events.create_reader(db))
+        chosen = with_settings or settings()
+        bus = EventBus(task_events.create_reader(db), user_feeds.create_reader(db))
         scheduler = Scheduler(db, bus, handler, chosen.scheduler, owner=owner, on_end=on_end)
         service = TaskService(db, bus, scheduler, chosen)
         if start:

@@ -110,6 +110,7 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/api/v1/tasks/{task_id}", _TASKS, _WRITE),
     Route("GET", "/api/v1/tasks/{task_id}/events", _TASKS, _READ),
     Route("POST", "/api/v1/tasks/{task_id}/cancel", _TASKS, _WRITE),
+    Route("GET", "/api/v1/events", _TASKS, _READ),
     Route("POST", "/api/v1/sandbox/run", _SANDBOX, _RUN),
     Route("POST", "/api/v1/sandbox/run/stream", _SANDBOX, _RUN),
     Route("GET", "/api/v1/sandbox/languages", _SANDBOX, _RUN),

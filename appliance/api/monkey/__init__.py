@@ -7,6 +7,8 @@ task_names.py        client names of personas, task types and strategies
 task_answers.py      tasks to answers
 task_frames.py       journal events to stream frames
 task_routes.py       /execute and /tasks
+feed_frames.py       events of a user's feed to frames
+feed_routes.py       /events
 account_schemas.py   bodies of /auth
 account_answers.py   users, tokens and keys to answers
 account_routes.py    /auth: login, tokens and API keys

@@ -17,7 +17,7 @@ from appliance.api.monkey.schemas import ExecuteAnswer, ExecuteBody, TaskListAns
 from appliance.api.monkey.task_convert import task_request
 from appliance.api.monkey.task_frames import stream_frames
 from appliance.api.openapi import event_stream_schema, response_schema
-from appliance.api.streaming.sse import event_stream_response, parse_last_event_id
+from appliance.api.streaming.sse import event_stream_response, find_last_event_id
 from appliance.config.settings import Settings
 from appliance.domain.tasks import Task, TaskEvent, TaskRequest, TaskStatus
 from appliance.domain.users import Principal
@@ -129,7 +129,7 @@ async def task_events(
     finished task has no later events, the answer is 204, which stops a browser's retries.
     """
     principal = get_principal(request)
-    last_id = parse_last_event_id(request, after)
+    last_id = find_last_event_id(request, after) or 0
     task = await services.tasks.get(principal, task_id, owner)
     if last_id and task.status.final:
         later = services.tasks.events(principal, task_id, last_id, owner)
@@ -153,7 +153,7 @@ async def _submit_and_stream(request: AnyRequest, data: ExecuteBody, services: S
     principal = get_principal(request)
     task = await services.tasks.submit(principal, _convert_body(request, data))
     # With an id of the client, a repeated request continues the stream of the same task.
-    after = parse_last_event_id(request) if data.task_id else 0
+    after = (find_last_event_id(request) or 0) if data.task_id else 0
     return _task_stream(services, principal, task, after)
 
 

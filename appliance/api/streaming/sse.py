@@ -81,13 +81,13 @@ async def encode_stream(
         pump.cancel()
 
 
-def parse_last_event_id(request: Request[Any, Any, Any], after: int | None = None) -> int:
-    """The last event that the client has seen: `after`, else Last-Event-ID, else 0."""
+def find_last_event_id(request: Request[Any, Any, Any], after: int | None = None) -> int | None:
+    """The last event that the client has seen: `after`, else Last-Event-ID. Raises InvalidInput."""
     if after is not None:
         return after
     header = request.headers.get("last-event-id", "").strip()
     if not header:
-        return 0
+        return None
     if not (header.isascii() and header.isdigit() and len(header) <= _ID_DIGITS):
         raise InvalidInput.at(
             "Last-Event-ID", f"must be an event id of at most {_ID_DIGITS} digits"

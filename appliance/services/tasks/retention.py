@@ -10,12 +10,13 @@ from appliance.config.settings import DataSettings
 from appliance.domain.tasks import TaskStatus
 from appliance.errors import ApplianceError
 from appliance.store.sqlite.database import Database
-from appliance.store.tables import task_storage
+from appliance.store.tables import task_storage, user_feeds
 
 _INTERVAL_S = 10.0
 _DAY_S = 86400.0
 # Small transactions, so that other writers hardly wait.
 _TASKS_PER_TRANSACTION = 20
+_EVENTS_PER_TRANSACTION = 500
 _PAGES_PER_STEP = 1000
 
 log = structlog.get_logger()
@@ -34,6 +35,7 @@ class TaskRetention:
             TaskStatus.CANCELLED: settings.task_retention_days,
             TaskStatus.FAILED: settings.failed_task_retention_days,
         }
+        self._event_days = settings.task_retention_days
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -46,11 +48,16 @@ class TaskRetention:
             self._loop = None
 
     async def delete_expired(self) -> int:
-        """Delete the tasks whose retention has passed; returns how many."""
+        """Delete the tasks whose retention has passed, and old events of no task.
+
+        Returns the number of tasks.
+        """
         deleted = 0
         for status, days in self._days.items():
             if days:
                 deleted += await self._delete_ended(status, self._clock() - days * _DAY_S)
+        if self._event_days:
+            await self._delete_events(self._clock() - self._event_days * _DAY_S)
         if deleted:
             log.info("old tasks deleted", tasks=deleted)
         return deleted
@@ -73,6 +80,12 @@ class TaskRetention:
             deleted += len(ids)
             if len(ids) < _TASKS_PER_TRANSACTION:
                 return deleted
+
+    async def _delete_events(self, before: float) -> None:
+        limit = deleted = _EVENTS_PER_TRANSACTION
+        while deleted == limit:
+            async with self._db.write() as tx:
+                deleted = await user_feeds.delete_before(tx, before, limit)
 
     async def _run(self) -> None:
         while True:

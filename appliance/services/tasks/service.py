@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 from appliance.agents.run.model_usage import read_usage
 from appliance.config.settings import Settings
 from appliance.domain.tasks import EventKind, Task, TaskEvent, TaskRequest, TaskStatus
+from appliance.domain.user_events import UserEvent, UserEventKind
 from appliance.domain.users import Principal, Role, Scope
 from appliance.errors import (
     Conflict,
@@ -31,7 +32,14 @@ from appliance.services.accounts import permissions
 from appliance.services.accounts.validation import canonicalize
 from appliance.services.tasks.validation import TASK_ID, validate_request
 from appliance.store.sqlite.database import Connection, Database, Transaction
-from appliance.store.tables import task_events, task_queue, task_storage, tasks, users
+from appliance.store.tables import (
+    task_events,
+    task_queue,
+    task_storage,
+    tasks,
+    user_feeds,
+    users,
+)
 
 MAX_PAGE_SIZE = 100
 # Retry-After before any task has ended, when the scheduler has no estimate.
@@ -46,6 +54,13 @@ class TaskPage(Struct, frozen=True):
 
     tasks: tuple[Task, ...]
     next_cursor: str | None
+
+
+class UserFeed(Struct, frozen=True):
+    """A feed, opened after event number `start`; `events` end when the server shuts down."""
+
+    start: int
+    events: AsyncGenerator[UserEvent, None]
 
 
 class TaskService:
@@ -76,7 +91,12 @@ class TaskService:
         new = await asyncio.to_thread(_prepare, principal.user.id, request)
         try:
             async with self._db.write() as tx:
-                return await self._find_repeated(tx, new) or await self._enqueue(tx, new)
+                repeated = await self._find_repeated(tx, new)
+                if repeated is not None:
+                    return repeated
+                task, accepted = await self._enqueue(tx, new)
+            self._bus.publish(accepted)
+            return task
         finally:
             # Even after a cancellation during the commit: the task may be on disk.
             self._scheduler.wake()
@@ -130,6 +150,14 @@ class TaskService:
                     details={"status": task.status.value},
                 )
             await task_storage.delete(tx, [task.id])
+            deleted = await user_feeds.append(
+                tx,
+                task.user_id,
+                UserEventKind.TASK_DELETED,
+                {"task_id": task.public_id},
+                await tx.now(),
+            )
+        self._bus.publish(deleted)
 
     async def wait(self, principal: Principal, public_id: str, timeout_s: float) -> Task:
         """Wait for the end of a task. Raises DeadlineExceeded; the task then continues."""
@@ -153,6 +181,20 @@ class TaskService:
             async for event in journal:
                 yield event
 
+    async def open_feed(self, principal: Principal, after: int | None) -> UserFeed:
+        """The events of all tasks of the principal after number `after`, live, without end.
+
+        None means: after the newest event. A number that no event has had yet counts as 0.
+        """
+        permissions.require_scope(principal, Scope.TASKS_READ)
+        user_id = principal.user.id
+        async with self._db.read() as connection:
+            last = await user_feeds.get_last_seq(connection, user_id)
+        start = last if after is None else after
+        if start > last:
+            start = 0
+        return UserFeed(start, self._bus.follow_user(user_id, start))
+
     async def get_queue_stats(self) -> QueueStats:
         """The number of queued and running tasks."""
         return await self._scheduler.stats()
@@ -167,15 +209,14 @@ class TaskService:
             )
         return task
 
-    async def _enqueue(self, tx: Transaction, new: tasks.NewTask) -> Task:
+    async def _enqueue(self, tx: Transaction, new: tasks.NewTask) -> tuple[Task, UserEvent]:
         await self._require_queue_space(tx, new.user_id)
         now = await tx.now()
         stored = await task_storage.get_stored_bytes(tx, new.user_id)
         task = await tasks.insert(tx, new, now)
         size = await task_storage.get_stored_bytes(tx, new.user_id) - stored
         self._require_storage(stored, size)
-        await task_events.append(tx, task.id, EventKind.ACCEPTED, {}, now)
-        return task
+        return task, await task_events.append(tx, task, EventKind.ACCEPTED, {}, now)
 
     async def _require_queue_space(self, tx: Transaction, user_id: int) -> None:
         limits = self._settings.scheduler

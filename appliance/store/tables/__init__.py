@@ -10,6 +10,7 @@ task_queue.py      selection of the next task, changes of status
 task_leases.py     owners of running tasks
 task_storage.py    size, expiry and deletion of tasks
 task_events.py     the journal of each task
+user_feeds.py      the feed of each user, over all tasks, and its events of no task
 models.py          registered models
 model_probes.py    measurements of loaded models
 usage_records.py   tokens and cost of completions

@@ -6,43 +6,48 @@ from typing import Any
 import msgspec
 
 from appliance.domain.tasks import EventKind, Task, TaskEvent
+from appliance.domain.user_events import UserEvent
 from appliance.store.sqlite.database import Connection, Database, Transaction
 from appliance.store.sqlite.rows import to_json
+from appliance.store.tables import user_feeds
 
 
 async def append(
-    tx: Transaction, task_id: int, kind: EventKind, data: Mapping[str, Any], now: float
-) -> TaskEvent:
-    """Append an event, in the transaction that changed or read the task's status."""
-    text = to_json(data)
+    tx: Transaction, task: Task, kind: EventKind, data: Mapping[str, Any], now: float
+) -> UserEvent:
+    """Append an event, in the transaction that changed or read the task's status.
+
+    It is numbered in the task's journal and in the user's feed. Publish it after the commit.
+    """
+    new = await _next_event(tx, task, kind, data, now)
     seq = await tx.scalar(
         """
-        INSERT INTO task_events (task_id, seq, at, kind, data)
-        SELECT :task_id, COALESCE(MAX(seq), 0) + 1, :now, :kind, :data
+        INSERT INTO task_events (task_id, seq, at, kind, data, user_id, user_seq)
+        SELECT :task_id, COALESCE(MAX(seq), 0) + 1, :now, :kind, :data, :user_id, :user_seq
         FROM task_events WHERE task_id = :task_id
         RETURNING seq
         """,
-        {"task_id": task_id, "now": now, "kind": kind, "data": text},
+        new,
     )
-    return _event(task_id, seq, now, kind, text)
+    return _event(task, seq, new)
 
 
 async def append_step(
     tx: Transaction, task: Task, kind: EventKind, data: Mapping[str, Any], now: float
-) -> TaskEvent | None:
+) -> UserEvent | None:
     """Append an event of a running attempt; None if that attempt is no longer running."""
-    text = to_json(data)
+    new = await _next_event(tx, task, kind, data, now)
     seq = await tx.scalar(
         """
-        INSERT INTO task_events (task_id, seq, at, kind, data)
+        INSERT INTO task_events (task_id, seq, at, kind, data, user_id, user_seq)
         SELECT id, (SELECT COALESCE(MAX(seq), 0) + 1 FROM task_events WHERE task_id = :task_id),
-               :now, :kind, :data
+               :now, :kind, :data, :user_id, :user_seq
         FROM tasks WHERE id = :task_id AND status = 'running' AND attempt = :attempt
         RETURNING seq
         """,
-        {"task_id": task.id, "attempt": task.attempt, "now": now, "kind": kind, "data": text},
+        new | {"attempt": task.attempt},
     )
-    return None if seq is None else _event(task.id, seq, now, kind, text)
+    return None if seq is None else _event(task, seq, new)
 
 
 async def list_after(connection: Connection, task_id: int, seq: int, limit: int) -> list[TaskEvent]:
@@ -83,9 +88,32 @@ def create_reader(db: Database) -> Callable[[int, int, int], Awaitable[list[Task
     return read
 
 
-def _event(task_id: int, seq: int, now: float, kind: EventKind, text: str) -> TaskEvent:
-    # Decode the stored text, so that followers get the same data live and from the journal.
-    return TaskEvent(task_id, seq, now, kind, msgspec.json.decode(text))
+async def _next_event(
+    tx: Transaction, task: Task, kind: EventKind, data: Mapping[str, Any], now: float
+) -> dict[str, Any]:
+    """The columns of the next event, but for its `seq` in the journal."""
+    return {
+        "task_id": task.id,
+        "now": now,
+        "kind": kind,
+        "data": to_json(data),
+        "user_id": task.user_id,
+        "user_seq": await user_feeds.take_next_seq(tx, task.user_id),
+    }
+
+
+def _event(task: Task, seq: int, new: Mapping[str, Any]) -> UserEvent:
+    return UserEvent(
+        user_id=task.user_id,
+        seq=new["user_seq"],
+        at=new["now"],
+        kind=new["kind"],
+        # Decode the stored text, so that followers get the same data live and from the journal.
+        data=msgspec.json.decode(new["data"]),
+        task_id=task.id,
+        task_public_id=task.public_id,
+        task_seq=seq,
+    )
 
 
 SELECT_AFTER = """

@@ -107,12 +107,13 @@ def _is_allowed(row: Route, role: Role, scopes: set[Scope]) -> bool:
 
 
 async def _try(api: Api, client: httpx.AsyncClient, key: str, row: Route) -> int:
-    """The status of a request whose body, if it has one, is refused."""
+    """The status of a request whose body, if it has one, or position in a stream is refused."""
     path = re.sub(r"{[^}]*}", "x", row.path)
     if row.method == WEBSOCKET:
         return await _try_websocket(api, path, key)
     body = b"{" if row.method == "POST" else b""
-    answer = await client.request(row.method, path, content=body)
+    headers = {"Last-Event-ID": "refused"}
+    answer = await client.request(row.method, path, content=body, headers=headers)
     return answer.status_code
 
 

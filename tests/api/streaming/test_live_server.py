@@ -30,7 +30,8 @@ async def live(api: Api) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def followers(api: Api) -> int:
-    return sum(len(each) for each in api.system.bus._followers.values())  # pyright: ignore[reportPrivateUsage]
+    """The number of followers of the tasks that have started."""
+    return sum(len(api.system.bus.followers(seen.task.id)) for seen in api.script.seen)
 
 
 async def test_stream_when_the_task_runs_then_events_arrive_at_once(
