@@ -7,12 +7,26 @@ from typing import Any
 
 from msgspec import structs
 
-from appliance.domain.execution import BackendStatus, RunRequest, RunResult
+from appliance.domain.execution import BackendStatus, EndReason, Limits, RunRequest, RunResult
 from appliance.sandbox.sessions.records import SessionRecord, SessionStore
 from appliance.sandbox.sessions.session import SandboxSession
 from appliance.spi.sandbox import RunWatcher
 from tests.support.sandbox import GENEROUS, ORDINARY_USER, Backend, RemoteBackend
 
+_MAKE = """
+import os
+os.makedirs('d/e')
+with open('d/e/f', 'wb') as file: file.write(open('in/data', 'rb').read()[-3:])
+os.link('d/e/f', 'h'); os.symlink('f', 'd/e/l'); os.mkfifo('p'); open('s', 'w').truncate(1 << 20)
+os.chmod('h', 0o700); os.utime('h', (1e9, 1e9))
+while 1: print('flood' * 1000)
+"""
+_SHOW = """
+import os
+found = os.stat('h')
+print(oct(found.st_mode), found.st_nlink, int(found.st_mtime), open('d/e/l', 'rb').read(),
+      os.path.getsize('s'), sorted(os.listdir()))
+"""
 RECORD = SessionRecord("s", 1, 8 << 20, 256, 0.0, 0.0, 1e12, 1e12)
 
 
@@ -79,3 +93,21 @@ async def pieces(*data: bytes) -> AsyncIterator[bytes]:
 
 async def read(session: SandboxSession, path: str) -> bytes:
     return b"".join([piece async for piece in await session.get(path)])
+
+
+async def check_workspace_outlives_runs(harness: SessionHarness, limits: Limits) -> None:
+    """What every backend keeps, also of a program that is ended at a limit."""
+    session = harness.open()
+    await session.put("in/data", pieces(bytes(100_000), b"end"))
+    flood = structs.replace(limits, output_killed_bytes=100_000)
+
+    first = await harness.exec(session, "python", "-c", _MAKE, limits=flood)
+    second = await harness.exec(session, "python", "-c", _SHOW, limits=limits)
+
+    assert first.reason is EndReason.OUTPUT
+    assert first.workspace is not None
+    assert first.workspace.saved, first
+    assert len(first.workspace.refused) == 1
+    assert second.stdout == b"0o100700 2 1000000000 b'end' 1048576 ['d', 'h', 'in', 's']\n", second
+    assert [entry.name for entry in await session.list("d/e")] == ["f", "l"]
+    assert await read(session, "h") == b"end"

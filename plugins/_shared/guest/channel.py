@@ -1,6 +1,7 @@
 """The server's end of the channel: a pair of descriptors on the event loop."""
 
 import asyncio
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,7 @@ class Channel:
         self._pieces: Iterator[bytes] = iter(())
         self._rest = memoryview(b"")
         self._sink_open = True
+        self._paused = False
         self._pause: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         for fd in (source, sink):
@@ -38,10 +40,23 @@ class Channel:
         self._loop.add_reader(source, self._read)
 
     def send(self, pieces: Iterable[bytes]) -> None:
-        """Write all pieces; each is made once the one before is written. Call it once."""
-        self._pieces = iter(pieces)
+        """Write all pieces, after those of an earlier call.
+
+        Each is made once the one before is written.
+        """
+        self._pieces = itertools.chain(self._pieces, pieces)
         if self._sink_open:
             self._loop.add_writer(self._sink, self._write)
+
+    def set_paused(self, paused: bool) -> None:
+        """Stop or go on reading; a channel that nobody reads holds up the guest."""
+        self._paused = paused
+        if self.ended or self._pause is not None:
+            return
+        if paused:
+            self._loop.remove_reader(self._source)
+        else:
+            self._loop.add_reader(self._source, self._read)
 
     def close(self) -> None:
         """Close both descriptors."""
@@ -78,7 +93,8 @@ class Channel:
             self._pause = self._loop.call_later(spent_s * _PAUSE_FACTOR, self._resume)
 
     def _resume(self) -> None:
-        self._loop.add_reader(self._source, self._read)
+        self._pause = None
+        self.set_paused(self._paused)
 
     def _write(self) -> None:
         if not self._rest:

@@ -14,11 +14,17 @@ _END = b"Z"
 _KINDS = frozenset({b"R", b"O", b"E"})
 
 
-def encode_run_input(job: Iterable[bytes], stdin: bytes) -> Iterator[bytes]:
+END_OF_JOB = FRAME_HEADER.pack(b"J", 0)
+
+
+def encode_run_input(
+    job: Iterable[bytes], stdin: bytes, *, close_job: bool = True
+) -> Iterator[bytes]:
     """What the agent is sent, a frame at a time: the whole job, then the program's input."""
     for piece in job:
         yield from _encode(b"J", piece)
-    yield FRAME_HEADER.pack(b"J", 0)
+    if close_job:
+        yield END_OF_JOB
     yield from _encode(b"I", stdin)
     yield FRAME_HEADER.pack(b"I", 0)
 

@@ -45,6 +45,7 @@ def build_result(
         isolation=isolation,
         artifacts=() if run.malformed else tuple(run.report.artifacts),
         artifacts_refused=_refusals(run),
+        workspace=run.workspace,
     )
     return add_build_report(result, run.build_step, run.report.build, run.build_wall_s)
 

@@ -4,13 +4,20 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from appliance.domain.execution import BuildStep, EndReason, OutputStream, RunRequest
+from appliance.domain.execution import (
+    BuildStep,
+    EndReason,
+    OutputStream,
+    RunRequest,
+    WorkspaceReport,
+)
 from appliance.errors import SandboxUnavailable
 from appliance.spi.cancellation import run_deferring_cancellation
 from appliance.spi.sandbox import RunWatcher
 from plugins._shared.guest.channel import Channel
-from plugins._shared.guest.frames import FrameDecoder, encode_run_input
-from plugins._shared.stage.report import Report
+from plugins._shared.guest.frames import END_OF_JOB, FrameDecoder, encode_run_input
+from plugins._shared.stage.archive_receiver import ArchiveReceiver
+from plugins._shared.stage.report import Report, workspace_report
 from plugins._shared.stage.streams import CappedOutput
 
 # These bound the sandbox's own work on a heavily loaded machine.
@@ -73,24 +80,35 @@ class GuestRun:
         self.collection_timed_out = False
         self.build_wall_s = self.wall_s = 0.0
         self.build_cpu_s = self.cpu_s = 0.0
-        self.report = Report(request.limits)
+        transfer = request.workspace
+        self.receiver = ArchiveReceiver(transfer, request.limits) if transfer else None
+        self.report = Report(request.limits, self.receiver)
         self.stdout = CappedOutput(request.limits.output_kept_bytes)
         self.stderr = CappedOutput(request.limits.output_kept_bytes)
         self._guest = guest
         self._request = request
         self._watcher = watcher
-        self._setup_timeout_s = setup_timeout_s
+        transfer_s = self.receiver.transfer_s if self.receiver is not None else 0.0
+        self._setup_timeout_s = setup_timeout_s + transfer_s
+        self._collect_timeout_s = _COLLECT_S + transfer_s
         self._enforce_cpu_limit = enforce_cpu_limit
         self._cpu_at_start_us: int | None = None
         self._start_reported = False
         self._changed = asyncio.Event()
         self._decoder = FrameDecoder(self._handle_frame)
         self._channel = Channel(source, sink, self._feed, self._changed.set)
+        if self.receiver is not None:
+            self.receiver.on_pause = self._channel.set_paused
 
     @property
     def build_step(self) -> BuildStep | None:
         """The build step of its request."""
         return self._request.build
+
+    @property
+    def workspace(self) -> WorkspaceReport | None:
+        """What became of the workspace, if the run keeps it."""
+        return workspace_report(self.report, self.receiver)
 
     @property
     def malformed(self) -> bool:
@@ -109,7 +127,8 @@ class GuestRun:
         Raises SandboxUnavailable if it can't be set up or ended in time.
         """
         try:
-            self._channel.send(encode_run_input(job, self._request.stdin))
+            close_job = self.receiver is None
+            self._channel.send(encode_run_input(job, self._request.stdin, close_job=close_job))
             await self._wait_for_start()
             await self._wait_for_end()
         finally:
@@ -126,6 +145,10 @@ class GuestRun:
                 self._update_cpu()
         finally:
             self._channel.close()
+            if self.receiver is not None:
+                await self.receiver.finish(
+                    complete=self.report.archive_complete and not self.malformed
+                )
             self.finished.set()
 
     async def _wait_for_start(self) -> None:
@@ -144,7 +167,7 @@ class GuestRun:
         self.wall_s = await self._limit_time(
             lambda: self.report.exit is not None, limits.wall_s, limits.cpu_s
         )
-        if not await self._wait_until(lambda: False, _COLLECT_S):
+        if not await self._wait_until(lambda: False, self._collect_timeout_s):
             self.collection_timed_out = True
 
     async def _limit_time(self, ended: Callable[[], bool], wall_s: float, cpu_s: float) -> float:
@@ -154,9 +177,17 @@ class GuestRun:
         deadline = start + wall_s
         while not await self._wait_until(ended, self._next_check_s(deadline - loop.time())):
             if reason := self._exceeded_time_limit(deadline - loop.time(), cpu_s):
-                self.kill(reason)
+                self._end_program(reason)
                 break
         return loop.time() - start
+
+    def _end_program(self, reason: EndReason) -> None:
+        """Kill the run, or the program alone if its workspace is to be saved."""
+        if self.receiver is None or not self.report.started:
+            self.kill(reason)
+        elif self.kill_reason is None and self.report.exit is None:
+            self.kill_reason = reason
+            self._channel.send([END_OF_JOB])
 
     def _next_check_s(self, remaining_s: float) -> float:
         return max(0.0, min(_TICK_S, remaining_s) if self._enforce_cpu_limit else remaining_s)
@@ -211,7 +242,7 @@ class GuestRun:
             self._report_start()  # output may arrive before the report's frame
             self._watcher.output(stream, data)
         if self.stdout.total + self.stderr.total > self._request.limits.output_killed_bytes:
-            self.kill(EndReason.OUTPUT)
+            self._end_program(EndReason.OUTPUT)
 
     def _report_start(self) -> None:
         if self._watcher is not None and not self._start_reported:

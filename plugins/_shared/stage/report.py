@@ -91,6 +91,11 @@ class Report:
             + 2 * init.MAX_BUILD_OUTPUT
         )
 
+    @property
+    def archive_complete(self) -> bool:
+        """Whether the whole archive has come, and is of use."""
+        return self.archive_problem == "" and not self.malformed
+
     def feed(self, data: bytes) -> None:
         self._bytes_left -= len(data)
         self.malformed |= self._bytes_left < 0

@@ -69,9 +69,6 @@ class GVisor(ProbedBackend):
         if spawner is not None:
             await asyncio.to_thread(spawner.stop)
 
-    def session_problem(self) -> str:
-        return "gvisor has no sessions; set sandbox.backend to bubblewrap"
-
     async def _probe(self) -> BackendStatus:
         spawner = await self._prepare_spawner()
         platform, outcome = await self._first_working_platform(spawner)

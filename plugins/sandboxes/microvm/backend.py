@@ -79,9 +79,6 @@ class MicroVm(ProbedBackend):
             log.warning("control groups of machines are left; the next start removes them")
         self._machines = self._files = self._confinement = self._cgroups = None
 
-    def session_problem(self) -> str:
-        return "microvm has no sessions; set sandbox.backend to bubblewrap"
-
     async def _probe(self) -> BackendStatus:
         if self._machines is None:
             self._machines = await self._set_up()

@@ -62,7 +62,7 @@ _DEV_LINKS = {
 def main() -> None:
     _prepare_system()
     agent = __import__("agent")
-    for name in ("init", "collect"):  # loaded before the snapshot, not in each run
+    for name in ("init", "collect", "workspace"):  # loaded before the snapshot, not in each run
         __import__(name)
     _warm_up()
     port = os.open(_find_port(), os.O_RDWR)

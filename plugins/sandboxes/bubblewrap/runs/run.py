@@ -26,8 +26,6 @@ from plugins.sandboxes.bubblewrap.runs.spawner import SandboxPipes
 _SETUP_S = 30.0
 _COLLECT_S = 30.0
 _DRAIN_S = 5.0
-_SLOWEST_TRANSFER = 5 << 20
-"""Bytes per second in which a workspace is loaded or saved on a machine that is very busy."""
 _LOG_BYTES = 8192
 # Before the job is sent: no output and no artifacts are expected.
 _IDLE_LIMITS = Limits(output_killed_bytes=0, artifact_bytes=0, artifact_files=0)
@@ -130,7 +128,7 @@ class Run:
     def _keep_workspace(self, transfer: WorkspaceTransfer, limits: Limits) -> None:
         self.receiver = ArchiveReceiver(transfer, limits)
         self.receiver.on_pause = self._readers[0].set_paused
-        self._transfer_s = self.receiver.max_bytes / _SLOWEST_TRANSFER
+        self._transfer_s = self.receiver.transfer_s
 
     async def close(self) -> None:
         """Kill all processes, read the remaining output, and close the pipes."""
@@ -142,7 +140,7 @@ class Run:
             os.close(fd)
         self._inputs.clear()
         if self.receiver is not None:
-            await self.receiver.finish(lambda: self.workspace is None or self.workspace.saved)
+            await self.receiver.finish(complete=self.report.archive_complete)
         self.done.set()
 
     async def _send_job(self, stdin: bytes, job: Iterable[bytes]) -> None:

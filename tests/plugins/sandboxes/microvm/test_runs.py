@@ -30,6 +30,7 @@ from tests.support import microvm
 from tests.support.hostile_agent import hostile_files
 from tests.support.polling import until
 from tests.support.sandbox import RecordingWatcher, count_descriptors
+from tests.support.sandbox_sessions import SessionHarness, check_workspace_outlives_runs
 from tests.support.stream_programs import stream_request
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
@@ -366,3 +367,9 @@ async def test_machine_that_is_killed_as_it_waits_and_a_full_disk_leave_the_run_
     assert microvm.snapshot_fds() == []
     assert microvm.qemu_pids_below(os.getpid()) == []
     assert count_descriptors() == before - 1, "that of the snapshot"
+
+
+async def test_session_when_programs_run_in_machines_then_its_files_stay(
+    backend: MicroVm, tmp_path: Path
+) -> None:
+    await check_workspace_outlives_runs(SessionHarness(backend, tmp_path / "s"), GENEROUS)
