@@ -19,7 +19,8 @@ from plugins.providers.llama_cpp.sampling.truncation import Truncation
 from plugins.providers.llama_cpp.sampling.vocabulary import load_vocabulary
 
 GRAMMAR_ROOT = "root"
-_LIKELIEST = 512
+# More would cost much more: llama.cpp sorts up to 128 by another algorithm.
+_LIKELIEST = 128
 
 
 class GrammarSampler:
@@ -55,7 +56,7 @@ class GrammarSampler:
             raise
 
     def sample_likeliest(self) -> int | None:
-        """A token, or None if only the whole vocabulary can tell. Seldom takes over 2 ms."""
+        """A token, or None if only the whole vocabulary can tell. Usually takes 0.2 ms."""
         logits = self._adjusted_logits()
         if self._truncation.keeps_all:
             logits.apply(self._select.handle)
@@ -63,7 +64,7 @@ class GrammarSampler:
             allowed = token is not None and logits.allows(self._grammar, token)
             return token if allowed else None
         logits.apply(self._likeliest.handle)
-        lowest, unchecked = logits.values[-1], logits.total - logits.size
+        lowest, unchecked = logits.entry(logits.size - 1).logit, logits.total - logits.size
         logits.apply(self._grammar)
         allowed = [value for value in logits.values if value > -math.inf]
         if not self._truncation.ends_within(allowed, lowest, unchecked):
