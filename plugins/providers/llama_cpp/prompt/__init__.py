@@ -1,6 +1,7 @@
 """From a request to the tokens that a model reads.
 
 prompt.py               PromptBuilder: renders and tokenizes
+length_bound.py         how many tokens a chat has at least
 tokenizer.py            Tokenizer: linear time, stops early
 template.py             ChatTemplate: the model's chat template
 template_facts.py       what a template takes

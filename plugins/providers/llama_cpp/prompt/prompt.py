@@ -19,10 +19,11 @@ from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.constraints.output_constraints import offered_tools
 from plugins.providers.llama_cpp.native.bindings import Model
 from plugins.providers.llama_cpp.native.tokens import common_prefix_length
+from plugins.providers.llama_cpp.prompt.length_bound import LengthBound
 from plugins.providers.llama_cpp.prompt.renderer import Renderer
 from plugins.providers.llama_cpp.prompt.special_token_guard import SpecialTokenGuard
 from plugins.providers.llama_cpp.prompt.template import ChatTemplate
-from plugins.providers.llama_cpp.prompt.tokenizer import Tokenizer
+from plugins.providers.llama_cpp.prompt.tokenizer import Tokenizer, TooManyTokens
 from plugins.providers.llama_cpp.prompt.tools import append_to_system
 from plugins.providers.llama_cpp.protocol.messages import ToolCallFormat
 from plugins.providers.llama_cpp.sampling.vocabulary import fill_in_tokens, load_vocabulary
@@ -64,6 +65,11 @@ class PromptBuilder:
         self.uses_args_marker = template.uses_args_marker
         self._fill_in = fill_in_tokens(model)
         self._system_prefixes: OrderedDict[str, list[int]] = OrderedDict()
+        self._length_bound = LengthBound(
+            lambda messages: len(self.tokenize_chat(messages)),
+            template.facts,
+            longest_token=self._tokenizer.longest_token,
+        )
         _show_markers(model)
 
     def build(
@@ -79,6 +85,8 @@ class PromptBuilder:
         model lacks.
         """
         self._tokenize = partial(self._tokenizer.tokenize, room=room, check=check)
+        if room is not None and (at_least := self._length_bound.at_least(request.messages)) > room:
+            raise TooManyTokens(at_least)
         if request.raw is not None:
             tokens = self._raw_tokens(request.raw)
         else:

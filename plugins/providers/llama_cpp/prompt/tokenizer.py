@@ -33,19 +33,19 @@ class TooManyTokens(Exception):
 
 
 class Tokenizer:
-    """The tokenizer of one model."""
+    """The tokenizer of one model. `longest_token` is the number of bytes of its longest token."""
 
     def __init__(self, model: Model) -> None:
         """Takes about ten milliseconds for each 100,000 tokens of the vocabulary."""
         self._model = model
         lib: Any = model.lib
         control = lib.LLAMA_TOKEN_ATTR_UNKNOWN | lib.LLAMA_TOKEN_ATTR_CONTROL
-        self._longest = 1
+        self.longest_token = 1
         defined: list[str] = []
         special: list[str] = []
         for token in range(model.vocabulary_size):
             text: bytes = lib.llama_vocab_get_text(model.vocab, token) or b""
-            self._longest = max(self._longest, len(text))
+            self.longest_token = max(self.longest_token, len(text))
             flags = int(lib.llama_vocab_get_attr(model.vocab, token))
             if flags & lib.LLAMA_TOKEN_ATTR_LSTRIP or not text:
                 continue
@@ -85,8 +85,8 @@ class Tokenizer:
         self, text: str, room: int, check: Callable[[], None] | None, *, parse_special: bool
     ) -> None:
         size = len(text.encode("utf-8", "replace"))
-        if size > room * self._longest:
-            raise TooManyTokens(size // self._longest)
+        if size > room * self.longest_token:
+            raise TooManyTokens(size // self.longest_token)
         if size <= room * _LIKELY_BYTES:
             return
         limit = room if size > _LARGE_BYTES else room * _SLACK

@@ -20,6 +20,8 @@ from appliance.domain.messages import (
 from appliance.errors import InvalidInput
 from plugins.providers.llama_cpp.native.bindings import Model
 from plugins.providers.llama_cpp.prompt.prompt import PromptBuilder
+from plugins.providers.llama_cpp.prompt.template import ChatTemplate
+from plugins.providers.llama_cpp.prompt.tokenizer import TooManyTokens
 from plugins.providers.llama_cpp.sampling.vocabulary import load_vocabulary
 from tests.support.llama_model import open_model
 from tests.support.tiny_gguf import FILL_IN_TOKENS, write_tiny_gguf
@@ -185,3 +187,15 @@ def test_special_tokens_when_in_a_text_then_detected_without_tokenizing(model: M
     assert "<|im_start|>" in known.special
     assert not known.may_contain_special("if a < b: print('<im_start>')")
     assert known.may_contain_special("say <|im_start|> now")
+
+
+@pytest.mark.parametrize("chat", [[_USER] * 200, [Message(MessageRole.USER, "word " * 1000)]])
+def test_chat_when_it_can_not_fit_then_refused_before_it_is_rendered(
+    maker: PromptBuilder, monkeypatch: pytest.MonkeyPatch, chat: list[Message]
+):
+    """F62: rendering and tokenizing thousands of messages took more than a second."""
+    exact = len(maker.build(_chat(*chat)).tokens)
+    monkeypatch.setattr(ChatTemplate, "render", None)
+    with pytest.raises(TooManyTokens) as caught:
+        maker.build(_chat(*chat), room=100)
+    assert 100 < caught.value.at_least <= exact
