@@ -43,6 +43,7 @@ from appliance.services.sandbox.service import SandboxService
 from appliance.services.sandbox.sessions import SessionService
 from appliance.services.tasks.retention import TaskRetention
 from appliance.services.tasks.service import TaskService
+from appliance.spi.fair_queue import UserWeights
 from appliance.spi.provider import Provider
 from appliance.spi.registry import PluginContext, PluginProblem, Registry
 from appliance.store.sqlite.database import Database
@@ -109,7 +110,7 @@ async def run_appliance(
         providers, failed = provider_factory.build_providers(loaded.registry, context, settings)
         gateway = _build_gateway(settings, store, owner, models, providers)
         stack.push_async_callback(gateway.close)
-        sandbox, failed_sandboxes = _build_sandbox(settings, loaded.registry, context)
+        sandbox, failed_sandboxes = _build_sandbox(settings, store, loaded.registry, context)
         problems = (*loaded.problems, *failed, *failed_sandboxes)
         stack.push_async_callback(sandbox.close)
         sessions = SessionManager(sandbox, data_dir, settings.sandbox)
@@ -192,13 +193,13 @@ def _build_gateway(
         settings,
         db=store,
         owner=owner,
-        username=lambda user_id: _username(store, user_id),
+        username=partial(_username, store),
         fingerprint=lambda route: _fingerprint(models, route),
     )
 
 
 def _build_sandbox(
-    settings: Settings, registry: Registry, context: PluginContext
+    settings: Settings, store: Database, registry: Registry, context: PluginContext
 ) -> tuple[SandboxRunner, list[PluginProblem]]:
     """The runner over every registered backend, each with [sandbox] and its plugin's settings."""
     limits = structs.asdict(settings.sandbox)
@@ -215,6 +216,10 @@ def _build_sandbox(
         settings.sandbox,
         plans=settings.plans,
         toolchain_cache=ToolchainCache(context.data_dir / toolchain_cache.DIRECTORY),
+        weights=UserWeights(
+            {name: share.weight for name, share in settings.shares.items()},
+            partial(_username, store),
+        ),
     )
     return runner, problems
 

@@ -23,7 +23,8 @@ from appliance.sandbox import backend_selection, plan_limits
 from appliance.sandbox.languages import detection, offered
 from appliance.sandbox.languages.detection import LanguageTrial
 from appliance.sandbox.languages.toolchain_cache import ToolchainCache
-from appliance.spi.fair_queue import Caps, FairQueue, FairSemaphore, QueueRequest
+from appliance.spi.fair_queue import Caps, FairQueue, FairSemaphore, QueueRequest, UserWeights
+from appliance.spi.fair_queue.user_weights import user_key
 from appliance.spi.sandbox import (
     CheckingBackend,
     RunWatcher,
@@ -58,16 +59,24 @@ class SandboxRunner:
         first_retry_s: float = 15.0,
         plans: Mapping[str, PlanSettings] | None = None,
         toolchain_cache: ToolchainCache | None = None,
+        *,
+        weights: UserWeights | None = None,
     ) -> None:
         self._first_retry_s = first_retry_s
         self._backends = dict(backends)
         self._settings = settings
         self._plans = dict(plans or {})
         self._toolchain_cache = toolchain_cache
+        self._weights = weights or UserWeights({}, _no_username)
         self._backend: SandboxBackend | None = None
         self._status = BackendStatus("none", False, problem="the sandbox is being prepared")
         self._slots = FairSemaphore(
-            FairQueue("the sandbox queue", Caps(settings.parallel_runs), ageing_s=_AGEING_S)
+            FairQueue(
+                "the sandbox queue",
+                Caps(settings.parallel_runs),
+                ageing_s=_AGEING_S,
+                weight_of=self._weights.weight_of,
+            )
         )
         self._selection_retry: asyncio.Task[None] | None = None
         self._detection: asyncio.Task[None] | None = None
@@ -181,8 +190,9 @@ class SandboxRunner:
         priority: Priority = Priority.INTERACTIVE,
     ) -> RunResult:
         """As `run`, for a user who has at most as many active runs as the plan allows."""
+        await self._weights.load(user_id)
         queued = QueueRequest(
-            f"user:{user_id}",
+            user_key(user_id),
             priority,
             user_limit=self.settings_for_plan(plan).parallel_runs,
             bounded=False,
@@ -302,6 +312,10 @@ class UserSandbox:
         return await self._runner.run_for_user(
             self._user_id, self._plan, request, priority=self._priority
         )
+
+
+async def _no_username(_user_id: int) -> str | None:
+    return None
 
 
 async def _run_on(

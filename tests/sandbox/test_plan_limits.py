@@ -17,14 +17,8 @@ from appliance.config.loader import Loaded, load
 from appliance.config.settings import AgentSettings, Settings
 from appliance.domain.execution import (
     MIB,
-    BackendStatus,
-    EndReason,
-    Isolation,
-    IsolationLevel,
     Limits,
     RunRequest,
-    RunResult,
-    RunUsage,
 )
 from appliance.domain.tasks import Priority, TaskRequest
 from appliance.domain.users import Principal, Role, User
@@ -43,8 +37,8 @@ from tests.support.agent_fakes import (
     make_gateway,
 )
 from tests.support.polling import until
+from tests.support.waiting_backend import WaitingBackend
 
-ISOLATION = Isolation("test", IsolationLevel.NAMESPACES, ())
 FILE = """
 [sandbox]
 memory_mib = 128
@@ -58,34 +52,6 @@ sandbox = { memory_mib = 1024, wall_s = 60, queue_per_user = 2 }
 cpus = 0.5
 parallel_runs = 1
 """
-
-
-class Backend:
-    """Stands for a real one: its runs end when the test says so."""
-
-    name = "test"
-
-    def __init__(self) -> None:
-        self.go = asyncio.Event()
-        self.running = 0
-        self.most = 0
-        self.requests: list[RunRequest] = []
-
-    async def probe(self) -> BackendStatus:
-        return BackendStatus("test", True, ISOLATION, {"python": "3.11"})
-
-    async def run(self, request: RunRequest) -> RunResult:
-        if request.argv[0] == "true":
-            self.requests.append(request)
-            self.running += 1
-            self.most = max(self.most, self.running)
-            await self.go.wait()
-            self.running -= 1
-        usage = RunUsage(0.1, 0.1, 1)
-        return RunResult(EndReason.EXITED, 0, None, b"", b"", False, usage, ISOLATION)
-
-    async def close(self) -> None:
-        self.go.set()
 
 
 def loaded(folder: Path, text: str = FILE, **environ: str) -> Loaded:
@@ -105,7 +71,7 @@ def of_plan(plan: str, number: int = 1) -> Principal:
     return Principal(user, permissions.scopes_of_role(user.role))
 
 
-def runner_of(settings: Settings, backend: Backend | None = None) -> SandboxRunner:
+def runner_of(settings: Settings, backend: WaitingBackend | None = None) -> SandboxRunner:
     backends = {"test": backend} if backend else {}
     return SandboxRunner(backends, settings.sandbox, plans=settings.plans)
 
@@ -177,7 +143,7 @@ async def test_offer_when_the_user_has_a_plan_then_shows_its_limits(
 async def test_run_when_the_plan_allows_more_then_a_request_may_ask_for_it_and_no_more(
     settings: Settings, db: Database
 ) -> None:
-    backend = Backend()
+    backend = WaitingBackend()
     backend.go.set()
     runner = runner_of(settings, backend)
     await runner.start()
@@ -199,7 +165,7 @@ async def test_run_when_the_plan_allows_more_then_a_request_may_ask_for_it_and_n
 async def test_runs_when_the_plan_allows_one_at_once_then_others_runs_go_before_the_second(
     settings: Settings, db: Database
 ) -> None:
-    backend = Backend()
+    backend = WaitingBackend()
     runner = runner_of(settings, backend)
     await runner.start()
     service = SandboxService(runner, settings, db)
@@ -220,7 +186,7 @@ async def test_runs_when_the_plan_allows_one_at_once_then_others_runs_go_before_
 async def test_runs_when_one_that_waited_for_the_user_is_cancelled_then_the_next_gets_its_turn(
     settings: Settings,
 ) -> None:
-    backend = Backend()
+    backend = WaitingBackend()
     runner = runner_of(settings, backend)
     await runner.start()
     request = RunRequest(("true",))
@@ -234,33 +200,10 @@ async def test_runs_when_one_that_waited_for_the_user_is_cancelled_then_the_next
     await runner.close()
 
 
-async def test_runs_when_one_user_has_many_waiting_then_others_and_interactive_ones_go_between(
-    settings: Settings,
-) -> None:
-    backend = Backend()
-    runner = runner_of(settings, backend)
-    await runner.start()
-    served = list[str]()
-
-    async def run(name: str, user_id: int, priority: Priority) -> None:
-        await runner.for_user(user_id, "free", priority).run(RunRequest(("true",)))
-        served.append(name)
-
-    queued = [("a1", 1), ("a2", 1), ("a3", 1), ("a4", 1), ("a5", 1), ("b1", 2)]
-    async with asyncio.TaskGroup() as group:
-        for name, user_id in queued:
-            group.create_task(run(name, user_id, Priority.NORMAL))
-        group.create_task(run("chat", 1, Priority.INTERACTIVE))
-        await until(lambda: backend.running == 3)
-        backend.go.set()
-    assert served == ["a1", "a2", "a3", "chat", "b1", "a4", "a5"]
-    await runner.close()
-
-
 async def test_queue_when_the_plan_lets_more_wait_then_only_its_users(
     settings: Settings, db: Database
 ) -> None:
-    backend = Backend()
+    backend = WaitingBackend()
     runner = runner_of(settings, backend)
     await runner.start()
     service = SandboxService(runner, settings, db)
@@ -319,7 +262,7 @@ async def test_task_when_its_user_has_a_plan_then_its_runs_have_that_plans_limit
 async def test_tasks_sandbox_when_the_user_has_a_plan_then_limits_and_turns_are_the_users(
     settings: Settings,
 ) -> None:
-    backend = Backend()
+    backend = WaitingBackend()
     runner = runner_of(settings, backend)
     await runner.start()
     sandbox = runner.for_user(1, "small")

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from msgspec.structs import replace
 
 from appliance.inference.request.call import Caller
+from appliance.spi.fair_queue import UserWeights
 
 UsernameLookup = Callable[[int], Awaitable[str | None]]
 
@@ -19,26 +20,22 @@ class CallerShares:
     def __init__(
         self, lookup: UsernameLookup, shares: Mapping[str, float], lookup_needed: bool
     ) -> None:
-        self._lookup = lookup
-        self._shares = dict(shares)
+        self._weights = UserWeights(shares, lookup)
         self._lookup_needed = lookup_needed or bool(shares)
-        self._usernames: dict[str, str] = {}
 
     async def resolve_username(self, caller: Caller) -> Caller:
         """The caller with its username, if any rule needs it and the user exists."""
         if not self._lookup_needed or caller.user_id is None:
             return caller
-        username = caller.username or self._usernames.get(caller.owner)
-        if username is None:
-            username = await self._lookup(caller.user_id)
-        if username is None:
+        if caller.username is not None:
+            self._weights.remember(caller.user_id, caller.username)
             return caller
-        self._usernames[caller.owner] = username
-        return replace(caller, username=username)
+        username = await self._weights.username(caller.user_id)
+        return caller if username is None else replace(caller, username=username)
 
     def weight_of(self, owner: str) -> float:
         """The owner's weight in the fair queue; 1 if none is configured."""
-        return self._shares.get(self._usernames.get(owner, ""), 1.0)
+        return self._weights.weight_of(owner)
 
 
 async def no_username(_user_id: int) -> str | None:

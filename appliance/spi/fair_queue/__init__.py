@@ -24,5 +24,6 @@ where it selects one; only a refusal takes O(n), which the limit bounds.
 from appliance.spi.fair_queue.fair_queue import FairQueue
 from appliance.spi.fair_queue.requests import Caps, Entry, QueueRequest
 from appliance.spi.fair_queue.semaphore import FairSemaphore, Ticket
+from appliance.spi.fair_queue.user_weights import UserWeights
 
-__all__ = ["Caps", "Entry", "FairQueue", "FairSemaphore", "QueueRequest", "Ticket"]
+__all__ = ["Caps", "Entry", "FairQueue", "FairSemaphore", "QueueRequest", "Ticket", "UserWeights"]
