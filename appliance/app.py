@@ -102,7 +102,7 @@ async def run_appliance(
         write_probe.start()
         stack.push_async_callback(write_probe.close)
         bus = EventBus(task_events.create_reader(store), user_feeds.create_reader(store))
-        models = CachedModelRegistry(ModelRegistry(store, data_dir), database)
+        models = CachedModelRegistry(ModelRegistry(store, data_dir), store)
 
         loaded = plugins.load(settings.plugins)
         runtime_dir = stack.enter_context(_runtime_dir(data_dir))

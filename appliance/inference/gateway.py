@@ -30,7 +30,7 @@ from appliance.inference.routing.data_policy import Permission
 from appliance.inference.routing.model_directory import AUTO, DefaultModel, ModelDirectory
 from appliance.inference.usage.recorder import NullUsageRecorder, StoredUsageRecorder
 from appliance.spi.provider import Provider
-from appliance.store.sqlite.database import Database, Transaction
+from appliance.store.database import Database, Transaction
 
 _USER_PREFIX = "user:"
 

@@ -1,38 +1,35 @@
 """The registry's list of models, cached so that a request needs no query."""
 
 import asyncio
-import os
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Hashable, Sequence
 
 from appliance.domain.models import ModelFile, ModelProbe
 from appliance.models.registry import ModelRegistry
+from appliance.store.database import Database
 
 _MAX_AGE_S = 1.0
-_Stamp = tuple[int, int] | None
 
 
 class CachedModelRegistry:
     """The list of models, reloaded when the database has changed; implements spi.ModelSource.
 
-    Other processes may change the database. Changes are detected by the modification time
-    and size of its write-ahead log, which change with each commit, and after _MAX_AGE_S in
-    any case. `clock` gives seconds.
+    Other processes may change the database. Changes are detected by its change stamp, and after
+    _MAX_AGE_S in any case. `clock` gives seconds.
     """
 
     def __init__(
         self,
         registry: ModelRegistry,
-        database: Path,
+        database: Database,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
-        self._wal = database.with_name(database.name + "-wal")
+        self._database = database
         self._clock = clock
         self._lock = asyncio.Lock()
         self._files: Sequence[ModelFile] | None = None
-        self._stamp: _Stamp = None
+        self._stamp: Hashable = None
         self._read_at = 0.0
 
     async def list(self) -> Sequence[ModelFile]:
@@ -66,17 +63,10 @@ class CachedModelRegistry:
 
     def _cached(self) -> Sequence[ModelFile] | None:
         fresh = self._clock() - self._read_at < _MAX_AGE_S
-        return self._files if fresh and self._read_stamp() == self._stamp else None
+        return self._files if fresh and self._database.get_change_stamp() == self._stamp else None
 
     async def _reload(self) -> Sequence[ModelFile]:
         # Read the stamp first: after a commit during the query, the next call reloads.
-        self._stamp, self._read_at = self._read_stamp(), self._clock()
+        self._stamp, self._read_at = self._database.get_change_stamp(), self._clock()
         self._files = await self._registry.list()
         return self._files
-
-    def _read_stamp(self) -> _Stamp:
-        try:
-            status = os.stat(self._wal)  # noqa: PTH116 (per request: Path.stat takes twice as long)
-        except FileNotFoundError:
-            return None
-        return status.st_mtime_ns, status.st_size

@@ -18,7 +18,7 @@ from appliance.models.directory import install_file, lock_models_folder
 from appliance.models.gguf import header
 from appliance.models.gguf.header import GgufInfo
 from appliance.models.naming import alias_from_file_name, alias_from_source, check_alias
-from appliance.store.sqlite.database import Connection, Database
+from appliance.store.database import Connection, Database
 from appliance.store.tables import model_probes
 from appliance.store.tables import models as table
 from appliance.store.tables.models import ModelRow

@@ -11,7 +11,7 @@ from appliance.events import EventBus
 from appliance.scheduler import outcome
 from appliance.scheduler.outcome import End
 from appliance.spi.cancellation import run_to_completion
-from appliance.store.sqlite.database import Database, Transaction
+from appliance.store.database import Database, Transaction
 from appliance.store.tables import task_events, task_leases, task_queue, tasks
 from appliance.store.tables.task_queue import TaskEnd
 

@@ -22,7 +22,7 @@ from appliance.domain.tasks import AttemptId
 from appliance.errors import ApplianceError
 from appliance.scheduler.attempt import Attempt, Stop
 from appliance.scheduler.journal import Journal
-from appliance.store.sqlite.database import Database
+from appliance.store.database import Database
 from appliance.store.tables import task_leases
 
 INTERVAL_S = 5.0

@@ -16,7 +16,7 @@ from appliance.scheduler.journal import EndHook, Journal
 from appliance.scheduler.leases import LEASE_S, LeaseKeeper
 from appliance.scheduler.outcome import Cancelled, End, LeaseLost, Outcome, Postponed
 from appliance.scheduler.stats import Durations, QueueStats
-from appliance.store.sqlite.database import Database
+from appliance.store.database import Database
 from appliance.store.tables import task_events, task_queue, tasks
 from appliance.store.tables.task_queue import ClaimOptions
 

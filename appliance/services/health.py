@@ -12,7 +12,7 @@ from appliance.domain.models import ModelInfo, ModelState
 from appliance.inference.gateway import Gateway
 from appliance.sandbox.runner import SandboxRunner
 from appliance.scheduler import QueueStats, Scheduler
-from appliance.store.sqlite.write_probe import WriteProbe
+from appliance.store.database import WriteProbe
 
 log = structlog.get_logger()
 

@@ -20,7 +20,7 @@ import structlog
 from appliance.domain.rate_policy import RateLimit
 from appliance.errors import ApplianceError
 from appliance.spi.cancellation import run_deferring_cancellation, run_to_completion
-from appliance.store.sqlite.database import Connection, Database, Transaction
+from appliance.store.database import Connection, Database, Transaction
 from appliance.store.tables import rate_events
 from appliance.store.tables.rate_events import EventCount, RateEvent
 

@@ -160,7 +160,7 @@ async def test_models_when_another_process_adds_one_then_seen_at_the_next_call(
             reads[0] += 1
             return await super().list()
 
-    listed = CachedModelRegistry(Counting(db, tmp_path), tmp_path / "monkey.db", lambda: 0.5)
+    listed = CachedModelRegistry(Counting(db, tmp_path), db, lambda: 0.5)
     assert list(await listed.list()) == []
     assert await listed.default() is None
     assert reads[0] == 1

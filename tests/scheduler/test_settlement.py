@@ -9,7 +9,7 @@ from appliance.domain.tasks import EventKind, Task, TaskResult, TaskStatus
 from appliance.errors import InvalidInput
 from appliance.scheduler import TaskContext
 from appliance.scheduler.outcome import Cancelled, Completed, End, Failed
-from appliance.store.sqlite.database import Transaction
+from appliance.store.database import Transaction
 from appliance.store.tables import tasks
 from tests.support.polling import until
 from tests.support.task_system import TaskSystem, Work, answer_at_once, open_task_system, settings

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
-from appliance.errors import StoreError, Unavailable
+from appliance.errors import InvalidInput, StoreError, Unavailable
 from appliance.store.sqlite import database
 from appliance.store.sqlite.database import Database
 
@@ -76,11 +76,35 @@ async def test_rows_become_structs_with_bools_json_and_plain_text(db: Database):
         assert await connection.scalar("SELECT id FROM items WHERE id = 9") is None
 
 
+async def test_parameters_when_bool_or_nul_then_zero_or_one_and_refused_by_name(db: Database):
+    async with db.write() as tx:
+        row = {"name": "a", "ready": True}
+        await tx.execute_each("INSERT INTO items (name, ready) VALUES (:name, :ready)", [row])
+        assert await tx.scalar("SELECT TYPEOF(:ready)", row) == "integer"
+        assert await tx.scalar("SELECT ready FROM items WHERE name = :name", row) == 1
+        for run in (tx.execute, tx.scalar):
+            with pytest.raises(InvalidInput, match="name: contains a NUL"):
+                await run("SELECT 1 FROM items WHERE name = :name", {"name": "a\0b"})
+
+
+async def test_change_stamp_when_another_process_commits_then_it_differs(
+    db: Database, tmp_path: Path, migrations: Path
+):
+    before = db.get_change_stamp()
+    assert db.get_change_stamp() == before
+    other = await Database.open(tmp_path / "appliance.db", exclusive=False, migrations=migrations)
+    await _add(other, "new")
+    assert db.get_change_stamp() != before
+    await other.close()
+
+
 async def test_settings_of_the_file_are_the_durable_ones(db: Database, tmp_path: Path):
     async with db.write() as tx:
         assert await tx.scalar("PRAGMA journal_mode") == "wal"
         assert await tx.scalar("PRAGMA synchronous") == 2
         assert await tx.scalar("PRAGMA foreign_keys") == 1
+        assert await tx.scalar("PRAGMA auto_vacuum") == 2
+        assert await tx.scalar("PRAGMA journal_size_limit") == 16 * 1024 * 1024
     async with db.read() as connection:
         assert await connection.scalar("PRAGMA query_only") == 1
     for name in ("appliance.db", "appliance.db-wal", "appliance.db.lock"):

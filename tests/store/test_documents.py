@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from appliance.errors import StoreError
-from appliance.store.sqlite import documents
+from appliance.store import documents
 
 LONG = {"text": "def add(a, b): return a + b\n" * 5000}
 

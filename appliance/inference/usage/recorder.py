@@ -16,7 +16,7 @@ from appliance.errors import ApplianceError, Unavailable
 from appliance.inference.request.call import Call
 from appliance.inference.request.route import Route
 from appliance.inference.usage.pricing import Prices
-from appliance.store.sqlite.database import Database, Transaction
+from appliance.store.database import Database, Transaction
 from appliance.store.tables import usage_records
 from appliance.store.tables.usage_records import ModelCost
 
@@ -73,7 +73,8 @@ class UsageRecorder(ABC):
             key_id=call.caller.key_id,
             kind=call.kind,
             provider=route.provider,
-            model=route.model,
+            # An upstream names its models; one that the database refuses must not stop the others.
+            model=route.model.replace("\0", "?"),
             status=UsageStatus.RESERVED,
             started_at=self._clock(),
             reserved_cost=self._prices.cost(route.provider, route.model, bound),

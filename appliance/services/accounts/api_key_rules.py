@@ -6,7 +6,7 @@ from appliance.domain.users import ApiKey, KeyStatus
 from appliance.errors import Conflict, InvalidInput, InvalidToken, NotFound, TokenExpired
 from appliance.security_log import SecurityEvent, log_security_event
 from appliance.services.accounts import tokens
-from appliance.store.sqlite.database import Connection, Transaction
+from appliance.store.database import Connection, Transaction
 from appliance.store.tables import api_keys
 from appliance.store.tables.api_keys import KeyRow, NewKey
 

@@ -13,7 +13,7 @@ from appliance.services.accounts.api_key_rules import UNKNOWN_KEY
 from appliance.services.accounts.key_usage import KeyUsage
 from appliance.services.accounts.principal_cache import PrincipalCache
 from appliance.services.accounts.validation import validate_name
-from appliance.store.sqlite.database import Database
+from appliance.store.database import Database
 from appliance.store.tables import api_keys, users
 from appliance.store.tables.api_keys import KeyRow
 

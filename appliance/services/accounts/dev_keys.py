@@ -9,7 +9,7 @@ from appliance.errors import Conflict, Forbidden
 from appliance.services.accounts import api_key_rules, tokens
 from appliance.services.accounts.principal_cache import PrincipalCache
 from appliance.services.accounts.validation import DEV_EMAIL, DEV_USERNAME
-from appliance.store.sqlite.database import Database, Transaction
+from appliance.store.database import Database, Transaction
 from appliance.store.tables import api_keys, users
 from appliance.store.tables.users import NewUser
 

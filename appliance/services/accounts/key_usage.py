@@ -1,6 +1,6 @@
 """Counts uses of API keys in memory, so that a request does not wait for the disk."""
 
-from appliance.store.sqlite.database import Database
+from appliance.store.database import Database
 from appliance.store.tables import api_keys
 from appliance.store.tables.api_keys import KeyRow, KeyUse
 

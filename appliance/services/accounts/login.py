@@ -7,7 +7,7 @@ from appliance.services.accounts import validation
 from appliance.services.accounts.login_throttle import LoginAttempt, LoginThrottle
 from appliance.services.accounts.passwords import Passwords
 from appliance.services.accounts.sessions import Sessions
-from appliance.store.sqlite.database import Database
+from appliance.store.database import Database
 from appliance.store.tables import users
 from appliance.store.tables.users import Credentials
 

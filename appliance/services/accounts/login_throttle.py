@@ -18,7 +18,7 @@ from appliance.domain.addresses import client_network
 from appliance.errors import RateLimited
 from appliance.services.accounts.proxy_hint import ProxyHint
 from appliance.services.rate_window import StoredRateWindow
-from appliance.store.sqlite.database import Connection, Database, Transaction
+from appliance.store.database import Connection, Database, Transaction
 from appliance.store.tables import login_networks
 from appliance.store.tables.rate_events import EventCount
 

@@ -7,7 +7,7 @@ import structlog
 
 from appliance.services.accounts.key_usage import KeyUsage
 from appliance.services.accounts.login_throttle import LoginThrottle
-from appliance.store.sqlite.database import Database
+from appliance.store.database import Database
 from appliance.store.tables import api_keys, refresh_tokens
 
 _FLUSH_INTERVAL_S = 10.0

@@ -19,7 +19,7 @@ from appliance.services.accounts.principal_cache import PrincipalCache
 from appliance.services.accounts.sessions import Sessions
 from appliance.services.accounts.tokens import AccessTokens, CredentialKind
 from appliance.services.accounts.users import UserAccounts
-from appliance.store.sqlite.database import Database
+from appliance.store.database import Database
 
 _MINUTE_S = 60.0
 _DAY_S = 86400.0

@@ -8,7 +8,7 @@ from appliance.security_log import SecurityEvent, log_security_event
 from appliance.services.accounts import permissions, tokens
 from appliance.services.accounts.principal_cache import PrincipalCache
 from appliance.services.accounts.tokens import AccessClaims, AccessTokens
-from appliance.store.sqlite.database import Database, Transaction
+from appliance.store.database import Database, Transaction
 from appliance.store.tables import refresh_tokens, users
 from appliance.store.tables.refresh_tokens import RefreshRow
 from appliance.store.tables.users import Credentials

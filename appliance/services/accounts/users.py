@@ -9,7 +9,7 @@ from appliance.services.accounts import permissions, tokens, validation
 from appliance.services.accounts.dev_keys import DEV_USER_ID
 from appliance.services.accounts.passwords import Passwords
 from appliance.services.accounts.principal_cache import PrincipalCache
-from appliance.store.sqlite.database import Database, Transaction
+from appliance.store.database import Database, Transaction
 from appliance.store.tables import refresh_tokens, users
 from appliance.store.tables.users import NewUser
 

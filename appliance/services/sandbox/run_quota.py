@@ -11,7 +11,7 @@ from math import ceil
 from appliance.domain.rate_policy import RateLimit
 from appliance.errors import RateLimited
 from appliance.services.rate_window import Decision, StoredRateWindow
-from appliance.store.sqlite.database import Database
+from appliance.store.database import Database
 
 _HOUR_S = 3600.0
 

@@ -19,7 +19,7 @@ from appliance.services.sandbox.queue_limit import QueueLimit, QueuePlace
 from appliance.services.sandbox.run_events import Finished, Queued, RunEvent, RunEvents, Started
 from appliance.services.sandbox.run_quota import RunQuota
 from appliance.spi.sandbox import RunWatcher
-from appliance.store.sqlite.database import Database
+from appliance.store.database import Database
 
 Execute = Callable[[RunRequest, RunWatcher], Awaitable[RunResult]]
 

@@ -9,7 +9,7 @@ import structlog
 from appliance.config.settings import DataSettings
 from appliance.domain.tasks import TaskStatus
 from appliance.errors import ApplianceError
-from appliance.store.sqlite.database import Database
+from appliance.store.database import Database
 from appliance.store.tables import task_storage, user_feeds
 
 _INTERVAL_S = 10.0
@@ -17,7 +17,6 @@ _DAY_S = 86400.0
 # Small transactions, so that other writers hardly wait.
 _TASKS_PER_TRANSACTION = 20
 _EVENTS_PER_TRANSACTION = 500
-_PAGES_PER_STEP = 1000
 
 log = structlog.get_logger()
 
@@ -62,15 +61,6 @@ class TaskRetention:
             log.info("old tasks deleted", tasks=deleted)
         return deleted
 
-    async def reclaim_space(self) -> None:
-        """Shrink the file if a tenth of it is free, in steps between which others can write."""
-        if not await self._db.is_shrinkable():
-            return
-        free = await self._db.reclaim_pages(_PAGES_PER_STEP)
-        while free and free > (free := await self._db.reclaim_pages(_PAGES_PER_STEP)):
-            continue
-        await self._db.truncate_log()
-
     async def _delete_ended(self, status: TaskStatus, before: float) -> int:
         deleted = 0
         while True:
@@ -92,7 +82,7 @@ class TaskRetention:
             await asyncio.sleep(_INTERVAL_S)
             try:
                 await self.delete_expired()
-                await self.reclaim_space()
+                await self._db.reclaim_space()
             except ApplianceError as error:
                 # A full disk or a lock; the next round may succeed.
                 log.warning("old tasks could not be deleted", reason=error.message)

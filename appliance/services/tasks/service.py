@@ -31,7 +31,7 @@ from appliance.scheduler import QueueStats, Scheduler
 from appliance.services.accounts import permissions
 from appliance.services.accounts.validation import canonicalize
 from appliance.services.tasks.validation import TASK_ID, validate_request
-from appliance.store.sqlite.database import Connection, Database, Transaction
+from appliance.store.database import Connection, Database, Transaction
 from appliance.store.tables import (
     task_events,
     task_queue,

@@ -2,8 +2,6 @@
 
 database.py     Database: one writer, several readers
 connection.py   Connection and Transaction: queries with named parameters
-rows.py         converts rows to Structs
-documents.py    nested values as JSON, compressed if long
 prepare.py      creates, locks and migrates the file at the start
 lock.py         DatabaseLock: one server per database
 migrate.py      applies the migrations

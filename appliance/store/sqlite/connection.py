@@ -3,26 +3,22 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import aiosqlite
 
+from appliance.store.database import Params
+from appliance.store.parameters import to_columns
+from appliance.store.rows import RowT, has_compressed, to_row
 from appliance.store.sqlite import failures
-from appliance.store.sqlite.rows import RowT, has_compressed, to_row
 
 T = TypeVar("T")
-Params = Mapping[str, Any]
 
 
 class Connection:
-    """Queries with named parameters (`:name`); rows become Structs by column name.
-
-    A Struct's bool is stored as 0 or 1, a nested Struct, tuple or dict as JSON text, which
-    may be compressed (see documents.py). Each statement sees one state of the database.
-    Raises Unavailable or StoreError for disk errors and locks, sqlite3.IntegrityError for a
-    violated constraint.
-    """
+    """Implements store.database.Connection; raises sqlite3.IntegrityError for a violated
+    constraint."""
 
     def __init__(self, raw: aiosqlite.Connection) -> None:
         self._raw = raw
@@ -57,22 +53,22 @@ class Connection:
 
     async def _rows(self, sql: str, params: Params | None) -> list[sqlite3.Row]:
         rows: Iterable[sqlite3.Row] = await translate_errors(
-            self._raw.execute_fetchall(sql, params or {})
+            self._raw.execute_fetchall(sql, to_columns(params or {}))
         )
         return list(rows)
 
 
 class Transaction(Connection):
-    """A Connection that can also write, inside `async with Database.write()`."""
+    """Implements store.database.Transaction."""
 
     async def execute(self, sql: str, params: Params | None = None) -> int:
         """Run a statement that changes rows; returns the number of changed rows."""
-        cursor = await translate_errors(self._raw.execute(sql, params or {}))
+        cursor = await translate_errors(self._raw.execute(sql, to_columns(params or {})))
         return cursor.rowcount
 
     async def execute_each(self, sql: str, rows: Sequence[Params]) -> None:
         """Run a statement once for each set of parameters."""
-        await translate_errors(self._raw.executemany(sql, rows))
+        await translate_errors(self._raw.executemany(sql, [to_columns(row) for row in rows]))
 
     async def begin(self) -> None:
         await self.execute("BEGIN IMMEDIATE")

@@ -1,8 +1,9 @@
 """The SQLite database: one writer, several readers, every commit synced to disk."""
 
 import asyncio
+import os
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Hashable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,19 +20,25 @@ __all__ = ["Connection", "Database", "Transaction"]
 
 TIMEOUT_S = 10.0
 _INCREMENTAL = 2
+# Few, so that other writers hardly wait.
+_PAGES_PER_STEP = 1000
+# What the write-ahead log keeps on disk after a checkpoint; a long reader can make it longer.
+_LOG_BYTES = 16 * 1024 * 1024
 _BUSY = "the server's database is busy; retry in a moment"
 _CLOSED = "the server is shutting down; its database is closed"
 
 
 class Database:
-    """An open database, created by `open`. Use it in one event loop only."""
+    """Implements store.database.Database; created by `open`."""
 
     def __init__(
         self,
+        path: Path,
         writer: aiosqlite.Connection,
         readers: list[aiosqlite.Connection],
         lock: DatabaseLock | None,
     ) -> None:
+        self._wal = path.with_name(path.name + "-wal")
         self._writer = writer
         self._writer_lock = asyncio.Lock()
         self._readers = readers
@@ -81,7 +88,7 @@ class Database:
             if isinstance(error, sqlite3.Error):
                 raise failures.translate_open_error(error, path) from error
             raise
-        return cls(connections[0], connections[1:], lock)
+        return cls(path, connections[0], connections[1:], lock)
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[Transaction, None]:
@@ -119,23 +126,39 @@ class Database:
         finally:
             self._idle_readers.put_nowait(reader)
 
-    async def is_shrinkable(self) -> bool:
-        """Whether a tenth of the file is free and can be given back.
+    def get_change_stamp(self) -> Hashable:
+        """Modification time and size of the write-ahead log, which change with each commit."""
+        try:
+            status = os.stat(self._wal)  # noqa: PTH116 (per request: Path.stat takes twice as long)
+        except FileNotFoundError:
+            return None
+        return status.st_mtime_ns, status.st_size
 
-        Databases of the first versions reuse free pages instead.
+    async def reclaim_space(self) -> None:
+        """Shrink the file if a tenth of it is free.
+
+        Databases of the first versions have no incremental vacuum: they reuse free pages instead.
         """
+        if not await self._is_shrinkable():
+            return
+        free = await self._reclaim_pages()
+        while free and free > (free := await self._reclaim_pages()):
+            continue
+        await self.truncate_log()
+
+    async def _is_shrinkable(self) -> bool:
         async with self.read() as connection:
             incremental = await connection.scalar("PRAGMA auto_vacuum") == _INCREMENTAL
             free = int(await connection.scalar("PRAGMA freelist_count"))
             pages = int(await connection.scalar("PRAGMA page_count"))
         return incremental and free * 10 > pages
 
-    async def reclaim_pages(self, limit: int) -> int:
-        """Give up to `limit` free pages back to the file system; returns how many are left."""
+    async def _reclaim_pages(self) -> int:
+        """Give _PAGES_PER_STEP free pages back to the file system; returns how many are left."""
         await self._acquire_writer()
         try:
             connection = Connection(self._writer)
-            await connection.run(f"PRAGMA incremental_vacuum({limit:d})")
+            await connection.run(f"PRAGMA incremental_vacuum({_PAGES_PER_STEP})")
             return int(await connection.scalar("PRAGMA freelist_count"))
         finally:
             self._writer_lock.release()
@@ -197,6 +220,7 @@ async def _configure(connection: aiosqlite.Connection, query_only: str) -> None:
     connection.row_factory = aiosqlite.Row
     await connection.execute_fetchall("PRAGMA foreign_keys = ON")
     await connection.execute_fetchall("PRAGMA synchronous = FULL")
+    await connection.execute_fetchall(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     await connection.execute_fetchall(f"PRAGMA query_only = {query_only}")
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from appliance.domain.users import ApiKey, KeyStatus
-from appliance.store.sqlite.database import Connection, Transaction
-from appliance.store.sqlite.rows import to_json
+from appliance.store.database import Connection, Transaction
+from appliance.store.rows import to_json
 
 _SELECT = """
     SELECT k.id, k.public_id, k.user_id, k.name, k.prefix, k.scopes, k.created_at,

@@ -1,6 +1,6 @@
 """The table `login_networks`: the networks from which each user has logged in."""
 
-from appliance.store.sqlite.connection import Connection, Transaction
+from appliance.store.database import Connection, Transaction
 
 
 async def is_known(connection: Connection, user_id: int | None, network: str) -> bool:

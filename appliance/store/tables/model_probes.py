@@ -3,8 +3,8 @@
 from msgspec import structs
 
 from appliance.domain.models import ModelProbe
-from appliance.store.sqlite.database import Connection, Transaction
-from appliance.store.sqlite.rows import to_json
+from appliance.store.database import Connection, Transaction
+from appliance.store.rows import to_json
 
 
 async def get(connection: Connection, alias: str) -> ModelProbe | None:

@@ -2,7 +2,7 @@
 
 from msgspec import Struct, structs
 
-from appliance.store.sqlite.database import Connection, Transaction
+from appliance.store.database import Connection, Transaction
 
 _SELECT = """
     SELECT alias, path, in_place, sha256, size, architecture, parameters, context_tokens,
@@ -51,8 +51,6 @@ async def get_default(connection: Connection) -> ModelRow | None:
 
 async def insert(tx: Transaction, model: ModelRow) -> bool:
     """Insert a model, not as the default; False if the alias is taken."""
-    row = structs.asdict(model)
-    row |= {name: int(row[name]) for name in ("in_place", "embeds", "fills_in")}
     changed = await tx.execute(
         """
         INSERT INTO models
@@ -64,7 +62,7 @@ async def insert(tx: Transaction, model: ModelRow) -> bool:
                 :embeds, :fills_in, :checked_mtime_ns)
         ON CONFLICT (alias) DO NOTHING
         """,
-        row,
+        structs.asdict(model),
     )
     return changed == 1
 
@@ -108,8 +106,8 @@ async def update_checked(tx: Transaction, model: ModelRow) -> bool:
             "sha256": model.sha256,
             "checked_mtime_ns": model.checked_mtime_ns,
             "kv_bytes_per_token": model.kv_bytes_per_token,
-            "embeds": int(model.embeds),
-            "fills_in": int(model.fills_in),
+            "embeds": model.embeds,
+            "fills_in": model.fills_in,
         },
     )
     return changed == 1

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from appliance.store.sqlite.connection import Connection, Transaction
+from appliance.store.database import Connection, Transaction
 
 
 class EventCount(Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from appliance.store.sqlite.database import Connection, Transaction
+from appliance.store.database import Connection, Transaction
 
 
 class SessionRow(Struct, frozen=True):

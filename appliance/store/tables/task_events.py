@@ -7,8 +7,8 @@ import msgspec
 
 from appliance.domain.tasks import EventKind, Task, TaskEvent
 from appliance.domain.user_events import UserEvent
-from appliance.store.sqlite.database import Connection, Database, Transaction
-from appliance.store.sqlite.rows import to_json
+from appliance.store.database import Connection, Database, Transaction
+from appliance.store.rows import to_json
 from appliance.store.tables import user_feeds
 
 

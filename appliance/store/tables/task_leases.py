@@ -1,7 +1,7 @@
 """The table `task_leases`: the owner of each running task, and until when it counts as alive."""
 
 from appliance.domain.tasks import AttemptId
-from appliance.store.sqlite.connection import Connection, Transaction
+from appliance.store.database import Connection, Transaction
 
 
 async def grant(tx: Transaction, attempt: AttemptId, owner: str, expires_at: float) -> None:

@@ -8,8 +8,8 @@ deleted by a trigger.
 from msgspec import Struct
 
 from appliance.domain.tasks import AttemptId, Task, TaskFailure, TaskResult, TaskStatus
-from appliance.store.sqlite.connection import Connection, Transaction
-from appliance.store.sqlite.rows import to_json
+from appliance.store.database import Connection, Transaction
+from appliance.store.rows import to_json
 from appliance.store.tables import task_leases
 from appliance.store.tables.tasks import StoredTask
 

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from appliance.domain.tasks import TaskStatus
-from appliance.store.sqlite.connection import Connection, Transaction
-from appliance.store.sqlite.rows import to_json
+from appliance.store.database import Connection, Transaction
 
 
 async def get_stored_bytes(connection: Connection, user_id: int) -> int:
@@ -26,12 +25,10 @@ async def list_expired(
 
 async def delete(tx: Transaction, task_ids: Sequence[int]) -> None:
     """Delete ended tasks with their journals."""
-    params = {"ids": to_json(list(task_ids))}
+    rows = [{"id": task_id} for task_id in task_ids]
     # The journal first: its trigger reads the task's user.
-    await tx.execute(
-        "DELETE FROM task_events WHERE task_id IN (SELECT value FROM json_each(:ids))", params
-    )
-    await tx.execute("DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(:ids))", params)
+    await tx.execute_each("DELETE FROM task_events WHERE task_id = :id", rows)
+    await tx.execute_each("DELETE FROM tasks WHERE id = :id", rows)
 
 
 SELECT_EXPIRED = """

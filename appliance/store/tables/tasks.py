@@ -6,9 +6,10 @@ import msgspec
 from msgspec import Struct
 
 from appliance.domain.tasks import Priority, SourceFile, Task, TaskRequest, TaskStatus
-from appliance.store.sqlite import documents
-from appliance.store.sqlite.connection import Connection, Transaction
+from appliance.store import documents
+from appliance.store.database import Connection, Transaction
 
+_MAX_ID = 2**63 - 1
 PRIORITY_RANK = {Priority.INTERACTIVE: 0, Priority.NORMAL: 1, Priority.BATCH: 2}
 
 
@@ -148,7 +149,7 @@ async def list_page(
     return await connection.all(
         Task,
         SELECT_PAGE_BY_STATUS if status else SELECT_PAGE,
-        {"user_id": user_id, "status": status, "before": before_id, "limit": limit},
+        {"user_id": user_id, "status": status, "before": before_id or _MAX_ID, "limit": limit},
     )
 
 
@@ -156,13 +157,13 @@ SELECT_PAGE = """
 SELECT id, public_id, user_id, request, status, attempt, created_at, updated_at,
        started_at, finished_at, deadline_at, result, failure
 FROM tasks
-WHERE user_id = :user_id AND (:before IS NULL OR id < :before)
+WHERE user_id = :user_id AND id < :before
 ORDER BY id DESC LIMIT :limit
 """
 SELECT_PAGE_BY_STATUS = """
 SELECT id, public_id, user_id, request, status, attempt, created_at, updated_at,
        started_at, finished_at, deadline_at, result, failure
 FROM tasks
-WHERE user_id = :user_id AND status = :status AND (:before IS NULL OR id < :before)
+WHERE user_id = :user_id AND status = :status AND id < :before
 ORDER BY id DESC LIMIT :limit
 """

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from msgspec import Struct, structs
 
 from appliance.domain.usage import UsageRecord
-from appliance.store.sqlite.database import Connection, Transaction
+from appliance.store.database import Connection, Transaction
 
 _COLUMNS = tuple(field.name for field in structs.fields(UsageRecord))
 _SELECTED = ", ".join(_COLUMNS).replace("key,", "COALESCE(key, 'record-' || id) AS key,", 1)

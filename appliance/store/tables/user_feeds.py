@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from appliance.domain.user_events import UserEvent, UserEventKind
-from appliance.store.sqlite.database import Connection, Database, Transaction
-from appliance.store.sqlite.rows import to_json
+from appliance.store.database import Connection, Database, Transaction
+from appliance.store.rows import to_json
 
 
 async def take_next_seq(tx: Transaction, user_id: int) -> int:

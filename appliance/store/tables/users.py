@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from appliance.domain.users import DEFAULT_PLAN, Role, User
-from appliance.store.sqlite.database import Connection, Transaction
+from appliance.store.database import Connection, Transaction
 
 _SELECT = "SELECT id, public_id, username, email, name, role, disabled, created_at, plan FROM users"
 
@@ -106,7 +106,7 @@ async def set_disabled(tx: Transaction, user_id: int, disabled: bool, at: float)
     """False if the user does not exist."""
     changed = await tx.execute(
         "UPDATE users SET disabled = :disabled, updated_at = :at WHERE id = :id",
-        {"id": user_id, "disabled": int(disabled), "at": at},
+        {"id": user_id, "disabled": disabled, "at": at},
     )
     return changed == 1
 

@@ -12,7 +12,7 @@ from appliance.config.settings import LimitSettings
 from appliance.domain.tasks import SourceFile, Task, TaskRequest, TaskResult, TaskStatus
 from appliance.errors import Conflict
 from appliance.scheduler import TaskContext
-from appliance.store.sqlite import documents
+from appliance.store import documents
 from appliance.store.tables import task_storage
 from tests.api.application import open_api, settings_with
 from tests.support.task_system import ANSWER, TaskSystem, open_task_system

@@ -180,7 +180,7 @@ async def test_space_when_ten_thousand_tasks_are_deleted_then_given_back(
     full = sum(file.stat().st_size for file in files)
     retention = TaskRetention(system.db, DataSettings())
     assert await retention.delete_expired() == 10_000
-    await retention.reclaim_space()
+    await system.db.reclaim_space()
     async with system.db.read() as connection:
         assert await connection.scalar("PRAGMA freelist_count") == 0
         left = await connection.scalar("PRAGMA page_count") * 4096
@@ -193,7 +193,7 @@ async def test_space_when_the_database_is_an_old_one_then_it_still_works(tmp_pat
         old.execute("CREATE TABLE something (id INTEGER)")
     async with open_task_system(tmp_path / "db", work) as system:
         await system.service.delete(system.alice, (await ended(system)).public_id)
-        await TaskRetention(system.db, DataSettings()).reclaim_space()
+        await system.db.reclaim_space()
         assert await ended(system)
 
 

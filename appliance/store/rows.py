@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 from msgspec import inspect as types
 
-from appliance.store.sqlite import documents
+from appliance.store import documents
 
 RowT = TypeVar("RowT", bound=Struct)
 
