@@ -74,7 +74,8 @@ CREATE TABLE schema_migrations (
     name TEXT PRIMARY KEY,
     checksum TEXT NOT NULL,
     applied_at REAL NOT NULL,
-    program_version TEXT NOT NULL
+    program_version TEXT NOT NULL,
+    readable_since TEXT
 );
 
 CREATE TABLE sessions (

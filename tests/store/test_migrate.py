@@ -44,11 +44,11 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
 def test_migrate_when_fresh_then_all_in_order_and_recorded(connection: sqlite3.Connection):
     assert migrate.migrate(connection, [FIRST, SECOND]) == ["0001_first", "0002_second"]
     records = connection.execute("SELECT * FROM schema_migrations ORDER BY name").fetchall()
-    assert [(name, checksum) for name, checksum, _, _ in records] == [
+    assert [(name, checksum) for name, checksum, *_ in records] == [
         ("0001_first", FIRST.checksum),
         ("0002_second", SECOND.checksum),
     ]
-    assert {version for *_, version in records} == {__version__}
+    assert {(version, since) for *_, version, since in records} == {(__version__, None)}
     assert connection.execute("SELECT x FROM a").fetchall() == [("one; two",)]
 
 
@@ -84,7 +84,7 @@ def test_migrate_when_the_database_is_newer_then_both_versions_are_named(
     connection.execute("UPDATE schema_migrations SET program_version = '9.8.7'")
     with pytest.raises(StoreError) as caught:
         migrate.migrate(connection, [FIRST])
-    for part in ("9.8.7", "0002_second", __version__, "0001_first"):
+    for part in ("9.8.7", "too old", "0002_second", __version__, "0001_first"):
         assert part in caught.value.message
 
 
@@ -136,6 +136,31 @@ async def test_open_when_many_processes_migrate_at_once_then_each_step_ran_once(
         count = await connection.scalar("SELECT COUNT(*) FROM schema_migrations")
     assert count == len(migrate.load_migrations())
     await db.close()
+
+
+def test_migrate_when_the_database_is_newer_and_allows_it_then_the_older_program_works(
+    connection: sqlite3.Connection,
+):
+    allowed = Migration("0003_third", "-- readable_since: 0001\nCREATE TABLE c (x);\n")
+    demanding = Migration("0004_fourth", "-- readable_since: 0003\nCREATE TABLE d (x);\n")
+    second = Migration("0002_second", f"-- readable_since: 0001\n{SECOND.sql}")
+    migrate.migrate(connection, [FIRST, second, allowed])
+    assert migrate.migrate(connection, [FIRST]) == []
+    migrate.migrate(connection, [FIRST, second, allowed, demanding])
+    for programs in ([FIRST], [FIRST, second]):
+        with pytest.raises(StoreError, match=r"schema 0004_fourth\) and this program"):
+            migrate.migrate(connection, programs)
+    assert migrate.migrate(connection, [FIRST, second, allowed]) == []
+
+
+def test_migrate_when_the_record_is_of_an_older_version_then_the_column_is_added(
+    connection: sqlite3.Connection,
+):
+    migrate.migrate(connection, [FIRST])
+    connection.execute("ALTER TABLE schema_migrations DROP COLUMN readable_since")
+    with pytest.raises(StoreError, match="too old"):
+        migrate.list_pending(connection, [])
+    assert migrate.migrate(connection, [FIRST, SECOND]) == ["0002_second"]
 
 
 async def test_open_beside_an_older_running_server_then_the_command_waits_and_refuses(

@@ -132,6 +132,8 @@ class ApiKeys:
         return self._with_usage([revoked])[0]
 
     async def _get_by_public_id(self, public_id: str) -> KeyRow:
+        if "\0" in public_id:
+            raise NotFound(UNKNOWN_KEY)
         async with self._db.read() as connection:
             row = await api_keys.get_by_public_id(connection, public_id)
         if row is None:

@@ -65,6 +65,8 @@ class PasswordLogin:
         )
 
     async def _find_credentials(self, identifier: str) -> Credentials | None:
+        if "\0" in identifier:
+            return None
         async with self._db.read() as connection:
             return await users.get_credentials(connection, identifier)
 

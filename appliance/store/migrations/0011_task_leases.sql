@@ -1,6 +1,7 @@
 -- The lease of each running task: the server that runs it, and when another may take it over.
 -- A table of its own, because a renewal would otherwise rewrite the row of the task with the
 -- files of its request. A running task without a row here has no server.
+-- readable_since: 0010
 
 CREATE TABLE task_leases (
     task_id BIGINT NOT NULL PRIMARY KEY REFERENCES tasks (id) ON DELETE CASCADE,

@@ -2,6 +2,7 @@
 -- among all servers; calls of tasks have it from the task, its attempt and the call's number in
 -- that attempt. Records of older versions have none. `owner` is the server that settles the
 -- record, or at its next start finds that it was interrupted.
+-- readable_since: 0010
 
 ALTER TABLE usage_records ADD COLUMN key TEXT;
 

@@ -2,6 +2,7 @@
 -- sequence per user. `user_feeds` holds its last number, so that none is used twice after events
 -- were deleted, and locks it until the commit: the order of numbers is that of commits. Events
 -- that are older than this migration have no number and are in no feed.
+-- readable_since: 0010
 
 CREATE TABLE user_feeds (
     user_id BIGINT NOT NULL PRIMARY KEY REFERENCES users (id) ON DELETE CASCADE,

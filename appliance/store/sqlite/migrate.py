@@ -3,6 +3,10 @@
 Each migration and its record are one transaction: neither a crash nor a second process
 can leave one half applied. A statement must end at the end of a line.
 
+A migration that older programs can live with has the line `-- readable_since: NNNN`: a program
+whose newest migration is NNNN or later still reads and writes the database correctly, so that an
+upgrade can be undone after it has served. Without the line, older programs refuse the database.
+
 `python -m appliance.store.sqlite.migrate > appliance/store/schema.sql` updates the dumped
 schema after a migration was added.
 """
@@ -22,14 +26,17 @@ from appliance import __version__
 from appliance.errors import StoreError
 
 _NAME = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
+_READABLE_SINCE = re.compile(r"^-- readable_since: (\d{4})$", re.MULTILINE)
 _CREATE_TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
     name TEXT PRIMARY KEY,
     checksum TEXT NOT NULL,
     applied_at REAL NOT NULL,
-    program_version TEXT NOT NULL
+    program_version TEXT NOT NULL,
+    readable_since TEXT
 )
 """
+_COLUMNS_OF_TABLE = "SELECT name FROM pragma_table_info('schema_migrations')"
 
 
 class Migration(Struct, frozen=True):
@@ -42,11 +49,22 @@ class Migration(Struct, frozen=True):
     def checksum(self) -> str:
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
+    @property
+    def readable_since(self) -> str | None:
+        """The number of the oldest newest migration of a program that can use the result."""
+        found = _READABLE_SINCE.search(self.sql)
+        return found[1] if found else None
+
 
 class _AppliedMigration(Struct, frozen=True):
     name: str
     checksum: str
     program_version: str
+    readable_since: str | None
+
+    def is_usable_by(self, newest: str) -> bool:
+        """Whether a program whose newest migration has this number can use the database."""
+        return self.readable_since is not None and self.readable_since <= newest < self.name[:4]
 
 
 def load_migrations(folder: Traversable | None = None) -> list[Migration]:
@@ -64,8 +82,8 @@ def list_pending(
 ) -> list[Migration]:
     """The migrations not yet applied.
 
-    Raises StoreError if the database is newer than the program, or if the checksum of an
-    applied migration differs from the program's.
+    Raises StoreError if the database is newer than what the program can use, or if the checksum
+    of an applied migration differs from the program's.
     """
     records = {record.name: record for record in _list_applied(connection)}
     _require_not_newer(records, migrations)
@@ -113,7 +131,7 @@ def _apply_next(connection: sqlite3.Connection, migrations: Sequence[Migration])
 
 
 def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
-    connection.execute(_CREATE_TABLE)
+    _create_table(connection)
     try:
         for statement in _split_statements(migration.sql):
             connection.execute(statement)
@@ -124,15 +142,23 @@ def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
     except sqlite3.Error as error:
         raise _migration_error(migration, error) from error
     connection.execute(
-        "INSERT INTO schema_migrations (name, checksum, applied_at, program_version) "
-        "VALUES (:name, :checksum, :applied_at, :program_version)",
+        "INSERT INTO schema_migrations "
+        "(name, checksum, applied_at, program_version, readable_since) "
+        "VALUES (:name, :checksum, :applied_at, :program_version, :readable_since)",
         {
             "name": migration.name,
             "checksum": migration.checksum,
             "applied_at": time.time(),
             "program_version": __version__,
+            "readable_since": migration.readable_since,
         },
     )
+
+
+def _create_table(connection: sqlite3.Connection) -> None:
+    connection.execute(_CREATE_TABLE)
+    if ("readable_since",) not in connection.execute(_COLUMNS_OF_TABLE).fetchall():
+        connection.execute("ALTER TABLE schema_migrations ADD COLUMN readable_since TEXT")
 
 
 def _migration_error(migration: Migration, error: sqlite3.Error) -> StoreError:
@@ -159,13 +185,14 @@ def _split_statements(script: str) -> Iterator[str]:
 
 
 def _list_applied(connection: sqlite3.Connection) -> list[_AppliedMigration]:
-    table = connection.execute(
-        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_migrations'"
-    ).fetchone()
-    if not table:
+    columns = connection.execute(_COLUMNS_OF_TABLE).fetchall()
+    if not columns:
         return []
+    # Versions before 0011_task_leases did not store it.
+    readable_since = "readable_since" if ("readable_since",) in columns else "NULL"
     rows = connection.execute(
-        "SELECT name, checksum, program_version FROM schema_migrations ORDER BY name"
+        f"SELECT name, checksum, program_version, {readable_since} "  # noqa: S608
+        "FROM schema_migrations ORDER BY name"
     )
     return [_AppliedMigration(*row) for row in rows]
 
@@ -174,13 +201,18 @@ def _require_not_newer(
     records: dict[str, _AppliedMigration], migrations: Sequence[Migration]
 ) -> None:
     known = {migration.name for migration in migrations}
-    unknown = [record for name, record in records.items() if name not in known]
-    if unknown:
-        newest = unknown[-1]
+    newest_known = max(known, default="")
+    unusable = [
+        record
+        for name, record in records.items()
+        if name not in known and not record.is_usable_by(newest_known[:4])
+    ]
+    if unusable:
+        newest = unusable[-1]
         raise StoreError(
-            f"the database was created by version {newest.program_version} "
-            f"(schema {newest.name}) and is newer than this program, version {__version__} "
-            f"(schema {max(known, default='none')}); "
+            f"the database was changed by version {newest.program_version} "
+            f"(schema {newest.name}) and this program, version {__version__} "
+            f"(schema {newest_known or 'none'}), is too old for it; "
             f"install version {newest.program_version} or later, or restore a backup"
         )
 
