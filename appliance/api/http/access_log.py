@@ -62,10 +62,30 @@ class AccessLog:
         self._clock = _TextClock()
         self._pending: list[str] = []
 
-    def record(self, scope: HTTPScope | WebSocketScope, status: int, seconds: float) -> None:
+    def record(
+        self,
+        scope: HTTPScope | WebSocketScope,
+        method: str,
+        route: str,
+        status: int,
+        seconds: float,
+    ) -> None:
         """Log an answered request; health checks only if they fail."""
         if self._enabled and not _is_healthy(scope, status):
-            entry = _build_entry(scope, status, seconds, self._clock.now())
+            principal = request_context.principal(scope)
+            entry = AccessEntry(
+                event="request",
+                level="info",
+                timestamp=self._clock.now(),
+                request_id=request_context.request_id(scope),
+                client=request_context.client_address(scope),
+                user=principal and principal.user.username,
+                key=principal and principal.key_prefix,
+                method=method,
+                route=route,
+                status=status,
+                duration_ms=round(seconds * 1000, 3),
+            )
             self._pending.append(self._encode(entry))
             if len(self._pending) == 1:
                 asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
@@ -107,25 +127,7 @@ def known_route(scope: HTTPScope | WebSocketScope) -> str:
 
 
 def _is_healthy(scope: HTTPScope | WebSocketScope, status: int) -> bool:
+    if status >= _FIRST_ERROR:
+        return False
     policy = request_context.route_policy(scope)
-    is_health = policy is not None and policy.route.route_class is RouteClass.HEALTH
-    return is_health and status < _FIRST_ERROR
-
-
-def _build_entry(
-    scope: HTTPScope | WebSocketScope, status: int, seconds: float, timestamp: str
-) -> AccessEntry:
-    principal = request_context.principal(scope)
-    return AccessEntry(
-        event="request",
-        level="info",
-        timestamp=timestamp,
-        request_id=request_context.request_id(scope),
-        client=request_context.client_address(scope),
-        user=principal and principal.user.username,
-        key=principal and principal.key_prefix,
-        method=known_method(scope),
-        route=known_route(scope),
-        status=status,
-        duration_ms=round(seconds * 1000, 3),
-    )
+    return policy is not None and policy.route.route_class is RouteClass.HEALTH

@@ -35,8 +35,10 @@ class DrainableBody(AwaitedBody):
         self._receive = receive
         self._deadlines = deadlines
         headers = dict(scope["headers"])
-        self._remaining = _declared_length(headers)
-        self._complete = not _sends_body(headers)
+        length, is_chunked = headers.get(b"content-length", b"0"), b"transfer-encoding" in headers
+        self._remaining = int(length) if length.isdigit() and not is_chunked else math.inf
+        # With Expect, nothing is sent before 100 Continue.
+        self._complete = (length == b"0" and not is_chunked) or b"expect" in headers
 
     async def receive(self) -> Any:
         """The next message. Raises BodyTimeout."""
@@ -52,7 +54,8 @@ class DrainableBody(AwaitedBody):
             raise self._deadlines.error() from None
         finally:
             self._deadlines.stop(self)
-        await self._pace(message)
+        if not self._complete:
+            await self._pace(message)
         return message
 
     async def _receive_piece(self) -> Any:
@@ -90,18 +93,5 @@ class DrainableBody(AwaitedBody):
 
     async def _pace(self, message: Any) -> None:
         """Let small pieces gather, whatever the rate at which they are sent."""
-        if not self._complete and len(message.get("body", b"")) < _SMALL_PIECE_BYTES:
+        if len(message.get("body", b"")) < _SMALL_PIECE_BYTES:
             await self._deadlines.small_pieces.wait()
-
-
-def _sends_body(headers: dict[bytes, bytes]) -> bool:
-    if b"expect" in headers:
-        return False  # sends nothing before 100 Continue
-    return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
-
-
-def _declared_length(headers: dict[bytes, bytes]) -> float:
-    """The Content-Length; infinity if unknown."""
-    length = headers.get(b"content-length", b"")
-    usable = length.isdigit() and b"transfer-encoding" not in headers
-    return int(length) if usable else math.inf

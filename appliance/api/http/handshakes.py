@@ -7,7 +7,7 @@ a guard, such as 401.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 from litestar import Request
@@ -46,9 +46,12 @@ class HandshakeFilter:
         self._websocket = _path_pattern(row for row in ROUTES if row.method == WEBSOCKET)
         self._http = _path_pattern(row for row in ROUTES if row.method != WEBSOCKET)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "websocket":
-            return await self._app(scope, receive, send)
+            return self._app(scope, receive, send)
+        return self._serve_handshake(scope, receive, send)
+
+    async def _serve_handshake(self, scope: Scope, receive: Receive, send: Send) -> None:
         problem = self._find_problem(scope)
         if problem is not None:
             await receive()

@@ -3,8 +3,6 @@
 import asyncio
 import re
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -68,25 +66,18 @@ class RequestMiddleware:
         self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            with self._request_context(scope):
-                await self._serve_http(scope, receive, send)
-        elif scope["type"] == "websocket":
-            with self._request_context(scope):
-                await self._serve_websocket(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        """Serve a request; Litestar's router has the lifespan.
 
-    @contextmanager
-    def _request_context(self, scope: HTTPScope | WebSocketScope) -> Generator[None, None, None]:
-        """Client, scheme and request id of the scope; log entries have the id."""
+        Log entries have the request id. It need not be unbound: a request has a task, and with
+        it a context, of its own.
+        """
         self._proxies.apply(scope)
-        request_context.assign_request_id(scope)
-        bound = structlog.contextvars.bind_contextvars(request_id=request_context.request_id(scope))
-        try:
-            yield
-        finally:
-            structlog.contextvars.reset_contextvars(**bound)
+        request_id = request_context.assign_request_id(scope)
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        if scope["type"] == "http":
+            await self._serve_http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._serve_websocket(scope, receive, send)
 
     async def _serve_http(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -173,9 +164,10 @@ class RequestMiddleware:
         if stream is not None:
             self._streams.close(stream)
         seconds = time.perf_counter() - started
+        method, route = known_method(scope), known_route(scope)
         if scope["type"] == "http":
-            telemetry.observe_request(known_method(scope), known_route(scope), status, seconds)
-        self._access_log.record(scope, status, seconds)
+            telemetry.observe_request(method, route, status, seconds)
+        self._access_log.record(scope, method, route, status, seconds)
 
     def _common_headers(
         self, scope: HTTPScope | WebSocketScope, path: str, own: Headers, elapsed: float

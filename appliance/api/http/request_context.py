@@ -1,7 +1,7 @@
 """Accessors for what a request carries in its ASGI scope."""
 
 import re
-from typing import Any, cast
+from typing import Any
 
 from litestar.types import Scope
 
@@ -18,72 +18,76 @@ _POLICY = "appliance_route_policy"
 _REFUSED = "appliance_refused"
 
 
-def assign_request_id(scope: Scope) -> None:
-    """Use the client's X-Request-ID if it is well-formed, else a new id.
+def assign_request_id(scope: Scope) -> str:
+    """The client's X-Request-ID if it is well-formed, else a new id.
 
     The id is logged, so a credential is not taken for one.
     """
     sent = header(scope, b"x-request-id") or ""
     usable = _PLAIN_ID.fullmatch(sent) and not sent.startswith(_CREDENTIAL_PREFIXES)
-    _state(scope)[_REQUEST_ID] = sent if usable else new_id("req_")
+    request_id = scope["state"][_REQUEST_ID] = sent if usable else new_id("req_")
+    return request_id
 
 
 def request_id(scope: Scope) -> str:
-    return _state(scope)[_REQUEST_ID]
+    return scope["state"][_REQUEST_ID]
 
 
 def set_rate_status(scope: Scope, window: RateStatus) -> None:
     """Store the caller's rate status for the headers of the response."""
-    _state(scope)[_RATE_STATUS] = window
+    scope["state"][_RATE_STATUS] = window
 
 
 def rate_status(scope: Scope) -> RateStatus | None:
-    return _state(scope).get(_RATE_STATUS)
+    return scope["state"].get(_RATE_STATUS)
 
 
 def set_route_policy(scope: Scope, policy: RoutePolicy) -> None:
     """Store the policy of the matched route."""
-    _state(scope)[_POLICY] = policy
+    scope["state"][_POLICY] = policy
 
 
 def route_policy(scope: Scope) -> RoutePolicy | None:
     """The policy of the matched route; None if none matched."""
-    return _state(scope).get(_POLICY)
+    return scope["state"].get(_POLICY)
 
 
 def mark_refused(scope: Scope) -> None:
     """The request waits for its refusal only: its connection may be ended."""
-    _state(scope)[_REFUSED] = True
+    scope["state"][_REFUSED] = True
 
 
 def is_refused(scope: Scope) -> bool:
-    return _REFUSED in _state(scope)
+    return _REFUSED in scope["state"]
 
 
 def principal(scope: Scope) -> Principal | None:
     """The authenticated caller; None before or without a guard."""
-    return _mapping(scope).get("user")
+    if "user" not in scope:
+        return None
+    return scope["user"]
 
 
 def route_options(scope: Scope) -> dict[str, Any]:
     """The `opt` of the matched route; empty if none matched."""
-    route = _mapping(scope).get("route_handler")
-    return route.opt if route else {}
+    return scope["route_handler"].opt if "route_handler" in scope else {}
 
 
 def path_template(scope: Scope) -> str | None:
     """The path of the matched route, with the names of its parameters."""
-    return _mapping(scope).get("path_template")
+    if "path_template" not in scope:
+        return None
+    return scope["path_template"]
 
 
 def method(scope: Scope) -> str:
     """The HTTP method; GET for a WebSocket, whose handshake is one."""
-    return _mapping(scope).get("method", "GET")
+    return scope["method"] if scope["type"] == "http" else "GET"
 
 
 def client_address(scope: Scope) -> str:
     """The address of the peer; "" if unknown."""
-    client = _mapping(scope).get("client")
+    client = scope["client"]
     return client[0] if client else ""
 
 
@@ -93,11 +97,3 @@ def header(scope: Scope, name: bytes) -> str | None:
         if key == name:
             return value.decode("latin-1")
     return None
-
-
-def _state(scope: Scope) -> dict[str, Any]:
-    return _mapping(scope).setdefault("state", {})
-
-
-def _mapping(scope: Scope) -> dict[str, Any]:
-    return cast("dict[str, Any]", scope)

@@ -32,7 +32,9 @@ class ApiRequest(Request[Principal, Any, State]):
         body, decoder = await self.body(), self._policy().decoder
         if decoder is None:
             raise LookupError("the handler of this route takes no body")
-        kind = self.content_type[0]
+        # Not self.content_type, which decodes all headers.
+        content_type = request_context.header(self.scope, b"content-type") or ""
+        kind = content_type.partition(";")[0].strip().lower()
         if kind == RequestEncodingType.MULTI_PART:
             _require_form_size(body)
             return decoder.convert_form(dict(await self.form()))

@@ -49,6 +49,7 @@ class ModelDirectory:
         self._listings = [ModelListing(provider) for provider in self._providers.values()]
         self._local_listings = [listing for listing in self._listings if listing.local]
         self._remote_listings = [listing for listing in self._listings if not listing.local]
+        self._remote_names = {each.provider_name for each in self._remote_listings}
         self._default_model = default_model
         self._aliases = dict(aliases)
         self._rng = rng or random.Random()  # noqa: S311
@@ -115,7 +116,12 @@ class ModelDirectory:
         return [replace(info, is_default=info is default) for info in models]
 
     async def _list_models_for(self, name: str | None, provider: str | None) -> list[ModelInfo]:
-        """All models; only the local ones if the name is one of theirs: no remote request then."""
+        """All models; only the local or the remote ones if the name is one of theirs."""
+        prefix, slash, _ = (name or "").partition("/")
+        if name and slash and prefix in self._remote_names and name not in self._aliases:
+            remote = await _list_all(self._remote_listings)
+            if find_model(name, remote):
+                return remote
         local = [info for listing in self._local_listings for info in await listing.models()]
         eligible = [info for info in local if provider in (None, info.provider)]
         if name and name not in self._aliases and find_model(name, eligible):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from unittest.mock import patch
 
 import pytest
 
@@ -37,6 +38,19 @@ async def test_resolve_when_the_model_is_local_then_no_remote_provider_is_asked(
     for name in (None, "auto", "model", "near/model"):
         assert (await gateway.resolve(name, None)).provider == "near"
     assert remote.times_asked == 0
+    await gateway.close()
+
+
+async def test_resolve_when_the_name_has_a_remote_provider_then_no_local_one_is_asked() -> None:
+    remote, local = SlowRemote(), Scripted("near")
+    remote.go.set()
+    gateway = gateway_over(remote, local, default="model")
+    assert (await gateway.resolve("far/m", None)).provider == "far"
+    with patch.object(local, "models", side_effect=AssertionError):
+        assert (await gateway.resolve("far/m", None)).provider == "far"
+    assert (await gateway.resolve("near/model", None)).provider == "near"
+    with pytest.raises(UnknownModel, match="near/model"):
+        await gateway.resolve("far/none", None)
     await gateway.close()
 
 
