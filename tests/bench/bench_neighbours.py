@@ -35,7 +35,7 @@ from tests.support.llama_provider import provider_for
 
 CONTEXT = 8192
 MODEL = "bench"
-ANSWER_TOKENS = 200
+ANSWER_TOKENS = 64
 # The likeliest tokens are none that the grammar allows.
 PUSHED = Sampling(logit_bias=tuple((token, 100.0) for token in range(300, 1300)))
 WIDE = "root ::= " + " | ".join(f'[\u0400-\u04ff]{{{at},}} "{at}"' for at in range(1, 300))
