@@ -92,12 +92,11 @@ class FairQueue:
     def release(self, entry: Entry) -> None:
         """End a running request, or remove a waiting one; further calls do nothing."""
         state, entry.state = entry.state, EntryState.ENDED
-        pool, now = self._pools[entry.request.pool], self._clock()
         if state is EntryState.RUNNING:
             self.running -= 1
-            pool.end(entry, now)
+            self._pools[entry.request.pool].end(entry, self._clock())
         elif state is EntryState.WAITING:
-            pool.remove(entry, now)
+            self._pools[entry.request.pool].remove(entry, self._clock())
             self._forget_waiting(entry)
 
     def place(self, request: QueueRequest) -> int:
@@ -170,7 +169,7 @@ class FairQueue:
         if not request.bounded:
             return
         own, limit = self._waiting_by_user[request.user], self._caps.waiting
-        own_limit = request.user_queue_limit or self._caps.waiting_per_user
+        own_limit = self._caps.waiting_per_user
         if 0 < limit <= self.waiting:
             raise self._refusal(request, self._name, self.waiting, limit)
         if 0 < own_limit <= own:

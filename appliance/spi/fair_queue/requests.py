@@ -29,8 +29,8 @@ class QueueRequest(Struct, frozen=True):
     """A request of a user; `pool_limit` and `user_limit` bound how many run at once.
 
     Both are limits of the pool, the second for this user; 0 is no limit, and the latest request
-    decides. `user_queue_limit` replaces Caps.waiting_per_user. A request that is not `bounded`
-    may wait although the queue is full: the number of such requests is limited elsewhere.
+    decides. A request that is not `bounded` may wait although the queue is full: the number of such
+    requests is limited elsewhere.
     """
 
     user: str
@@ -38,7 +38,6 @@ class QueueRequest(Struct, frozen=True):
     pool: str = ""
     pool_limit: int = 0
     user_limit: int = 0
-    user_queue_limit: int = 0
     bounded: bool = True
 
 

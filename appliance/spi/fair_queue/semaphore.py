@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from appliance.spi.fair_queue.fair_queue import FairQueue
-from appliance.spi.fair_queue.requests import Entry, EntryState, QueueRequest
+from appliance.spi.fair_queue.requests import Entry, QueueRequest
 
 
 class FairSemaphore:
@@ -23,24 +23,13 @@ class FairSemaphore:
     def running(self) -> int:
         return self._queue.running
 
-    def enter(self, request: QueueRequest) -> "Ticket":
-        """A place in the queue, perhaps with the right to run, which the caller releases.
+    async def acquire(self, request: QueueRequest) -> "Ticket":
+        """Wait for the right to run, which the caller releases. Raises QueueFull.
 
-        Raises QueueFull.
+        Cancelling the call leaves the queue.
         """
         entry = self._queue.start(request)
-        if entry is None:
-            entry = self._queue.push(request)
-            self._grants[entry.number] = asyncio.get_running_loop().create_future()
-            self._serve()
-        return Ticket(self, entry)
-
-    async def acquire(self, request: QueueRequest) -> "Ticket":
-        """Wait for the right to run, which the caller releases. Raises QueueFull."""
-        ticket = self.enter(request)
-        if not ticket.is_granted:
-            await ticket.wait()
-        return ticket
+        return Ticket(self, await self._wait(request) if entry is None else entry)
 
     @asynccontextmanager
     async def hold(self, request: QueueRequest) -> AsyncGenerator[None, None]:
@@ -51,32 +40,33 @@ class FairSemaphore:
         finally:
             ticket.release()
 
-    def place(self, request: QueueRequest) -> int:
-        """See FairQueue.place."""
-        return self._queue.place(request)
-
-    async def wait_for(self, entry: Entry) -> None:
-        """Return when the entry runs; called by Ticket.wait only."""
-        if grant := self._grants.get(entry.number):
-            await grant
-
     def release(self, entry: Entry) -> None:
-        """Called by Ticket.release only."""
+        """Called by Ticket.release only; further calls do nothing."""
         self._queue.release(entry)
-        if grant := self._grants.pop(entry.number, None):
-            grant.cancel()
         if self._queue.waiting:
             self._serve()
+
+    async def _wait(self, request: QueueRequest) -> Entry:
+        entry = self._queue.push(request)
+        grant = self._grants[entry.number] = asyncio.get_running_loop().create_future()
+        self._serve()
+        try:
+            await grant
+        except asyncio.CancelledError:
+            self._grants.pop(entry.number, None)
+            self.release(entry)
+            raise
+        return entry
 
     def _serve(self) -> None:
         while entry := self._queue.pop():
             grant = self._grants.pop(entry.number)
-            if not grant.done():  # else its waiter was cancelled, and will release the ticket
+            if not grant.done():  # else its waiter is being cancelled, and releases the entry
                 grant.set_result(None)
 
 
 class Ticket:
-    """A request's place in the queue, then its right to run."""
+    """The right to run one request."""
 
     __slots__ = ("_entry", "_semaphore")
 
@@ -84,19 +74,6 @@ class Ticket:
         self._semaphore = semaphore
         self._entry = entry
 
-    @property
-    def is_granted(self) -> bool:
-        return self._entry.state is EntryState.RUNNING
-
-    async def wait(self) -> None:
-        """Wait for the right to run. If the call is cancelled, the ticket is released."""
-        try:
-            await self._semaphore.wait_for(self._entry)
-        except asyncio.CancelledError:
-            self.release()
-            raise
-
     def release(self) -> None:
-        """Leave the queue, or let the next one run; further calls do nothing."""
-        if self._entry.state is not EntryState.ENDED:
-            self._semaphore.release(self._entry)
+        """Let the next one run; further calls do nothing."""
+        self._semaphore.release(self._entry)
