@@ -98,7 +98,9 @@ class EnginePool:
         await asyncio.gather(*(slot.supervisor.stop() for slot in slots), *self._background)
 
     def _add_slot(self, file: ModelFile) -> EngineSlot:
-        deps = SupervisorDeps(self.load_profiles, self._memory.reserve, self._on_ready)
+        deps = SupervisorDeps(
+            self.load_profiles, self._memory.reserve, self._on_ready, self._on_speed
+        )
         kind = EmbeddingSupervisor if file.embeds else CompletionSupervisor
         slot = self._slots[file.alias] = EngineSlot(
             kind(self._context, self._options, file, deps),
@@ -114,6 +116,9 @@ class EnginePool:
         slot = self._slots.get(result.file.alias)
         if slot is not None:
             slot.restart_idle_timer()
+
+    def _on_speed(self, file: ModelFile, tokens_per_second: float) -> None:
+        self._run_in_background(self.load_profiles.record_speed(file, tokens_per_second))
 
     def _unload_idle(self, slot: EngineSlot) -> None:
         if slot.idle:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import structlog
+from msgspec import structs
 
 from appliance.domain.models import ModelFile, ModelProbe
 from appliance.errors import ApplianceError
@@ -60,6 +61,18 @@ class LoadProfiles:
             measured_at=time.time(),
             row_costs=ready.row_costs or (last.row_costs if last else ()),
         )
+        await self.store(file, profile)
+
+    async def record_speed(self, file: ModelFile, tokens_per_second: float) -> None:
+        """Store a decode speed that was measured in use, if loading could not measure one."""
+        last = await self.find(file)
+        if last is not None and last.decode_tokens_per_second is None:
+            await self.store(
+                file, structs.replace(last, decode_tokens_per_second=tokens_per_second)
+            )
+
+    async def store(self, file: ModelFile, profile: ModelProbe) -> None:
+        """Keep a profile for the next start; a failure is logged."""
         self._cache[file.alias] = profile.key, profile
         try:
             await self._source.store_probe(file.alias, profile)

@@ -63,12 +63,14 @@ class Phase(Enum):
 class SupervisorDeps(Struct, frozen=True):
     """What a supervisor needs of the pool.
 
-    `reserve_memory` raises InsufficientMemory. `on_ready` is called after each load.
+    `reserve_memory` raises InsufficientMemory. `on_ready` is called after each load, `on_speed`
+    with the first decode speed, in tokens per second, that is measured in use.
     """
 
     load_profiles: LoadProfiles
     reserve_memory: Callable[[ModelFile], Awaitable[MemoryReservation]]
     on_ready: Callable[[LoadResult], None]
+    on_speed: Callable[[ModelFile, float], None]
 
 
 class Supervisor(ABC, Generic[ConnectionT]):
@@ -133,6 +135,8 @@ class Supervisor(ABC, Generic[ConnectionT]):
     def record_success(self, connection: ConnectionT) -> None:
         """A request was served over this connection."""
         self._backoff.reset()
+        if connection.decode_speed and self.decode_speed is None:
+            self._deps.on_speed(self.file, connection.decode_speed)
         self.decode_speed = connection.decode_speed or self.decode_speed
 
     async def stop(self) -> None:
