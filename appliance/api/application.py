@@ -15,7 +15,8 @@ is upgraded:
   `resolve_guards`, whose annotation is incomplete.
 - http/errors.py, http/validation.py: parse `ValidationException.extra` and its messages.
 - openapi.py: OptionalBody changes the request body of an operation that is already built.
-- system/docs.py: registers a route in `OpenAPIRenderPlugin.receive_router`.
+- system/docs.py: registers a route in `OpenAPIRenderPlugin.receive_router`; builds the schema with
+  `OpenAPIPlugin.provide_openapi_schema`, which keeps it.
 """
 
 from collections.abc import Callable, Sequence

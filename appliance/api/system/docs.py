@@ -1,11 +1,13 @@
 """/api/docs: Swagger UI with all of its assets served from here, and openapi.json."""
 
+import asyncio
 import hashlib
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 from litestar import Request, Response, Router, get
+from litestar._openapi.plugin import OpenAPIPlugin
 from litestar.datastructures import ResponseHeader
 from litestar.enums import MediaType
 from litestar.exceptions import NotFoundException
@@ -15,6 +17,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import FromPath
 
 DOCS = "/api/docs"
+_STATIC = f"{DOCS}/static/"
 _ASSETS = {
     "swagger-ui.css": "text/css; charset=utf-8",
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
@@ -43,6 +46,38 @@ class DocsPage(OpenAPIRenderPlugin):
         router.register(asset)
 
 
+class Document(JsonRenderPlugin):
+    """openapi.json, encoded once."""
+
+    def __init__(self) -> None:
+        super().__init__(media_type=MediaType.JSON)
+        self._encoded = b""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        if not self._encoded:
+            self._encoded = cast("Any", self).render_json(request, openapi_schema)
+        return self._encoded
+
+
+class SchemaBuild:
+    """Hook of requests for the docs: builds the schema once, in a thread.
+
+    Litestar would build it in the event loop, at the first request for the page or the document.
+    """
+
+    def __init__(self) -> None:
+        self._build: asyncio.Task[dict[str, Any]] | None = None
+
+    async def __call__(self, request: Request[Any, Any, Any]) -> None:
+        if request.scope["path"].startswith(_STATIC):
+            return
+        if self._build is None or (self._build.done() and self._build.exception()):
+            plugin = request.app.plugins.get(OpenAPIPlugin)
+            self._build = asyncio.create_task(asyncio.to_thread(plugin.provide_openapi_schema))
+        # Shielded: a client that goes away does not end the build for the others.
+        await asyncio.shield(self._build)
+
+
 @get("/static/{name:str}", sync_to_thread=False)
 def asset(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes | None]:
     """A file of the page. Browsers cache it and revalidate it by its ETag."""
@@ -67,10 +102,11 @@ def config(version: str) -> OpenAPIConfig:
             DOCS,
             route_handlers=[],
             include_in_schema=False,
+            before_request=SchemaBuild(),
             response_headers=[ResponseHeader(name="Content-Security-Policy", value=_POLICY)],
         ),
         use_handler_docstrings=True,
-        render_plugins=[DocsPage(), JsonRenderPlugin(media_type=MediaType.JSON)],
+        render_plugins=[DocsPage(), Document()],
         components=Components(
             security_schemes={
                 "bearer": SecurityScheme(

@@ -1,12 +1,15 @@
 """/api/docs: complete, valid, and without external requests."""
 
+import asyncio
 import hashlib
 import re
+import threading
 from importlib.resources import files
 from typing import Any
 
 import httpx
 import pytest
+from litestar._openapi.plugin import OpenAPIPlugin
 from litestar.routes import HTTPRoute
 
 from appliance.config.settings import ServerSettings, Settings
@@ -40,6 +43,25 @@ async def test_page_when_opened_then_everything_comes_from_the_server(api: Api) 
                 assert link.startswith("/api/docs/")
                 answer = await client.get(link)
                 assert (answer.status_code, bool(answer.content)) == (200, True), link
+
+
+async def test_docs_when_opened_at_once_then_built_once_outside_the_event_loop(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    build = OpenAPIPlugin._build_openapi  # pyright: ignore[reportPrivateUsage]
+
+    def record(plugin: OpenAPIPlugin) -> Any:
+        threads.append(threading.get_ident())
+        return build(plugin)
+
+    monkeypatch.setattr(OpenAPIPlugin, "_build_openapi", record)
+    async with api.client(None) as client:
+        paths = ["/api/docs", *["/api/docs/openapi.json"] * 3]
+        answers = await asyncio.gather(*(client.get(path) for path in paths))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
 
 
 async def test_page_when_opened_then_the_browser_refuses_other_hosts(api: Api) -> None:
