@@ -10,6 +10,7 @@ from litestar.response import Stream
 
 from appliance.api.http.dependencies import ServicesDependency, SettingsDependency
 from appliance.api.http.errors import status_for_code
+from appliance.api.http.ignored_fields import find_unknown_fields, report_ignored
 from appliance.api.http.labels import read_labels
 from appliance.api.http.requests import get_principal
 from appliance.api.monkey import task_answers
@@ -53,7 +54,8 @@ async def execute(
     task = await services.tasks.submit(principal, _convert_body(request, data))
     ended = await services.tasks.wait(principal, task.public_id, _wait_timeout(task, settings))
     _raise_rejection(ended)
-    return Response(task_answers.execute_answer(ended))
+    headers = report_ignored(await find_unknown_fields(request, ExecuteBody))
+    return Response(task_answers.execute_answer(ended), headers=headers)
 
 
 @post(["/execute/stream", "/stream/execute"], status_code=200, responses=event_stream_schema())
@@ -154,7 +156,9 @@ async def _submit_and_stream(request: AnyRequest, data: ExecuteBody, services: S
     task = await services.tasks.submit(principal, _convert_body(request, data))
     # With an id of the client, a repeated request continues the stream of the same task.
     after = (find_last_event_id(request) or 0) if data.task_id else 0
-    return _task_stream(services, principal, task, after)
+    stream = _task_stream(services, principal, task, after)
+    stream.headers.update(report_ignored(await find_unknown_fields(request, ExecuteBody)))
+    return stream
 
 
 def _convert_body(request: AnyRequest, data: ExecuteBody) -> TaskRequest:

@@ -180,3 +180,21 @@ async def test_execute_when_the_wait_is_over_then_504_with_the_task(
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (504, "DEADLINE_EXCEEDED")
     assert error["details"]["task_id"]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/execute", "/api/v1/execute/stream"])
+async def test_execute_when_fields_are_unknown_then_the_header_names_them(
+    path: str, client: httpx.AsyncClient
+) -> None:
+    body: dict[str, Any] = {
+        "prompt": "Do it",
+        "speed": 3,
+        "a\r\nb": 1,
+        "context": {"anything": 1},
+        "quantum_config": {"branches": 1, "entangle": True},
+        "files": [{"path": "a", "content": "", "mode": 7}, {"path": "b", "content": ""}],
+    }
+    answer = await client.post(path, json=body)
+    ignored = "speed, ?, quantum_config.entangle, files[0].mode"
+    assert (answer.status_code, answer.headers["x-ignored-fields"]) == (200, ignored)
+    assert "x-ignored-fields" not in (await client.post(path, json={"prompt": "Do it"})).headers
