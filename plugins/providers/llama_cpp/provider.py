@@ -115,7 +115,7 @@ class LlamaCppProvider:
 
     async def count_tokens(self, request: CompletionRequest) -> int:
         """The exact number of tokens in the prompt, chat template included."""
-        request, slot = validate_completion(request), await self.pool.get_slot(request.model)
+        request, slot = await _validate(request), await self.pool.get_slot(request.model)
         supervisor = slot.completion_supervisor()
         try:
             async with slot.count_limit.admit(request.owner):
@@ -147,7 +147,7 @@ class LlamaCppProvider:
     async def _complete(
         self, request: CompletionRequest, meter: MeteredEvents
     ) -> AsyncGenerator[CompletionEvent, None]:
-        request, slot = validate_completion(request), await self.pool.get_slot(request.model)
+        request, slot = await _validate(request), await self.pool.get_slot(request.model)
         supervisor = slot.completion_supervisor()
         async with slot.request_limit.admit():
             with slot.in_use():
@@ -236,6 +236,13 @@ async def _retry(model: str, attempt: Callable[[], Awaitable[_AnswerT]]) -> _Ans
             if tried == _RETRIES or not error.retryable:
                 raise _engine_lost(model, error) from error
     raise AssertionError("the last attempt returns or raises")
+
+
+async def _validate(request: CompletionRequest) -> CompletionRequest:
+    """As validate_completion does; schemas of many values take tens of milliseconds."""
+    if request.tools or request.output.schema is not None:
+        return await asyncio.to_thread(validate_completion, request)
+    return validate_completion(request)
 
 
 async def _read_count(connection: CompletionConnection, request: CompletionRequest) -> int:
