@@ -4,39 +4,35 @@
 
 Hostile clients run in a process of their own at 127.0.0.2 and reconnect as soon as they are
 disconnected. They would not share the server's processors, so that the server has the first
-processor to itself, and all clients the last one, where the hostile ones have the lowest priority.
+processor to itself, and all clients the last one, where the hostile ones have a low priority.
 Kinds: silent (send nothing), header (one byte of a header at a time), body (one byte of a
 login's body at a time), unread (ask for a large answer and read nothing), reconnect (connect
-and disconnect as often as possible). A client at 127.0.0.1 sends an authenticated GET fifty times
+and disconnect 10,000 times a second). A client at 127.0.0.1 sends an authenticated GET fifty times
 a second, every tenth over a new connection. Prints p50 and p99 before, during and after each
-kind, the memory of the server, and one line of JSON.
+kind, the server's memory and share of a processor, and one line of JSON.
 """
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from tests.bench.hostile_clients import FIRST_BYTES
 from tests.support.server_process import ServerProcess, running_server
 
-ATTACKER = "127.0.0.2"
 _PACE_S = 0.02
 _FRESH_EVERY = 10
-_PAUSE_S = 1.0
 _TIMEOUT_S = 30.0
-_LOGIN = b"POST /api/v1/auth/login HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n"
-_LARGE = b"GET /api/docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class Latency(Struct, frozen=True):
@@ -45,83 +41,6 @@ class Latency(Struct, frozen=True):
     p50: float
     p99: float
     failures: int
-
-
-async def hold_silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(3600)
-
-
-async def dribble_header(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"GET /health HTTP/1.1\r\nHost: a\r\n")
-    while True:
-        writer.write(b"x")
-        await writer.drain()
-        await asyncio.sleep(_PAUSE_S)
-
-
-async def dribble_body(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(_LOGIN)
-    while True:
-        writer.write(b" ")
-        await writer.drain()
-        await asyncio.sleep(_PAUSE_S)
-
-
-async def leave_unread(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    cast("asyncio.ReadTransport", writer.transport).pause_reading()
-    writer.write(_LARGE)
-    await asyncio.sleep(3600)
-
-
-async def disconnect(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    return
-
-
-Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
-KINDS: dict[str, Behaviour] = {
-    "silent": hold_silent,
-    "header": dribble_header,
-    "body": dribble_body,
-    "unread": leave_unread,
-    "reconnect": disconnect,
-}
-
-
-async def attack(kind: str, host: str, port: int, connections: int) -> None:
-    """Keep so many connections of a kind until killed; prints connections made per second."""
-    made = 0
-
-    async def keep_one() -> None:
-        nonlocal made
-        while True:
-            with contextlib.suppress(OSError):
-                reader, writer = await asyncio.open_connection(host, port, local_addr=(ATTACKER, 0))
-                made += 1
-                behave = asyncio.create_task(KINDS[kind](reader, writer))
-                closed = asyncio.create_task(_until_closed(reader, writer))
-                await asyncio.wait({behave, closed}, return_when=asyncio.FIRST_COMPLETED)
-                behave.cancel()
-                closed.cancel()
-                await asyncio.wait({behave, closed})
-                writer.transport.abort()
-            await asyncio.sleep(0)
-
-    os.nice(19)
-    held: list[asyncio.Task[None]] = []
-    for _ in range(connections):
-        held.append(asyncio.create_task(keep_one()))
-        await asyncio.sleep(0.001)
-    while held:
-        before = made
-        await asyncio.sleep(1)
-        sys.stdout.write(f"{made - before}\n")
-        sys.stdout.flush()
-
-
-async def _until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while not writer.transport.is_closing() and await reader.read(65536):
-            pass
 
 
 class MeasuredClient:
@@ -169,9 +88,10 @@ class MeasuredClient:
 @asynccontextmanager
 async def _attackers(kind: str, url: str, connections: int) -> AsyncGenerator[list[int], None]:
     """Hostile clients in a process; the list grows by their connections of each second."""
-    words = ["-m", "tests.bench.slow_clients", "--attack", kind, url]
+    parts = urlsplit(url)
+    words = [kind, str(parts.hostname), str(parts.port), str(connections)]
     attacker = await asyncio.create_subprocess_exec(
-        *(sys.executable, *words, "--connections", str(connections)),
+        *(sys.executable, "-m", "tests.bench.hostile_clients", *words),
         stdout=asyncio.subprocess.PIPE,
     )
     assert attacker.stdout is not None
@@ -207,6 +127,12 @@ def resident_mib(server: ServerProcess) -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
+def processor_seconds(server: ServerProcess) -> float:
+    assert server.process is not None
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def bench(kinds: list[str], connections: int, seconds: float) -> None:
     *_, last = processors = sorted(os.sched_getaffinity(0))
     with (
@@ -223,7 +149,9 @@ async def bench(kinds: list[str], connections: int, seconds: float) -> None:
             before = await client.measure(seconds)
             async with _attackers(kind, server.url, connections) as made:
                 await asyncio.sleep(4)
+                used = processor_seconds(server)
                 during = await client.measure(seconds)
+                busy = (processor_seconds(server) - used) / seconds
                 peak = resident_mib(server)
             await asyncio.sleep(1)
             after = await client.measure(seconds / 2)
@@ -236,10 +164,15 @@ async def bench(kinds: list[str], connections: int, seconds: float) -> None:
             ratio = during.p99 / before.p99
             print(
                 f"{kind:10} p99 x {ratio:.2f}; at most {rate} connections/s"
-                f"; memory {memory:.0f} -> {peak:.0f} MiB"
+                f"; memory {memory:.0f} -> {peak:.0f} MiB; processor {busy:.0%}"
             )
             results[kind] = {"before": before, "during": during, "after": after}
-            results[kind] |= {"ratio": ratio, "connections_per_s": rate, "mib": [memory, peak]}
+            results[kind] |= {
+                "ratio": ratio,
+                "connections_per_s": rate,
+                "mib": [memory, peak],
+                "busy": busy,
+            }
         plain = {
             kind: {
                 name: {f: getattr(value, f) for f in value.__struct_fields__}
@@ -256,16 +189,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connections", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--attack", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--kinds", nargs="+", choices=list(FIRST_BYTES), default=list(FIRST_BYTES))
     chosen = parser.parse_args()
-    words: list[str] | None = chosen.attack
-    if words is not None:
-        kind, url = words
-        parts = urlsplit(url)
-        asyncio.run(attack(kind, str(parts.hostname), int(parts.port or 80), chosen.connections))
-    else:
-        asyncio.run(bench(chosen.kinds, chosen.connections, chosen.seconds))
+    asyncio.run(bench(chosen.kinds, chosen.connections, chosen.seconds))
     return 0
 
 
