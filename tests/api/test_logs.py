@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 import structlog
@@ -176,6 +176,8 @@ async def test_log_when_secrets_are_sent_in_every_place_then_it_has_none(
         await add_user(api)
         secrets = {CANARY, PASSWORD, *(key[11:] for key in api.keys.values())}
         secrets |= await _send_secrets(api)
+        for path in ("/api/v1/events", "/api/v2/connect"):
+            await _open_socket(api, path, f"after=x&token=mk-{CANARY}")
     log = capsys.readouterr().err
     assert "/api/v1/execute" in log
     assert not [secret for secret in secrets if secret in log]
@@ -213,3 +215,24 @@ async def _send_secrets(api: Api) -> set[str]:
         bearer = {"Authorization": f"Bearer {tokens['access_token']}"}
         made = await client.post("/api/v1/auth/keys", json={"name": CANARY}, headers=bearer)
     return {tokens["access_token"], tokens["refresh_token"], made.json()["key"][11:]}
+
+
+async def _open_socket(api: Api, path: str, query: str) -> None:
+    """A handshake with this query, which is refused."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope: Any = {
+        "type": "websocket", "http_version": "1.1", "path": path, "raw_path": path.encode(),
+        "query_string": query.encode(), "root_path": "", "scheme": "ws", "subprotocols": [],
+        "headers": [(b"host", b"a.test")], "client": ("127.0.0.1", 1), "server": ("a.test", 80),
+        "extensions": {"websocket.http.response": {}},
+    }  # fmt: skip
+    await cast("Any", api.app)(scope, receive, send)
+    assert sent[0]["status"] == 401
+    assert scope["query_string"] == b"after=x"

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlencode
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
+from litestar.types import Scope
 
 from appliance.api.http import request_context
 from appliance.api.http.origins import is_same_origin
@@ -52,20 +54,38 @@ async def enforce_route_policy(connection: Connection, _: BaseRouteHandler) -> N
     method = scope["method"] if scope["type"] == "http" else WEBSOCKET
     policy = state.routes.find(method, request_context.path_template(scope) or "")
     request_context.set_route_policy(scope, policy)
+    if scope["type"] == "websocket":
+        _take_query_token(scope)
     if not policy.public:
-        await _authorize(connection, state, policy)
+        credential = find_credential(connection)
+        if credential is not None or not policy.route.first_message:
+            await _authorize(connection, state, policy, credential)
     elif policy.route.route_class is RouteClass.LOGIN:
         await _count_request(connection, state, policy)
 
 
-async def _authorize(connection: Connection, state: GuardState, policy: RoutePolicy) -> None:
+async def authorize_token(connection: Connection, token: str) -> Principal:
+    """Authenticate the caller of a WebSocket by its first message, as the guard does by headers.
+
+    Raises Unauthenticated, Forbidden, RateLimited.
+    """
+    policy = request_context.route_policy(connection.scope)
+    if policy is None:
+        raise Unauthenticated("credentials are missing")
+    credential = Credential(token, from_cookie=False)
+    return await _authorize(connection, _guard_state(connection), policy, credential)
+
+
+async def _authorize(
+    connection: Connection, state: GuardState, policy: RoutePolicy, credential: Credential | None
+) -> Principal:
     """Authenticate the caller, who needs the role and the scopes of the route."""
     try:
-        principal = await _authenticate(connection, state)
+        principal = await _authenticate(connection, state, credential)
     except Unauthenticated as error:
         # Guesses count against the limit of the client's address.
         await _count_request(connection, state, policy)
-        if find_credential(connection) is not None:
+        if credential is not None:
             log_security_event(
                 SecurityEvent.CREDENTIAL_REJECTED,
                 client=request_context.client_address(connection.scope),
@@ -78,10 +98,15 @@ async def _authorize(connection: Connection, state: GuardState, policy: RoutePol
         permissions.require_role(principal, policy.route.role)
     for scope in policy.route.scopes:
         permissions.require_scope(principal, scope)
+    return principal
 
 
 def find_credential(connection: Connection) -> Credential | None:
-    """The first non-empty one of Authorization, X-API-Key and the session cookie."""
+    """The first non-empty one of Authorization, X-API-Key and the session cookie.
+
+    For a WebSocket, to which a page of a browser can give no headers, `?token=` comes before the
+    cookie.
+    """
     scope = connection.scope
     scheme, _, token = (
         (request_context.header(scope, b"authorization") or "").strip().partition(" ")
@@ -92,6 +117,8 @@ def find_credential(connection: Connection) -> Credential | None:
         return Credential(scheme, from_cookie=False)
     if key := (request_context.header(scope, b"x-api-key") or "").strip():
         return Credential(key, from_cookie=False)
+    if scope["type"] == "websocket" and (token := request_context.query_token(scope)):
+        return Credential(token, from_cookie=False)
     if session := connection.cookies.get(SESSION_COOKIE):
         return Credential(session, from_cookie=True)
     return None
@@ -115,8 +142,19 @@ def check_origin(connection: Connection, allowed_origins: tuple[str, ...]) -> No
         )
 
 
-async def _authenticate(connection: Connection, state: GuardState) -> Principal:
-    credential = find_credential(connection)
+def _take_query_token(scope: Scope) -> None:
+    """Remove `token` from the query, so that nothing that shows an address shows it."""
+    query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    token = next((value for name, value in query if name == "token"), None)
+    if token is not None:
+        rest = [(name, value) for name, value in query if name != "token"]
+        scope["query_string"] = urlencode(rest).encode()
+        request_context.set_query_token(scope, token.strip())
+
+
+async def _authenticate(
+    connection: Connection, state: GuardState, credential: Credential | None
+) -> Principal:
     if credential is None:
         raise Unauthenticated(
             "credentials are missing: send Authorization: Bearer <token or mk- key>, or X-API-Key"

@@ -127,12 +127,14 @@ class RequestMiddleware:
             nonlocal status, stream
             if message["type"] == "websocket.accept":
                 status = _SWITCHING_PROTOCOLS
-                stream = self._open_stream(scope, task)
             elif message["type"] == "websocket.http.response.start":
                 status = message["status"]
                 own, elapsed = list(message["headers"]), time.perf_counter() - started
                 headers = self._common_headers(scope, scope["path"], own, elapsed)
                 message["headers"] = own + headers
+            # The caller may be known by the first message only.
+            if stream is None and status == _SWITCHING_PROTOCOLS:
+                stream = self._open_stream(scope, task)
             await send(message)
 
         refusal = self._admission.enter(scope)

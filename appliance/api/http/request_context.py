@@ -15,6 +15,7 @@ _CREDENTIAL_PREFIXES = ("mk-", "mcr-", "eyJ")  # API keys, refresh tokens, JWTs
 _REQUEST_ID = "appliance_request_id"
 _RATE_STATUS = "appliance_rate_status"
 _POLICY = "appliance_route_policy"
+_QUERY_TOKEN = "appliance_query_token"  # noqa: S105
 _REFUSED = "appliance_refused"
 
 
@@ -59,6 +60,15 @@ def mark_refused(scope: Scope) -> None:
 
 def is_refused(scope: Scope) -> bool:
     return _REFUSED in scope["state"]
+
+
+def set_query_token(scope: Scope, token: str) -> None:
+    """Store the credential that the guard removed from the query of a WebSocket."""
+    scope["state"][_QUERY_TOKEN] = token
+
+
+def query_token(scope: Scope) -> str | None:
+    return scope["state"].get(_QUERY_TOKEN)
 
 
 def principal(scope: Scope) -> Principal | None:

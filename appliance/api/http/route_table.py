@@ -44,7 +44,8 @@ class Budget(Struct, frozen=True):
 class Route(Struct, frozen=True):
     """One row. A caller needs every scope of `scopes`, and `role` if there is one.
 
-    `public` routes need no credentials.
+    `public` routes need no credentials. A WebSocket with `first_message` can also send them as
+    its first message.
     """
 
     method: str
@@ -53,6 +54,7 @@ class Route(Struct, frozen=True):
     scopes: tuple[Scope, ...] = ()
     role: Role | None = None
     public: bool = False
+    first_message: bool = False
 
 
 _NO_KEY_BODY_BYTES = 16 * 1024
@@ -111,6 +113,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/v1/tasks/{task_id}/events", _TASKS, _READ),
     Route("POST", "/api/v1/tasks/{task_id}/cancel", _TASKS, _WRITE),
     Route("GET", "/api/v1/events", _TASKS, _READ),
+    Route(WEBSOCKET, "/api/v1/events", _TASKS, _READ, first_message=True),
     Route("POST", "/api/v1/sandbox/run", _SANDBOX, _RUN),
     Route("POST", "/api/v1/sandbox/run/stream", _SANDBOX, _RUN),
     Route("GET", "/api/v1/sandbox/languages", _SANDBOX, _RUN),

@@ -1,6 +1,7 @@
 """Converts the events of a user's feed to frames: those of task streams, with the task's id."""
 
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 
 from appliance.api.monkey.task_frames import event_frame
@@ -13,8 +14,9 @@ from appliance.services.tasks.service import UserFeed
 async def feed_frames(feed: UserFeed) -> Frames:
     """`connected` with the number after which the feed begins, then one frame per event."""
     yield Frame(feed.start, {"type": "connected", "after": feed.start})
-    async for event in feed.events:
-        yield Frame(event.seq, feed_frame(event))
+    async with aclosing(feed.events):
+        async for event in feed.events:
+            yield Frame(event.seq, feed_frame(event))
 
 
 def feed_frame(event: UserEvent) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from appliance.api.monkey.account_routes import (
 )
 from appliance.api.monkey.catalog_routes import get_capabilities, list_models, list_providers
 from appliance.api.monkey.errors import PREFIX
-from appliance.api.monkey.feed_routes import user_events
+from appliance.api.monkey.feed_routes import user_events, user_events_socket
 from appliance.api.monkey.sandbox_routes import list_languages, run_program, stream_program
 from appliance.api.monkey.task_routes import (
     cancel_task,
@@ -46,7 +46,7 @@ def router() -> Router:
     )
     tasks_and_execute = Router(
         "/",
-        route_handlers=[execute, execute_stream, tasks, user_events],
+        route_handlers=[execute, execute_stream, tasks, user_events, user_events_socket],
         tags=["Tasks"],
     )
     catalog = Router(

@@ -19,7 +19,6 @@ from appliance.api.streaming.websocket import (
     Message,
     Messages,
     relay,
-    require_header_credential,
     serve_session,
 )
 from appliance.domain.users import Principal
@@ -34,7 +33,7 @@ _CLOSE_REASONS = CloseReasons(
 )
 
 
-@websocket(["/connect", "/piston/connect"], guards=[require_header_credential])
+@websocket(["/connect", "/piston/connect"])
 async def connect(
     socket: AnySocket, services: ServicesDependency, settings: SettingsDependency
 ) -> None:
@@ -50,7 +49,7 @@ async def connect(
         await client.send({"type": "error", "message": error.message})
 
     session = _run_program(client, services, principal)
-    await serve_session(socket, session, _CLOSE_REASONS, send_error)
+    await serve_session(client, session, _CLOSE_REASONS, send_error)
 
 
 async def _run_program(client: JsonSocket, services: Services, principal: Principal) -> None:

@@ -3,5 +3,6 @@
 sse.py                server-sent events: frames, encoding, heartbeats
 disconnect.py         cancels work when the client disconnects
 completion_stream.py  answers of completions, whole or streamed
-websocket.py          WebSockets that exchange JSON objects
+websocket.py          WebSockets that exchange JSON objects: credentials, relaying, closing
+send_queue.py         the frames that wait for the client of a WebSocket
 """

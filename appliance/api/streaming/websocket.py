@@ -1,4 +1,9 @@
-"""WebSockets that exchange JSON objects: size limit, relaying, interruption and closing."""
+"""WebSockets that exchange JSON objects: credentials, bounded queues, relaying and closing.
+
+The guard of the routes authenticates a handshake by header, cookie (with an Origin check) or
+`?token=`. A route whose row says `first_message` also accepts one without credentials: its
+session then begins with `authenticate_first_message`.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
@@ -8,11 +13,12 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 import structlog
 from litestar import WebSocket
-from litestar.connection import ASGIConnection
 from litestar.exceptions import WebSocketDisconnect
-from litestar.handlers import BaseRouteHandler
 
-from appliance.api.http.auth import find_credential
+from appliance.api.http import request_context
+from appliance.api.http.auth import authorize_token
+from appliance.api.streaming.send_queue import SendQueue, SilentReader
+from appliance.domain.users import Principal
 from appliance.errors import ApplianceError, InvalidInput, PayloadTooLarge, Unauthenticated
 
 AnySocket = WebSocket[Any, Any, Any]
@@ -21,6 +27,8 @@ Messages = AsyncGenerator[Message, None]
 T = TypeVar("T")
 
 _LAST_MESSAGE_S = 10.0
+_CLOSE_S = 10.0
+_FIRST_MESSAGE_S = 10.0
 
 log = structlog.get_logger()
 
@@ -30,6 +38,9 @@ class CloseReason(NamedTuple):
 
     code: int
     text: str
+
+
+_SILENT_READER = CloseReason(1013, "Messages were not read; reconnect to resume")
 
 
 class CloseReasons(NamedTuple):
@@ -49,15 +60,20 @@ class CloseConnection(Exception):
 
 
 class JsonSocket:
-    """A WebSocket whose messages are JSON objects, received up to a size of `max_bytes`."""
+    """A WebSocket whose messages are JSON objects, received up to a size of `max_bytes`.
 
-    def __init__(self, socket: AnySocket, max_bytes: int) -> None:
-        self._socket = socket
+    `serve_session` sends what is queued, and `heartbeat` while there is nothing to send.
+    """
+
+    def __init__(self, socket: AnySocket, max_bytes: int, heartbeat: Message | None = None) -> None:
+        self.raw = socket
+        idle = msgspec.json.encode(heartbeat) if heartbeat else b""
+        self.queue = SendQueue(self._send_text, idle)
         self._max_bytes = max_bytes
 
     async def receive(self) -> dict[str, Any]:
         """The next message. Raises InvalidInput, PayloadTooLarge, WebSocketDisconnect."""
-        event: Any = await self._socket.receive()
+        event: Any = await self.raw.receive()
         if event["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(detail="the client disconnected")
         message = event.get("text") or event.get("bytes") or b""
@@ -69,55 +85,115 @@ class JsonSocket:
             raise InvalidInput("a message must be a JSON object") from None
 
     async def send(self, message: Message) -> None:
-        await self._socket.send_text(msgspec.json.encode(message).decode())
+        """Queue a message; waits while the queue is full."""
+        await self.queue.put(msgspec.json.encode(message))
+
+    async def discard_messages(self) -> None:
+        """Read and ignore messages. Raises WebSocketDisconnect at the end, or as `receive`."""
+        while True:
+            await self.receive()
+
+    async def _send_text(self, text: bytes) -> None:
+        await self.raw.send_text(text.decode())
 
 
-def require_header_credential(
-    connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler
-) -> None:
-    """Guard: browsers open WebSockets with cookies for pages of any site, so cookies don't count.
+async def authenticate_first_message(client: JsonSocket) -> Principal:
+    """The caller: of the handshake, else of a first message `{"type": "auth", "token": …}`.
 
-    Raises Unauthenticated.
+    Raises Unauthenticated, also if the message does not come in time, and as the guard of the
+    routes.
     """
-    credential = find_credential(connection)
-    if credential is None or credential.from_cookie:
-        raise Unauthenticated("a WebSocket needs Authorization: Bearer, or X-API-Key")
+    principal = request_context.principal(client.raw.scope)
+    if principal is not None:
+        return principal
+    try:
+        async with asyncio.timeout(_FIRST_MESSAGE_S):
+            message = await client.receive()
+    except TimeoutError:
+        raise Unauthenticated(
+            f"no credentials within {_FIRST_MESSAGE_S:g} s: send Authorization: Bearer in the "
+            'handshake, or {"type": "auth", "token": "…"} as the first message'
+        ) from None
+    token = message.get("token")
+    if message.get("type") != "auth" or not isinstance(token, str):
+        raise Unauthenticated('the first message must be {"type": "auth", "token": "…"}')
+    return await authorize_token(client.raw, token)
 
 
 async def serve_session(
-    socket: AnySocket,
+    client: JsonSocket,
     session: Coroutine[Any, Any, None],
     reasons: CloseReasons,
     send_error: Callable[[ApplianceError], Coroutine[Any, Any, None]],
 ) -> None:
     """Run `session` and close the connection; `send_error` reports an ApplianceError before.
 
-    A disconnect ends the session without an error.
+    A disconnect ends the session without an error. A client that does not read what is sent
+    is closed with 1013.
     """
-    with suppress(WebSocketDisconnect):
-        reason = await _run_session(socket, session, reasons, send_error)
-        await socket.close(reason.code, reason.text)
+    sender = asyncio.create_task(client.queue.run())
+    try:
+        with suppress(WebSocketDisconnect):
+            reported = _report_error(session, send_error, reasons.refused)
+            reason = await _run_session(client, sender, reported, reasons)
+            await _close(client, sender, reason)
+    finally:
+        await _cancel(sender)
+
+
+async def _report_error(
+    session: Coroutine[Any, Any, None],
+    send_error: Callable[[ApplianceError], Coroutine[Any, Any, None]],
+    refused: CloseReason,
+) -> None:
+    try:
+        await session
+    except ApplianceError as error:
+        await send_error(error)
+        raise CloseConnection(refused) from error
 
 
 async def _run_session(
-    socket: AnySocket,
+    client: JsonSocket,
+    sender: "asyncio.Task[None]",
     session: Coroutine[Any, Any, None],
     reasons: CloseReasons,
-    send_error: Callable[[ApplianceError], Coroutine[Any, Any, None]],
 ) -> CloseReason:
     try:
-        await session
+        await _run_while_sending(session, sender)
     except CloseConnection as close:
         return close.reason
-    except ApplianceError as error:
-        await send_error(error)
-        return reasons.refused
+    except SilentReader:
+        return _SILENT_READER
     except WebSocketDisconnect:
         raise
     except Exception:
-        log.exception("a request failed", path=socket.scope["path"])
+        log.exception("a request failed", path=client.raw.scope["path"])
         return reasons.internal_error
     return reasons.complete
+
+
+async def _run_while_sending(
+    session: Coroutine[Any, Any, None], sender: "asyncio.Task[None]"
+) -> None:
+    """Run `session`; the sender's error ends it and is raised."""
+    running = asyncio.create_task(session)
+    try:
+        await asyncio.wait({running, sender}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await _cancel(running)
+    (sender if running.cancelled() else running).result()
+
+
+async def _close(client: JsonSocket, sender: "asyncio.Task[None]", reason: CloseReason) -> None:
+    """Send what is queued, then the close frame, each within a deadline."""
+    with suppress(TimeoutError, SilentReader):
+        async with asyncio.timeout(_CLOSE_S):
+            if not sender.done():
+                await _run_while_sending(client.queue.flush(), sender)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_S):
+            await client.raw.close(reason.code, reason.text)
 
 
 async def relay(
@@ -125,7 +201,7 @@ async def relay(
     messages: Messages,
     interrupt: Coroutine[Any, Any, T],
     *,
-    is_last: Callable[[Message], bool],
+    is_last: Callable[[Message], bool] = lambda _: False,
 ) -> T | None:
     """Send `messages`; None when all are sent.
 

@@ -12,6 +12,7 @@ from appliance.config.settings import ServerSettings, Settings
 from appliance.domain.users import Role, Scope
 from appliance.services.accounts import api_key_rules, tokens
 from tests.api.application import Api, add_user, settings_with
+from tests.support.polling import until
 
 SCOPES: tuple[tuple[Scope, ...], ...] = ((), *((scope,) for scope in Scope), tuple(Scope)[1:])
 VIEWER = {Scope.TASKS_READ, Scope.KEYS}
@@ -118,12 +119,15 @@ async def _try(api: Api, client: httpx.AsyncClient, key: str, row: Route) -> int
 
 
 async def _try_websocket(api: Api, path: str, key: str) -> int:
-    """101 if the handshake is accepted, else 403."""
+    """101 if the handshake is accepted, else 403; 401 if the first message then lacks a token."""
     sent: list[dict[str, Any]] = []
-    received = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}])
+    received = [{"type": "websocket.receive", "text": "{}"}, {"type": "websocket.connect"}]
 
     async def receive() -> dict[str, Any]:
-        return next(received)
+        if received:
+            return received.pop()
+        await until(lambda: len(sent) > 1)
+        return {"type": "websocket.disconnect", "code": 1000}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
@@ -142,7 +146,9 @@ async def _try_websocket(api: Api, path: str, key: str) -> int:
         "subprotocols": [],
     }
     await cast("Any", api.app)(scope, receive, send)
-    return 101 if sent[0]["type"] == "websocket.accept" else 403
+    if sent[0]["type"] != "websocket.accept":
+        return 403
+    return 401 if any('"UNAUTHORIZED"' in each.get("text", "") for each in sent) else 101
 
 
 async def _insert_key(api: Api, username: str, scopes: tuple[Scope, ...]) -> str:

@@ -33,8 +33,10 @@ class Socket:
                 await asyncio.sleep(0)
 
 
-async def messages() -> AsyncGenerator[Message, None]:
+async def messages(during: str) -> AsyncGenerator[Message, None]:
     yield {"type": "stage", "stage": "run"}
+    if during == "stage":
+        await asyncio.Event().wait()  # the signal ends the run
     yield {"type": "exit", "stage": "run", "code": 0, "signal": None}
 
 
@@ -43,7 +45,11 @@ async def test_exit_when_a_signal_comes_at_the_end_then_sent_once(
     during: str, signal: str | None
 ) -> None:
     socket: Any = Socket(during)
-    await follow_run(JsonSocket(socket, 1000), messages())
+    client = JsonSocket(socket, 1000)
+    sender = asyncio.create_task(client.queue.run())
+    await follow_run(client, messages(during))
+    await client.queue.flush()
+    sender.cancel()
 
     assert [each["type"] for each in socket.sent] == ["stage", "exit"]
     assert socket.sent[1]["signal"] == signal
