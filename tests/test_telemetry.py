@@ -84,8 +84,8 @@ def test_metrics_when_observed_then_are_rendered() -> None:
     telemetry.observe_request("GET", "/api/v1/tasks/{task_id}", 200, 0.01)
     telemetry.observe_task("completed")
     telemetry.observe_queue(3, 1)
-    telemetry.observe_tokens("llama_cpp", "tiny", 10, 20)
-    telemetry.observe_drafts("llama_cpp", "tiny", 8, 5)
+    telemetry.observe_tokens("llama_cpp", "observed", 10, 20)
+    telemetry.observe_drafts("llama_cpp", "observed", 8, 5)
     telemetry.observe_sandbox_run("exited")
     telemetry.set_build("0.1.0")
     text = telemetry.render_metrics().decode()
@@ -94,9 +94,9 @@ def test_metrics_when_observed_then_are_rendered() -> None:
         'monkey_coder_tasks_total{status="completed"}',
         "monkey_coder_queue_length 3.0",
         "monkey_coder_tasks_running 1.0",
-        'monkey_coder_tokens_total{kind="completion",model="tiny",provider="llama_cpp"}',
-        'drafted_tokens_total{model="tiny",outcome="accepted",provider="llama_cpp"} 5.0',
-        'drafted_tokens_total{model="tiny",outcome="rejected",provider="llama_cpp"} 3.0',
+        'monkey_coder_tokens_total{kind="completion",model="observed",provider="llama_cpp"}',
+        'drafted_tokens_total{model="observed",outcome="accepted",provider="llama_cpp"} 5.0',
+        'drafted_tokens_total{model="observed",outcome="rejected",provider="llama_cpp"} 3.0',
         'monkey_coder_sandbox_runs_total{reason="exited"}',
         'monkey_coder_build_info{version="0.1.0"} 1.0',
     ):
