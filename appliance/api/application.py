@@ -62,7 +62,7 @@ def build_api(
         [
             monkey.DIALECT,
             piston.DIALECT,
-            *openai.DIALECTS,
+            openai.DIALECT,
             anthropic.DIALECT,
             system.DIALECT,
         ]

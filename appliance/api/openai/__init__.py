@@ -18,7 +18,7 @@ responses/            the Responses API: /v1/responses
 routes.py             all routes
 """
 
-from appliance.api.openai.errors import DIALECTS
+from appliance.api.openai.errors import DIALECT
 from appliance.api.openai.routes import router
 
-__all__ = ["DIALECTS", "router"]
+__all__ = ["DIALECT", "router"]

@@ -13,7 +13,8 @@ from appliance.api.http.errors import problem_response
 from appliance.api.http.rate_limit import RateStatus
 
 _RESPONSES = "/v1/responses"
-_PREFIXES = ("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models", _RESPONSES)
+# All of it but other dialects' paths: clients call routes of OpenAI's that are not here.
+_PREFIX = "/v1"
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -122,6 +123,4 @@ def rate_limit_headers(window: RateStatus, elapsed_s: float) -> Headers:
     ]
 
 
-DIALECTS = tuple(
-    Dialect("openai", prefix, render_error, rate_limit_headers) for prefix in _PREFIXES
-)
+DIALECT = Dialect("openai", _PREFIX, render_error, rate_limit_headers)

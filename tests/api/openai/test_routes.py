@@ -313,6 +313,7 @@ async def test_chat_when_the_body_is_malformed_then_400_with_the_field(
         ("POST", "/v1/chat/nothing", 404, "unknown_url"),
         ("GET", "/v1/completions/x/y", 404, "unknown_url"),
         ("GET", "/v1/embeddings/x", 404, "unknown_url"),
+        ("GET", "/v1/files", 404, "unknown_url"),
     ],
 )
 async def test_path_when_there_is_nothing_then_the_error_of_openai(
