@@ -53,7 +53,8 @@ class WorkspaceTransfer(Struct, frozen=True):
     """A workspace that outlives the run, as an archive (appliance.spi.workspace_archive).
 
     The run starts with the first `source_bytes` of the file `source` ("": an empty workspace). At
-    its end the workspace is written to the new file `target`, unless the run is cancelled.
+    its end the workspace is written to the new file `target` ("": it is not kept), unless the run
+    is cancelled.
     """
 
     target: str
@@ -68,6 +69,10 @@ class RunRequest(Struct, frozen=True):
     (with pytest), `sh` the host's shell. `env` is the whole environment beside PATH, HOME, LANG,
     TMPDIR and PYTHONUNBUFFERED. `artifacts` are glob patterns, relative to the workspace, of files
     to return. With `workspace`, the files are added to it and replace those of the same name.
+
+    `base` is a folder of the host ("": none) that belongs to one user, below the workspace: the
+    program sees its files and may change them, the folder stays as it is. A workspace that is kept
+    then holds what differs from it, unless the base was copied (`RunResult.base`).
     """
 
     argv: tuple[str, ...]
@@ -78,6 +83,7 @@ class RunRequest(Struct, frozen=True):
     artifacts: tuple[str, ...] = ()
     build: BuildStep | None = None
     workspace: WorkspaceTransfer | None = None
+    base: str = ""
 
 
 class OutputStream(StrEnum):
@@ -139,6 +145,13 @@ class BuildReport(Struct, frozen=True):
         return self.reason is EndReason.EXITED and self.exit_code == 0
 
 
+class BaseMeans(StrEnum):
+    """How a run saw its base: by an overlay mount, or copied into its workspace."""
+
+    OVERLAY = "overlay"
+    COPY = "copy"
+
+
 class WorkspaceReport(Struct, frozen=True):
     """Whether the workspace was written to `WorkspaceTransfer.target`; if not, `problem` says why.
 
@@ -155,7 +168,7 @@ class RunResult(Struct, frozen=True):
     """`exit_code` is set for EXITED, `signal` for SIGNALLED; output is truncated to the limit.
 
     `build` is set if the request has a build step. If that failed, the usage is the build's.
-    `workspace` is set if the request has one.
+    `workspace` is set if the request keeps one, `base` if it has one.
     """
 
     reason: EndReason
@@ -170,6 +183,7 @@ class RunResult(Struct, frozen=True):
     artifacts_refused: tuple[str, ...] = ()
     build: BuildReport | None = None
     workspace: WorkspaceReport | None = None
+    base: BaseMeans | None = None
 
     @property
     def ok(self) -> bool:

@@ -91,3 +91,8 @@ def _prctl(operation: int, argument: int) -> None:
 
 def _longs(*values: int) -> list[ctypes.c_long]:
     return [ctypes.c_long(value) for value in values]
+
+
+def as_longs(*values: object) -> list[object]:
+    """Arguments of syscall(2): integers as C longs, bytes by their address."""
+    return [ctypes.c_long(value) if isinstance(value, int) else value for value in values]

@@ -23,7 +23,7 @@ class SessionRecord(Struct, frozen=True):
     """Times are epoch seconds. `archive` is a file name; "": the workspace is empty.
 
     The first `archive_bytes` of it count. They hold `files` entries with `content_bytes`, in whole
-    pages. `rootfs` and `base` are those that the session was opened with.
+    pages. `rootfs` is the root file system that the session was opened with.
     """
 
     id: str
@@ -35,7 +35,6 @@ class SessionRecord(Struct, frozen=True):
     expires_at: float
     idle_s: float
     rootfs: str = ""
-    base: str = ""
     generation: int = 0
     archive: str = ""
     archive_bytes: int = 0

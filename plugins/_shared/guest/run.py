@@ -16,7 +16,7 @@ from appliance.spi.cancellation import run_deferring_cancellation
 from appliance.spi.sandbox import RunWatcher
 from plugins._shared.guest.channel import Channel
 from plugins._shared.guest.frames import END_OF_JOB, FrameDecoder, encode_run_input
-from plugins._shared.stage.archive_receiver import ArchiveReceiver
+from plugins._shared.stage.archive_receiver import create_receiver
 from plugins._shared.stage.report import Report, workspace_report
 from plugins._shared.stage.streams import CappedOutput
 
@@ -81,7 +81,7 @@ class GuestRun:
         self.build_wall_s = self.wall_s = 0.0
         self.build_cpu_s = self.cpu_s = 0.0
         transfer = request.workspace
-        self.receiver = ArchiveReceiver(transfer, request.limits) if transfer else None
+        self.receiver = create_receiver(transfer, request.limits)
         self.report = Report(request.limits, self.receiver)
         self.stdout = CappedOutput(request.limits.output_kept_bytes)
         self.stderr = CappedOutput(request.limits.output_kept_bytes)

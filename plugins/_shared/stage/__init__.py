@@ -13,6 +13,7 @@ Modules marked * travel into the sandbox as bytecode and import nothing of the p
     workspace.py *            loads and saves a workspace that outlives the run
     memory_watch.py *         measures a run's memory where no control group limits it
     report.py                 decodes what the init process reports
+    base_copy.py              copies a base into an archive, where there are no overlay mounts
     archive_receiver.py       writes the archive of a workspace to a file
     streams.py                pipes on the event loop; CappedOutput
     prewarm_setup.py          what a sandbox prewarms for its next job

@@ -14,6 +14,11 @@ _BUFFER_BYTES = 1 << 20
 _SLOWEST_TRANSFER = 5 << 20
 
 
+def create_receiver(transfer: WorkspaceTransfer | None, limits: Limits) -> "ArchiveReceiver | None":
+    """None for a run whose workspace is not kept."""
+    return ArchiveReceiver(transfer, limits) if transfer and transfer.target else None
+
+
 class ArchiveReceiver:
     """Call `add` with each piece and `finish` once; `max_bytes` is the most that may come.
 

@@ -5,11 +5,14 @@ import contextlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from msgspec import structs
+
 from appliance.domain import toolchain_cache
-from appliance.domain.execution import BackendStatus, Isolation, RunRequest, RunResult
+from appliance.domain.execution import BackendStatus, BaseMeans, Isolation, RunRequest, RunResult
 from appliance.errors import ApplianceError, SandboxUnavailable
 from appliance.spi.registry import PluginContext
 from appliance.spi.sandbox import RunWatcher
+from plugins._shared.stage import base_copy
 from plugins._shared.stage.validation import check_request
 
 _NO_REMEDY = "see the log of the service"
@@ -58,7 +61,17 @@ class ProbedBackend(ABC):
         status = self._status or await self.probe()
         if status.isolation is None:
             raise SandboxUnavailable.with_remedy(status.problem, status.remedy)
+        if request.base:
+            return await self._run_on_base(request, status.isolation, watcher)
         return await self._run(request, status.isolation, watcher)
+
+    async def _run_on_base(
+        self, request: RunRequest, isolation: Isolation, watcher: RunWatcher | None
+    ) -> RunResult:
+        """A run whose base is copied into its workspace."""
+        async with base_copy.copied_base(request) as copied:
+            result = await self._run(copied, isolation, watcher)
+        return structs.replace(result, base=BaseMeans.COPY)
 
     def _require_open(self) -> None:
         if self._closed:

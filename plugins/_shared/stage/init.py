@@ -126,11 +126,11 @@ def _receive_files(source: "Any", job: "dict[str, Any]") -> None:
     os.umask(0o022)
     os.chdir(WORKSPACE)
     keep = job["keep_workspace"]
-    if keep:
+    if job["archive"]:
         _import_sibling("workspace").load_archive(source.read)
     for _ in range(job["files"]):
         path, executable, content = marshal.load(source)
-        if keep and os.path.lexists(path):
+        if job["replace"] and os.path.lexists(path):
             os.unlink(path)
         _write_file(path, executable, content)
     job["stop"] = [source.fileno()] if keep else []

@@ -15,6 +15,9 @@ from plugins._shared.stage.rlimits import program_rlimits
 _TMP = "/tmp"  # noqa: S108 - the sandbox's own
 TOOLCHAINS = "/opt/toolchains"
 
+CHANGES = "/.workspace-changes"
+"""Where the upper folder of an overlay on the base is seen, read-only."""
+
 _PIECE_BYTES = 131072
 _PYTHON_PATH = "/opt/python/bin"
 # Go's packages keep their programs in folders of their own.
@@ -80,9 +83,11 @@ def _fields(
         "patterns": [paths.glob_to_regex(pattern) for pattern in request.artifacts],
         "artifact_files": limits.artifact_files,
         "artifact_bytes": limits.artifact_bytes,
-        "keep_workspace": request.workspace is not None,
+        "archive": request.workspace is not None,
+        "keep_workspace": bool(request.workspace and request.workspace.target),
+        "replace": bool(request.workspace or request.base),
         "workspace_files": limits.workspace_files,
-        "changes": "",
+        "changes": CHANGES if request.base else "",
     }
 
 

@@ -1,12 +1,16 @@
 """The sandbox backend: probes this machine, keeps prewarmed sandboxes, runs programs."""
 
 import asyncio
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from appliance.domain.execution import (
     BackendStatus,
+    BaseMeans,
     EndReason,
     Isolation,
     IsolationLevel,
@@ -22,6 +26,7 @@ from plugins._shared.rootfs import selection
 from plugins._shared.rootfs.python import choose_interpreter
 from plugins._shared.stage import landlock_probe
 from plugins._shared.stage.backend import ProbedBackend, toolchain_cache_folder
+from plugins._shared.stage.base_copy import check_base
 from plugins._shared.stage.prewarm_setup import PrewarmKind
 from plugins.sandboxes.bubblewrap import probe
 from plugins.sandboxes.bubblewrap.bwrap.hidden_programs import find_hidden
@@ -31,6 +36,8 @@ from plugins.sandboxes.bubblewrap.results import build_result
 from plugins.sandboxes.bubblewrap.runs.run import Run
 from plugins.sandboxes.bubblewrap.runs.sandbox import SandboxFactory
 from plugins.sandboxes.bubblewrap.runs.spawner import Spawner
+
+log = logging.getLogger(__name__)
 
 _NAME = "bubblewrap"
 _UNKNOWN = Isolation(_NAME, IsolationLevel.NAMESPACES, ())
@@ -55,6 +62,7 @@ class Bubblewrap(ProbedBackend):
         self._sandboxes = SandboxFactory(self._spawner, len(self._toolchains))
         self._warm_pool = WarmPool(self._sandboxes, context.settings, lambda: self._active)
         self._active = 0
+        self._has_overlay = True  # until one can't be mounted
         self._started = False
 
     def count_idle(self, kind: PrewarmKind = PrewarmKind.PYTHON) -> int:
@@ -131,14 +139,53 @@ class Bubblewrap(ProbedBackend):
         self, request: RunRequest, isolation: Isolation, watcher: RunWatcher | None = None
     ) -> RunResult:
         self._require_open()
+        with self._counted():
+            run = await self._execute(request, watcher)
+        return build_result(run, isolation, request.build)
+
+    @contextmanager
+    def _counted(self) -> Generator[None, None, None]:
+        """Tell the pool that a run is active."""
         self._active += 1
         self._warm_pool.notify()
         try:
-            run = await self._execute(request, watcher)
+            yield
         finally:
             self._active -= 1
             self._warm_pool.notify()
-        return build_result(run, isolation, request.build)
+
+    async def _run_on_base(
+        self, request: RunRequest, isolation: Isolation, watcher: RunWatcher | None
+    ) -> RunResult:
+        """By an overlay mount; if that can't be made, the base is copied."""
+        self._require_open()
+        with self._counted():
+            run = await self._execute_on_overlay(request, watcher)
+        if run is None:
+            return await super()._run_on_base(request, isolation, watcher)
+        result = build_result(run, isolation, request.build)
+        return msgspec.structs.replace(result, base=BaseMeans.OVERLAY)
+
+    async def _execute_on_overlay(
+        self, request: RunRequest, watcher: RunWatcher | None
+    ) -> Run | None:
+        """None if nothing was run, since the overlay can't be mounted."""
+        if not self._has_overlay or self._spawner.capabilities.no_namespaces:
+            return None
+        await asyncio.to_thread(check_base, request.base)
+        try:
+            sandbox = await self._sandboxes.create(request.limits, base=request.base)
+        except SandboxUnavailable as error:
+            log.warning("the base of a run is copied, it can't be mounted: %s", error.message)
+            return None
+        await sandbox.execute(request, watcher)
+        run = sandbox.run
+        if run.never_started and not run.tree.lost_reason:
+            reason = run.log.value().decode(errors="replace").strip()
+            log.warning("bases of runs are copied, bwrap mounts no overlays here: %s", reason)
+            self._has_overlay = False
+            return None
+        return run
 
     async def _execute(self, request: RunRequest, watcher: RunWatcher | None) -> Run:
         prewarmed = await self._warm_pool.take(request)

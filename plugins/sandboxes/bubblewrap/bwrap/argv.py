@@ -5,10 +5,11 @@ from pathlib import Path
 from appliance.domain import toolchain_cache
 from plugins._shared.rootfs import system_mounts
 from plugins._shared.stage import init
-from plugins._shared.stage.job import TOOLCHAINS
+from plugins._shared.stage.job import CHANGES, TOOLCHAINS
 from plugins.sandboxes.bubblewrap.bwrap import hidden_programs, proc_masks
 from plugins.sandboxes.bubblewrap.bwrap.layout import INIT_PROGRAM, SandboxPaths
-from plugins.sandboxes.bubblewrap.launcher.mounts import DEVICES, PTS, SHM, TMP, WORKSPACE
+from plugins.sandboxes.bubblewrap.launcher import base_mount
+from plugins.sandboxes.bubblewrap.launcher.mounts import BASE, DEVICES, PTS, SHM, TMP, WORKSPACE
 from plugins.sandboxes.bubblewrap.launcher.sandbox_process import FILTER_FD, INFO_FD, STREAM_FDS
 from plugins.sandboxes.bubblewrap.launcher.spawn_request import KernelLimits
 
@@ -20,8 +21,12 @@ _WRITABLE = (
 )
 
 
-def build_argv(paths: SandboxPaths, slot: int, limits: KernelLimits) -> list[str]:
+def build_argv(
+    paths: SandboxPaths, slot: int, limits: KernelLimits, *, overlay: bool = False
+) -> list[str]:
     """Return bwrap's options and the init process's command line.
+
+    With `overlay` the workspace lies above the base that the launcher has mounted in the slot.
 
     bwrap applies the options in order: a later one may mount over what an earlier one made.
     Raises OSError if a folder of the root file system can't be read.
@@ -35,6 +40,7 @@ def build_argv(paths: SandboxPaths, slot: int, limits: KernelLimits) -> list[str
         *proc_masks.mask_options(),
         *_device_options(paths, slot),
         *_writable_options(paths, slot, limits),
+        *(_overlay_options(paths.slots / str(slot)) if overlay and paths.slots else ()),
         *("--symlink", "../tmp", "/var/tmp"),  # noqa: S108 - the sandbox's own
         *(option for path in ("/proc", "/dev", "/") for option in ("--remount-ro", path)),
         *("--chdir", init.WORKSPACE),
@@ -80,6 +86,16 @@ def _device_options(paths: SandboxPaths, slot: int) -> list[str]:
         return ["--dev", "/dev"]
     devices, terminals = paths.slots.parent / DEVICES, paths.slots / str(slot) / PTS
     return ["--dev-bind", str(devices), "/dev", "--dev-bind", str(terminals), "/dev/pts"]
+
+
+def _overlay_options(slot: Path) -> list[str]:
+    """Needs bwrap 0.11. The upper folder is shown read-only to the init process, which saves it."""
+    workspace = slot / WORKSPACE
+    upper, work = workspace / base_mount.UPPER, workspace / base_mount.WORK
+    return [
+        *("--overlay-src", str(slot / BASE), "--overlay", str(upper), str(work), init.WORKSPACE),
+        *("--ro-bind", str(upper), CHANGES),
+    ]
 
 
 def _writable_options(paths: SandboxPaths, slot: int, limits: KernelLimits) -> list[str]:

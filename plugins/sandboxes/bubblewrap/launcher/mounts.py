@@ -16,9 +16,11 @@ only.
 """
 
 # ruff: noqa: PTH101, PTH103, PTH211, PTH105, PTH112, PTH119, PTH123
+import contextlib
 import os
 
 from plugins._shared import linux
+from plugins.sandboxes.bubblewrap.launcher import base_mount
 from plugins.sandboxes.bubblewrap.launcher.wire import pack, unpack
 
 TYPE_CHECKING = False  # as in typing, which takes a megabyte
@@ -26,12 +28,13 @@ if TYPE_CHECKING:
     from plugins.sandboxes.bubblewrap.launcher.spawn_request import KernelLimits
 
 MAX_SLOTS = 32
-WORKSPACE, TMP, SHM, PTS = "workspace", "tmp", "shm", "pts"
+WORKSPACE, TMP, SHM, PTS, BASE = "workspace", "tmp", "shm", "pts", "base"
 DEVICES = "dev"
 
 _MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt")
 _BASE_OPTIONS = "size=16m,nr_inodes=1024,mode=0755"
 _NOSUID_NODEV = linux.MS_NOSUID | linux.MS_NODEV
+_OVERLAY_INODES = 4
 _MAX_TERMINALS = 64
 _PTS_OPTIONS = f"newinstance,ptmxmode=0666,mode=620,max={_MAX_TERMINALS}"
 _DEVICE_NODES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -99,14 +102,20 @@ class MountLayout:
     def encode(self) -> bytes:
         return pack(*_encode_texts([self.base, *self.folders]))
 
-    def mount_slot(self, slot: int, uid: int, limits: "KernelLimits") -> None:
-        """Mount the folders that a run may write to. Raises OSError."""
+    def mount_slot(self, slot: int, uid: int, limits: "KernelLimits", base: str = "") -> None:
+        """Mount the folders that a run may write to, and its base. Raises OSError."""
         if not self.mounts:
+            if base:
+                raise OSError(95, "the launcher has no mounts of its own for a base")
             return
         for name, mode in ((WORKSPACE, "0755"), (TMP, "1777"), (SHM, "1777")):
-            options = f"{_tmpfs_options(name, limits)},mode={mode},uid={uid},gid={uid}"
+            size = _tmpfs_options(name, limits, overlay=bool(base))
+            options = f"{size},mode={mode},uid={uid},gid={uid}"
             linux.mount("tmpfs", self._slot_path(slot, name), "tmpfs", _NOSUID_NODEV, options)
         _mount_terminals(self._slot_path(slot, PTS))
+        if base:
+            workspace = self._slot_path(slot, WORKSPACE)
+            base_mount.mount_base(base, self._slot_path(slot, BASE), workspace, uid)
 
     def resize_slot(self, slot: int, limits: "KernelLimits") -> None:
         """Change the limits of a slot. Raises OSError if its content exceeds them."""
@@ -123,6 +132,9 @@ class MountLayout:
                 linux.unmount_lazily(self._slot_path(slot, name))
             except OSError:
                 return  # not a mount point: `mount_slot` came no further
+        if self.mounts:
+            with contextlib.suppress(OSError):  # most runs have none
+                linux.unmount_lazily(self._slot_path(slot, BASE))
 
     def _slot_path(self, slot: int, name: str) -> str:
         return f"{self.base}/slots/{slot}/{name}"
@@ -194,7 +206,7 @@ def build_layout(request: LayoutRequest, *, mounts: bool) -> MountLayout:
     _write_files(request, base)
     program = _copy_bwrap(request, base)
     for slot in range(MAX_SLOTS):
-        for name in (WORKSPACE, TMP, SHM, PTS):
+        for name in (WORKSPACE, TMP, SHM, PTS, BASE):
             os.makedirs(f"{base}/slots/{slot}/{name}")
     _make_devices(f"{base}/{DEVICES}")
     linux.mount("tmpfs", base, "tmpfs", _NOSUID_NODEV | linux.MS_REMOUNT | linux.MS_RDONLY)
@@ -229,10 +241,11 @@ def _try_namespaces(write_end: int) -> None:
         os._exit(_FAILED)
 
 
-def _tmpfs_options(name: str, limits: "KernelLimits") -> str:
+def _tmpfs_options(name: str, limits: "KernelLimits", *, overlay: bool = False) -> str:
     size = limits.workspace_bytes if name == WORKSPACE else limits.tmp_bytes
-    # The root folder takes an inode too.
-    return f"size={size},nr_inodes={limits.workspace_files + 1}"
+    # The root folder takes an inode too, and an overlay keeps a few of its own.
+    inodes = limits.workspace_files + 1 + (_OVERLAY_INODES if overlay else 0)
+    return f"size={size},nr_inodes={inodes}"
 
 
 def _mount_terminals(target: str) -> None:

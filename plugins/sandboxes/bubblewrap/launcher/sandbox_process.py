@@ -118,7 +118,7 @@ class SandboxProcess:
         uid = os.geteuid() if request.uid is None else request.uid
         opened: list[int] = []
         try:
-            self._layout.mount_slot(request.slot, uid, request.limits)
+            self._layout.mount_slot(request.slot, uid, request.limits, request.base)
             self._group = self._cgroups.create_group(request.limits)
             self._info_fd, write_end = os.pipe()
             opened += self._info_fd, write_end

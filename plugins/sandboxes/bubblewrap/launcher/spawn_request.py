@@ -1,5 +1,7 @@
 """The request to start a sandbox, as the service encodes and the launcher decodes it."""
 
+import os
+
 from plugins.sandboxes.bubblewrap.launcher.wire import encode_int, pack, unpack
 
 _MILLIONTHS = 1_000_000
@@ -43,18 +45,28 @@ class KernelLimits:
 class SpawnRequest:
     """A sandbox to start in a slot. `uid` is the run's user id; None: the service's own.
 
-    `argv` are bwrap's arguments, without the program.
+    `argv` are bwrap's arguments, without the program. `base` is the folder to mount as the
+    workspace's base; "": none.
     """
 
-    def __init__(self, slot: int, uid: int | None, limits: KernelLimits, argv: list[bytes]) -> None:
+    def __init__(
+        self,
+        slot: int,
+        uid: int | None,
+        limits: KernelLimits,
+        argv: list[bytes],
+        base: str = "",
+    ) -> None:
         self.slot = slot
         self.uid = uid
         self.limits = limits
         self.argv = argv
+        self.base = base
 
     def encode(self) -> list[bytes]:
         uid = b"" if self.uid is None else encode_int(self.uid)
-        return [encode_int(self.slot), uid, self.limits.encode(), *self.argv]
+        base = os.fsencode(self.base)
+        return [encode_int(self.slot), uid, self.limits.encode(), base, *self.argv]
 
 
 def decode_limits(message: bytes) -> KernelLimits:
@@ -72,5 +84,6 @@ def decode_limits(message: bytes) -> KernelLimits:
 
 def decode_spawn_request(words: list[bytes]) -> SpawnRequest:
     """Raises ValueError if the words are malformed."""
-    slot, uid, limits, *argv = words
-    return SpawnRequest(int(slot), int(uid) if uid else None, decode_limits(limits), argv)
+    slot, uid, limits, base, *argv = words
+    number = int(uid) if uid else None
+    return SpawnRequest(int(slot), number, decode_limits(limits), argv, os.fsdecode(base))

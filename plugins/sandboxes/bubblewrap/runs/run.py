@@ -11,12 +11,11 @@ from appliance.domain.execution import (
     OutputStream,
     RunRequest,
     WorkspaceReport,
-    WorkspaceTransfer,
 )
 from appliance.errors import SandboxUnavailable
 from appliance.spi.cancellation import run_deferring_cancellation
 from appliance.spi.sandbox import RunWatcher
-from plugins._shared.stage.archive_receiver import ArchiveReceiver
+from plugins._shared.stage.archive_receiver import ArchiveReceiver, create_receiver
 from plugins._shared.stage.report import Report, workspace_report
 from plugins._shared.stage.streams import CappedOutput, PipeReader, PipeWriter, write_all
 from plugins.sandboxes.bubblewrap.runs.process_tree import ProcessTree
@@ -107,8 +106,10 @@ class Run:
         """
         self._limits = request.limits
         self._watcher = watcher
-        if request.workspace is not None:
-            self._keep_workspace(request.workspace, request.limits)
+        self.receiver = create_receiver(request.workspace, request.limits)
+        if self.receiver is not None:
+            self.receiver.on_pause = self._readers[0].set_paused
+            self._transfer_s = self.receiver.transfer_s
         self.report = Report(request.limits, self.receiver)
         self.out = CappedOutput(request.limits.output_kept_bytes)
         self.err = CappedOutput(request.limits.output_kept_bytes)
@@ -124,11 +125,6 @@ class Run:
     def workspace(self) -> WorkspaceReport | None:
         """What became of the workspace, if the run keeps it."""
         return workspace_report(self.report, self.receiver)
-
-    def _keep_workspace(self, transfer: WorkspaceTransfer, limits: Limits) -> None:
-        self.receiver = ArchiveReceiver(transfer, limits)
-        self.receiver.on_pause = self._readers[0].set_paused
-        self._transfer_s = self.receiver.transfer_s
 
     async def close(self) -> None:
         """Kill all processes, read the remaining output, and close the pipes."""

@@ -76,11 +76,13 @@ class SandboxFactory:
         self._toolchains = toolchains
         self._runs: set[Run] = set()
 
-    async def create(self, limits: Limits, on_exit: Callable[[], None] | None = None) -> Sandbox:
-        """Start a sandbox that waits for its job. Raises SandboxUnavailable."""
+    async def create(
+        self, limits: Limits, on_exit: Callable[[], None] | None = None, base: str = ""
+    ) -> Sandbox:
+        """Start a sandbox that waits for its job, above this base. Raises SandboxUnavailable."""
         uid = self._spawner.user_ids.acquire()
         try:
-            pipes = await self._spawner.spawn(limits, uid)
+            pipes = await self._spawner.spawn(limits, uid, base)
         except BaseException:
             self._spawner.user_ids.release(uid)
             raise

@@ -95,15 +95,15 @@ class Spawner:
         async with self._start_lock:
             await self._start_launcher()
 
-    async def spawn(self, limits: Limits, uid: int | None) -> SandboxPipes:
-        """Start a sandbox that waits for its job. Raises SandboxUnavailable.
+    async def spawn(self, limits: Limits, uid: int | None, base: str = "") -> SandboxPipes:
+        """Start a sandbox that waits for its job, above this base. Raises SandboxUnavailable.
 
         Waits while all slots are in use, or another sandbox has this user id.
         """
         slot = await self._slots.acquire(uid)
         try:
             client, paths = await self._ensure_running()
-            request = _build_spawn_request(paths, slot, uid, _kernel_limits(limits))
+            request = _build_spawn_request(paths, slot, uid, _kernel_limits(limits), base)
         except BaseException:
             self._slots.release(slot)
             raise
@@ -199,16 +199,16 @@ class Spawner:
 
 
 def _build_spawn_request(
-    paths: SandboxPaths, slot: int, uid: int | None, limits: KernelLimits
+    paths: SandboxPaths, slot: int, uid: int | None, limits: KernelLimits, base: str
 ) -> SpawnRequest:
     try:
-        words = argv.build_argv(paths, slot, limits)
+        words = argv.build_argv(paths, slot, limits, overlay=bool(base))
     except OSError as error:
         raise SandboxUnavailable.with_remedy(
             f"a folder for the sandbox can't be read ({error.filename}: {error.strerror})",
             "see that the root file system was not removed, and restart the service",
         ) from error
-    return SpawnRequest(slot, uid, limits, list(map(os.fsencode, words)))
+    return SpawnRequest(slot, uid, limits, list(map(os.fsencode, words)), base)
 
 
 def _kernel_limits(limits: Limits) -> KernelLimits:
