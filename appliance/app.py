@@ -19,7 +19,7 @@ from appliance.agents import CodingAgent
 from appliance.api.application import build_api
 from appliance.config.settings import Settings
 from appliance.domain import toolchain_cache
-from appliance.domain.tasks import Priority
+from appliance.domain.tasks import Priority, TaskKind
 from appliance.domain.users import DEFAULT_PLAN
 from appliance.errors import ApplianceError
 from appliance.events import EventBus
@@ -30,7 +30,7 @@ from appliance.sandbox.languages.toolchain_cache import ToolchainCache
 from appliance.sandbox.python import runtime
 from appliance.sandbox.runner import SandboxRunner, UserSandbox
 from appliance.sandbox.sessions.manager import SessionManager
-from appliance.scheduler import Scheduler, server_id
+from appliance.scheduler import Scheduler, TaskHandler, server_id
 from appliance.services.accounts.service import build_accounts
 from appliance.services.accounts.signing_secret import load_or_create
 from appliance.services.catalog import CatalogService
@@ -126,7 +126,7 @@ async def run_appliance(
         scheduler = Scheduler(
             store,
             bus,
-            agent.run,
+            {TaskKind.EXECUTE.value: TaskHandler(agent.run, settings.scheduler.workers)},
             settings.scheduler,
             owner=owner,
             on_end=[gateway.settle_task],

@@ -101,7 +101,7 @@ class EventBus:
         async with aclosing(self._tasks.follow(task_id, last)) as events:
             async for event in events:
                 yield event
-                if event.kind.final:
+                if event.final:
                     return
 
     async def follow_user(self, user_id: int, after: int) -> AsyncGenerator[UserEvent, None]:
@@ -119,7 +119,7 @@ class EventBus:
         events = await self._read_journal(task_id, after - 1, 1) if after > 0 else ()
         if not events or events[0].seq != after:
             return 0
-        return None if events[0].kind.final else after
+        return None if events[0].final else after
 
 
 class _Sequences(Generic[E]):

@@ -19,7 +19,7 @@ from appliance.agents.text_task import run_text_task
 from appliance.agents.verification.sandbox_harness import Runner, SandboxHarness
 from appliance.config.settings import AgentSettings
 from appliance.domain.models import ModelState
-from appliance.domain.tasks import Priority, Task, TaskResult
+from appliance.domain.tasks import Priority, Task, TaskRequest, TaskResult
 from appliance.errors import DeadlineExceeded
 from appliance.inference import Caller, Gateway, Route
 from appliance.scheduler.context import TaskContext
@@ -52,7 +52,7 @@ class CodingAgent:
         ends generations and sandbox runs.
         """
         task = task_context.task
-        request = task.request
+        request = task.request_as(TaskRequest)
         journal = AgentJournal(task_context)
         # In a thread: parsing large files takes long enough to block the event loop.
         spec = await asyncio.to_thread(planner.derive_spec, request, self._sandbox.status)
@@ -86,7 +86,7 @@ class CodingAgent:
     async def _select_sandbox(self, task: Task) -> Runner:
         if self._sandbox_for_user is None:
             return self._sandbox
-        return await self._sandbox_for_user(task.user_id, task.request.priority)
+        return await self._sandbox_for_user(task.user_id, task.request_as(TaskRequest).priority)
 
     async def _route(self, task: Task, model: str | None, provider: str | None) -> Route:
         """The route to the model, without providers that the task's user or labels rule out.
@@ -94,15 +94,18 @@ class CodingAgent:
         Every request for the task takes such a route, and goes to no other model.
         """
         caller = Caller(_owner_of(task), task.user_id)
-        return await self._gateway.route_for(model, provider, caller, task.request.labels)
+        return await self._gateway.route_for(
+            model, provider, caller, task.request_as(TaskRequest).labels
+        )
 
     async def _plan(self, setup: RunSetup) -> ExecutionPlan:
-        request, route = setup.task_context.task.request, setup.route
+        task, route = setup.task_context.task, setup.route
+        request = task.request_as(TaskRequest)
         if route.info.state is not ModelState.READY:
             await setup.journal.record_progress(f"loading the model {route.model}", "load", 0)
         prompt_tokens = await setup.writer.count_tokens(setup.messages)
         # Counting has loaded the model: only now are its context length and speed known.
-        info = (await self._route(setup.task_context.task, route.model, route.provider)).info
+        info = (await self._route(task, route.model, route.provider)).info
         max_tokens = context_budget.compute_answer_tokens(
             request, prompt_tokens, info.context_tokens, self._settings.max_output_tokens
         )

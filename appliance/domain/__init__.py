@@ -2,6 +2,7 @@
 
 users.py             accounts, API keys, roles and scopes, the principal of a request
 tasks.py             tasks, their results and the events of their journal
+task_kinds.py        kinds of tasks: the request and the result of each
 user_events.py       events of a user's feed: of all tasks, and of no task
 messages.py          requests to models and the events that stream back
 completions.py       completions as callers request them, and reports on them

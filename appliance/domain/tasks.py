@@ -1,11 +1,25 @@
 """Tasks: request, status, result, and the events of the journal."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct, field
 
 from appliance.domain.messages import TokenUsage
+
+StructT = TypeVar("StructT", bound=Struct)
+
+
+class TaskKind(StrEnum):
+    """What a task does; `task_kinds` has the Structs of each kind."""
+
+    EXECUTE = "execute"
+
+
+class TaskOrigin(StrEnum):
+    """The API dialect that a task was submitted in."""
+
+    MONKEY = "monkey"
 
 
 class TaskStatus(StrEnum):
@@ -66,7 +80,7 @@ class SourceFile(Struct, frozen=True):
 
 
 class TaskRequest(Struct, frozen=True):
-    """A task as requested, independent of the API dialect.
+    """The request of an `execute` task, independent of the API dialect.
 
     None means: the server decides. `tests` are test files that the answer has to pass;
     `instructions` is the text of a custom persona. `context` is additional data from the client,
@@ -155,7 +169,8 @@ class ModelUsage(Struct, frozen=True):
 
 
 class TaskResult(Struct, frozen=True):
-    """The answer. `text` is the model's whole answer; `code` its main code, if any.
+    """The result of an `execute` task. `text` is the model's whole answer; `code` its main code,
+    if any.
 
     `files` are the files that the answer creates or changes; `chosen` is the index into `branches`
     of the candidate that became the answer, `verification` is that candidate's. `provider` and
@@ -202,6 +217,8 @@ class Task(Struct, frozen=True):
     """A task as stored. `public_id` is "task_…" or the client's; times are epoch seconds.
 
     `attempt` counts how often it was started; `deadline_at` is the running attempt's deadline.
+    `kind` and `origin` are strings, since a newer program may have stored others than TaskKind
+    and TaskOrigin have. `request` and `result` are the Structs of the kind; None if it is unknown.
     `usage_by_model` is not stored: it is what an ended task without a result used, as far as its
     journal records it.
     """
@@ -209,7 +226,9 @@ class Task(Struct, frozen=True):
     id: int
     public_id: str
     user_id: int
-    request: TaskRequest
+    kind: str
+    origin: str
+    request: TaskRequest | None
     status: TaskStatus
     attempt: int
     created_at: float
@@ -225,43 +244,62 @@ class Task(Struct, frozen=True):
     def attempt_id(self) -> AttemptId:
         return AttemptId(self.id, self.attempt)
 
+    def request_as(self, kind: type[StructT]) -> StructT:
+        """The request of a task whose kind has this Struct. Raises TypeError for another kind."""
+        if not isinstance(self.request, kind):
+            raise TypeError(f"a task of the kind {self.kind} has no {kind.__name__}")
+        return self.request
+
 
 class EventKind(StrEnum):
-    """Events of a task's journal.
+    """Events in the journals of tasks of every kind; each kind has others of its own.
 
     ACCEPTED {}                     the task is on disk
     STARTED {attempt}               a worker claimed it; attempt > 1 after a crash
-    PLANNED {…ExecutionPlan}        persona, model, branches, seed, level: fixed for all attempts
     PROGRESS {message, step, percentage}
-    TEXT {content}                  the answer as it is generated (text tasks)
-    CANDIDATE {…Generation}         one candidate was generated, with its whole text
-    VERDICT {…}                     one candidate was verified
-    CODE {content}                  the code of the answer
     COMPLETED {}, FAILED {code, message, details}, CANCELLED {}   the end; nothing follows
     """
 
     ACCEPTED = "accepted"
     STARTED = "started"
-    PLANNED = "planned"
     PROGRESS = "progress"
-    TEXT = "text"
-    CANDIDATE = "candidate"
-    VERDICT = "verdict"
-    CODE = "code"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
-    @property
-    def final(self) -> bool:
-        return self in (EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELLED)
+
+class ExecuteEvent(StrEnum):
+    """Events of `execute` tasks.
+
+    PLANNED {…ExecutionPlan}        persona, model, branches, seed, level: fixed for all attempts
+    TEXT {content}                  the answer as it is generated (text tasks)
+    CANDIDATE {…Generation}         one candidate was generated, with its whole text
+    VERDICT {…}                     one candidate was verified
+    CODE {content}                  the code of the answer
+    """
+
+    PLANNED = "planned"
+    TEXT = "text"
+    CANDIDATE = "candidate"
+    VERDICT = "verdict"
+    CODE = "code"
+
+
+FINAL_EVENTS = frozenset({EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELLED})
 
 
 class TaskEvent(Struct, frozen=True):
-    """One line of a task's journal; `seq` counts from 1 without a gap."""
+    """One line of a task's journal; `seq` counts from 1 without a gap.
+
+    `kind` is an EventKind, or an event of the task's kind.
+    """
 
     task_id: int
     seq: int
     at: float
-    kind: EventKind
+    kind: str
     data: dict[str, Any]
+
+    @property
+    def final(self) -> bool:
+        return self.kind in FINAL_EVENTS

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from appliance.domain.tasks import EventKind, TaskEvent
+from appliance.domain.tasks import TaskEvent
 
 
 class UserEventKind(StrEnum):
@@ -21,7 +21,7 @@ class UserEvent(Struct, frozen=True):
     """One event of a user's feed.
 
     `seq` grows by 1 with each event of the user; a number is missing where its event was
-    deleted. An event of a task has an EventKind, the task's ids, and its `task_seq` in the
+    deleted. An event of a task has its kind there, the task's ids, and its `task_seq` in the
     task's journal; an event of no task has a UserEventKind.
     """
 
@@ -38,4 +38,4 @@ class UserEvent(Struct, frozen=True):
         """The same event as a line of its task's journal; None for an event of no task."""
         if self.task_id is None or self.task_seq is None:
             return None
-        return TaskEvent(self.task_id, self.task_seq, self.at, EventKind(self.kind), self.data)
+        return TaskEvent(self.task_id, self.task_seq, self.at, self.kind, self.data)

@@ -1,7 +1,7 @@
 """The worker side of the durable queue: claims tasks, runs their handler, writes their end.
 
 scheduler.py   Scheduler: claims tasks, keeps the workers busy, cancels and drains
-context.py     TaskContext: what a handler gets; TaskHandler
+context.py     TaskHandler: runs the tasks of a kind; TaskContext: what it gets
 attempt.py     Attempt: one run of the handler, up to its deadline or a stop
 outcome.py     Outcome: how an attempt ended
 leases.py      LeaseKeeper: renews the leases of running tasks, recovers abandoned tasks
@@ -10,9 +10,9 @@ journal.py     Journal: the status of a task and its events, changed in one tran
 stats.py       QueueStats and the expected wait
 """
 
-from appliance.scheduler.context import TaskContext, TaskHandler
+from appliance.scheduler.context import RunTask, TaskContext, TaskHandler
 from appliance.scheduler.journal import EndHook
 from appliance.scheduler.scheduler import Scheduler
 from appliance.scheduler.stats import QueueStats
 
-__all__ = ["EndHook", "QueueStats", "Scheduler", "TaskContext", "TaskHandler"]
+__all__ = ["EndHook", "QueueStats", "RunTask", "Scheduler", "TaskContext", "TaskHandler"]

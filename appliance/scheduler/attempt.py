@@ -94,7 +94,7 @@ class Attempt:
                 return
 
     async def _call(self, handler: TaskHandler) -> TaskResult:
-        return await handler(self.context)
+        return await handler.run(self.context)
 
     async def _stop_work(self, work: "asyncio.Task[TaskResult]") -> None:
         if self._reason is None:
@@ -107,7 +107,7 @@ class Attempt:
 
     def _outcome(self, work: "asyncio.Task[TaskResult]") -> Outcome:
         if work.done() and not work.cancelled() and work.exception() is None:
-            return outcome.completed(work.result())
+            return outcome.completed(self.task.kind, work.result())
         if self._reason is not None:
             return self._stopped(self._reason)
         if work.cancelled():

@@ -4,10 +4,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from appliance.domain.tasks import EventKind, Task, TaskEvent, TaskResult
+from msgspec import Struct
+
+from appliance.domain.tasks import FINAL_EVENTS, Task, TaskEvent, TaskResult
 from appliance.domain.usage import TaskCalls
 
-Emit = Callable[[Task, EventKind, Mapping[str, Any]], Awaitable[None]]
+Emit = Callable[[Task, str, Mapping[str, Any]], Awaitable[None]]
 
 
 class TaskContext:
@@ -27,13 +29,13 @@ class TaskContext:
         self.timeout_s = (task.deadline_at or 0.0) - (task.started_at or 0.0)
         self._ends_at = time.monotonic() + self.timeout_s
 
-    async def emit(self, kind: EventKind, data: Mapping[str, Any]) -> None:
+    async def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Write a step to the journal; it is on disk when this returns.
 
         `data` must be JSON-compatible. Raises Conflict if the attempt has ended, and ValueError
         for a final kind: the scheduler writes the end of a task.
         """
-        if kind.final:
+        if kind in FINAL_EVENTS:
             raise ValueError(f"a handler may not emit {kind}; it ends by returning or raising")
         await self._emit(self.task, kind, data)
 
@@ -42,4 +44,11 @@ class TaskContext:
         return max(0.0, self._ends_at - time.monotonic())
 
 
-TaskHandler = Callable[[TaskContext], Awaitable[TaskResult]]
+RunTask = Callable[[TaskContext], Awaitable[TaskResult]]
+
+
+class TaskHandler(Struct, frozen=True):
+    """How tasks of one kind are run: each by a call of `run`, up to `workers` at once."""
+
+    run: RunTask
+    workers: int

@@ -35,7 +35,7 @@ class Journal:
         self._bus = bus
         self._on_end = on_end
 
-    async def step(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> None:
+    async def step(self, task: Task, kind: str, data: Mapping[str, Any]) -> None:
         """Write a step of the running attempt. Raises Conflict if it has ended."""
         await run_to_completion(self._step(task, kind, data))
 
@@ -59,7 +59,7 @@ class Journal:
         """Publish an event that another transaction wrote."""
         self._bus.publish(event)
 
-    async def _step(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> None:
+    async def _step(self, task: Task, kind: str, data: Mapping[str, Any]) -> None:
         async with self._db.write() as tx:
             event = await task_events.append_step(tx, task, kind, data, await tx.now())
         if event is None:

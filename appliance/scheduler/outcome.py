@@ -3,6 +3,7 @@
 import structlog
 from msgspec import Struct, json
 
+from appliance.domain.task_kinds import SCHEMAS
 from appliance.domain.tasks import TaskFailure, TaskResult
 from appliance.errors import ApplianceError, DeadlineExceeded
 
@@ -33,12 +34,15 @@ End = Completed | Failed | Cancelled
 Outcome = End | Postponed | LeaseLost
 
 
-def completed(result: object) -> Outcome:
+def completed(kind: str, result: object) -> Outcome:
     """The outcome of a handler that returned: a failure if the result cannot be stored."""
+    expected = SCHEMAS[kind].result
     try:
-        if not isinstance(result, TaskResult):
-            raise TypeError(f"the handler returned {type(result).__name__}, not TaskResult")
-        json.decode(json.encode(result), type=TaskResult)
+        if not isinstance(result, expected):
+            raise TypeError(
+                f"the handler returned {type(result).__name__}, not {expected.__name__}"
+            )
+        json.decode(json.encode(result), type=expected)
     except (TypeError, ValueError) as error:
         return failed(error)
     return Completed(result)

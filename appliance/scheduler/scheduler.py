@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -31,7 +32,7 @@ _log = structlog.get_logger()
 
 
 class Scheduler:
-    """Runs up to `settings.workers` tasks at once, each through `handler`.
+    """Runs the tasks of each kind through its handler. Tasks of kinds without one stay queued.
 
     `owner` is the id of this server in its leases: the same after a restart, and of no other
     running process. For `on_end` see Journal.
@@ -41,17 +42,16 @@ class Scheduler:
         self,
         db: Database,
         bus: EventBus,
-        handler: TaskHandler,
+        handlers: Mapping[str, TaskHandler],
         settings: SchedulerSettings,
         *,
         owner: str,
         on_end: Sequence[EndHook] = (),
     ) -> None:
         self._db = db
-        self._handler = handler
-        self._settings = settings
+        self._handlers = handlers
         self._journal = Journal(db, bus, on_end)
-        self._durations = Durations()
+        self._durations = {kind: Durations() for kind in handlers}
         self._attempts: dict[AttemptId, Attempt] = {}
         self._leases = LeaseKeeper(
             db,
@@ -113,28 +113,30 @@ class Scheduler:
         await self._wait_for_workers(SETTLE_WAIT_S)
         await self._leases.close()
 
-    async def stats(self) -> QueueStats:
-        """The load of the queue now."""
+    async def stats(self, kind: str) -> QueueStats:
+        """The load of the queue of one kind now."""
         async with self._db.read() as connection:
-            depth = await task_queue.get_depth(connection)
+            depth = await task_queue.get_depth(connection, kind)
             now = await connection.now()
-        workers = self._settings.workers
+        workers = self._handlers[kind].workers
         return QueueStats(
             queued=depth.queued,
             running=depth.running,
             workers=workers,
             oldest_wait_s=max(0.0, now - depth.oldest_at) if depth.oldest_at else None,
-            expected_wait_s=self._durations.expected_wait_s(depth.queued, depth.running, workers),
+            expected_wait_s=self._durations[kind].expected_wait_s(
+                depth.queued, depth.running, workers
+            ),
         )
 
-    def next_free_worker_s(self) -> float | None:
-        """Average seconds until a worker becomes free; None before a task has ended."""
-        return self._durations.next_free_worker_s(self._settings.workers)
+    def next_free_worker_s(self, kind: str) -> float | None:
+        """Average seconds until a worker of a kind becomes free; None before a task has ended."""
+        return self._durations[kind].next_free_worker_s(self._handlers[kind].workers)
 
     async def _dispatch(self) -> None:
         while not self._draining:
             self._wake.clear()
-            if len(self._attempts) >= self._settings.workers or not await self._start_next():
+            if not await self._start_next():
                 await self._wait_for_wake()
 
     async def _wait_for_wake(self) -> None:
@@ -145,9 +147,11 @@ class Scheduler:
             return
 
     async def _start_next(self) -> bool:
-        """Start the next task; False if there is none or it can't be claimed."""
+        """Start the next task; False if there is none for a free worker or it can't be claimed."""
+        running = Counter(each.task.kind for each in self._attempts.values())
+        free = [kind for kind, each in self._handlers.items() if running[kind] < each.workers]
         try:
-            attempt = await self._claim()
+            attempt = await self._claim(free)
         except Exception as error:
             _log_failure("can't claim a task from the queue; retrying", error)
             return False
@@ -158,13 +162,16 @@ class Scheduler:
         worker.add_done_callback(self._workers.discard)
         return True
 
-    async def _claim(self) -> Attempt | None:
+    async def _claim(self, kinds: Sequence[str]) -> Attempt | None:
+        """The next task of the first of these kinds that has one."""
+        if not kinds:
+            return None
         claimed_at = time.monotonic()
         attempt: Attempt | None = None
         try:
             async with self._db.write() as tx:
                 now = await tx.now()
-                task = await task_queue.claim(tx, now, self._claim_options)
+                task = await task_queue.claim(tx, now, kinds, self._claim_options)
                 if task is None:
                     return None
                 started = await task_events.append(
@@ -185,7 +192,7 @@ class Scheduler:
     async def _run_attempt(self, attempt: Attempt) -> None:
         with structlog.contextvars.bound_contextvars(task=attempt.task.public_id):
             try:
-                await self._settle(attempt, await attempt.run(self._handler))
+                await self._settle(attempt, await attempt.run(self._handlers[attempt.task.kind]))
             except Exception:
                 _log.exception("worker failed; its task is recovered")
             finally:
@@ -221,7 +228,7 @@ class Scheduler:
         if not changed:
             _log.warning("attempt dropped: the task ended or was taken over", attempt=task.attempt)
         elif not isinstance(outcome, Cancelled | Postponed):
-            self._durations.add(time.monotonic() - attempt.claimed_at)
+            self._durations[task.kind].add(time.monotonic() - attempt.claimed_at)
         return True
 
     async def _try_to_cancel(self, task: Task) -> None:

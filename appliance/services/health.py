@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from appliance import __version__
 from appliance.domain.models import ModelInfo, ModelState
+from appliance.domain.tasks import TaskKind
 from appliance.inference.gateway import Gateway
 from appliance.sandbox.runner import SandboxRunner
 from appliance.scheduler import QueueStats, Scheduler
@@ -155,7 +156,7 @@ class HealthService:
         """The queue's statistics, None if it does not answer."""
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                return await self._scheduler.stats()
+                return await self._scheduler.stats(TaskKind.EXECUTE)
         except Exception:
             log.exception("the queue does not answer")
             return None

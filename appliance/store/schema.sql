@@ -103,11 +103,12 @@ CREATE TABLE task_leases (
     expires_at DOUBLE PRECISION NOT NULL
 ) WITHOUT ROWID;
 
-CREATE TABLE task_turns (
-    user_id INTEGER NOT NULL REFERENCES users (id),
+CREATE TABLE "task_turns" (
+    user_id BIGINT NOT NULL REFERENCES users (id),
+    kind TEXT NOT NULL,
     priority INTEGER NOT NULL,
-    last_at REAL NOT NULL,
-    PRIMARY KEY (user_id, priority)
+    last_at DOUBLE PRECISION NOT NULL,
+    PRIMARY KEY (user_id, kind, priority)
 ) WITHOUT ROWID;
 
 CREATE TABLE tasks (
@@ -133,7 +134,7 @@ CREATE TABLE tasks (
     failure TEXT,
     request TEXT NOT NULL,
     sources TEXT NOT NULL,
-    result TEXT,
+    result TEXT, kind TEXT NOT NULL DEFAULT 'execute', origin TEXT NOT NULL DEFAULT 'monkey',
     CHECK ((status = 'completed') = (result IS NOT NULL)),
     CHECK ((status = 'failed') = (failure IS NOT NULL)),
     CHECK ((status IN ('queued', 'running')) = (finished_at IS NULL)),
@@ -224,17 +225,19 @@ WHERE user_seq IS NOT NULL;
 CREATE UNIQUE INDEX task_events_one_end ON task_events (task_id)
 WHERE kind IN ('completed', 'failed', 'cancelled');
 
-CREATE INDEX tasks_by_end ON tasks (status, finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX tasks_by_end ON tasks (status, kind, finished_at) WHERE finished_at IS NOT NULL;
 
 CREATE UNIQUE INDEX tasks_by_name ON tasks (public_id, user_id);
 
 CREATE INDEX tasks_by_user ON tasks (user_id, id);
 
+CREATE INDEX tasks_by_user_and_kind ON tasks (user_id, kind, id);
+
 CREATE INDEX tasks_by_user_and_status ON tasks (user_id, status, id);
 
-CREATE INDEX tasks_queued ON tasks (status, user_id, priority, id) WHERE status = 'queued';
+CREATE INDEX tasks_queued ON tasks (status, kind, user_id, priority, id) WHERE status = 'queued';
 
-CREATE INDEX tasks_running ON tasks (status, user_id) WHERE status = 'running';
+CREATE INDEX tasks_running ON tasks (status, kind, user_id) WHERE status = 'running';
 
 CREATE UNIQUE INDEX usage_records_by_key ON usage_records (key);
 

@@ -4,7 +4,7 @@ import pytest
 
 from appliance.config.settings import AgentSettings
 from appliance.domain.tasks import (
-    EventKind,
+    ExecuteEvent,
     TaskType,
     VerificationLevel,
 )
@@ -46,7 +46,7 @@ async def test_run_when_the_sandbox_is_missing_then_text_tasks_work(task_type: T
     assert result.verification.level is VerificationLevel.NONE
     assert result.verification.score is None
     assert len(provider.requests) == 1
-    expected_text = "".join(d["content"] for d in context.event_data(EventKind.TEXT))
+    expected_text = "".join(d["content"] for d in context.event_data(ExecuteEvent.TEXT))
     assert expected_text.strip() == result.text
 
 
@@ -54,7 +54,7 @@ async def test_run_when_no_branch_number_is_given_then_the_speed_decides_and_is_
     for speed, branches in ((1000.0, 8), (2.0, 1), (None, 4)):
         context = MemoryContext(make_request(branches=None))
         await run_agent(ScriptedProvider(answers_in_turn(GOOD), speed=speed), context)
-        plan = context.event_data(EventKind.PLANNED)[0]
+        plan = context.event_data(ExecuteEvent.PLANNED)[0]
         assert plan["branches"] == branches
         assert plan["branches_reason"]
 
@@ -64,7 +64,7 @@ async def test_run_when_too_many_branches_are_asked_for_then_the_cap_is_reported
     await run_agent(
         ScriptedProvider(answers_in_turn(GOOD)), context, settings=AgentSettings(max_branches=2)
     )
-    plan = context.event_data(EventKind.PLANNED)[0]
+    plan = context.event_data(ExecuteEvent.PLANNED)[0]
     assert (plan["branches"], plan["branches_reason"]) == (2, "50 requested, at most 2 allowed")
 
 

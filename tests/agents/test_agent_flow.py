@@ -9,7 +9,7 @@ from appliance.domain.messages import MessageRole
 from appliance.domain.tasks import (
     BranchStatus,
     CollapseStrategy,
-    EventKind,
+    ExecuteEvent,
     SourceFile,
     TaskType,
     VerificationLevel,
@@ -43,11 +43,11 @@ async def test_run_when_one_candidate_is_right_then_it_is_the_answer() -> None:
     assert sorted(b.verification.score or 0 for b in result.branches) == [0.5, 0.5, 1]
     assert result.usage.completion_tokens == sum(b.usage.completion_tokens for b in result.branches)
     assert (
-        len(context.event_data(EventKind.CANDIDATE))
-        == len(context.event_data(EventKind.VERDICT))
+        len(context.event_data(ExecuteEvent.CANDIDATE))
+        == len(context.event_data(ExecuteEvent.VERDICT))
         == 3
     )
-    assert context.event_data(EventKind.CODE) == [{"content": result.code}]
+    assert context.event_data(ExecuteEvent.CODE) == [{"content": result.code}]
 
 
 async def test_run_when_branches_run_then_they_differ_in_seed_and_the_first_is_greedy() -> None:

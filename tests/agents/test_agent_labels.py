@@ -4,7 +4,7 @@ import pytest
 
 from appliance.agents import CodingAgent
 from appliance.config.settings import AgentSettings, PolicySettings
-from appliance.domain.tasks import EventKind, TaskRequest
+from appliance.domain.tasks import ExecuteEvent, TaskRequest
 from appliance.errors import Forbidden
 from tests.support.agent_fakes import KilledError, MemoryContext, UnconfinedRunner
 from tests.support.gateway_parts import Scripted, gateway_over
@@ -20,7 +20,7 @@ async def test_run_when_the_planned_model_was_barred_since_then_forbidden() -> N
     interrupted = MemoryContext(REQUEST, dies_at=2)
     with pytest.raises(KilledError):
         await before.run(interrupted)
-    assert interrupted.event_data(EventKind.PLANNED)[0]["provider"] == "far"
+    assert interrupted.event_data(ExecuteEvent.PLANNED)[0]["provider"] == "far"
     requests_before = len(far.requests)
 
     policy = PolicySettings(local_only_labels=("secret",))

@@ -5,7 +5,7 @@ import pytest
 from appliance.agents import CodingAgent
 from appliance.config.settings import AgentSettings, PriceSettings
 from appliance.domain.messages import TokenUsage
-from appliance.domain.tasks import EventKind, TaskResult
+from appliance.domain.tasks import ExecuteEvent, TaskRequest, TaskResult
 from appliance.inference import Gateway
 from tests.support.addition_task import GOOD, make_request
 from tests.support.agent_fakes import MemoryContext, UnconfinedRunner
@@ -37,7 +37,7 @@ async def test_usage_when_two_providers_answered_then_each_has_its_own_tokens_an
     assert far.cost == pytest.approx(cost)
     assert near.usage.total_tokens == 2 * tokens.total_tokens
     assert near.usage + tokens == result.usage
-    providers = [event["provider"] for event in context.event_data(EventKind.CANDIDATE)]
+    providers = [event["provider"] for event in context.event_data(ExecuteEvent.CANDIDATE)]
     assert sorted(providers) == ["far", "near", "near"]
 
 
@@ -51,8 +51,8 @@ async def test_usage_when_a_journal_names_no_provider_then_it_is_that_of_the_pla
     first = MemoryContext(make_request(model="smart", branches=1))
     await _run(first)
     for event in first.events:
-        if event.kind is EventKind.CANDIDATE:
+        if event.kind == ExecuteEvent.CANDIDATE:
             del event.data["provider"], event.data["model"], event.data["cost"]
-    result = await _run(MemoryContext(first.task.request, first.events))
+    result = await _run(MemoryContext(first.task.request_as(TaskRequest), first.events))
     assert [(each.provider, each.cost) for each in result.usage_by_model] == [("near", None)]
     assert result.usage != TokenUsage()

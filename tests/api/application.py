@@ -30,7 +30,7 @@ from appliance.domain.users import Principal, Role
 from appliance.errors import InvalidInput
 from appliance.inference.gateway import Gateway
 from appliance.sandbox.sessions.manager import SessionManager
-from appliance.scheduler import TaskHandler
+from appliance.scheduler import RunTask
 from appliance.services.accounts.passwords import Passwords
 from appliance.services.accounts.service import Accounts, build_accounts
 from appliance.services.catalog import CatalogService
@@ -143,7 +143,7 @@ def settings_with(**changes: Any) -> Settings:
 async def open_api(
     path: Path,
     settings: Settings,
-    work: TaskHandler | None = None,
+    work: RunTask | None = None,
     *,
     clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Api, None]:

@@ -8,6 +8,7 @@ from appliance.domain.tasks import (
     BranchReport,
     BranchStatus,
     EventKind,
+    ExecuteEvent,
     ModelUsage,
     SourceFile,
     TaskResult,
@@ -54,12 +55,12 @@ RESULT = TaskResult(
     generation_s=0.5,
     warnings=("the prompt names no language; Python was chosen",),
 )
-STEPS: tuple[tuple[EventKind, dict[str, Any]], ...] = (
-    (EventKind.PLANNED, {"persona": "developer", "branches": 3}),
+STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
+    (ExecuteEvent.PLANNED, {"persona": "developer", "branches": 3}),
     (EventKind.PROGRESS, {"message": "Generating", "step": "generate", "percentage": 10}),
-    (EventKind.CANDIDATE, {"index": 1, "seed": 12, "text": "def add", "tokens": 30}),
-    (EventKind.VERDICT, {"index": 1, "passed": 3, "failed": 0, "score": 1.0}),
-    (EventKind.CODE, {"content": "def add(a, b):\n    return a + b\n"}),
+    (ExecuteEvent.CANDIDATE, {"index": 1, "seed": 12, "text": "def add", "tokens": 30}),
+    (ExecuteEvent.VERDICT, {"index": 1, "passed": 3, "failed": 0, "score": 1.0}),
+    (ExecuteEvent.CODE, {"content": "def add(a, b):\n    return a + b\n"}),
 )
 
 

@@ -11,7 +11,7 @@ from appliance.agents import CodingAgent
 from appliance.config.settings import AgentSettings, SandboxSettings
 from appliance.domain.tasks import (
     CollapseStrategy,
-    EventKind,
+    ExecuteEvent,
     SourceFile,
     TaskRequest,
     TaskType,
@@ -67,7 +67,7 @@ async def test_run_when_a_function_is_declared_then_the_model_writes_it_and_it_i
     assert result.verification.ok
     assert result.code is not None
     assert "def add" in result.code
-    assert len(result.branches) == len(context.event_data(EventKind.CANDIDATE)) == 3
+    assert len(result.branches) == len(context.event_data(ExecuteEvent.CANDIDATE)) == 3
     assert result.usage.prompt_tokens == sum(b.usage.prompt_tokens for b in result.branches)
     assert result.generation_s > 0
 
@@ -99,5 +99,7 @@ async def test_run_when_a_review_is_wanted_then_text_is_told_while_it_is_written
     context = MemoryContext(request)
     result = await agent.run(context)
     assert result.text
-    assert "".join(d["content"] for d in context.event_data(EventKind.TEXT)).strip() == result.text
+    assert (
+        "".join(d["content"] for d in context.event_data(ExecuteEvent.TEXT)).strip() == result.text
+    )
     assert result.verification.score is None

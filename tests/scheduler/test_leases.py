@@ -78,7 +78,7 @@ async def test_claim_when_two_processes_share_a_database_then_no_task_starts_twi
     names = {f"t{number}" for number in range(CLAIMS)}
     async with open_task_system(path, start=False) as system, system.db.write() as tx:
         for name in names:
-            new = tasks.prepare(name, system.alice.user.id, TaskRequest(name), "hash")
+            new = tasks.prepare(name, system.alice.user.id, TaskRequest(name), "hash", "monkey")
             await tasks.insert(tx, new, await tx.now())
     children = [await _start_worker(path, owner) for owner in ("a", "b")]
     outputs = await asyncio.gather(*(child.communicate(b"begin\n") for child in children))
@@ -142,7 +142,7 @@ async def test_lease_when_it_cannot_be_renewed_then_the_attempt_stops_and_is_rep
     monkeypatch.setattr("appliance.scheduler.attempt.FENCE_S", 0.2)
     task = await system.submit(system.alice)
     await until(lambda: task.public_id in work.cancelled)
-    assert (await system.kinds(task))[-1] is EventKind.STARTED
+    assert (await system.kinds(task))[-1] == EventKind.STARTED
     monkeypatch.setattr("appliance.scheduler.attempt.FENCE_S", 20.0)
     async with system.db.write() as tx:
         await tx.execute("DROP TRIGGER refused")

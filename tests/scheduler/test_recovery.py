@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.domain.tasks import EventKind, Task, TaskResult, TaskStatus
+from appliance.domain.tasks import EventKind, ExecuteEvent, Task, TaskResult, TaskStatus
 from appliance.scheduler import TaskContext
 from appliance.store.tables import tasks
 from tests.support.polling import until
@@ -69,9 +69,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("appliance.scheduler.scheduler.SETTLE_WAIT_S", 0.05)
 
 
-async def _start_and_abandon(
-    path: Path, step: EventKind = EventKind.PROGRESS, **scheduler: int
-) -> None:
+async def _start_and_abandon(path: Path, step: str = EventKind.PROGRESS, **scheduler: int) -> None:
     """A server that dies, for the store, while its task runs and has written a step."""
     work = Work()
 
@@ -93,7 +91,7 @@ async def test_start_when_a_task_was_interrupted_then_it_goes_on_with_its_histor
     async with open_task_system(path, start=False) as system:
         task = await system.submit(system.alice)
     await _start_and_abandon(path)
-    seen: list[EventKind] = []
+    seen: list[str] = []
 
     async def handler(context: TaskContext) -> TaskResult:
         seen.extend(event.kind for event in context.history)
@@ -123,7 +121,7 @@ async def test_start_when_a_task_was_interrupted_too_often_then_it_fails_with_th
         assert ended.failure
         assert (ended.failure.code, ended.attempt) == ("INTERNAL_ERROR", 2)
         assert "ended unexpectedly 2 times" in ended.failure.message
-        assert (await system.kinds(task))[-1] is EventKind.FAILED
+        assert (await system.kinds(task))[-1] == EventKind.FAILED
 
 
 @pytest.mark.usefixtures("short_waits")
@@ -131,7 +129,7 @@ async def test_start_when_each_interrupted_attempt_got_a_step_further_then_it_go
     async with open_task_system(path, start=False) as system:
         task = await system.submit(system.alice)
     for _ in range(3):
-        await _start_and_abandon(path, step=EventKind.CANDIDATE, max_attempts=2)
+        await _start_and_abandon(path, step=ExecuteEvent.CANDIDATE, max_attempts=2)
     async with open_task_system(path, with_settings=settings(max_attempts=2)) as system:
         ended = await system.final(task)
     assert (ended.status, ended.attempt) == (TaskStatus.COMPLETED, 4)

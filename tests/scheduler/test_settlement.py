@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.domain.tasks import EventKind, Task, TaskResult, TaskStatus
+from appliance.domain.tasks import EventKind, Task, TaskRequest, TaskResult, TaskStatus
 from appliance.errors import InvalidInput
 from appliance.scheduler import TaskContext
 from appliance.scheduler.outcome import Cancelled, Completed, End, Failed
@@ -46,9 +46,9 @@ async def _settled(system: TaskSystem) -> list[int]:
 
 
 async def _refuse(context: TaskContext) -> TaskResult:
-    if context.task.request.prompt == "fail":
+    if context.task.request_as(TaskRequest).prompt == "fail":
         raise InvalidInput("no such thing")
-    if context.task.request.prompt == "last":
+    if context.task.request_as(TaskRequest).prompt == "last":
         await asyncio.Event().wait()
     return await answer_at_once(context)
 
@@ -106,7 +106,7 @@ async def test_hook_when_it_fails_then_the_task_has_not_ended_and_both_are_tried
     async with open_task_system(path, on_end=[settlement]) as system:
         task = await system.submit(system.alice)
         await until(lambda: bool(settlement.calls))
-        assert (await system.kinds(task))[-1] is EventKind.STARTED
+        assert (await system.kinds(task))[-1] == EventKind.STARTED
         settlement.fails = False
         assert (await system.final(task)).status is TaskStatus.COMPLETED
         assert await _settled(system) == [task.id]

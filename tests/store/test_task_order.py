@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from appliance.domain.tasks import Priority, Task, TaskRequest, TaskStatus
+from appliance.domain.tasks import Priority, Task, TaskKind, TaskRequest, TaskStatus
 from appliance.store.tables import task_queue, tasks
 from appliance.store.tables.task_queue import ClaimOptions, TaskEnd
 from tests.support.task_system import ANSWER, TaskSystem, open_task_system
@@ -35,12 +35,13 @@ async def insert(system: TaskSystem, user_id: int, priority: Priority, at: float
     request = TaskRequest(prompt="x", priority=priority)
     async with system.db.write() as tx:
         name = f"task {await tx.scalar('SELECT COUNT(*) FROM tasks')}"
-        return await tasks.insert(tx, tasks.prepare(name, user_id, request, "hash"), at)
+        return await tasks.insert(tx, tasks.prepare(name, user_id, request, "hash", "monkey"), at)
 
 
 async def claim(system: TaskSystem, at: float) -> Task:
     async with system.db.write() as tx:
-        task = await task_queue.claim(tx, at, ClaimOptions("a-server", 30.0, AGEING_S, 600.0))
+        options = ClaimOptions("a-server", 30.0, AGEING_S, 600.0)
+        task = await task_queue.claim(tx, at, [TaskKind.EXECUTE], options)
     assert task is not None
     return task
 
@@ -66,16 +67,24 @@ async def check_order(system: TaskSystem, arrivals: list[Arrival], service_s: fl
     waiting: list[Task] = []
 
     def level(task: Task) -> int:
-        since = max(task.created_at, served_at.get((task.user_id, task.request.priority), 0.0))
-        return max(0, CLASSES.index(task.request.priority) - int((now - since) / AGEING_S))
+        since = max(
+            task.created_at,
+            served_at.get((task.user_id, task.request_as(TaskRequest).priority), 0.0),
+        )
+        return max(
+            0, CLASSES.index(task.request_as(TaskRequest).priority) - int((now - since) / AGEING_S)
+        )
 
     for arrival in arrivals:
         waiting.append(await insert(system, users[arrival.user], arrival.priority, now))
         now += arrival.after_s
     while waiting:
-        flows = {(each.user_id, each.request.priority): each for each in reversed(waiting)}
+        flows = {
+            (each.user_id, each.request_as(TaskRequest).priority): each
+            for each in reversed(waiting)
+        }
         task = await claim(system, now)
-        flow = task.user_id, task.request.priority
+        flow = task.user_id, task.request_as(TaskRequest).priority
         assert task.id == flows[flow].id
         assert level(flows[flow]) == min(map(level, flows.values()))
         waiting = [each for each in waiting if each.id != task.id]

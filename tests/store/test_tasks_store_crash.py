@@ -45,7 +45,7 @@ async def _counts(connection: Connection) -> list[_Count]:
         _Count,
         """
         SELECT public_id, status, COUNT(*) AS lines, MAX(seq) AS last,
-               SUM(kind IN ('completed', 'failed', 'cancelled')) AS ends
+               SUM(task_events.kind IN ('completed', 'failed', 'cancelled')) AS ends
         FROM tasks JOIN task_events ON task_id = id GROUP BY id
         """,
     )

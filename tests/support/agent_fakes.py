@@ -35,9 +35,10 @@ from appliance.domain.messages import (
 )
 from appliance.domain.models import ModelInfo, ModelState, ProviderStatus
 from appliance.domain.tasks import (
-    EventKind,
     Task,
     TaskEvent,
+    TaskKind,
+    TaskOrigin,
     TaskRequest,
     TaskResult,
     TaskStatus,
@@ -224,6 +225,8 @@ class MemoryContext(TaskContext):
             id=7,
             public_id="task_7",
             user_id=1,
+            kind=TaskKind.EXECUTE,
+            origin=TaskOrigin.MONKEY,
             request=request,
             status=TaskStatus.RUNNING,
             attempt=1,
@@ -237,10 +240,10 @@ class MemoryContext(TaskContext):
         self._dies_at = dies_at
         self._written = 0
 
-    def event_data(self, kind: EventKind) -> list[dict[str, Any]]:
-        return [event.data for event in self.events if event.kind is kind]
+    def event_data(self, kind: str) -> list[dict[str, Any]]:
+        return [event.data for event in self.events if event.kind == kind]
 
-    async def _append(self, task: Task, kind: EventKind, data: Mapping[str, Any]) -> None:
+    async def _append(self, task: Task, kind: str, data: Mapping[str, Any]) -> None:
         self._written += 1
         if self._dies_at is not None and self._written >= self._dies_at:
             raise KilledError

@@ -16,7 +16,7 @@ from pathlib import Path
 from appliance.config.settings import AuthSettings
 from appliance.domain.messages import TokenUsage
 from appliance.domain.models import ModelInfo, ModelState
-from appliance.domain.tasks import EventKind, SourceFile, TaskResult
+from appliance.domain.tasks import EventKind, ExecuteEvent, SourceFile, TaskRequest, TaskResult
 from appliance.domain.usage import UsageKind, UsageStatus
 from appliance.errors import InvalidInput
 from appliance.inference.request.call import Call, Caller
@@ -41,10 +41,10 @@ class _Worker:
 
     async def __call__(self, context: TaskContext) -> TaskResult:
         await context.emit(EventKind.PROGRESS, {"message": "working"})
-        if context.task.request.prompt == "fail":
+        if context.task.request_as(TaskRequest).prompt == "fail":
             raise InvalidInput("no such language", details={"field": "language"})
-        if context.task.request.prompt == "stay":
-            await context.emit(EventKind.CODE, {"content": "print(1)"})
+        if context.task.request_as(TaskRequest).prompt == "stay":
+            await context.emit(ExecuteEvent.CODE, {"content": "print(1)"})
             self.stays = True
             await asyncio.Event().wait()
         return ANSWER

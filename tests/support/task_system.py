@@ -12,10 +12,18 @@ from msgspec import Struct
 
 from appliance.config.settings import SchedulerSettings, Settings
 from appliance.domain.messages import TokenUsage
-from appliance.domain.tasks import EventKind, Task, TaskEvent, TaskRequest, TaskResult, Verification
+from appliance.domain.tasks import (
+    Task,
+    TaskEvent,
+    TaskKind,
+    TaskOrigin,
+    TaskRequest,
+    TaskResult,
+    Verification,
+)
 from appliance.domain.users import Principal, Role, Scope, User
 from appliance.events import EventBus
-from appliance.scheduler import EndHook, Scheduler, TaskContext, TaskHandler
+from appliance.scheduler import EndHook, RunTask, Scheduler, TaskContext, TaskHandler
 from appliance.services.tasks.service import TaskService
 from appliance.store.sqlite.database import Database, Transaction
 from appliance.store.tables import task_events, user_feeds
@@ -75,11 +83,12 @@ class TaskSystem(Struct):
         async with self.db.read() as connection:
             return await task_events.list_all(connection, task.id)
 
-    async def kinds(self, task: Task) -> list[EventKind]:
+    async def kinds(self, task: Task) -> list[str]:
         return [event.kind for event in await self.journal(task)]
 
     async def submit(self, principal: Principal, prompt: str = "write it", **more: Any) -> Task:
-        return await self.service.submit(principal, TaskRequest(prompt=prompt, **more))
+        request = TaskRequest(prompt=prompt, **more)
+        return await self.service.submit(principal, request, TaskOrigin.MONKEY)
 
     async def final(self, task: Task) -> Task:
         return await self.service.wait(self.admin, task.public_id, 20)
@@ -97,7 +106,7 @@ async def answer_at_once(context: TaskContext) -> TaskResult:
 @asynccontextmanager
 async def open_task_system(
     path: Path,
-    handler: TaskHandler = answer_at_once,
+    run: RunTask = answer_at_once,
     with_settings: Settings | None = None,
     *,
     start: bool = True,
@@ -125,7 +134,8 @@ async def open_task_system(
 
         chosen = with_settings or settings()
         bus = EventBus(task_events.create_reader(db), user_feeds.create_reader(db))
-        scheduler = Scheduler(db, bus, handler, chosen.scheduler, owner=owner, on_end=on_end)
+        handlers = {TaskKind.EXECUTE.value: TaskHandler(run, chosen.scheduler.workers)}
+        scheduler = Scheduler(db, bus, handlers, chosen.scheduler, owner=owner, on_end=on_end)
         service = TaskService(db, bus, scheduler, chosen)
         if start:
             await scheduler.start()

@@ -9,7 +9,7 @@ from appliance.agents.run.execution_plan import CandidateSampling, ExecutionPlan
 from appliance.agents.run.model_usage import ModelCall
 from appliance.agents.verification.verifier import Verdict
 from appliance.domain.messages import FinishReason
-from appliance.domain.tasks import EventKind, TaskEvent, Verification
+from appliance.domain.tasks import EventKind, ExecuteEvent, TaskEvent, Verification
 from appliance.scheduler.context import TaskContext
 
 
@@ -48,25 +48,27 @@ class AgentJournal:
     def __init__(self, context: TaskContext) -> None:
         self._context = context
         events = list(context.history)
-        plans = _select(events, EventKind.PLANNED)
+        plans = _select(events, ExecuteEvent.PLANNED)
         self.plan = msgspec.convert(plans[-1].data, ExecutionPlan) if plans else None
         generations = [
             msgspec.convert(event.data, Generation)
-            for event in _select(events, EventKind.CANDIDATE)
+            for event in _select(events, ExecuteEvent.CANDIDATE)
         ]
         self.generations = {generation.key: generation for generation in generations}
-        self.verdicts = dict(_decode_verdict(e.data) for e in _select(events, EventKind.VERDICT))
-        self.text = "".join(str(e.data.get("content", "")) for e in _select(events, EventKind.TEXT))
+        self.verdicts = dict(_decode_verdict(e.data) for e in _select(events, ExecuteEvent.VERDICT))
+        self.text = "".join(
+            str(e.data.get("content", "")) for e in _select(events, ExecuteEvent.TEXT)
+        )
         calls = [
             msgspec.convert(event.data["inputs"], ComparisonCalls)
             for event in _select(events, EventKind.PROGRESS)
             if "inputs" in event.data
         ]
         self.comparison_calls = calls[-1] if calls else None
-        self._code_recorded = any(_select(events, EventKind.CODE))
+        self._code_recorded = any(_select(events, ExecuteEvent.CODE))
 
     async def record_plan(self, plan: ExecutionPlan) -> None:
-        await self._context.emit(EventKind.PLANNED, msgspec.to_builtins(plan))
+        await self._context.emit(ExecuteEvent.PLANNED, msgspec.to_builtins(plan))
         self.plan = plan
 
     async def record_progress(self, message: str, step: str, percentage: int) -> None:
@@ -82,7 +84,7 @@ class AgentJournal:
         self.comparison_calls = calls
 
     async def record_generation(self, generation: Generation) -> None:
-        await self._context.emit(EventKind.CANDIDATE, msgspec.to_builtins(generation))
+        await self._context.emit(ExecuteEvent.CANDIDATE, msgspec.to_builtins(generation))
         self.generations[generation.key] = generation
 
     async def record_verdict(self, sampling: CandidateSampling, verdict: Verdict) -> None:
@@ -91,21 +93,21 @@ class AgentJournal:
             "round": sampling.round,
             "behaviour": verdict.behavior,
         } | msgspec.to_builtins(verdict.verification)
-        await self._context.emit(EventKind.VERDICT, data)
+        await self._context.emit(ExecuteEvent.VERDICT, data)
         self.verdicts[sampling.key] = verdict
 
     async def record_text(self, content: str) -> None:
-        await self._context.emit(EventKind.TEXT, {"content": content})
+        await self._context.emit(ExecuteEvent.TEXT, {"content": content})
 
     async def record_code(self, code: str) -> None:
         """The code of the answer; recorded once, even if the server crashes right afterwards."""
         if not self._code_recorded:
-            await self._context.emit(EventKind.CODE, {"content": code})
+            await self._context.emit(ExecuteEvent.CODE, {"content": code})
             self._code_recorded = True
 
 
-def _select(events: Iterable[TaskEvent], kind: EventKind) -> list[TaskEvent]:
-    return [event for event in events if event.kind is kind]
+def _select(events: Iterable[TaskEvent], kind: str) -> list[TaskEvent]:
+    return [event for event in events if event.kind == kind]
 
 
 def _decode_verdict(data: Mapping[str, Any]) -> tuple[tuple[int, int], Verdict]:

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from appliance.domain.messages import TokenUsage
-from appliance.domain.tasks import EventKind, ModelUsage, TaskEvent
+from appliance.domain.tasks import EventKind, ExecuteEvent, ModelUsage, TaskEvent
 
 
 class ModelCall(Struct, frozen=True):
@@ -39,10 +39,10 @@ def read_usage(events: Sequence[TaskEvent]) -> tuple[ModelUsage, ...]:
     calls = list[ModelCall]()
     plan = ModelCall()
     for event in events:
-        if event.kind is EventKind.PLANNED:
+        if event.kind == ExecuteEvent.PLANNED:
             plan = msgspec.convert(event.data, ModelCall)
-        elif event.kind is EventKind.CANDIDATE:
+        elif event.kind == ExecuteEvent.CANDIDATE:
             calls.append(msgspec.convert(event.data, ModelCall))
-        elif event.kind is EventKind.PROGRESS and "inputs" in event.data:
+        elif event.kind == EventKind.PROGRESS and "inputs" in event.data:
             calls.append(msgspec.convert(event.data["inputs"], ModelCall))
     return sum_by_model(calls, plan.provider, plan.model)

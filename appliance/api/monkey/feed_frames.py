@@ -24,6 +24,6 @@ def feed_frame(event: UserEvent) -> Mapping[str, Any]:
     task_event = event.task_event()
     if task_event is None or event.task_public_id is None:
         return {"type": event.kind, **event.data}
-    if task_event.kind is EventKind.COMPLETED:
+    if task_event.kind == EventKind.COMPLETED:
         return {"type": "complete", "task_id": event.task_public_id}
     return {**event_frame(event.task_public_id, task_event), "task_id": event.task_public_id}

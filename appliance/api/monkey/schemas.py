@@ -191,13 +191,26 @@ class ExecuteAnswer(Struct):
     execution_time: float | None
 
 
+class TaskAnswer(Struct):
+    """A task of another kind than `execute`."""
+
+    task_id: str
+    kind: str
+    status: str
+    error: ErrorAnswer | None
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    execution_time: float | None
+
+
 class TaskSummary(Struct):
-    """`prompt` is truncated."""
+    """`prompt` is truncated. Tasks of other kinds than `execute` have no `task_type`."""
 
     task_id: str
     status: str
-    task_type: str
-    persona: str
+    task_type: str | None
+    persona: str | None
     prompt: str
     created_at: str
     started_at: str | None

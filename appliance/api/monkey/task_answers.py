@@ -13,6 +13,7 @@ from appliance.api.monkey.schemas import (
     ExecuteAnswer,
     MetadataAnswer,
     ResultAnswer,
+    TaskAnswer,
     TaskListAnswer,
     TaskSummary,
     UsageAnswer,
@@ -27,6 +28,8 @@ from appliance.domain.tasks import (
     SourceFile,
     Task,
     TaskFailure,
+    TaskKind,
+    TaskRequest,
     TaskResult,
     TaskStatus,
 )
@@ -43,8 +46,24 @@ CANCELLED_CODE = "TASK_CANCELLED"
 _PROMPT_CHARACTERS = 200
 
 
+def task_answer(task: Task) -> ExecuteAnswer | TaskAnswer:
+    """The whole task, in the form of its kind."""
+    if task.kind == TaskKind.EXECUTE:
+        return execute_answer(task)
+    return TaskAnswer(
+        task_id=task.public_id,
+        kind=task.kind,
+        status=STATUS_NAMES[task.status],
+        error=_error(task),
+        created_at=iso(task.created_at),
+        started_at=iso_or_none(task.started_at),
+        completed_at=iso_or_none(task.finished_at),
+        execution_time=_seconds(task),
+    )
+
+
 def execute_answer(task: Task) -> ExecuteAnswer:
-    """The whole task."""
+    """A task of the kind `execute`."""
     result = task.result
     seconds = _seconds(task)
     return ExecuteAnswer(
@@ -102,12 +121,13 @@ def _error(task: Task) -> ErrorAnswer | None:
 
 
 def _summary(task: Task) -> TaskSummary:
+    request = task.request
     return TaskSummary(
         task_id=task.public_id,
         status=STATUS_NAMES[task.status],
-        task_type=task.request.task_type,
-        persona=_persona(task),
-        prompt=task.request.prompt[:_PROMPT_CHARACTERS],
+        task_type=request.task_type if request else None,
+        persona=_persona(request, task.result) if request else None,
+        prompt=request.prompt[:_PROMPT_CHARACTERS] if request else "",
         created_at=iso(task.created_at),
         started_at=iso_or_none(task.started_at),
         completed_at=iso_or_none(task.finished_at),
@@ -115,17 +135,17 @@ def _summary(task: Task) -> TaskSummary:
     )
 
 
-def _persona(task: Task) -> Persona:
+def _persona(request: TaskRequest, result: TaskResult | None) -> Persona:
     """The one that answered or will answer: as requested, else by the type of the task."""
-    answered = task.result.persona if task.result else None
-    return answered or choose_persona(task.request.persona, task.request.task_type)
+    answered = result.persona if result else None
+    return answered or choose_persona(request.persona, request.task_type)
 
 
 def _metadata(task: Task, seconds: float | None) -> MetadataAnswer:
-    result = task.result
+    request, result = task.request_as(TaskRequest), task.result
     return MetadataAnswer(
-        task_type=task.request.task_type,
-        persona=_persona(task),
+        task_type=request.task_type,
+        persona=_persona(request, result),
         execution_time=seconds,
         provider_used=result.provider if result else None,
         model=result.model if result else None,

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from appliance.api.monkey.task_answers import CANCELLED_CODE, execute_answer
+from appliance.api.monkey.task_answers import CANCELLED_CODE, task_answer
 from appliance.api.streaming.sse import Frame, Frames
-from appliance.domain.tasks import EventKind, Task, TaskEvent
+from appliance.domain.tasks import EventKind, ExecuteEvent, Task, TaskEvent
 
 # Large fields of journal events, which frames leave out.
 _OMITTED_FIELDS = frozenset({"text", "content", "files", "prompt", "messages", "behaviour"})
@@ -19,7 +19,7 @@ async def stream_frames(
 ) -> Frames:
     """One frame per event. `fetch_task` gets the task for the frame with its result."""
     async for event in events:
-        if event.kind is EventKind.COMPLETED:
+        if event.kind == EventKind.COMPLETED:
             yield Frame(event.seq, complete_frame(await fetch_task()))
         else:
             yield Frame(event.seq, event_frame(task_id, event))
@@ -27,15 +27,15 @@ async def stream_frames(
 
 def event_frame(task_id: str, event: TaskEvent) -> Mapping[str, Any]:
     """The frame of an event other than COMPLETED."""
-    if event.kind is EventKind.ACCEPTED:
+    if event.kind == EventKind.ACCEPTED:
         return {"type": "start", "task_id": task_id, "data": {"task_id": task_id}}
     return _FRAMES.get(event.kind, _step)(event.data)
 
 
 def complete_frame(task: Task) -> Mapping[str, Any]:
-    """The last frame of a completed task; `data` is what /execute answers."""
-    answer = msgspec.to_builtins(execute_answer(task))
-    return {"type": "complete", "result": answer["result"], "data": answer}
+    """The last frame of a completed task; `data` is what GET /tasks/{task_id} answers."""
+    answer = msgspec.to_builtins(task_answer(task))
+    return {"type": "complete", "result": answer.get("result"), "data": answer}
 
 
 def _started(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -94,14 +94,14 @@ def _without_texts(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name not in _OMITTED_FIELDS}
 
 
-_FRAMES: dict[EventKind, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+_FRAMES: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     EventKind.STARTED: _started,
-    EventKind.PLANNED: _planned,
+    ExecuteEvent.PLANNED: _planned,
     EventKind.PROGRESS: _step,
-    EventKind.TEXT: _text,
-    EventKind.CANDIDATE: _candidate,
-    EventKind.VERDICT: _verdict,
-    EventKind.CODE: _code,
+    ExecuteEvent.TEXT: _text,
+    ExecuteEvent.CANDIDATE: _candidate,
+    ExecuteEvent.VERDICT: _verdict,
+    ExecuteEvent.CODE: _code,
     EventKind.FAILED: _failed,
     EventKind.CANCELLED: _cancelled,
 }

@@ -14,13 +14,20 @@ from appliance.api.http.ignored_fields import find_unknown_fields, report_ignore
 from appliance.api.http.labels import read_labels
 from appliance.api.http.requests import get_principal
 from appliance.api.monkey import task_answers
-from appliance.api.monkey.schemas import ExecuteAnswer, ExecuteBody, TaskListAnswer
+from appliance.api.monkey.schemas import ExecuteAnswer, ExecuteBody, TaskAnswer, TaskListAnswer
 from appliance.api.monkey.task_convert import task_request
 from appliance.api.monkey.task_frames import stream_frames
 from appliance.api.openapi import event_stream_schema, response_schema
 from appliance.api.streaming.sse import event_stream_response, find_last_event_id
 from appliance.config.settings import Settings
-from appliance.domain.tasks import Task, TaskEvent, TaskRequest, TaskStatus
+from appliance.domain.tasks import (
+    Task,
+    TaskEvent,
+    TaskKind,
+    TaskOrigin,
+    TaskRequest,
+    TaskStatus,
+)
 from appliance.domain.users import Principal
 from appliance.errors import ApplianceError, InvalidInput
 from appliance.services.container import Services
@@ -51,8 +58,10 @@ async def execute(
     if data.stream:
         return await _submit_and_stream(request, data, services)
     principal = get_principal(request)
-    task = await services.tasks.submit(principal, _convert_body(request, data))
-    ended = await services.tasks.wait(principal, task.public_id, _wait_timeout(task, settings))
+    body = _convert_body(request, data)
+    task = await services.tasks.submit(principal, body, TaskOrigin.MONKEY)
+    timeout_s = _wait_timeout(body, settings)
+    ended = await services.tasks.wait(principal, task.public_id, timeout_s)
     _raise_rejection(ended)
     headers = report_ignored(await find_unknown_fields(request, ExecuteBody))
     return Response(task_answers.execute_answer(ended), headers=headers)
@@ -70,14 +79,25 @@ async def execute_stream(
 async def list_tasks(
     request: AnyRequest,
     services: ServicesDependency,
+    *,
     limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
     cursor: FromQuery[str | None] = None,
     status: FromQuery[str | None] = None,
+    kind: FromQuery[TaskKind | None] = None,
+    origin: FromQuery[TaskOrigin | None] = None,
 ) -> TaskListAnswer:
-    """List the caller's tasks, newest first; `next_cursor` is the cursor of the next page."""
+    """List the caller's tasks, newest first; `next_cursor` is the cursor of the next page.
+
+    `origin` is the API that a task was submitted to.
+    """
     filter_status = _parse_status(status) if status else None
     page = await services.tasks.list(
-        get_principal(request), limit=limit, cursor=cursor, status=filter_status
+        get_principal(request),
+        limit=limit,
+        cursor=cursor,
+        status=filter_status,
+        kind=kind,
+        origin=origin,
     )
     return task_answers.task_list(page.tasks, page.next_cursor)
 
@@ -88,10 +108,10 @@ async def get_task(
     services: ServicesDependency,
     task_id: FromPath[str],
     owner: TaskOwner = None,
-) -> ExecuteAnswer:
+) -> ExecuteAnswer | TaskAnswer:
     """Get a task, with its result once it has ended."""
     task = await services.tasks.get(get_principal(request), task_id, owner)
-    return task_answers.execute_answer(task)
+    return task_answers.task_answer(task)
 
 
 @post("/{task_id:str}/cancel", status_code=200)
@@ -100,10 +120,10 @@ async def cancel_task(
     services: ServicesDependency,
     task_id: FromPath[str],
     owner: TaskOwner = None,
-) -> ExecuteAnswer:
+) -> ExecuteAnswer | TaskAnswer:
     """Cancel a task that is queued or running."""
     task = await services.tasks.cancel(get_principal(request), task_id, owner)
-    return task_answers.execute_answer(task)
+    return task_answers.task_answer(task)
 
 
 @delete("/{task_id:str}", status_code=204)
@@ -153,7 +173,8 @@ def _task_stream(
 
 async def _submit_and_stream(request: AnyRequest, data: ExecuteBody, services: Services) -> Stream:
     principal = get_principal(request)
-    task = await services.tasks.submit(principal, _convert_body(request, data))
+    body = _convert_body(request, data)
+    task = await services.tasks.submit(principal, body, TaskOrigin.MONKEY)
     # With an id of the client, a repeated request continues the stream of the same task.
     after = (find_last_event_id(request) or 0) if data.task_id else 0
     stream = _task_stream(services, principal, task, after)
@@ -165,9 +186,9 @@ def _convert_body(request: AnyRequest, data: ExecuteBody) -> TaskRequest:
     return task_request(data, labels=read_labels(request))
 
 
-def _wait_timeout(task: Task, settings: Settings) -> float:
+def _wait_timeout(body: TaskRequest, settings: Settings) -> float:
     """Time to wait for the end: the time limit of the task, once for the queue and once to run."""
-    return 2 * (task.request.timeout_s or settings.scheduler.task_timeout_s)
+    return 2 * (body.timeout_s or settings.scheduler.task_timeout_s)
 
 
 def _raise_rejection(task: Task) -> None:

@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import product
 
 import structlog
 
 from appliance.config.settings import DataSettings
+from appliance.domain.task_kinds import SCHEMAS
 from appliance.domain.tasks import TaskStatus
 from appliance.errors import ApplianceError
 from appliance.store.database import Database
@@ -49,23 +51,26 @@ class TaskRetention:
     async def delete_expired(self) -> int:
         """Delete the tasks whose retention has passed, and old events of no task.
 
-        Returns the number of tasks.
+        Returns the number of tasks. Tasks of a kind that this program does not know are kept.
         """
         deleted = 0
-        for status, days in self._days.items():
+        for kind, (status, days) in product(SCHEMAS, self._days.items()):
             if days:
-                deleted += await self._delete_ended(status, self._clock() - days * _DAY_S)
+                before = self._clock() - days * _DAY_S
+                deleted += await self._delete_ended(kind, status, before)
         if self._event_days:
             await self._delete_events(self._clock() - self._event_days * _DAY_S)
         if deleted:
             log.info("old tasks deleted", tasks=deleted)
         return deleted
 
-    async def _delete_ended(self, status: TaskStatus, before: float) -> int:
+    async def _delete_ended(self, kind: str, status: TaskStatus, before: float) -> int:
         deleted = 0
         while True:
             async with self._db.write() as tx:
-                ids = await task_storage.list_expired(tx, status, before, _TASKS_PER_TRANSACTION)
+                ids = await task_storage.list_expired(
+                    tx, kind, status, before, _TASKS_PER_TRANSACTION
+                )
                 await task_storage.delete(tx, ids)
             deleted += len(ids)
             if len(ids) < _TASKS_PER_TRANSACTION:

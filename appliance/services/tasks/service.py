@@ -13,7 +13,14 @@ from msgspec import Struct, structs
 
 from appliance.agents.run.model_usage import read_usage
 from appliance.config.settings import Settings
-from appliance.domain.tasks import EventKind, Task, TaskEvent, TaskRequest, TaskStatus
+from appliance.domain.tasks import (
+    EventKind,
+    Task,
+    TaskEvent,
+    TaskKind,
+    TaskRequest,
+    TaskStatus,
+)
 from appliance.domain.user_events import UserEvent, UserEventKind
 from appliance.domain.users import Principal, Role, Scope
 from appliance.errors import (
@@ -40,6 +47,7 @@ from appliance.store.tables import (
     user_feeds,
     users,
 )
+from appliance.store.tables.tasks import PageFilter
 
 MAX_PAGE_SIZE = 100
 # Retry-After before any task has ended, when the scheduler has no estimate.
@@ -75,8 +83,13 @@ class TaskService:
         self._scheduler = scheduler
         self._settings = settings
 
-    async def submit(self, principal: Principal, request: TaskRequest) -> Task:
-        """Enqueue a task; it is on disk when this returns.
+    async def submit(
+        self,
+        principal: Principal,
+        request: TaskRequest,
+        origin: str,
+    ) -> Task:
+        """Enqueue a task of the dialect `origin`; it is on disk when this returns.
 
         Idempotent by `client_task_id`: the same request returns the first task, another
         request with that id raises Conflict. Raises InvalidInput, PayloadTooLarge,
@@ -88,7 +101,7 @@ class TaskService:
         request = validate_request(
             request, self._settings.limits, self._settings.agent.max_branches
         )
-        new = await asyncio.to_thread(_prepare, principal.user.id, request)
+        new = await asyncio.to_thread(_prepare, principal.user.id, request, origin)
         try:
             async with self._db.write() as tx:
                 repeated = await self._find_repeated(tx, new)
@@ -117,14 +130,22 @@ class TaskService:
         limit: int = 20,
         cursor: str | None = None,
         status: TaskStatus | None = None,
+        kind: str | None = None,
+        origin: str | None = None,
     ) -> TaskPage:
-        """The principal's own tasks; `limit` is 1 to MAX_PAGE_SIZE, `cursor` a next_cursor."""
+        """The principal's own tasks, of every kind and origin unless one is given.
+
+        `limit` is 1 to MAX_PAGE_SIZE, `cursor` a next_cursor.
+        """
         permissions.require_scope(principal, Scope.TASKS_READ)
         if not 1 <= limit <= MAX_PAGE_SIZE:
             raise InvalidInput.at("limit", f"must be 1 to {MAX_PAGE_SIZE}")
+        page_filter = PageFilter(status, kind, origin)
         before = _decode_cursor(cursor) if cursor is not None else None
         async with self._db.read() as connection:
-            rows = await tasks.list_page(connection, principal.user.id, status, before, limit + 1)
+            rows = await tasks.list_page(
+                connection, principal.user.id, page_filter, before, limit + 1
+            )
         return _build_page(rows, limit)
 
     async def cancel(self, principal: Principal, public_id: str, owner: str | None = None) -> Task:
@@ -195,9 +216,9 @@ class TaskService:
             start = 0
         return UserFeed(start, self._bus.follow_user(user_id, start))
 
-    async def get_queue_stats(self) -> QueueStats:
-        """The number of queued and running tasks."""
-        return await self._scheduler.stats()
+    async def get_queue_stats(self, kind: str = TaskKind.EXECUTE) -> QueueStats:
+        """The number of queued and running tasks of a kind."""
+        return await self._scheduler.stats(kind)
 
     async def _find_repeated(self, tx: Transaction, new: tasks.NewTask) -> Task | None:
         task = await tasks.find(tx, new.public_id, new.user_id)
@@ -242,7 +263,9 @@ class TaskService:
         return QueueFull(
             f"{reason} ({waiting} of {limit}); retry later",
             details={"queue_length": waiting, "queue_limit": limit},
-            retry_after=max(1.0, self._scheduler.next_free_worker_s() or _DEFAULT_RETRY_S),
+            retry_after=max(
+                1.0, self._scheduler.next_free_worker_s(TaskKind.EXECUTE) or _DEFAULT_RETRY_S
+            ),
         )
 
     async def _find(self, principal: Principal, public_id: str, owner: str | None) -> Task:
@@ -278,7 +301,10 @@ class TaskService:
         return await self._add_usage(task)
 
     async def _add_usage(self, task: Task) -> Task:
-        if not task.status.final or task.result or not task.attempt:
+        """The task with what it used, if it has no result that says so."""
+        if not isinstance(task.request, TaskRequest) or task.result:
+            return task
+        if not task.status.final or not task.attempt:
             return task
         async with self._db.read() as connection:
             events = await task_events.list_model_calls(connection, task.id)
@@ -296,9 +322,9 @@ async def _find_of_only_owner(connection: Connection, public_id: str) -> Task | 
     return await tasks.find(connection, public_id, owners[0].id) if owners else None
 
 
-def _prepare(user_id: int, request: TaskRequest) -> tasks.NewTask:
+def _prepare(user_id: int, request: TaskRequest, origin: str) -> tasks.NewTask:
     public_id = request.client_task_id or f"task_{secrets.token_hex(12)}"
-    return tasks.prepare(public_id, user_id, request, _hash_request(request))
+    return tasks.prepare(public_id, user_id, request, _hash_request(request), origin)
 
 
 def _hash_request(request: TaskRequest) -> str:

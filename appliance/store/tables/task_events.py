@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.domain.tasks import EventKind, Task, TaskEvent
+from appliance.domain.tasks import Task, TaskEvent
 from appliance.domain.user_events import UserEvent
 from appliance.store.database import Connection, Database, Transaction
 from appliance.store.rows import to_json
@@ -13,7 +13,7 @@ from appliance.store.tables import user_feeds
 
 
 async def append(
-    tx: Transaction, task: Task, kind: EventKind, data: Mapping[str, Any], now: float
+    tx: Transaction, task: Task, kind: str, data: Mapping[str, Any], now: float
 ) -> UserEvent:
     """Append an event, in the transaction that changed or read the task's status.
 
@@ -33,7 +33,7 @@ async def append(
 
 
 async def append_step(
-    tx: Transaction, task: Task, kind: EventKind, data: Mapping[str, Any], now: float
+    tx: Transaction, task: Task, kind: str, data: Mapping[str, Any], now: float
 ) -> UserEvent | None:
     """Append an event of a running attempt; None if that attempt is no longer running."""
     new = await _next_event(tx, task, kind, data, now)
@@ -89,7 +89,7 @@ def create_reader(db: Database) -> Callable[[int, int, int], Awaitable[list[Task
 
 
 async def _next_event(
-    tx: Transaction, task: Task, kind: EventKind, data: Mapping[str, Any], now: float
+    tx: Transaction, task: Task, kind: str, data: Mapping[str, Any], now: float
 ) -> dict[str, Any]:
     """The columns of the next event, but for its `seq` in the journal."""
     return {

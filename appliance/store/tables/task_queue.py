@@ -5,13 +5,15 @@ made: of two concurrent changes only one succeeds. The lease of a task that no l
 deleted by a trigger.
 """
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from appliance.domain.tasks import AttemptId, Task, TaskFailure, TaskResult, TaskStatus
 from appliance.store.database import Connection, Transaction
 from appliance.store.rows import to_json
 from appliance.store.tables import task_leases
-from appliance.store.tables.tasks import StoredTask
+from appliance.store.tables.tasks import TaskRow
 
 # Each failed try means that another process has started a task.
 _CLAIM_TRIES = 10
@@ -59,22 +61,36 @@ class TaskEnd(Struct, frozen=True):
 class _Next(Struct, frozen=True):
     id: int
     user_id: int
+    kind: str
     priority: int
     timeout_s: float | None
 
 
-async def claim(tx: Transaction, now: float, options: ClaimOptions) -> Task | None:
-    """Select the next task and set it to running; None if the queue is empty.
+async def claim(
+    tx: Transaction, now: float, kinds: Sequence[str], options: ClaimOptions
+) -> Task | None:
+    """Select the next task of the first of `kinds` that has one, and set it to running.
 
-    The order is: priority class, raised by one for each `ageing_s` of waiting (only
+    Returns None if none of these kinds has a queued task. Each kind has a queue of its own. The
+    order is: priority class, raised by one for each `ageing_s` of waiting (only
     interactive tasks are in the highest class from the start); the user with the fewest
     running tasks; the user served longest ago; the oldest task. Waiting counts from the
     acceptance of the task, or from the last start of a task of the same user and priority
     if that is later, so that a long queue of one user does not age as a whole above the
     others.
     """
+    for kind in kinds:
+        task = await _claim_kind(tx, now, kind, options)
+        if task is not None:
+            return task
+    return None
+
+
+async def _claim_kind(tx: Transaction, now: float, kind: str, options: ClaimOptions) -> Task | None:
     for _ in range(_CLAIM_TRIES):
-        chosen = await tx.one(_Next, SELECT_NEXT, {"now": now, "ageing_s": options.ageing_s})
+        chosen = await tx.one(
+            _Next, SELECT_NEXT, {"kind": kind, "now": now, "ageing_s": options.ageing_s}
+        )
         if chosen is None:
             return None
         task = await _start(tx, chosen, now, options)
@@ -87,7 +103,7 @@ async def _start(tx: Transaction, chosen: _Next, now: float, options: ClaimOptio
     """queued → running; None if another process was faster."""
     allowed = min(chosen.timeout_s or options.timeout_s, options.timeout_s)
     started = await tx.one(
-        StoredTask,
+        TaskRow,
         """
         UPDATE tasks
         SET status = 'running', attempt = attempt + 1, started_at = :now, updated_at = :now,
@@ -101,13 +117,20 @@ async def _start(tx: Transaction, chosen: _Next, now: float, options: ClaimOptio
         return None
     await tx.execute(
         """
-        INSERT INTO task_turns (user_id, priority, last_at) VALUES (:user_id, :priority, :now)
-        ON CONFLICT (user_id, priority) DO UPDATE SET last_at = excluded.last_at
+        INSERT INTO task_turns (user_id, kind, priority, last_at)
+        VALUES (:user_id, :kind, :priority, :now)
+        ON CONFLICT (user_id, kind, priority) DO UPDATE SET last_at = excluded.last_at
         """,
-        {"user_id": chosen.user_id, "priority": chosen.priority, "now": now},
+        {
+            "user_id": chosen.user_id,
+            "kind": chosen.kind,
+            "priority": chosen.priority,
+            "now": now,
+        },
     )
-    await task_leases.grant(tx, started.attempt_id, options.owner, now + options.lease_s)
-    return started.to_task()
+    task = started.to_task()
+    await task_leases.grant(tx, task.attempt_id, options.owner, now + options.lease_s)
+    return task
 
 
 async def end(
@@ -170,21 +193,21 @@ async def count_queued_for_user(connection: Connection, user_id: int) -> int:
     return int(await connection.scalar(COUNT_QUEUED_FOR_USER, {"user_id": user_id}))
 
 
-async def get_depth(connection: Connection) -> QueueDepth:
-    """The number of queued and running tasks; takes time linear in the queue's length."""
-    depth = await connection.one(QueueDepth, SELECT_DEPTH)
+async def get_depth(connection: Connection, kind: str) -> QueueDepth:
+    """The number of queued and running tasks of a kind; takes time linear in the queue's length."""
+    depth = await connection.one(QueueDepth, SELECT_DEPTH, {"kind": kind})
     return depth or QueueDepth(0, 0, None)
 
 
 SELECT_NEXT = """
-SELECT task.id, task.user_id, task.priority, task.timeout_s
+SELECT task.id, task.user_id, task.kind, task.priority, task.timeout_s
 FROM (
     SELECT user_id, priority, MIN(id) AS id
-    FROM tasks WHERE status = 'queued' GROUP BY user_id, priority
+    FROM tasks WHERE status = 'queued' AND kind = :kind GROUP BY user_id, priority
 ) AS head
 JOIN tasks AS task ON task.id = head.id
 LEFT JOIN task_turns AS turn
-    ON turn.user_id = head.user_id AND turn.priority = head.priority
+    ON turn.user_id = head.user_id AND turn.kind = task.kind AND turn.priority = head.priority
 CROSS JOIN (SELECT :now AS now, :ageing_s AS ageing_s) AS clock
 WHERE task.status = 'queued'
 ORDER BY
@@ -198,18 +221,19 @@ ORDER BY
         ELSE task.priority
     END,
     (SELECT COUNT(*) FROM tasks AS other
-     WHERE other.status = 'running' AND other.user_id = head.user_id),
+     WHERE other.status = 'running' AND other.kind = task.kind
+         AND other.user_id = head.user_id),
     (SELECT COALESCE(MAX(any_turn.last_at), 0) FROM task_turns AS any_turn
-     WHERE any_turn.user_id = head.user_id),
+     WHERE any_turn.user_id = head.user_id AND any_turn.kind = task.kind),
     task.id
 LIMIT 1
 """
 SELECT_DEPTH = """
 SELECT
-    (SELECT COUNT(*) FROM tasks WHERE status = 'queued') AS queued,
-    (SELECT COUNT(*) FROM tasks WHERE status = 'running') AS running,
+    (SELECT COUNT(*) FROM tasks WHERE status = 'queued' AND kind = :kind) AS queued,
+    (SELECT COUNT(*) FROM tasks WHERE status = 'running' AND kind = :kind) AS running,
     (SELECT created_at FROM tasks
-     WHERE id = (SELECT MIN(id) FROM tasks WHERE status = 'queued')) AS oldest_at
+     WHERE id = (SELECT MIN(id) FROM tasks WHERE status = 'queued' AND kind = :kind)) AS oldest_at
 """
 COUNT_QUEUED = "SELECT COUNT(*) FROM tasks WHERE status = 'queued'"
 COUNT_QUEUED_FOR_USER = """

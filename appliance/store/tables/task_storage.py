@@ -15,11 +15,12 @@ async def get_stored_bytes(connection: Connection, user_id: int) -> int:
 
 
 async def list_expired(
-    connection: Connection, status: TaskStatus, ended_before: float, limit: int
+    connection: Connection, kind: str, status: TaskStatus, ended_before: float, limit: int
 ) -> list[int]:
-    """The ids of up to `limit` tasks that ended with this status before a time, oldest first."""
+    """The ids of up to `limit` tasks of a kind that ended with this status before a time, oldest
+    first."""
     return await connection.column(
-        SELECT_EXPIRED, {"status": status, "before": ended_before, "limit": limit}
+        SELECT_EXPIRED, {"kind": kind, "status": status, "before": ended_before, "limit": limit}
     )
 
 
@@ -33,6 +34,7 @@ async def delete(tx: Transaction, task_ids: Sequence[int]) -> None:
 
 SELECT_EXPIRED = """
 SELECT id FROM tasks
-WHERE status = :status AND finished_at IS NOT NULL AND finished_at < :before
+WHERE status = :status AND kind = :kind AND finished_at IS NOT NULL
+    AND finished_at < :before
 ORDER BY finished_at LIMIT :limit
 """

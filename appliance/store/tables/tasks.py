@@ -1,11 +1,19 @@
 """The table `tasks`: requests and results. Queue operations are in task_queue."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field, structs
 
-from appliance.domain.tasks import Priority, SourceFile, Task, TaskRequest, TaskStatus
+from appliance.domain.task_kinds import SCHEMAS, kind_of
+from appliance.domain.tasks import (
+    Priority,
+    Task,
+    TaskFailure,
+    TaskRequest,
+    TaskStatus,
+)
 from appliance.store import documents
 from appliance.store.database import Connection, Transaction
 
@@ -21,6 +29,8 @@ class NewTask(Struct, frozen=True):
 
     public_id: str
     user_id: int
+    kind: str
+    origin: str
     request: TaskRequest
     request_hash: str
     stored_request: str | bytes
@@ -34,35 +44,60 @@ class TaskOwner(Struct, frozen=True):
     username: str
 
 
-class _Sources(Struct, frozen=True):
-    """The caller's files, in a column of their own, so that lists do not load them."""
+class TaskRow(Struct, frozen=True):
+    """A row; `request` and `result` are JSON objects of the kind.
 
-    files: tuple[SourceFile, ...] = ()
-    tests: tuple[SourceFile, ...] = ()
+    `sources` are the large fields of the request, in a column of their own, so that lists do not
+    load them.
+    """
 
-
-class StoredTask(Task, frozen=True):
-    """A whole row, for statements that select or return `*`."""
-
-    sources: _Sources = _Sources()
+    id: int
+    public_id: str
+    user_id: int
+    kind: str
+    origin: str
+    request: dict[str, Any]
+    status: TaskStatus
+    attempt: int
+    created_at: float
+    updated_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    deadline_at: float | None = None
+    result: dict[str, Any] | None = None
+    failure: TaskFailure | None = None
+    sources: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def to_task(self) -> Task:
-        fields = {name: getattr(self, name) for name in Task.__struct_fields__}
-        fields["request"] = msgspec.structs.replace(
-            self.request, files=self.sources.files, tests=self.sources.tests
-        )
+        fields = structs.asdict(self)
+        large_fields = fields.pop("sources")
+        schema = SCHEMAS.get(self.kind)
+        fields["request"] = schema and msgspec.convert(self.request | large_fields, schema.request)
+        if self.result is not None:
+            fields["result"] = schema and msgspec.convert(self.result, schema.result)
         return Task(**fields)
 
 
-def prepare(public_id: str, user_id: int, request: TaskRequest, request_hash: str) -> NewTask:
+def prepare(
+    public_id: str,
+    user_id: int,
+    request: TaskRequest,
+    request_hash: str,
+    origin: str,
+) -> NewTask:
     """Encode a new task. Call it in a thread: a large request takes long."""
+    kind = kind_of(request)
+    fields = structs.asdict(request)
+    sources = {name: fields.pop(name) for name in SCHEMAS[kind].large_fields}
     return NewTask(
         public_id=public_id,
         user_id=user_id,
+        kind=kind,
+        origin=origin,
         request=request,
         request_hash=request_hash,
-        stored_request=documents.encode(msgspec.structs.replace(request, files=(), tests=())),
-        stored_sources=documents.encode(_Sources(request.files, request.tests)),
+        stored_request=documents.encode(fields),
+        stored_sources=documents.encode(sources),
     )
 
 
@@ -70,18 +105,20 @@ async def insert(tx: Transaction, new: NewTask, now: float) -> Task:
     """Insert a queued task and return it. Its id was never used before, see `deleted_tasks`."""
     task_id = await tx.scalar(
         """
-        INSERT INTO tasks (id, public_id, user_id, priority, timeout_s, created_at, updated_at,
-                           request_hash, request, sources)
+        INSERT INTO tasks (id, public_id, user_id, kind, origin, priority, timeout_s,
+                           created_at, updated_at, request_hash, request, sources)
         VALUES ((SELECT MAX(used.id) + 1
                  FROM (SELECT last_id AS id FROM deleted_tasks
                        UNION ALL SELECT MAX(id) FROM tasks) AS used),
-                :public_id, :user_id, :priority, :timeout_s, :now, :now,
+                :public_id, :user_id, :kind, :origin, :priority, :timeout_s, :now, :now,
                 :request_hash, :request, :sources)
         RETURNING id
         """,
         {
             "public_id": new.public_id,
             "user_id": new.user_id,
+            "kind": new.kind,
+            "origin": new.origin,
             "priority": PRIORITY_RANK[new.request.priority],
             "timeout_s": new.request.timeout_s,
             "now": now,
@@ -94,6 +131,8 @@ async def insert(tx: Transaction, new: NewTask, now: float) -> Task:
         id=task_id,
         public_id=new.public_id,
         user_id=new.user_id,
+        kind=new.kind,
+        origin=new.origin,
         request=new.request,
         status=TaskStatus.QUEUED,
         attempt=0,
@@ -104,14 +143,14 @@ async def insert(tx: Transaction, new: NewTask, now: float) -> Task:
 
 async def get(connection: Connection, task_id: int) -> Task | None:
     """A task by its internal id."""
-    row = await connection.one(StoredTask, "SELECT * FROM tasks WHERE id = :id", {"id": task_id})
+    row = await connection.one(TaskRow, "SELECT * FROM tasks WHERE id = :id", {"id": task_id})
     return row.to_task() if row else None
 
 
 async def find(connection: Connection, public_id: str, user_id: int) -> Task | None:
     """The user's task with this public id."""
     row = await connection.one(
-        StoredTask,
+        TaskRow,
         "SELECT * FROM tasks WHERE public_id = :public_id AND user_id = :user_id",
         {"public_id": public_id, "user_id": user_id},
     )
@@ -138,32 +177,43 @@ async def get_request_hash(connection: Connection, task_id: int) -> str:
     return str(request_hash)
 
 
+class PageFilter(Struct, frozen=True):
+    """What a list of tasks is narrowed to; None: any."""
+
+    status: TaskStatus | None = None
+    kind: str | None = None
+    origin: str | None = None
+
+
 async def list_page(
     connection: Connection,
     user_id: int,
-    status: TaskStatus | None,
+    page_filter: PageFilter,
     before_id: int | None,
     limit: int,
 ) -> Sequence[Task]:
-    """The user's tasks below `before_id`, newest first, without the callers' files and tests."""
-    return await connection.all(
-        Task,
-        SELECT_PAGE_BY_STATUS if status else SELECT_PAGE,
-        {"user_id": user_id, "status": status, "before": before_id or _MAX_ID, "limit": limit},
+    """The user's tasks below `before_id`, newest first, without the large fields of requests."""
+    given = {
+        name: value for name, value in structs.asdict(page_filter).items() if value is not None
+    }
+    rows = await connection.all(
+        TaskRow,
+        select_page(page_filter),
+        {"user_id": user_id, "before": before_id or _MAX_ID, "limit": limit} | given,
     )
+    return [row.to_task() for row in rows]
 
 
-SELECT_PAGE = """
-SELECT id, public_id, user_id, request, status, attempt, created_at, updated_at,
+def select_page(page_filter: PageFilter) -> str:
+    """The statement of a page: it has the given conditions only, so that they can use an index."""
+    given = [name for name, value in structs.asdict(page_filter).items() if value is not None]
+    conditions = [f"AND {name} = :{name}" for name in given]
+    return "\n".join((_SELECT_PAGE, *conditions, "ORDER BY id DESC LIMIT :limit"))
+
+
+_SELECT_PAGE = """
+SELECT id, public_id, user_id, kind, origin, request, status, attempt, created_at, updated_at,
        started_at, finished_at, deadline_at, result, failure
 FROM tasks
 WHERE user_id = :user_id AND id < :before
-ORDER BY id DESC LIMIT :limit
-"""
-SELECT_PAGE_BY_STATUS = """
-SELECT id, public_id, user_id, request, status, attempt, created_at, updated_at,
-       started_at, finished_at, deadline_at, result, failure
-FROM tasks
-WHERE user_id = :user_id AND status = :status AND id < :before
-ORDER BY id DESC LIMIT :limit
 """

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from appliance.config.settings import SchedulerSettings, Settings
+from appliance.domain.tasks import TaskRequest
 from appliance.errors import (
     ApplianceError,
     ContextLengthExceeded,
@@ -86,8 +87,9 @@ async def test_execute_when_sent_then_interactive_and_of_the_caller(
     await client.post("/api/v1/execute", json={"prompt": "/review look at this"})
     task = api.script.seen[0].task
     assert task.user_id == api.system.alice.user.id
-    assert (task.request.priority, task.request.persona) == ("interactive", "reviewer")
-    assert task.request.prompt == "look at this"
+    request = task.request_as(TaskRequest)
+    assert (request.priority, request.persona) == ("interactive", "reviewer")
+    assert request.prompt == "look at this"
 
 
 async def test_execute_when_the_same_id_and_body_then_the_same_task(

@@ -105,12 +105,16 @@ async def test_task_when_an_earlier_version_stored_it_as_text_then_it_is_read(
     system: TaskSystem,
 ) -> None:
     task = await system.submit(system.alice, PROMPT, **REQUEST)
+    request = task.request_as(TaskRequest)
     text = {
         "request": msgspec.json.encode(
-            msgspec.structs.replace(task.request, files=(), tests=())
+            msgspec.structs.replace(request, files=(), tests=())
         ).decode(),
         "sources": msgspec.json.encode(
-            {"files": task.request.files, "tests": task.request.tests}
+            {
+                "files": request.files,
+                "tests": request.tests,
+            }
         ).decode(),
     }
     async with system.db.write() as tx:
@@ -167,6 +171,6 @@ async def test_execute_when_large_then_read_back_by_every_route(
         events = await client.get(f"/api/v1/tasks/{task_id}/events")
     assert listed["prompt"] == body[prompt][:200]
     assert "complete" in events.text
-    request = api.script.seen[0].task.request
+    request = api.script.seen[0].task.request_as(TaskRequest)
     assert (request.prompt, request.files) == (PROMPT, (SourceFile("source.py", SOURCE),))
     assert _size(tmp_path / "server.db") < 3 * len(SOURCE)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config.settings import DataSettings, LimitSettings, SchedulerSettings, Settings
-from appliance.domain.tasks import EventKind, Task, TaskResult
+from appliance.domain.tasks import ExecuteEvent, Task, TaskRequest, TaskResult
 from appliance.domain.users import Scope
 from appliance.errors import Conflict, Forbidden, InvalidInput, NotFound, PayloadTooLarge
 from appliance.scheduler import TaskContext
@@ -26,9 +26,9 @@ SETTINGS = Settings(
 
 
 async def work(context: TaskContext) -> TaskResult:
-    if context.task.request.prompt == "fail":
+    if context.task.request_as(TaskRequest).prompt == "fail":
         raise InvalidInput("the prompt is refused")
-    await context.emit(EventKind.TEXT, {"content": "x" * 100})
+    await context.emit(ExecuteEvent.TEXT, {"content": "x" * 100})
     return ANSWER
 
 

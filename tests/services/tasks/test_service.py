@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from appliance.domain.tasks import EventKind, Priority, SourceFile, TaskResult, TaskStatus
+from appliance.domain.tasks import (
+    EventKind,
+    ExecuteEvent,
+    Priority,
+    SourceFile,
+    TaskResult,
+    TaskStatus,
+)
 from appliance.domain.users import Scope
 from appliance.errors import (
     Conflict,
@@ -230,7 +237,7 @@ async def test_events_when_two_hundred_follow_and_reconnect_then_each_event_once
     async def handler(context: TaskContext) -> TaskResult:
         await started.wait()
         for step in range(steps):
-            await context.emit(EventKind.TEXT, {"content": f"{step} "})
+            await context.emit(ExecuteEvent.TEXT, {"content": f"{step} "})
         return ANSWER
 
     async def follow(system: TaskSystem, public_id: str, breaks: int) -> list[int]:
