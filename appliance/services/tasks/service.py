@@ -149,18 +149,18 @@ class TaskService:
         return _build_page(rows, limit)
 
     async def cancel(self, principal: Principal, public_id: str, owner: str | None = None) -> Task:
-        """Cancel a queued or running task, found as by `get`. Raises TaskNotCancellable."""
+        """Cancel a queued or running task. Raises as `_find_to_change`, and TaskNotCancellable."""
         permissions.require_scope(principal, Scope.TASKS_WRITE)
-        task = await self._find(principal, public_id, owner)
+        task = await self._find_to_change(principal, public_id, owner)
         return await self._add_usage(await self._scheduler.cancel(task.id))
 
     async def delete(self, principal: Principal, public_id: str, owner: str | None = None) -> None:
-        """Delete an ended task, found as by `get`, with its journal.
+        """Delete an ended task with its journal.
 
-        Raises Conflict if it has not ended.
+        Raises as `_find_to_change`, and Conflict if it has not ended.
         """
         permissions.require_scope(principal, Scope.TASKS_WRITE)
-        found = await self._find(principal, public_id, owner)
+        found = await self._find_to_change(principal, public_id, owner)
         async with self._db.write() as tx:
             task = await tasks.get(tx, found.id)
             if task is None:
@@ -283,6 +283,22 @@ class TaskService:
                     task = await _find_of_only_owner(connection, public_id)
         if not task:
             raise NotFound("no such task", details={"task_id": public_id})
+        return task
+
+    async def _find_to_change(
+        self, principal: Principal, public_id: str, owner: str | None
+    ) -> Task:
+        """As `get`, but a task of another user is found only by its `owner`.
+
+        Clients choose ids, and repeat requests: one for a task of their own that is gone must not
+        reach another user's. Raises Conflict.
+        """
+        task = await self._find(principal, public_id, owner)
+        if owner is None and task.user_id != principal.user.id:
+            raise Conflict(
+                f"the task {public_id!r} is another user's; name the owner by ?user=USERNAME",
+                details={"task_id": public_id},
+            )
         return task
 
     async def _wait_for_end(self, task: Task) -> None:

@@ -74,12 +74,18 @@ async def test_delete_when_running_then_409_with_the_status(
     assert refused.json()["error"]["details"] == {"status": "running"}
 
 
-async def test_delete_when_an_administrator_asks_then_any_user_s_task(
+async def test_delete_when_an_administrator_names_the_owner_then_any_user_s_task(
     api: Api, client: httpx.AsyncClient
 ) -> None:
     await client.post("/api/v1/execute", json={"prompt": "Do it", "task_id": "mine"})
     async with api.client("admin") as admin:
+        await admin.post("/api/v1/execute", json={"prompt": "Do it", "task_id": "mine"})
         assert (await admin.delete("/api/v1/tasks/mine")).status_code == 204
+        for method, path in (("DELETE", ""), ("POST", "/cancel")):
+            repeated = await admin.request(method, f"/api/v1/tasks/mine{path}")
+            assert repeated.status_code == 409
+            assert "?user=USERNAME" in repeated.json()["message"]
+        assert (await admin.delete("/api/v1/tasks/mine?user=alice")).status_code == 204
     assert (await client.get("/api/v1/tasks/mine")).status_code == 404
 
 

@@ -110,7 +110,7 @@ async def test_delete_when_ended_then_gone_with_its_journal_and_its_name_is_free
         await system.service.delete(system.alice, "mine")
     again = await system.submit(system.alice, "another", client_task_id="mine")
     await system.final(again)
-    await system.service.delete(system.admin, "mine")
+    await system.service.delete(system.admin, "mine", "alice")
     assert not await exists(system, again)
 
 

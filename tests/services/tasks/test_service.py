@@ -199,11 +199,12 @@ async def test_list_when_a_parameter_is_invalid_then_error_names_it(
 
 
 async def test_cancel_when_by_the_owner_or_an_admin_then_cancelled(system: TaskSystem):
-    for who in (system.alice, system.admin):
-        task = await system.submit(system.alice)
-        assert (await system.service.cancel(who, task.public_id)).status is TaskStatus.CANCELLED
+    for who, owner in ((system.alice, None), (system.admin, "alice")):
+        name = (await system.submit(system.alice)).public_id
+        cancelled = await system.service.cancel(who, name, owner)
+        assert cancelled.status is TaskStatus.CANCELLED
         with pytest.raises(TaskNotCancellable):
-            await system.service.cancel(who, task.public_id)
+            await system.service.cancel(who, name, owner)
 
 
 async def test_wait_when_the_task_takes_longer_then_deadline_and_the_task_goes_on(tmp_path: Path):
