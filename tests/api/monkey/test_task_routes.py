@@ -141,6 +141,17 @@ async def test_list_when_no_persona_was_requested_then_the_one_of_the_task_s_typ
     assert [each["persona"] for each in page["tasks"]] == ["tester", "reviewer"]
 
 
+async def test_list_when_filtered_by_kind_and_origin_then_unknown_ones_are_named(
+    api: Api, client: httpx.AsyncClient
+) -> None:
+    task = await api.system.submit(api.system.alice)
+    page = (await client.get("/api/v1/tasks?kind=execute&origin=monkey")).json()
+    assert [each["task_id"] for each in page["tasks"]] == [task.public_id]
+    for name in ("kind", "origin"):
+        answer = await client.get(f"/api/v1/tasks?{name}=other")
+        assert (answer.status_code, answer.json()["error"]["details"]["field"]) == (400, name)
+
+
 async def test_list_when_filtered_by_status_then_only_those(
     api: Api, client: httpx.AsyncClient
 ) -> None:
