@@ -82,7 +82,7 @@ def assert_nothing_lost_or_doubled(server: ServerProcess, names: list[str]) -> N
     assert ends == dict.fromkeys(names, "completed")
     events = rows(
         server,
-        "SELECT public_id, kind, data FROM task_events JOIN tasks ON tasks.id = task_id",
+        "SELECT public_id, e.kind, data FROM task_events AS e JOIN tasks ON tasks.id = task_id",
     )
     kinds = Counter((name, kind) for name, kind, _ in events)
     attempts = dict(rows(server, "SELECT public_id, attempt FROM tasks"))
