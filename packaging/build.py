@@ -8,6 +8,7 @@ project's own environment, which is quick to build and runs on this processor on
 """
 
 import argparse
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -51,12 +52,13 @@ def install(environment: Path, *, portable: bool) -> None:
     # Rebuild the project itself: uv would reuse a build of an earlier state.
     options = ["--frozen", "--no-default-groups", "--group", "package", "--no-editable"]
     options += ["--reinstall-package", "monkey-coder"]
-    if portable:
-        options += ["--no-install-package", "llama-cpp-python", "--inexact"]
+    options += ["--no-install-package", "llama-cpp-python", "--inexact"]
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     run("uv", "sync", "--python", version, *options, UV_PROJECT_ENVIRONMENT=str(environment))
     if portable:
         install_portable_llama(environment)
+    else:
+        install_native_llama(environment)
 
 
 def install_portable_llama(environment: Path) -> None:
@@ -69,6 +71,18 @@ def install_portable_llama(environment: Path) -> None:
         run("uv", "build", *target, CMAKE_ARGS=PORTABLE_CMAKE)
     wheel = str(next(wheels.glob(pattern)))
     run("uv", "pip", "install", "--python", str(environment), "--no-deps", wheel)
+
+
+def install_native_llama(environment: Path) -> None:
+    """llama.cpp as in the environment that this script runs in.
+
+    From uv's cache if it is there: online, uv may find the source out of date and compile it again.
+    """
+    package = f"llama-cpp-python=={importlib.metadata.version('llama-cpp-python')}"
+    install = ("uv", "pip", "install", "--python", str(environment), "--no-deps", package)
+    cached = subprocess.run([*install, "--offline"], cwd=ROOT, capture_output=True, check=False)
+    if cached.returncode != 0:
+        run(*install)
 
 
 def pack_sandbox_python(environment: Path) -> None:
