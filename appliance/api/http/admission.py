@@ -6,13 +6,11 @@ it mostly ask again at once, so that refusals are paced.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 
 from litestar.types import HTTPScope, WebSocketScope
 
 from appliance.api.http import request_context
 from appliance.api.http.pacer import Pacer
-from appliance.domain.addresses import client_network
 from appliance.errors import ApplianceError, InvalidInput, RateLimited
 
 _HOST = b"host"
@@ -32,7 +30,7 @@ class Admission:
 
     def enter(self, scope: HTTPScope | WebSocketScope) -> ApplianceError | None:
         """Count a request until `leave`; the error with which to refuse it, if there is one."""
-        address = _client_key(scope)
+        address = request_context.client_key(scope)
         number = self._in_progress[address] = self._in_progress.get(address, 0) + 1
         # The server adds an empty Host where a request has none.
         hosts = [value for name, value in scope["headers"] if name == _HOST]
@@ -50,22 +48,13 @@ class Admission:
     async def pace_refusal(self, scope: HTTPScope | WebSocketScope) -> None:
         """Wait until a request may be refused. Meanwhile its connection counts as idle."""
         request_context.mark_refused(scope)
-        await self._refusals.wait()
+        await self._refusals.wait(request_context.client_key(scope))
 
     def leave(self, scope: HTTPScope | WebSocketScope) -> None:
         """Count a request no longer."""
-        address = _client_key(scope)
+        address = request_context.client_key(scope)
         number = self._in_progress[address] - 1
         if number:
             self._in_progress[address] = number
         else:
             del self._in_progress[address]
-
-
-def _client_key(scope: HTTPScope | WebSocketScope) -> str:
-    client = scope["client"]
-    address = client[0] if client else ""
-    return _network(address) if ":" in address else address
-
-
-_network = lru_cache(maxsize=1024)(client_network)

@@ -56,7 +56,7 @@ class BodyDeadlines:
         self.draining = 0
         """Bodies of which the rest is read after the answer."""
         self.small_pieces = Pacer(_SMALL_PIECES_PER_S, burst=_SMALL_PIECES_PER_S)
-        """Paces the small pieces of all bodies together."""
+        """Paces the small pieces of all bodies together; clients take turns."""
         self._timer: asyncio.TimerHandle | None = None
         self._checked_at = 0.0
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from litestar.types import HTTPScope, Receive
 
+from appliance.api.http import request_context
 from appliance.api.http.body_deadline import AwaitedBody, BodyDeadlines
 
 _MAX_DRAINED_BYTES = 64 * 1024 * 1024
@@ -32,6 +33,7 @@ class DrainableBody(AwaitedBody):
 
     def __init__(self, scope: HTTPScope, receive: Receive, deadlines: BodyDeadlines) -> None:
         super().__init__()
+        self._scope = scope
         self._receive = receive
         self._deadlines = deadlines
         headers = dict(scope["headers"])
@@ -94,4 +96,5 @@ class DrainableBody(AwaitedBody):
     async def _pace(self, message: Any) -> None:
         """Let small pieces gather, whatever the rate at which they are sent."""
         if len(message.get("body", b"")) < _SMALL_PIECE_BYTES:
-            await self._deadlines.small_pieces.wait()
+            client = request_context.client_key(self._scope)
+            await self._deadlines.small_pieces.wait(client)

@@ -1,6 +1,7 @@
 """Accessors for what a request carries in its ASGI scope."""
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from litestar.types import Scope
@@ -8,6 +9,7 @@ from litestar.types import Scope
 from appliance.api.http.ids import new_id
 from appliance.api.http.rate_limit import RateStatus
 from appliance.api.http.route_table import RoutePolicy
+from appliance.domain.addresses import client_network
 from appliance.domain.users import Principal
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -17,6 +19,8 @@ _RATE_STATUS = "appliance_rate_status"
 _POLICY = "appliance_route_policy"
 _QUERY_TOKEN = "appliance_query_token"  # noqa: S105
 _REFUSED = "appliance_refused"
+
+_network = lru_cache(maxsize=1024)(client_network)
 
 
 def assign_request_id(scope: Scope) -> str:
@@ -99,6 +103,12 @@ def client_address(scope: Scope) -> str:
     """The address of the peer; "" if unknown."""
     client = scope["client"]
     return client[0] if client else ""
+
+
+def client_key(scope: Scope) -> str:
+    """The address of the peer, or its IPv6 /64 network, under which limits count it."""
+    address = client_address(scope)
+    return _network(address) if ":" in address else address
 
 
 def header(scope: Scope, name: bytes) -> str | None:

@@ -35,7 +35,7 @@ class Sent:
 
 
 def body_of(sent: Sent, *headers: tuple[bytes, bytes]) -> DrainableBody:
-    scope = cast("Any", {"headers": headers})
+    scope = cast("Any", {"headers": headers, "client": None})
     return DrainableBody(scope, sent.receive, BodyDeadlines(ServerSettings()))
 
 
@@ -97,7 +97,7 @@ async def test_discard_when_nothing_is_sent_then_nobody_is_asked(headers: Header
 async def test_discard_when_many_are_read_then_no_other_one_is() -> None:
     """F64"""
     deadlines = BodyDeadlines(ServerSettings())
-    scope = cast("Any", {"headers": [(b"content-length", b"5")]})
+    scope = cast("Any", {"headers": [(b"content-length", b"5")], "client": None})
     slow = [DrainableBody(scope, SlowBody().receive, deadlines) for _ in range(32)]
     reading = [asyncio.create_task(body.drain()) for body in slow]
     await asyncio.sleep(0)
@@ -133,7 +133,9 @@ class SlowBody:
 def slow_body(*pieces: bytes, **settings: Any) -> DrainableBody:
     headers = [(b"content-length", b"100000")]
     deadlines = BodyDeadlines(ServerSettings(**settings))
-    return DrainableBody(cast("Any", {"headers": headers}), SlowBody(*pieces).receive, deadlines)
+    return DrainableBody(
+        cast("Any", {"headers": headers, "client": None}), SlowBody(*pieces).receive, deadlines
+    )
 
 
 async def test_body_when_it_comes_too_slowly_then_the_wait_ends_and_nothing_is_drained() -> None:
@@ -170,7 +172,7 @@ async def test_body_when_its_pieces_are_small_then_they_are_received_at_a_limite
     sent = Sent(*[b"x" * size] * 9, last=True)
     deadlines = BodyDeadlines(ServerSettings())
     deadlines.small_pieces = Pacer(1e-6, burst=1)
-    scope = cast("Any", {"headers": [(b"transfer-encoding", b"chunked")]})
+    scope = cast("Any", {"headers": [(b"transfer-encoding", b"chunked")], "client": None})
     body = DrainableBody(scope, sent.receive, deadlines)
     reading = asyncio.create_task(read_all(body))
     await asyncio.sleep(0)
