@@ -1,9 +1,9 @@
-"""Client names of personas, task types and strategies."""
+"""Client names of personas, task types, strategies, kinds and origins."""
 
 from enum import StrEnum
 from typing import TypeVar
 
-from appliance.domain.tasks import CollapseStrategy, Persona, TaskType
+from appliance.domain.tasks import CollapseStrategy, Persona, TaskKind, TaskOrigin, TaskType
 from appliance.errors import InvalidInput
 
 E = TypeVar("E", bound=StrEnum)
@@ -93,6 +93,14 @@ def parse_task_type(field: str, name: str) -> TaskType:
 def parse_strategy(field: str, name: str) -> CollapseStrategy:
     """Raises InvalidInput with the allowed names."""
     return _parse(CollapseStrategy, _STRATEGIES, field, name)
+
+
+def parse_kind(name: str) -> TaskKind:
+    return _parse(TaskKind, {}, "kind", name)
+
+
+def parse_origin(name: str) -> TaskOrigin:
+    return _parse(TaskOrigin, {}, "origin", name)
 
 
 def default_task_type(persona: Persona | None) -> TaskType:

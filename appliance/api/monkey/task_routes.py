@@ -13,7 +13,7 @@ from appliance.api.http.errors import status_for_code
 from appliance.api.http.ignored_fields import find_unknown_fields, report_ignored
 from appliance.api.http.labels import read_labels
 from appliance.api.http.requests import get_principal
-from appliance.api.monkey import task_answers
+from appliance.api.monkey import task_answers, task_names
 from appliance.api.monkey.schemas import ExecuteAnswer, ExecuteBody, TaskAnswer, TaskListAnswer
 from appliance.api.monkey.task_convert import task_request
 from appliance.api.monkey.task_frames import stream_frames
@@ -23,7 +23,6 @@ from appliance.config.settings import Settings
 from appliance.domain.tasks import (
     Task,
     TaskEvent,
-    TaskKind,
     TaskOrigin,
     TaskRequest,
     TaskStatus,
@@ -83,8 +82,8 @@ async def list_tasks(
     limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
     cursor: FromQuery[str | None] = None,
     status: FromQuery[str | None] = None,
-    kind: FromQuery[TaskKind | None] = None,
-    origin: FromQuery[TaskOrigin | None] = None,
+    kind: FromQuery[str | None] = None,
+    origin: FromQuery[str | None] = None,
 ) -> TaskListAnswer:
     """List the caller's tasks, newest first; `next_cursor` is the cursor of the next page.
 
@@ -96,8 +95,8 @@ async def list_tasks(
         limit=limit,
         cursor=cursor,
         status=filter_status,
-        kind=kind,
-        origin=origin,
+        kind=task_names.parse_kind(kind) if kind else None,
+        origin=task_names.parse_origin(origin) if origin else None,
     )
     return task_answers.task_list(page.tasks, page.next_cursor)
 
