@@ -5,6 +5,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import islice
 
 import structlog
 from msgspec.structs import replace
@@ -224,15 +225,18 @@ class StoredUsageRecorder(UsageRecorder):
             return
 
     async def _store_batch(self) -> None:
-        """Store the oldest BATCH_SIZE records. If that fails, they are kept for the next batch."""
-        batch = [self._unstored.pop(key) for key in list(self._unstored)[:BATCH_SIZE]]
+        """Store the oldest BATCH_SIZE records. They are kept until they are stored: a task that
+        ends meanwhile stores its own."""
+        batch = list(islice(self._unstored.values(), BATCH_SIZE))
         try:
             async with self._db.write() as tx:
                 await usage_records.store(tx, batch)
         except Exception as error:
-            self._unstored = {record.key: record for record in batch} | self._unstored
             await self._wait_after_failure(error)
         else:
+            for record in batch:
+                if self._unstored[record.key] is record:  # else it was settled meanwhile
+                    del self._unstored[record.key]
             self._retry_s, self._last_failure = STORE_INTERVAL_S, ""
         if len(self._unstored) < BATCH_SIZE:
             self._batch_full.clear()

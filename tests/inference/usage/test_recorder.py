@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,32 @@ async def test_records_of_a_task_when_it_ends_then_stored_with_its_end_and_never
         (2, UsageStatus.CANCELLED, 1.0),
         (1, UsageStatus.COMPLETED, 5.0),
     ]
+
+
+async def test_task_when_it_ends_before_a_waiting_batch_then_its_usage_is_stored_with_its_end(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = asyncio.Event()
+
+    @asynccontextmanager
+    async def announced() -> AsyncGenerator[Any, None]:
+        waiting.set()
+        async with write() as tx:
+            yield tx
+
+    recorder = await opened(db)
+    write = db.write
+    call = structs.replace(CALL, kind=UsageKind.TASK, task_calls=TaskCalls(AttemptId(7, 1)))
+    async with db.write() as tx:
+        monkeypatch.setattr(db, "write", announced)
+        settled = recorder.settle(
+            recorder.reserve(call, ROUTE), TokenUsage(5, 0), UsageStatus.COMPLETED, exact=True
+        )
+        await waiting.wait()
+        await recorder.settle_task(tx, 7)
+        written = await tx.column("SELECT cost FROM usage_records WHERE task_id = 7")
+    await recorder.close()
+    assert written == [settled.cost] == [record.cost for record in await stored(db)]
 
 
 async def test_records_when_the_disk_refuses_then_kept_and_stored_once_it_takes_them(
