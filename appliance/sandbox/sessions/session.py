@@ -4,8 +4,15 @@ import asyncio
 import functools
 import itertools
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+)
+from contextlib import asynccontextmanager, contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -27,7 +34,7 @@ from appliance.sandbox.sessions import archive_edit, archive_index
 from appliance.sandbox.sessions.archive_edit import FileAppender, NewFile
 from appliance.sandbox.sessions.archive_index import ArchiveIndex, Entry, EntryKind
 from appliance.sandbox.sessions.records import SessionRecord, SessionStore
-from appliance.spi.cancellation import run_to_completion
+from appliance.spi.cancellation import run_deferring_cancellation, run_to_completion
 from appliance.spi.sandbox import RunWatcher
 from appliance.spi.workspace_archive import max_archive_bytes
 
@@ -168,19 +175,14 @@ class SandboxSession:
 
     async def _exec(self, run: Run, request: RunRequest, watcher: RunWatcher | None) -> RunResult:
         record = self.record
-        target = self._next_archive()
-        transfer = WorkspaceTransfer(str(target), str(self._archive), record.archive_bytes)
         limits = structs.replace(
             request.limits, workspace_bytes=record.max_bytes, workspace_files=record.max_files
         )
-        request = structs.replace(request, workspace=transfer, limits=limits)
-        try:
+        with self._next_archive() as target:
+            transfer = WorkspaceTransfer(str(target), str(self._archive), record.archive_bytes)
+            request = structs.replace(request, workspace=transfer, limits=limits)
             result = await run(request, watcher)
             return await run_to_completion(self._adopt(result, target))
-        finally:
-            if self._archive != target:
-                with suppress(OSError):
-                    target.unlink(missing_ok=True)
 
     async def _adopt(self, result: RunResult, target: Path) -> RunResult:
         """Make the archive that the run left the session's, unless it is malformed."""
@@ -212,20 +214,15 @@ class SandboxSession:
             await self._compact(index)
             index = await self._read_index()
         room = archive_edit.room_for(index, file.path, record.max_bytes)
-        archive, size = self._archive, self.record.archive_bytes
-        if not self.record.archive:
-            archive = self._next_archive()
-        appender = await asyncio.to_thread(FileAppender, archive, size, file, parents, room)
-        try:
-            async for piece in content:
-                await asyncio.to_thread(appender.write, piece)
-            size = await asyncio.to_thread(appender.finish)
-        finally:
-            await asyncio.to_thread(appender.close)
-        index = await asyncio.to_thread(
-            archive_index.read_index, archive, size, self.record.max_files
-        )
-        await run_to_completion(self._commit_archive(archive, size, index))
+        with self._next_archive() as new:
+            archive = self._archive if self.record.archive else new
+            size = self.record.archive_bytes
+            opening = asyncio.to_thread(FileAppender, archive, size, file, parents, room)
+            size = await _append(opening, content)
+            index = await asyncio.to_thread(
+                archive_index.read_index, archive, size, self.record.max_files
+            )
+            await run_to_completion(self._commit_archive(archive, size, index))
         return index.entries[file.path].size
 
     async def _open(self, path: str) -> tuple[IO[bytes], Iterator[bytes]]:
@@ -258,9 +255,17 @@ class SandboxSession:
     def _archive(self) -> Path:
         return self._store.folder(self.record.id) / self.record.archive
 
-    def _next_archive(self) -> Path:
+    @contextmanager
+    def _next_archive(self) -> Generator[Path, None, None]:
+        """The path of the next archive; removed at the end unless it has become the session's."""
         name = f"workspace-{self.record.generation + 1}"
-        return self._store.folder(self.record.id) / name
+        target = self._store.folder(self.record.id) / name
+        try:
+            yield target
+        finally:
+            if self._archive != target:
+                with suppress(OSError):
+                    target.unlink(missing_ok=True)
 
     async def _read_index(self) -> ArchiveIndex:
         record = self.record
@@ -272,11 +277,13 @@ class SandboxSession:
             raise SandboxUnavailable("the session's files are damaged; open a new one") from error
 
     async def _compact(self, index: ArchiveIndex) -> None:
-        target = self._next_archive()
-        size = await asyncio.to_thread(
-            archive_edit.compact, self._archive, self.record.archive_bytes, index, target
-        )
-        await run_to_completion(self._commit_archive(target, size, index))
+        with self._next_archive() as target:
+            # To its end, or it would write the file after its removal.
+            compacting = asyncio.to_thread(
+                archive_edit.compact, self._archive, self.record.archive_bytes, index, target
+            )
+            size = await run_to_completion(compacting)
+            await run_to_completion(self._commit_archive(target, size, index))
 
     async def _commit_archive(self, archive: Path, size: int, index: ArchiveIndex) -> None:
         old = self._archive if self.record.archive else None
@@ -300,6 +307,19 @@ class SandboxSession:
     def _remove(self) -> None:
         with suppress(FileNotFoundError):
             self._store.remove(self.record.id)
+
+
+async def _append(opening: Awaitable[FileAppender], content: AsyncIterable[bytes]) -> int:
+    """Append the content; the archive's new size. The file is closed when this ends."""
+    appender, cancelled = await run_deferring_cancellation(opening)
+    try:
+        if cancelled:
+            raise asyncio.CancelledError
+        async for piece in content:
+            await asyncio.to_thread(appender.write, piece)
+        return await asyncio.to_thread(appender.finish)
+    finally:
+        await run_to_completion(asyncio.to_thread(appender.close))
 
 
 async def _stream(file: IO[bytes], pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -1,6 +1,8 @@
 """Sessions of several users: ownership, numbers, expiry, and what a restart finds."""
 
+import errno
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,17 @@ from msgspec import structs
 from appliance.config.settings import SandboxSettings
 from appliance.domain.execution import RunRequest
 from appliance.domain.users import Role, User
-from appliance.errors import Conflict, InvalidInput, NotFound, QueueFull, SandboxUnavailable
+from appliance.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    PayloadTooLarge,
+    QueueFull,
+    SandboxUnavailable,
+)
 from appliance.sandbox.runner import SandboxRunner
+from appliance.sandbox.sessions import archive_edit
+from appliance.sandbox.sessions.archive_index import ArchiveIndex
 from appliance.sandbox.sessions.manager import DIRECTORY, SessionLimits, SessionManager
 from tests.sandbox.test_runner import Backend, IsolationLevel
 from tests.support.sandbox_sessions import pieces, read
@@ -185,6 +196,34 @@ async def test_session_when_the_backend_lacks_a_part_then_it_says_which(managed:
     await runner.start()
     with pytest.raises(SandboxUnavailable, match="backend old has no sessions"):
         await SessionManager(runner, managed.folder, SETTINGS).open(ALICE)
+
+
+async def test_file_when_it_could_not_be_added_then_the_next_archive_can_be_written(
+    managed: Managed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await managed.start()
+    session = await manager.open(ALICE, SessionLimits(max_bytes=8192, max_files=16))
+    folder = managed.folder / DIRECTORY / session.record.id
+    with pytest.raises(PayloadTooLarge):
+        await session.put("a", pieces(bytes(4096), bytes(8192)))
+    assert [path.name for path in folder.iterdir()] == ["record.json"]
+
+    compact, failures = archive_edit.compact, list[Path]()
+
+    def fail(file: Path, size: int, index: ArchiveIndex, target: Path) -> int:
+        compact(file, size, index, target)
+        failures.append(target)
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    monkeypatch.setattr(archive_edit, "compact", fail)
+    with suppress(SandboxUnavailable):
+        for _ in range(100):  # until what was replaced is removed
+            await session.put("a", pieces(bytes(8192)))
+    assert failures == [folder / "workspace-2"]
+    monkeypatch.undo()
+    assert await session.put("a", pieces(b"end")) == 3
+    assert {path.name for path in folder.iterdir()} == {"record.json", session.record.archive}
+    await manager.stop()
 
 
 async def test_workspace_when_the_backend_does_not_keep_it_then_the_run_fails(
