@@ -229,9 +229,13 @@ class StoredRateWindow:
             await run_to_completion(self._give_back(decision.event))
 
     async def count(self, connection: Connection, key: str) -> EventCount:
-        """The events of a key within the window."""
+        """The events of a key within the window.
+
+        Later ones, from before the clock was set back, would stay for longer than a window.
+        """
+        now = self._clock()
         return await rate_events.count(
-            connection, self._name, _hash_key(key), after=self._clock() - self._window_s
+            connection, self._name, _hash_key(key), after=now - self._window_s, until=now
         )
 
     async def add(self, tx: Transaction, key: str) -> RateEvent:

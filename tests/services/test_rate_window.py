@@ -1,7 +1,8 @@
 """Rate windows: exact under concurrency, sliding, and in the database beyond a minute."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,10 +23,14 @@ class Clock:
 
 
 @asynccontextmanager
-async def open_windows(folder: Path) -> AsyncGenerator[RateWindows, None]:
+async def open_windows(
+    folder: Path, clock: Callable[[], float] = time.time
+) -> AsyncGenerator[RateWindows, None]:
     db = await Database.open(folder / "windows.db")
-    yield RateWindows(db)
-    await db.close()
+    try:
+        yield RateWindows(db, clock)
+    finally:
+        await db.close()
 
 
 @pytest.fixture
@@ -59,6 +64,19 @@ async def test_open_when_the_server_starts_again_then_windows_above_a_minute_go_
     async with open_windows(tmp_path) as windows:
         again = await windows.open("requests", window_s).take("a", limit)
     assert again.counted is not survives
+
+
+@pytest.mark.parametrize("window_s", [60.0, 3600.0])
+async def test_take_when_the_clock_was_set_back_then_later_events_do_not_count(
+    tmp_path: Path, window_s: float
+) -> None:
+    clock, limit = Clock(), RateLimit(1, window_s)
+    async with open_windows(tmp_path, clock) as windows:
+        window = windows.open("requests", window_s)
+        assert (await window.take("a", limit)).counted
+        clock.now -= 86400.0
+        assert (await window.take("a", limit)).counted
+        assert (await window.take("a", limit)).wait_s == window_s
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)

@@ -21,16 +21,16 @@ class RateEvent(Struct, frozen=True):
 
 
 async def count(
-    connection: Connection, window: str, key_hash: bytes, *, after: float
+    connection: Connection, window: str, key_hash: bytes, *, after: float, until: float
 ) -> EventCount:
-    """The events of a key after a time."""
+    """The events of a key after a time, and not after another."""
     found = await connection.one(
         EventCount,
         """
         SELECT COUNT(*) AS count, MIN(at) AS oldest_at, MAX(at) AS newest_at FROM rate_events
-        WHERE window = :window AND key_hash = :key_hash AND at > :after
+        WHERE window = :window AND key_hash = :key_hash AND at > :after AND at <= :until
         """,
-        {"window": window, "key_hash": key_hash, "after": after},
+        {"window": window, "key_hash": key_hash, "after": after, "until": until},
     )
     return found or EventCount(0, None, None)
 
