@@ -83,13 +83,14 @@ class Report:
         self._buffer = bytearray()
         archive_bytes = receiver.max_bytes if receiver is not None else 0
         self._frames_left = _MAX_FRAMES + archive_bytes // _MIN_ARCHIVE_PIECE
-        self._bytes_left = (
-            archive_bytes
-            + limits.artifact_bytes
+        # Pieces of an archive are smaller: a frame waits in memory until it is complete.
+        self._max_frame = (
+            limits.artifact_bytes
             + limits.artifact_files * _MAX_ARTIFACT_NAME_BYTES
             + _MAX_HEADER_BYTES
             + 2 * init.MAX_BUILD_OUTPUT
         )
+        self._bytes_left = archive_bytes + self._max_frame
 
     @property
     def archive_complete(self) -> bool:
@@ -115,6 +116,9 @@ class Report:
         if len(self._buffer) < init.FRAME_HEADER.size:
             return None
         kind, length = init.FRAME_HEADER.unpack_from(self._buffer)
+        if length > self._max_frame:
+            self.malformed = True
+            return None
         end = init.FRAME_HEADER.size + length
         if len(self._buffer) < end:
             return None

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance.domain.execution import Limits, SandboxFile
+from appliance.domain.execution import Limits, SandboxFile, WorkspaceTransfer
 from appliance.errors import SandboxUnavailable
 from plugins._shared import bwrap_binary, user_ids
 from plugins._shared.stage import collect, init, paths, rlimits
+from plugins._shared.stage.archive_receiver import create_receiver
 from plugins._shared.stage.report import Report
 from plugins._shared.stage.streams import CappedOutput
 from plugins.sandboxes.bubblewrap import diagnosis, probe
@@ -87,6 +88,16 @@ def test_report_when_longer_than_the_limits_permit_then_malformed():
     report.feed(huge)
     for _ in range(20):
         report.feed(bytes(100_000))
+
+    assert report.malformed
+
+
+async def test_report_when_a_piece_of_an_archive_is_huge_then_malformed_before_it_comes(
+    tmp_path: Path,
+):
+    limits = Limits(artifact_bytes=1000, workspace_bytes=1 << 40)
+    report = Report(limits, create_receiver(WorkspaceTransfer(str(tmp_path / "a"), "", 0), limits))
+    report.feed(init.FRAME_HEADER.pack(b"K", 0xFFFFFFFF))
 
     assert report.malformed
 
