@@ -322,10 +322,11 @@ async def test_runs_when_more_than_idle_sandboxes_then_each_gets_its_own(warm: B
 async def test_idle_sandbox_when_killed_then_replaced(warm: Bubblewrap):
     await _wait_for_idle(warm, 2)
     pids = _own_init_processes()
-    assert len(pids) >= 2  # those of other backends in this process, too
+    assert len(pids) >= 2  # those of other backends in this process, too, which may just end
 
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
     assert (await run_python(warm, "print(1)")).stdout == b"1\n"
     await until(lambda: not set(_own_init_processes()) & set(pids))
