@@ -78,6 +78,7 @@ class Appliance:
         """
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self.settings.server.shutdown_grace_s
+        self.services.health.stop()
         self.services.completions.stop()
         await self.scheduler.drain(self.settings.server.shutdown_grace_s)
         await self.gateway.drain(max(0.0, ends_at - loop.time()))

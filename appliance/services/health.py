@@ -106,6 +106,11 @@ class HealthService:
         if not preload:
             self._usable_states |= {ModelState.UNLOADED, ModelState.LOADING}
         self._started = time.monotonic()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Not ready from now on: the server is shutting down and starts no new work."""
+        self._stopping = True
 
     async def health(self) -> Health:
         queue = _check_queue(await self._queue_stats())
@@ -128,9 +133,11 @@ class HealthService:
 
     async def readiness(self) -> Readiness:
         """Ready if the store can be written, the default model, if any, is loaded or can be
-        loaded again, and it is known whether code can be run.
+        loaded again, it is known whether code can be run, and the server is not shutting down.
         """
         waiting: dict[str, str] = {}
+        if self._stopping:
+            waiting["server"] = "the server is shutting down"
         database = self._check_database(_check_queue(await self._queue_stats()))
         if not database.is_working:
             waiting["database"] = database.problem

@@ -100,7 +100,7 @@ async def alive() -> AliveAnswer:
 
 @get("/health/readiness", security=NO_CREDENTIALS)
 async def readiness(services: ServicesDependency) -> Response[ReadinessAnswer]:
-    """503 until the store and the configured default model are ready."""
+    """503 until the store and the configured default model are ready, and at shutdown."""
     state = await services.health.readiness()
     answer = ReadinessAnswer(
         "ready" if state.ready else "not_ready", state.ready, state.waiting_for

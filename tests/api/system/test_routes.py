@@ -154,6 +154,14 @@ async def test_readiness_when_models_are_loaded_on_demand_then_not_waited_for(
     assert (await service.readiness()).ready is (state is not ModelState.FAILED)
 
 
+async def test_readiness_when_the_server_is_shutting_down_then_not_ready(api: Api) -> None:
+    api.services.health.stop()
+    async with api.client(None) as client:
+        answer = await client.get("/health/readiness")
+    assert answer.status_code == 503
+    assert answer.json()["waiting_for"] == {"server": "the server is shutting down"}
+
+
 async def test_readiness_when_no_model_is_configured_then_ready(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
