@@ -147,3 +147,24 @@ def test_claim_when_users_are_backlogged_then_who_has_the_fewest_running_is_next
 
         check()
         runner.run(stack.aclose())
+
+
+async def test_claim_when_the_clock_was_set_back_then_users_take_turns_and_tasks_age(
+    tmp_path: Path,
+) -> None:
+    tomorrow = NOW + 86400.0
+    async with open_task_system(tmp_path / "a.db", start=False) as system:
+        alice, bob, admin = await clear(system)
+        await insert(system, alice, Priority.NORMAL, tomorrow)
+        await end(system, await claim(system, tomorrow), tomorrow)
+        await insert(system, admin, Priority.BATCH, tomorrow)
+        for user in (bob, alice) * 2:
+            await insert(system, user, Priority.NORMAL, NOW)
+
+        served = list[int]()
+        for step in range(5):
+            task = await claim(system, NOW + step)
+            await end(system, task, NOW + step)
+            served.append(task.user_id)
+
+    assert served == [admin, bob, alice, bob, alice]

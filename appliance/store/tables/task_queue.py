@@ -77,7 +77,7 @@ async def claim(
     running tasks; the user served longest ago; the oldest task. Waiting counts from the
     acceptance of the task, or from the last start of a task of the same user and priority
     if that is later, so that a long queue of one user does not age as a whole above the
-    others.
+    others. Times in the future, from before the clock was set back, count as long ago.
     """
     for kind in kinds:
         task = await _claim_kind(tx, now, kind, options)
@@ -212,11 +212,11 @@ CROSS JOIN (SELECT :now AS now, :ageing_s AS ageing_s) AS clock
 WHERE task.status = 'queued'
 ORDER BY
     CASE
-        WHEN clock.now - task.created_at >= clock.ageing_s * task.priority
-            AND clock.now - COALESCE(turn.last_at, 0) >= clock.ageing_s * task.priority
+        WHEN ABS(clock.now - task.created_at) >= clock.ageing_s * task.priority
+            AND ABS(clock.now - COALESCE(turn.last_at, 0)) >= clock.ageing_s * task.priority
             THEN 0
-        WHEN clock.now - task.created_at >= clock.ageing_s
-            AND clock.now - COALESCE(turn.last_at, 0) >= clock.ageing_s
+        WHEN ABS(clock.now - task.created_at) >= clock.ageing_s
+            AND ABS(clock.now - COALESCE(turn.last_at, 0)) >= clock.ageing_s
             THEN task.priority - 1
         ELSE task.priority
     END,
@@ -224,7 +224,8 @@ ORDER BY
      WHERE other.status = 'running' AND other.kind = task.kind
          AND other.user_id = head.user_id),
     (SELECT COALESCE(MAX(any_turn.last_at), 0) FROM task_turns AS any_turn
-     WHERE any_turn.user_id = head.user_id AND any_turn.kind = task.kind),
+     WHERE any_turn.user_id = head.user_id AND any_turn.kind = task.kind
+         AND any_turn.last_at <= clock.now),
     task.id
 LIMIT 1
 """
