@@ -34,7 +34,7 @@ DEVICES = "dev"
 _MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt")
 _BASE_OPTIONS = "size=16m,nr_inodes=1024,mode=0755"
 _NOSUID_NODEV = linux.MS_NOSUID | linux.MS_NODEV
-_OVERLAY_INODES = 4
+_OVERLAY_INODES = 5
 _MAX_TERMINALS = 64
 _PTS_OPTIONS = f"newinstance,ptmxmode=0666,mode=620,max={_MAX_TERMINALS}"
 _DEVICE_NODES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -243,7 +243,8 @@ def _try_namespaces(write_end: int) -> None:
 
 def _tmpfs_options(name: str, limits: "KernelLimits", *, overlay: bool = False) -> str:
     size = limits.workspace_bytes if name == WORKSPACE else limits.tmp_bytes
-    # The root folder takes an inode too, and an overlay keeps a few of its own.
+    # The root folder takes an inode too, and an overlay a few of its own: one that can't be
+    # mounted would count as a fault of the machine.
     inodes = limits.workspace_files + 1 + (_OVERLAY_INODES if overlay else 0)
     return f"size={size},nr_inodes={inodes}"
 

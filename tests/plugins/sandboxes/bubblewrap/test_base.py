@@ -79,6 +79,16 @@ async def test_base_when_changed_up_to_the_limits_then_they_hold(
     assert 8 <= result.stdout.count(b"f") <= 20
 
 
+async def test_base_when_the_limits_are_the_smallest_then_the_overlay_is_mounted_all_the_same(
+    backend: Backend, base: Path
+) -> None:
+    smallest = structs.replace(GENEROUS, workspace_bytes=1, workspace_files=1)
+
+    result = await backend.run(RunRequest(("cat", "a"), limits=smallest, base=str(base)))
+
+    assert (result.base, result.stdout) == (BaseMeans.OVERLAY, b"old")
+
+
 async def test_base_when_it_is_no_folder_then_refused(backend: Backend, base: Path) -> None:
     for wrong in (str(base / "a"), str(base / "gone"), "relative"):
         with pytest.raises(InvalidInput, match="base: is not a folder"):
