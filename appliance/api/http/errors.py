@@ -169,12 +169,14 @@ def _from_framework_error(request: Request[Any, Any, Any], error: HTTPException)
 def _method_not_allowed(
     request: Request[Any, Any, Any], error: MethodNotAllowedException
 ) -> Problem:
-    allowed = (error.headers or {}).get("allow", "")
+    names = (error.headers or {}).get("allow", "").split(", ")
+    methods = [name for name in names if name.isupper()]  # "websocket" is no method
+    allowed = ", ".join(methods)
     return Problem(
         STATUS_BY_CODE["METHOD_NOT_ALLOWED"],
         "METHOD_NOT_ALLOWED",
         f"{request.method} is not allowed here; use {allowed}.",
-        {"allowed": [name for name in allowed.split(", ") if name]},
+        {"allowed": methods},
         {"Allow": allowed},
     )
 

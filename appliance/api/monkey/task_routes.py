@@ -34,9 +34,7 @@ from appliance.services.container import Services
 AnyRequest = Request[Any, Any, Any]
 TaskOwner = Annotated[
     str | None,
-    QueryParameter(
-        name="user", max_length=256, description="The owner's username; for administrators only."
-    ),
+    QueryParameter(max_length=256, description="The owner's username; for administrators only."),
 ]
 
 # Failures of the server or of the model are outcomes of a task: the answer is 200 with `error`.
@@ -106,10 +104,10 @@ async def get_task(
     request: AnyRequest,
     services: ServicesDependency,
     task_id: FromPath[str],
-    owner: TaskOwner = None,
+    user: TaskOwner = None,
 ) -> ExecuteAnswer | TaskAnswer:
     """Get a task, with its result once it has ended."""
-    task = await services.tasks.get(get_principal(request), task_id, owner)
+    task = await services.tasks.get(get_principal(request), task_id, user)
     return task_answers.task_answer(task)
 
 
@@ -118,10 +116,10 @@ async def cancel_task(
     request: AnyRequest,
     services: ServicesDependency,
     task_id: FromPath[str],
-    owner: TaskOwner = None,
+    user: TaskOwner = None,
 ) -> ExecuteAnswer | TaskAnswer:
     """Cancel a task that is queued or running."""
-    task = await services.tasks.cancel(get_principal(request), task_id, owner)
+    task = await services.tasks.cancel(get_principal(request), task_id, user)
     return task_answers.task_answer(task)
 
 
@@ -130,10 +128,10 @@ async def delete_task(
     request: AnyRequest,
     services: ServicesDependency,
     task_id: FromPath[str],
-    owner: TaskOwner = None,
+    user: TaskOwner = None,
 ) -> None:
     """Delete a task that has ended, with its events."""
-    await services.tasks.delete(get_principal(request), task_id, owner)
+    await services.tasks.delete(get_principal(request), task_id, user)
 
 
 @get("/{task_id:str}/events", responses=event_stream_schema())
@@ -142,7 +140,7 @@ async def task_events(
     services: ServicesDependency,
     task_id: FromPath[str],
     after: Annotated[int | None, QueryParameter(ge=0, le=2**63 - 1)] = None,
-    owner: TaskOwner = None,
+    user: TaskOwner = None,
 ) -> Response[Any]:
     """Stream the events of a task: past ones first, then live.
 
@@ -151,12 +149,12 @@ async def task_events(
     """
     principal = get_principal(request)
     last_id = find_last_event_id(request, after) or 0
-    task = await services.tasks.get(principal, task_id, owner)
+    task = await services.tasks.get(principal, task_id, user)
     if last_id and task.status.final:
-        later = services.tasks.events(principal, task_id, last_id, owner)
+        later = services.tasks.events(principal, task_id, last_id, user)
         if await _is_exhausted(later):
             return Response(None, status_code=204)
-    return _task_stream(services, principal, task, last_id, owner)
+    return _task_stream(services, principal, task, last_id, user)
 
 
 def _task_stream(

@@ -47,7 +47,11 @@ _CHAT_NAMES: FieldNames = (
     (_GRAMMAR, "grammar"),
     (re.compile(r"^(tools\[\d+\])\.(?=name\b|description\b|parameters\b)"), r"\1.function."),
 )
-_RESPONSE_NAMES: FieldNames = ((_SCHEMA, "text.format.schema"),)
+_RESPONSE_NAMES: FieldNames = (
+    (_SCHEMA, "text.format.schema"),
+    # The messages are not the items of the input: instructions are one, calls and outputs merge.
+    (re.compile(r"^messages\b.*"), "input"),
+)
 _SHOWN_ELSEWHERE = frozenset({"field", "reason"})  # in the message and in `param`
 
 
@@ -70,7 +74,8 @@ def adapt_problem(request: Request[Any, Any, Any], problem: Problem) -> Problem:
     if problem.code == _NO_MODEL:
         return replace(problem, status=_NOT_FOUND)
     if problem.code == _TOO_LONG:
-        return replace(problem, message=_describe_overflow(problem))
+        details = ({"field": "input"} if is_response else {}) | dict(problem.details)
+        return replace(problem, message=_describe_overflow(problem), details=details)
     return problem
 
 

@@ -85,12 +85,13 @@ async def test_error_when_the_path_is_unknown_then_404_in_shape(
     assert body["request_id"] == answer.headers["x-request-id"]
 
 
+@pytest.mark.parametrize(("path", "method"), [("execute", "POST"), ("events", "GET")])
 async def test_error_when_the_method_is_wrong_then_405_with_allow(
-    client: httpx.AsyncClient,
+    path: str, method: str, client: httpx.AsyncClient
 ) -> None:
-    answer = await client.put("/api/v1/execute")
+    answer = await client.put(f"/api/v1/{path}")
     assert answer.status_code == 405
-    assert set(answer.headers["allow"].split(", ")) == {"POST", "OPTIONS"}
+    assert set(answer.headers["allow"].split(", ")) == {method, "OPTIONS"}
     assert answer.json()["error"]["code"] == "METHOD_NOT_ALLOWED"
 
 

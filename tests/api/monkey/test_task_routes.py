@@ -110,6 +110,8 @@ async def test_task_when_several_users_have_the_id_then_an_administrator_names_t
         assert (await admin.delete(f"{path}?user=Bob")).status_code == 204
         assert (await admin.get(f"{path}?user=bob")).status_code == 404
         assert (await admin.get(f"{path}?user=nobody")).status_code == 404
+        invalid = await admin.get(f"{path}?user={'x' * 257}")
+        assert invalid.json()["error"]["details"]["field"] == "user"
     assert (await client.get(path)).status_code == 200
     assert (await client.get(f"{path}?user=alice")).status_code == 403
 

@@ -232,6 +232,10 @@ async def test_error_when_there_are_details_then_they_are_in_the_body(
     api.service.refusal = ContextLengthExceeded("too long", details=counts)
     error = (await client.post(CHATS, json=CHAT)).json()["error"]
     assert error["details"] == counts
+    assert error["param"] == "messages"
+    error = (await client.post("/v1/responses", json={"input": "x"})).json()["error"]
+    assert error["details"] == counts
+    assert error["param"] == "input"
 
 
 @pytest.mark.parametrize(
@@ -241,6 +245,7 @@ async def test_error_when_there_are_details_then_they_are_in_the_body(
         (CHATS, "tools[2].parameters.type", "tools[2].function.parameters.type"),
         (CHATS, "output.grammar", "grammar"),
         ("/v1/responses", "output.schema.properties.a", "text.format.schema.properties.a"),
+        ("/v1/responses", "messages[0].content[0]", "input"),
         ("/v1/messages", "output.schema.properties.a", "output_config.format.schema.properties.a"),
         ("/v1/messages", "tools[2].parameters.type", "tools[2].input_schema.type"),
     ],
