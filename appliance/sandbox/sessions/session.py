@@ -150,11 +150,12 @@ class SandboxSession:
         async with self._turn():
             try:
                 result = await operation()
-                await self._commit(durable=False)
             except OSError as error:
                 raise SandboxUnavailable(
                     f"the session's files can't be accessed ({error.strerror})"
                 ) from error
+            with suppress(OSError):  # only the time of its last use: a full disk can be read
+                await self._commit(durable=False)
             return result
 
     @asynccontextmanager

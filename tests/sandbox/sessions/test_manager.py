@@ -24,6 +24,7 @@ from appliance.sandbox.runner import SandboxRunner
 from appliance.sandbox.sessions import archive_edit
 from appliance.sandbox.sessions.archive_index import ArchiveIndex
 from appliance.sandbox.sessions.manager import DIRECTORY, SessionLimits, SessionManager
+from appliance.sandbox.sessions.records import SessionStore
 from tests.sandbox.test_runner import Backend, IsolationLevel
 from tests.support.sandbox_sessions import pieces, read
 
@@ -223,6 +224,25 @@ async def test_file_when_it_could_not_be_added_then_the_next_archive_can_be_writ
     monkeypatch.undo()
     assert await session.put("a", pieces(b"end")) == 3
     assert {path.name for path in folder.iterdir()} == {"record.json", session.record.archive}
+    await manager.stop()
+
+
+async def test_file_when_the_disk_is_full_then_read_all_the_same(
+    managed: Managed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await managed.start()
+    session = await manager.open(ALICE)
+    await session.put("a", pieces(b"content"))
+
+    def fail(*_: Any, durable: bool) -> None:
+        raise OSError(errno.ENOSPC, f"the disk is full ({durable=})")
+
+    monkeypatch.setattr(SessionStore, "save", fail)
+    with pytest.raises(SandboxUnavailable, match="disk is full"):
+        await session.put("b", pieces(b"more"))
+    assert await read(session, "a") == b"content"
+    monkeypatch.undo()
+    assert await session.put("b", pieces(b"more")) == 4
     await manager.stop()
 
 
