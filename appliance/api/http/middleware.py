@@ -119,6 +119,7 @@ class RequestMiddleware:
 
     async def _serve_websocket(self, scope: WebSocketScope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
+        scope["path"] = _SLASHES.sub("/", scope["path"])
         status = _HANDSHAKE_REFUSED
         task = asyncio.current_task()
         stream: OpenStream | None = None

@@ -9,7 +9,7 @@ from tests.api.application import Api
 
 HTTP_ONLY = (
     "/v1/responses", "/v1/responses/", "/v1/messages", "/v1/models/starter", "/health",
-    "/api/v1/tasks/t/events",
+    "/api/v1/tasks/t/events", "//v1//messages",
 )  # fmt: skip
 
 
