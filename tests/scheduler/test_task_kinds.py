@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance.domain.tasks import TaskKind, TaskOrigin, TaskStatus
-from tests.support.task_system import open_task_system
+from appliance.domain.tasks import TaskKind, TaskOrigin, TaskRequest, TaskResult, TaskStatus
+from appliance.scheduler import TaskContext
+from tests.support.task_system import ANSWER, open_task_system
 
 
 @pytest.fixture
@@ -52,3 +53,23 @@ async def test_row_when_stored_by_an_older_program_then_it_is_an_execute_task(pa
     assert (task.kind, task.origin) == (TaskKind.EXECUTE, TaskOrigin.MONKEY)
     assert task.request is not None
     assert [file.path for file in task.request.files] == ["a.py"]
+
+
+async def test_task_when_its_request_is_malformed_then_it_fails_and_the_others_run(
+    path: Path,
+) -> None:
+    async def work(context: TaskContext) -> TaskResult:
+        context.task.request_as(TaskRequest)
+        return ANSWER
+
+    async with open_task_system(path, work, start=False) as system:
+        broken = await system.submit(system.alice)
+        async with system.db.write() as tx:
+            await tx.execute("UPDATE tasks SET request = '{}'")
+        other = await system.submit(system.bob)
+        await system.scheduler.start()
+
+        assert (await system.final(other)).status is TaskStatus.COMPLETED
+        ended = await system.final(broken)
+        assert ended.failure is not None
+        assert ended.failure.code == "INTERNAL_ERROR"

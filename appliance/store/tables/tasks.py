@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import structlog
 from msgspec import Struct, field, structs
 
-from appliance.domain.task_kinds import SCHEMAS, kind_of
+from appliance.domain.task_kinds import SCHEMAS, KindSchema, kind_of
 from appliance.domain.tasks import (
     Priority,
     Task,
@@ -18,6 +19,7 @@ from appliance.store import documents
 from appliance.store.database import Connection, Transaction
 
 _MAX_ID = 2**63 - 1
+_log = structlog.get_logger()
 PRIORITY_RANK = {Priority.INTERACTIVE: 0, Priority.NORMAL: 1, Priority.BATCH: 2}
 
 
@@ -72,10 +74,20 @@ class TaskRow(Struct, frozen=True):
         fields = structs.asdict(self)
         large_fields = fields.pop("sources")
         schema = SCHEMAS.get(self.kind)
-        fields["request"] = schema and msgspec.convert(self.request | large_fields, schema.request)
+        fields["request"] = schema and self._convert_request(schema, large_fields)
         if self.result is not None:
             fields["result"] = schema and msgspec.convert(self.result, schema.result)
         return Task(**fields)
+
+    def _convert_request(
+        self, schema: KindSchema, large_fields: dict[str, Any]
+    ) -> TaskRequest | None:
+        """None for one that can't be read: its task fails, and holds up no other."""
+        try:
+            return msgspec.convert(self.request | large_fields, schema.request)
+        except msgspec.ValidationError as error:
+            _log.error("the request of a task is malformed", task=self.public_id, reason=str(error))
+            return None
 
 
 def prepare(
