@@ -28,6 +28,7 @@ from appliance.domain.messages import (
     Sampling,
 )
 from plugins.providers.llama_cpp.provider import LlamaCppProvider
+from plugins.providers.llama_cpp.sampling.chain import fill_in_defaults
 from tests.bench.peers import peer_python
 from tests.support.llama_provider import provider_for
 
@@ -205,7 +206,7 @@ def _messages(text: str, system: str) -> tuple[Message, ...]:
 
 
 def _usual() -> dict[str, Any]:
-    usual = Sampling()
+    usual = fill_in_defaults(Sampling())
     return {
         "temperature": usual.temperature,
         "top_k": usual.top_k,
